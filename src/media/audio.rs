@@ -1,0 +1,23 @@
+//! Sound inside the box: mono 16-bit PCM in blocks of 20 ms.
+//!
+//! Codecs, jitter and mixing do not belong here.
+
+use std::sync::Arc;
+
+use crate::base::time::Pts;
+
+/// The length of every block.
+pub const BLOCK_MS: u32 = 20;
+
+/// A run of mono PCM at `rate` Hz, normally [`BLOCK_MS`] long. Cloning shares the samples.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pcm {
+    pub rate: u32,
+    pub pts: Pts,
+    pub samples: Arc<[i16]>,
+}
+
+/// Samples of one block at `rate` Hz.
+pub const fn block_samples(rate: u32) -> usize {
+    (rate / 1000 * BLOCK_MS) as usize
+}
