@@ -81,12 +81,16 @@ pub struct Scope {
     runtime: Handle,
     token: StopToken,
     members: Vec<Member>,
+    /// Members that have ended are swept when there are this many.
+    sweep_at: usize,
 }
+
+const SWEEP_FROM: usize = 64;
 
 impl Scope {
     /// A scope whose tasks run on `runtime`.
     pub fn new(name: impl Into<Name>, runtime: Handle) -> Self {
-        Scope { name: name.into(), runtime, token: StopToken::default(), members: Vec::new() }
+        Scope { name: name.into(), runtime, token: StopToken::default(), members: Vec::new(), sweep_at: SWEEP_FROM }
     }
 
     pub fn token(&self) -> StopToken {
@@ -101,7 +105,38 @@ impl Scope {
             // Nobody listening means the scope was abandoned; the outcome has no other reader.
             let _ = tell.send(outcome);
         });
-        self.members.push(Member { name: name.into(), done });
+        self.keep(Member { name: name.into(), done });
+    }
+
+    /// Runs `work` as a task that is simply dropped when the scope closes.
+    pub fn task_until_stopped(
+        &mut self,
+        name: impl Into<Name>,
+        work: impl Future<Output = Outcome> + Send + 'static,
+    ) {
+        let token = self.token();
+        self.task(name, async move {
+            tokio::select! {
+                outcome = work => outcome,
+                () = token.stopped() => Outcome::Done,
+            }
+        });
+    }
+
+    /// A long-lived scope must not remember every connection it ever carried.
+    fn keep(&mut self, member: Member) {
+        if self.members.len() >= self.sweep_at {
+            self.members.retain_mut(|member| match member.done.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => true,
+                Ok(Outcome::Done) | Err(oneshot::error::TryRecvError::Closed) => false,
+                Ok(outcome) => {
+                    tracing::warn!(?outcome, "{} in {} ended early", member.name, self.name);
+                    false
+                }
+            });
+            self.sweep_at = (2 * self.members.len()).max(SWEEP_FROM);
+        }
+        self.members.push(member);
     }
 
     /// Runs `work` on a thread of its own, named `scope/name` (Linux shows the first 15 bytes).
@@ -117,7 +152,7 @@ impl Scope {
             // The closure and its sender are gone, so the member already reads as ended; say why here.
             tracing::error!(%error, "no thread for {name}: raise the process limit (LimitNPROC, TasksMax)");
         }
-        self.members.push(Member { name, done });
+        self.keep(Member { name, done });
     }
 
     /// Tells the producers, waits for every member up to `deadline` together, and says how each ended.

@@ -1,5 +1,23 @@
-//! Floor 4: the data plane of one call. It runs what the call plans and reports what happened.
+//! Floor 4: the data plane of calls. It runs what a call plans and reports what happened.
 //!
+//! ```text
+//!              network (task)            │ video-in (thread)                │ consumers
+//! RTP ──▶ rtp::VideoStream ──Gop 30──▶   │ decode ▶ Gate ▶ overlay ▶ bus ──▶│ video-out ▶ encode ──Gop 15──▶ network
+//! RTP ──▶ rtp::AudioStream ▶ 20 ms tick  │                                  │ recorder, observers
+//!            └▶ mixer ▶ RTP              │                                  │
+//! ```
 //! No SIP and no SDP here: [`plan`] is the whole language between a call and its engine.
 
+pub mod bus;
+pub mod mix;
+pub mod network;
 pub mod plan;
+pub mod ports;
+pub mod report;
+pub mod runtime;
+mod start;
+pub mod video_in;
+pub mod video_out;
+mod voice;
+
+pub use start::{DetectorMaker, Engines, Running, Settings};

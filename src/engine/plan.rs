@@ -3,6 +3,13 @@
 //! Pure. `call/negotiate.rs` fills the streams from offer and answer; the drivers beside this file carry them out.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::media::frame::Size;
+use crate::vision::censor::CensorSettings;
+use crate::vision::filters::FilterSettings;
+use crate::vision::overlay::OverlaySettings;
 
 /// Which way media flows, seen from this box (RFC 3264 §6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,4 +147,282 @@ pub struct BoundPorts {
     pub address: IpAddr,
     pub audio: Option<u16>,
     pub video: Option<u16>,
+}
+
+/// One call, in the engine, in the console and in the records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+impl std::fmt::Display for CallId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:06x}", self.0 & 0xff_ffff)
+    }
+}
+
+/// What a call tells its engine.
+#[derive(Debug)]
+pub enum Command {
+    /// Bind ports; answered by `Prepared` or `NotPrepared`. Ports already bound stay.
+    Prepare { call: CallId, wanted: Wanted, address: IpAddr },
+    /// Media may flow.
+    Start { call: CallId, plan: Box<Plan> },
+    /// Offer and answer were renewed: addresses, directions, payload types, streams added or removed.
+    Update { call: CallId, streams: Streams },
+    /// The peer asked for a key picture by signalling (RFC 5168).
+    SendKey { call: CallId },
+    /// The end; answered by `Stopped`.
+    Stop { call: CallId },
+}
+
+impl Command {
+    pub fn call(&self) -> CallId {
+        match self {
+            Command::Prepare { call, .. }
+            | Command::Start { call, .. }
+            | Command::Update { call, .. }
+            | Command::SendKey { call }
+            | Command::Stop { call } => *call,
+        }
+    }
+}
+
+/// What an engine tells its call.
+#[derive(Debug)]
+pub enum Event {
+    Prepared { call: CallId, ports: BoundPorts },
+    NotPrepared { call: CallId, why: String },
+    /// Neither RTP nor RTCP within the timeouts.
+    MediaLost { call: CallId },
+    /// A key picture is needed and RTCP feedback was not negotiated.
+    WantsKey { call: CallId },
+    /// A digit arrived as RFC 4733 event.
+    Digit { call: CallId, digit: char },
+    /// A part broke; the call decides.
+    Fault { call: CallId, text: String },
+    Stopped { call: CallId, report: Box<Report> },
+}
+
+impl Event {
+    pub fn call(&self) -> CallId {
+        match self {
+            Event::Prepared { call, .. }
+            | Event::NotPrepared { call, .. }
+            | Event::MediaLost { call }
+            | Event::WantsKey { call }
+            | Event::Digit { call, .. }
+            | Event::Fault { call, .. }
+            | Event::Stopped { call, .. } => *call,
+        }
+    }
+}
+
+/// Who is talking, as drawn in watermarks and written in file names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Label {
+    /// The appliance's name.
+    pub name: String,
+    /// Short call id.
+    pub call: String,
+    pub from: String,
+    pub to: String,
+}
+
+/// Everything one call's engine needs to run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub label: Label,
+    pub streams: Streams,
+    pub video_in: VideoIn,
+    pub video_out: VideoOut,
+    pub voice: Voice,
+    pub recording: Option<Recording>,
+    pub timeouts: Timeouts,
+}
+
+/// The inbound picture. There is no way to write "gated, but record what came in".
+#[derive(Clone, Debug)]
+pub enum VideoIn {
+    /// The route asks for no censor.
+    Open { record: OpenRecord, look: Look },
+    Gated { gate: Gating, record: GatedRecord, look: Look },
+}
+
+impl VideoIn {
+    pub fn look(&self) -> &Look {
+        match self {
+            VideoIn::Open { look, .. } | VideoIn::Gated { look, .. } => look,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenRecord {
+    Off,
+    /// The caller's coded pictures as they came.
+    CopyUnits,
+    /// The pictures with what was drawn on them.
+    Reencode,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatedRecord {
+    Off,
+    /// Cleared pictures, encoded again.
+    Reencode,
+}
+
+/// What the gate hides, and which detectors of the catalogue find it.
+#[derive(Clone, Debug)]
+pub struct Gating {
+    pub censor: CensorSettings,
+    pub detectors: Vec<String>,
+}
+
+/// What is done with a cleared picture: observers that look at it, and what is drawn on it.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// Detectors of the catalogue that watch without holding the picture up.
+    pub observers: Vec<String>,
+    pub overlay: OverlaySettings,
+    pub filters: FilterSettings,
+}
+
+/// Where the pictures we send come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Picture {
+    /// The caller's own cleared picture.
+    Mirror,
+    /// A moving test card that names its source.
+    TestCard { source: u16, size: Size },
+    /// A file, looped; pictures fit into the size.
+    Clip { path: PathBuf, size: Size },
+    /// One still with a text.
+    Still { text: String, size: Size },
+}
+
+/// What we send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VideoOut {
+    pub picture: Picture,
+    pub max: Size,
+    pub fps: u32,
+    pub kbps: u32,
+    /// An encoder's name, or `auto`.
+    pub encoder: String,
+}
+
+/// What the caller hears: an opening, then something for the rest of the call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Voice {
+    /// Spoken first; a tone when nothing on the box can speak.
+    pub greeting: Option<String>,
+    pub then: Then,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Then {
+    Echo,
+    Silence,
+    /// A steady tone in Hz.
+    Tone(u32),
+    /// A text spoken again and again.
+    Speech(String),
+    /// The sound of a file, looped.
+    Clip(PathBuf),
+}
+
+/// Where and what to record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recording {
+    pub place: Place,
+    pub audio: RecordAudio,
+    pub video: bool,
+    pub encoder: String,
+    pub kbps: u32,
+    pub min_free_bytes: u64,
+}
+
+/// Where a recording lies; folders are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Under this folder by date and parties.
+    Dated(PathBuf),
+    /// Exactly here.
+    Exact(PathBuf),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordAudio {
+    /// Left the caller, right the agent.
+    Stereo,
+    Mixed,
+    None,
+}
+
+/// How long a silent line lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until the first packet.
+    pub start: Duration,
+    /// After it flowed.
+    pub flow: Duration,
+    /// While held.
+    pub hold: Duration,
+}
+
+/// What one call's engine did, told once when it has stopped.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    pub audio: Option<StreamReport>,
+    pub video: Option<StreamReport>,
+    pub pictures: PictureReport,
+    pub recording: Option<RecordingReport>,
+    /// What went wrong on the way without ending the call.
+    pub faults: Vec<String>,
+}
+
+/// RTP figures of one stream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StreamReport {
+    pub packets_received: u64,
+    pub packets_lost: u64,
+    pub packets_late: u64,
+    pub foreign_packets: u64,
+    pub malformed_packets: u64,
+    pub packets_sent: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    pub jitter_ms: f64,
+    pub round_trip_ms: Option<f64>,
+    /// From `Start` to the first packet.
+    pub first_packet_ms: Option<u64>,
+}
+
+/// Pictures by what became of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PictureReport {
+    pub decoded: u64,
+    pub passed: u64,
+    pub withheld: u64,
+    /// Lost between stages for want of a buffer or a place in a queue.
+    pub dropped: u64,
+    pub encoded: u64,
+    pub size: Option<Size>,
+    pub key_requests_sent: u64,
+    pub key_requests_received: u64,
+    /// Mean milliseconds per picture.
+    pub decode_ms: f64,
+    pub gate_ms: f64,
+    pub encode_ms: f64,
+    /// From the start of the plan to the first decoded picture.
+    pub first_picture_ms: Option<u64>,
+}
+
+/// What the recorder left.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RecordingReport {
+    pub files: Vec<PathBuf>,
+    pub duration_ms: u64,
+    pub pictures: u64,
+    pub error: Option<String>,
 }

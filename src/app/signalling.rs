@@ -1,0 +1,410 @@
+//! Driver. The control loop: SIP sockets, engine events, commands and time go into the user agent; what it wants
+//! comes out of it.
+//!
+//! One task owns the whole control plane. Reader tasks only move bytes into one bounded queue (a flood loses its
+//! own oldest messages, counted), so message order is total and nothing here takes a lock.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, tcp};
+
+use crate::base::queue::{self, Fifo, Offered, Receiver, Sender, Taken};
+use crate::base::stop::{Outcome, Scope};
+use crate::call::end::EndReason;
+use crate::engine::Engines;
+use crate::engine::plan::{CallId, Event as EngineEvent};
+use crate::sip::{Access, ConnectionId, Peer, Transport};
+use crate::useragent::{Dial, Do, UserAgent};
+
+/// Messages read and not yet handled.
+const INBOUND_DEPTH: usize = 4096;
+/// Messages waiting for one slow stream.
+const STREAM_DEPTH: usize = 64;
+/// Messages handled before timers and engine events get their turn.
+const BATCH: usize = 64;
+/// Remembered answers to "which of our addresses reaches this peer".
+const LOCAL_ADDRESSES: usize = 1024;
+const CONNECT_LIMIT: Duration = Duration::from_secs(4);
+const LARGEST_DATAGRAM: usize = 65_535;
+
+/// What the rest of the program asks of the control loop.
+#[derive(Debug)]
+pub enum Order {
+    Dial(Box<Dial>),
+    HangUp { call: CallId, reason: EndReason },
+    /// Refuse new calls.
+    Drain,
+    HangUpAll(EndReason),
+    /// The loop ends when the last call is over.
+    Finish,
+}
+
+enum Inbound {
+    Datagram { socket: usize, remote: SocketAddr, bytes: Vec<u8> },
+    Accepted { stream: TcpStream, local: SocketAddr, remote: SocketAddr },
+    Connected { connection: ConnectionId, stream: TcpStream, local: SocketAddr },
+    Data { connection: ConnectionId, bytes: Vec<u8> },
+    Closed { connection: ConnectionId },
+}
+
+struct Listener {
+    socket: Arc<UdpSocket>,
+    local: SocketAddr,
+}
+
+/// The sockets of one SIP user agent.
+pub struct Signalling {
+    udp: Vec<Listener>,
+    tcp: Vec<SocketAddr>,
+    streams: HashMap<ConnectionId, Sender<Vec<u8>, Fifo>>,
+    /// Connections accepted by us count down from the top, those the endpoint asked for count up.
+    next_accepted: u64,
+    inbound: Sender<Inbound, Fifo>,
+    arrived: Receiver<Inbound, Fifo>,
+    local_of: HashMap<IpAddr, IpAddr>,
+    scope: Scope,
+    unsent: u64,
+}
+
+impl Signalling {
+    /// Binds every listener, or says which one could not be bound and why.
+    pub async fn bind(listen: &[(Transport, SocketAddr)], mut scope: Scope) -> anyhow::Result<Self> {
+        let (inbound, arrived) = queue::queue(Fifo { depth: INBOUND_DEPTH });
+        let (mut udp, mut tcp) = (Vec::new(), Vec::new());
+        for (transport, address) in listen {
+            let taken = || {
+                format!("cannot listen for SIP on {address}: is another SIP program running? Change sip.listen")
+            };
+            match transport {
+                Transport::Udp => {
+                    let socket = Arc::new(udp_socket(*address).with_context(taken)?);
+                    let local = socket.local_addr().with_context(taken)?;
+                    scope.task_until_stopped("sip-udp", read_datagrams(socket.clone(), udp.len(), inbound.clone()));
+                    udp.push(Listener { socket, local });
+                }
+                Transport::Tcp => {
+                    let listener = TcpListener::bind(address).await.with_context(taken)?;
+                    tcp.push(listener.local_addr().with_context(taken)?);
+                    scope.task_until_stopped("sip-tcp", accept(listener, inbound.clone()));
+                }
+            }
+        }
+        Ok(Signalling {
+            udp,
+            tcp,
+            streams: HashMap::new(),
+            next_accepted: u64::MAX,
+            inbound,
+            arrived,
+            local_of: HashMap::new(),
+            scope,
+            unsent: 0,
+        })
+    }
+
+    /// The addresses really bound, for logs and tests that asked for port 0.
+    pub fn bound(&self) -> Vec<(Transport, SocketAddr)> {
+        let udp = self.udp.iter().map(|listener| (Transport::Udp, listener.local));
+        udp.chain(self.tcp.iter().map(|local| (Transport::Tcp, *local))).collect()
+    }
+
+    /// Our own address as `remote` sees it, with the port of our first listener for the transport.
+    pub fn local_towards(&mut self, transport: Transport, remote: SocketAddr) -> SocketAddr {
+        let fits = |local: &SocketAddr| local.is_ipv4() == remote.is_ipv4();
+        let found = match transport {
+            Transport::Udp => self.udp.iter().map(|listener| listener.local).find(fits),
+            Transport::Tcp => self.tcp.iter().copied().find(fits),
+        };
+        let local = found.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+        SocketAddr::new(self.concrete(local.ip(), remote.ip()), local.port())
+    }
+
+    /// A wildcard listener's concrete address towards one peer, by the routing table.
+    fn concrete(&mut self, local: IpAddr, remote: IpAddr) -> IpAddr {
+        if !local.is_unspecified() {
+            return local;
+        }
+        if let Some(known) = self.local_of.get(&remote) {
+            return *known;
+        }
+        let any: IpAddr =
+            if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let probed = std::net::UdpSocket::bind((any, 0))
+            .and_then(|socket| socket.connect((remote, 9)).and_then(|()| socket.local_addr()));
+        let Ok(found) = probed.map(|address| address.ip()) else { return local };
+        if self.local_of.len() >= LOCAL_ADDRESSES {
+            self.local_of.clear();
+        }
+        self.local_of.insert(remote, found);
+        found
+    }
+
+    /// Takes one message from the sockets into the user agent.
+    fn deliver(&mut self, agent: &mut UserAgent, now: Instant, message: Inbound) {
+        match message {
+            Inbound::Datagram { socket, remote, bytes } => {
+                let listening = self.udp[socket].local;
+                // Strangers cost no lookup.
+                let ip = match agent.access(remote.ip()) {
+                    Access::Trusted => self.concrete(listening.ip(), remote.ip()),
+                    Access::Stranger => listening.ip(),
+                };
+                let local = SocketAddr::new(ip, listening.port());
+                let peer = Peer { transport: Transport::Udp, local, remote, connection: None };
+                agent.handle_datagram(now, peer, &bytes);
+            }
+            Inbound::Accepted { stream, local, remote } => {
+                if agent.access(remote.ip()) == Access::Stranger {
+                    return;
+                }
+                let connection = ConnectionId(self.next_accepted);
+                self.next_accepted -= 1;
+                self.carry(connection, stream);
+                let peer =
+                    Peer { transport: Transport::Tcp, local, remote, connection: Some(connection) };
+                agent.handle_accepted(now, connection, peer);
+            }
+            Inbound::Connected { connection, stream, local } => {
+                self.carry(connection, stream);
+                agent.handle_connected(now, connection, local);
+            }
+            Inbound::Data { connection, bytes } => agent.handle_stream(now, connection, &bytes),
+            Inbound::Closed { connection } => {
+                self.streams.remove(&connection);
+                agent.handle_closed(now, connection);
+            }
+        }
+    }
+
+    fn carry(&mut self, connection: ConnectionId, stream: TcpStream) {
+        let (reader, writer) = stream.into_split();
+        let (sender, outgoing) = queue::queue(Fifo { depth: STREAM_DEPTH });
+        self.streams.insert(connection, sender);
+        self.scope.task_until_stopped("sip-stream-in", read_stream(reader, connection, self.inbound.clone()));
+        self.scope.task_until_stopped("sip-stream-out", write_stream(writer, outgoing));
+    }
+
+    fn connect(&mut self, connection: ConnectionId, remote: SocketAddr) {
+        let inbound = self.inbound.clone();
+        self.scope.task_until_stopped("sip-connect", async move {
+            let connected = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(remote)).await;
+            let message = match connected {
+                Ok(Ok(stream)) => match stream.local_addr() {
+                    Ok(local) => Inbound::Connected { connection, stream, local },
+                    Err(_) => Inbound::Closed { connection },
+                },
+                Ok(Err(_)) | Err(_) => Inbound::Closed { connection },
+            };
+            inbound.offer(message);
+            Outcome::Done
+        });
+    }
+
+    fn send(&mut self, peer: &Peer, bytes: Vec<u8>) {
+        if let Some(connection) = peer.connection {
+            let sent = self.streams.get(&connection).map(|stream| stream.offer(bytes));
+            if !matches!(sent, Some(Offered::Queued)) {
+                self.unsent += 1;
+            }
+            return;
+        }
+        let same_port = |listener: &&Listener| {
+            listener.local.port() == peer.local.port() && listener.local.is_ipv4() == peer.remote.is_ipv4()
+        };
+        let same_family = |listener: &&Listener| listener.local.is_ipv4() == peer.remote.is_ipv4();
+        let socket = self.udp.iter().find(same_port).or_else(|| self.udp.iter().find(same_family));
+        if socket.is_none_or(|listener| listener.socket.try_send_to(&bytes, peer.remote).is_err()) {
+            // A lost datagram is SIP's everyday: the transaction repeats it.
+            self.unsent += 1;
+        }
+    }
+
+    /// Carries out everything the user agent wants. `ended` and `tell` go to `watch`.
+    fn carry_out(&mut self, agent: &mut UserAgent, engines: &mut Engines, now: Instant, watch: &mut dyn Watch) {
+        while let Some(wanted) = agent.poll() {
+            match wanted {
+                Do::Send { peer, bytes } => self.send(&peer, bytes),
+                Do::Connect { connection, remote, .. } => self.connect(connection, remote),
+                Do::Close(connection) => {
+                    self.streams.remove(&connection);
+                }
+                Do::Engine(command) => engines.handle(now, command),
+                Do::Tell { .. } | Do::Ended { .. } => watch.happened(now, &wanted),
+            }
+        }
+    }
+}
+
+/// Sees what happens to calls, and is asked once per turn of the loop.
+pub trait Watch: Send {
+    /// A `Do::Tell` or `Do::Ended`.
+    fn happened(&mut self, now: Instant, what: &Do);
+    /// The loop has turned; the state may be published. Called at least once a second.
+    fn turned(&mut self, now: Instant, agent: &UserAgent, engines: &Engines);
+}
+
+/// Runs until [`Order::Finish`] and the last call is over.
+pub async fn run(
+    mut signalling: Signalling,
+    mut agent: UserAgent,
+    mut engines: Engines,
+    events: Receiver<EngineEvent, Fifo>,
+    orders: Receiver<Order, Fifo>,
+    mut watch: Box<dyn Watch>,
+) -> Box<dyn Watch> {
+    let mut finishing = false;
+    loop {
+        #[expect(clippy::disallowed_methods, reason = "the control loop reads the clock for the machines below")]
+        let now = Instant::now();
+        signalling.carry_out(&mut agent, &mut engines, now, &mut *watch);
+        watch.turned(now, &agent, &engines);
+        if finishing && agent.calls().next().is_none() {
+            break;
+        }
+        let second = now + Duration::from_secs(1);
+        let wake_at = agent.wake_at().map_or(second, |at| at.min(second));
+        let arrived = tokio::select! {
+            message = signalling.arrived.recv() => Arrived::Message(message),
+            event = events.recv() => Arrived::Engine(event),
+            order = orders.recv() => Arrived::Order(order),
+            () = tokio::time::sleep_until(wake_at.into()) => Arrived::Time,
+        };
+        #[expect(clippy::disallowed_methods, reason = "the control loop reads the clock for the machines below")]
+        let now = Instant::now();
+        match arrived {
+            Arrived::Message(message) => {
+                let mut next = message;
+                for _ in 0..BATCH {
+                    let Some(message) = next else { break };
+                    signalling.deliver(&mut agent, now, message);
+                    next = match signalling.arrived.try_take() {
+                        Taken::Item(message) => Some(message),
+                        Taken::Empty | Taken::Closed => None,
+                    };
+                }
+                if let Some(message) = next {
+                    signalling.deliver(&mut agent, now, message);
+                }
+            }
+            Arrived::Engine(Some(event)) => agent.handle_engine(now, event),
+            Arrived::Order(Some(order)) => finishing |= obey(&mut agent, now, order),
+            // Whoever gave orders is gone: end as if told.
+            Arrived::Engine(None) | Arrived::Order(None) => {
+                agent.drain();
+                finishing = true;
+                agent.hang_up_all(now, &EndReason::Shutdown);
+            }
+            Arrived::Time => {}
+        }
+        agent.handle_time(now);
+    }
+    signalling.scope.close(Duration::from_millis(200)).await;
+    watch
+}
+
+enum Arrived {
+    Message(Option<Inbound>),
+    Engine(Option<EngineEvent>),
+    Order(Option<Order>),
+    Time,
+}
+
+/// `true`: the loop is to end with the last call.
+fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
+    match order {
+        Order::Dial(dial) => {
+            agent.dial(now, *dial);
+        }
+        Order::HangUp { call, reason } => agent.hang_up(now, call, reason),
+        Order::Drain => agent.drain(),
+        Order::HangUpAll(reason) => agent.hang_up_all(now, &reason),
+        Order::Finish => return true,
+    }
+    false
+}
+
+fn udp_socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, Some(socket2::Protocol::UDP))?;
+    // An IPv6 wildcard beside an IPv4 one must not take its packets.
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Bursts of calls arrive faster than one loop turn; best effort, the kernel caps it.
+    let _ = socket.set_recv_buffer_size(4 << 20);
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+async fn read_datagrams(socket: Arc<UdpSocket>, index: usize, inbound: Sender<Inbound, Fifo>) -> Outcome {
+    let mut buffer = vec![0; LARGEST_DATAGRAM];
+    loop {
+        // Errors here are ICMP echoes of earlier sends; they say nothing about the socket.
+        if let Ok((length, remote)) = socket.recv_from(&mut buffer).await {
+            let bytes = buffer[..length].to_vec();
+            if inbound.offer(Inbound::Datagram { socket: index, remote, bytes }) == Offered::Closed {
+                return Outcome::Done;
+            }
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, inbound: Sender<Inbound, Fifo>) -> Outcome {
+    loop {
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                let Ok(local) = stream.local_addr() else { continue };
+                // Signalling messages are small and answered at once.
+                let _ = stream.set_nodelay(true);
+                if inbound.offer(Inbound::Accepted { stream, local, remote }) == Offered::Closed {
+                    return Outcome::Done;
+                }
+            }
+            Err(error) => {
+                // Out of descriptors: accepting again at once would spin.
+                tracing::warn!(%error, "cannot accept a SIP connection: raise LimitNOFILE");
+                #[expect(clippy::disallowed_methods, reason = "a pause before the next try")]
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+async fn read_stream(
+    mut reader: tcp::OwnedReadHalf,
+    connection: ConnectionId,
+    inbound: Sender<Inbound, Fifo>,
+) -> Outcome {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        match reader.read(&mut buffer).await {
+            Ok(length) if length > 0 => {
+                let bytes = buffer[..length].to_vec();
+                if inbound.offer(Inbound::Data { connection, bytes }) == Offered::Closed {
+                    return Outcome::Done;
+                }
+            }
+            Ok(_) | Err(_) => {
+                inbound.offer(Inbound::Closed { connection });
+                return Outcome::Done;
+            }
+        }
+    }
+}
+
+async fn write_stream(mut writer: tcp::OwnedWriteHalf, outgoing: Receiver<Vec<u8>, Fifo>) -> Outcome {
+    while let Some(bytes) = outgoing.recv().await {
+        if writer.write_all(&bytes).await.is_err() {
+            break;
+        }
+    }
+    // The reader sees the end and tells the endpoint.
+    let _ = writer.shutdown().await;
+    Outcome::Done
+}

@@ -1,0 +1,60 @@
+//! What an agent does on a call, as a [`Plan`]: one kind of agent a file.
+//!
+//! Pure: a behaviour turns negotiated streams into a plan. Running it is the engine's work, and signalling is
+//! the call's.
+
+pub mod dialled;
+pub mod mirror;
+pub mod record;
+
+use crate::engine::plan::{
+    GatedRecord, Gating, Label, Look, OpenRecord, Plan, Recording, Streams, Timeouts, VideoIn, VideoOut,
+};
+
+/// The agent of a route.
+#[derive(Clone, Debug)]
+pub enum Behaviour {
+    Mirror(mirror::Mirror),
+    Record(record::Record),
+    /// `eyeline call`: we dialled and send a clip or a test picture.
+    Dialled(dialled::Dialled),
+}
+
+/// What the route and the appliance give every agent.
+#[derive(Clone, Debug)]
+pub struct Room {
+    pub gate: Option<Gating>,
+    pub look: Look,
+    pub video_out: VideoOut,
+    pub recording: Option<Recording>,
+    pub timeouts: Timeouts,
+}
+
+impl Behaviour {
+    /// Plans one call's media.
+    pub fn plan(&self, label: Label, streams: Streams, room: &Room) -> Plan {
+        match self {
+            Behaviour::Mirror(agent) => agent.plan(label, streams, room),
+            Behaviour::Record(agent) => agent.plan(label, streams, room),
+            Behaviour::Dialled(agent) => agent.plan(label, streams, room),
+        }
+    }
+}
+
+impl Room {
+    /// The inbound side as the route wants it: a gated picture is never recorded as it came in.
+    fn video_in(&self) -> VideoIn {
+        let records = self.recording.as_ref().is_some_and(|recording| recording.video);
+        match &self.gate {
+            Some(gate) => VideoIn::Gated {
+                gate: gate.clone(),
+                record: if records { GatedRecord::Reencode } else { GatedRecord::Off },
+                look: self.look.clone(),
+            },
+            None => VideoIn::Open {
+                record: if records { OpenRecord::CopyUnits } else { OpenRecord::Off },
+                look: self.look.clone(),
+            },
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Driver (queues). Hands every cleared picture to whoever subscribed; each subscriber keeps only the newest.
+//!
+//! Subscribing is done before the pictures start; the bus closes its queues by being dropped.
+
+use crate::base::queue::{self, Latest, Receiver, Sender};
+use crate::media::frame::CleanFrame;
+
+/// The fan-out of one call's pictures.
+#[derive(Default)]
+pub struct Bus {
+    subscribers: Vec<Sender<CleanFrame, Latest>>,
+}
+
+impl Bus {
+    pub fn subscribe(&mut self) -> Receiver<CleanFrame, Latest> {
+        let (sender, receiver) = queue::queue(Latest);
+        self.subscribers.push(sender);
+        receiver
+    }
+
+    pub fn publish(&self, picture: &CleanFrame) {
+        for subscriber in &self.subscribers {
+            subscriber.offer(picture.clone());
+        }
+    }
+
+    pub fn has_subscribers(&self) -> bool {
+        !self.subscribers.is_empty()
+    }
+
+    /// Pictures replaced before their subscriber took them.
+    pub fn lost(&self) -> u64 {
+        self.subscribers.iter().map(|subscriber| subscriber.counters().lost).sum()
+    }
+}

@@ -1,0 +1,438 @@
+//! Floor 6: every call of the box, the SIP endpoint below them, and who may call.
+//!
+//! Pure: one machine for the whole control plane. `app::signalling` gives it bytes, engine events and time, and
+//! carries out what [`UserAgent::poll`] says. A call whose step panics is discarded alone.
+
+pub mod admission;
+pub mod routing;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use crate::call::behaviour::{Behaviour, Room};
+use crate::call::end::EndReason;
+use crate::call::negotiate::MediaSettings;
+use crate::call::{self, Call, CallSettings, Ended, SipDo, Tell};
+use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
+use crate::sip::{
+    self, Access, ConnectionId, Endpoint, Event, Incoming, NameAddr, Outgoing, Peer, Response, SessionId,
+    Transport, Uri,
+};
+use crate::useragent::admission::Admission;
+use crate::useragent::routing::{Asked, Route};
+
+/// What the user agent is made with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub sip: sip::Settings,
+    pub admission: Admission,
+    pub routes: Vec<Route>,
+    pub media: MediaSettings,
+    /// The appliance's name, for labels.
+    pub name: String,
+    /// The address in SDP; `None`: the local address the peer reached.
+    pub advertise: Option<IpAddr>,
+    /// 0: no limit of its own.
+    pub max_calls: usize,
+    /// The status over the limit: 503 or 486.
+    pub busy: u16,
+    pub max_call: Duration,
+}
+
+/// A call to make.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    pub to: Uri,
+    pub from: NameAddr,
+    pub destination: SocketAddr,
+    pub transport: Transport,
+    /// Our own SIP address towards the destination.
+    pub local: SocketAddr,
+    pub behaviour: Behaviour,
+    pub room: Room,
+    pub media: MediaSettings,
+    pub ring_timeout: Duration,
+}
+
+#[derive(Debug)]
+pub enum Do {
+    Send { peer: Peer, bytes: Vec<u8> },
+    Connect { connection: ConnectionId, transport: Transport, remote: SocketAddr },
+    Close(ConnectionId),
+    Engine(Command),
+    Tell { call: CallId, label: Label, tell: Tell },
+    Ended { call: CallId, label: Label, ended: Box<Ended> },
+}
+
+/// Counts of the control plane.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    pub incoming: u64,
+    pub outgoing: u64,
+    pub ended: u64,
+    /// INVITEs without a route, over the limit or while draining.
+    pub refused: u64,
+    /// Calls discarded because a step panicked.
+    pub faults: u64,
+}
+
+/// All calls and the endpoint.
+pub struct UserAgent {
+    settings: Settings,
+    endpoint: Endpoint,
+    calls: BTreeMap<CallId, Call>,
+    call_of: HashMap<SessionId, CallId>,
+    session_of: HashMap<CallId, SessionId>,
+    dials: HashMap<CallId, Dial>,
+    armed: HashMap<CallId, Instant>,
+    timers: BTreeSet<(Instant, CallId)>,
+    next_call: u64,
+    draining: bool,
+    counters: Counters,
+    out: VecDeque<Do>,
+}
+
+impl UserAgent {
+    /// `seed` feeds every tag, branch and identifier.
+    pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
+        let first = u64::from_le_bytes([seed[0], seed[1], seed[2], seed[3], seed[4], 0, 0, 0]);
+        UserAgent {
+            endpoint: Endpoint::new(settings.sip.clone(), seed),
+            settings,
+            calls: BTreeMap::new(),
+            call_of: HashMap::new(),
+            session_of: HashMap::new(),
+            dials: HashMap::new(),
+            armed: HashMap::new(),
+            timers: BTreeSet::new(),
+            next_call: first,
+            draining: false,
+            counters: Counters::default(),
+            out: VecDeque::new(),
+        }
+    }
+
+    /// Whether requests from this address are taken.
+    pub fn access(&self, source: IpAddr) -> Access {
+        self.settings.admission.access(source)
+    }
+
+    pub fn calls(&self) -> impl Iterator<Item = &Call> {
+        self.calls.values()
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    pub fn sip_counters(&self) -> &sip::Counters {
+        self.endpoint.counters()
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    pub fn handle_datagram(&mut self, now: Instant, peer: Peer, bytes: &[u8]) {
+        let access = self.access(peer.remote.ip());
+        self.endpoint.handle_datagram(now, peer, access, bytes);
+        self.settle(now);
+    }
+
+    /// Our listener accepted a stream.
+    pub fn handle_accepted(&mut self, now: Instant, connection: ConnectionId, peer: Peer) {
+        let access = self.access(peer.remote.ip());
+        self.endpoint.handle_accepted(now, connection, peer, access);
+        self.settle(now);
+    }
+
+    /// A stream we asked for is there.
+    pub fn handle_connected(&mut self, now: Instant, connection: ConnectionId, local: SocketAddr) {
+        self.endpoint.handle_connected(now, connection, local);
+        self.settle(now);
+    }
+
+    pub fn handle_stream(&mut self, now: Instant, connection: ConnectionId, bytes: &[u8]) {
+        self.endpoint.handle_stream(now, connection, bytes);
+        self.settle(now);
+    }
+
+    pub fn handle_closed(&mut self, now: Instant, connection: ConnectionId) {
+        self.endpoint.handle_closed(now, connection);
+        self.settle(now);
+    }
+
+    pub fn handle_engine(&mut self, now: Instant, event: EngineEvent) {
+        let call = event.call();
+        self.step(now, call, |call| call.handle_engine(now, event));
+        self.settle(now);
+    }
+
+    pub fn handle_time(&mut self, now: Instant) {
+        self.endpoint.handle_time(now);
+        while let Some((at, call)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            self.armed.remove(&call);
+            self.step(now, call, |call| call.handle_time(now));
+        }
+        self.settle(now);
+    }
+
+    /// Makes a call.
+    pub fn dial(&mut self, now: Instant, dial: Dial) -> CallId {
+        let id = self.new_call_id();
+        self.counters.outgoing += 1;
+        let settings = CallSettings {
+            media: dial.media.clone(),
+            address: self.settings.advertise.unwrap_or(dial.local.ip()),
+            label: self.label(id, user_of(&dial.from.uri), user_of(&dial.to)),
+            behaviour: dial.behaviour.clone(),
+            room: dial.room.clone(),
+            origin: id.0,
+            max_call: self.settings.max_call,
+            ring_timeout: dial.ring_timeout,
+        };
+        self.dials.insert(id, dial);
+        self.calls.insert(id, Call::outgoing(now, id, settings));
+        self.step(now, id, |_| ());
+        self.settle(now);
+        id
+    }
+
+    pub fn hang_up(&mut self, now: Instant, call: CallId, reason: EndReason) {
+        self.step(now, call, |call| call.hang_up(now, reason));
+        self.settle(now);
+    }
+
+    /// Refuses new calls from now on; running ones go on.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.endpoint.set_ready(false);
+    }
+
+    pub fn hang_up_all(&mut self, now: Instant, reason: &EndReason) {
+        let live: Vec<CallId> = self.calls.keys().copied().collect();
+        for call in live {
+            self.step(now, call, |call| call.hang_up(now, reason.clone()));
+        }
+        self.settle(now);
+    }
+
+    pub fn poll(&mut self) -> Option<Do> {
+        self.out.pop_front()
+    }
+
+    pub fn wake_at(&self) -> Option<Instant> {
+        let call = self.timers.first().map(|(at, _)| *at);
+        [call, self.endpoint.wake_at()].into_iter().flatten().min()
+    }
+
+    /// Drains the endpoint until it and the calls have nothing more to say to each other.
+    fn settle(&mut self, now: Instant) {
+        while let Some(wanted) = self.endpoint.poll() {
+            match wanted {
+                sip::Do::Send { peer, bytes } => self.out.push_back(Do::Send { peer, bytes }),
+                sip::Do::Connect { connection, transport, remote } => {
+                    self.out.push_back(Do::Connect { connection, transport, remote });
+                }
+                sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
+                sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
+                sip::Do::Event(event) => {
+                    if let Some(call) = self.call_of.get(&event.session()).copied() {
+                        self.step(now, call, |call| call.handle_sip(now, event));
+                    }
+                }
+            }
+        }
+    }
+
+    fn invited(&mut self, now: Instant, session: SessionId, invite: &Incoming) {
+        let to = user_of(&invite.request_uri);
+        let from = user_of(&invite.from.uri);
+        let header = |name: &str| invite.headers.value(name).map(str::to_owned);
+        let asked = Asked { to: &to, from: &from, source: invite.peer.remote.ip(), header: &header };
+        let refusal = if self.draining {
+            Some((503, "Service Unavailable"))
+        } else if self.is_full() {
+            Some((self.settings.busy, "Busy Here"))
+        } else {
+            None
+        };
+        let route = routing::choose(&self.settings.routes, &asked);
+        let (status, text) = match (refusal, route) {
+            (Some(refusal), _) => refusal,
+            (None, None) => (404, "Not Found"),
+            (None, Some(route)) => {
+                let route = route.clone();
+                return self.admit(now, session, invite, route, from, to);
+            }
+        };
+        self.counters.refused += 1;
+        let headers =
+            if status == 503 { vec![("Retry-After".to_owned(), "10".to_owned())] } else { Vec::new() };
+        let response = Response { status, reason: Some(text.to_owned()), headers, body: None };
+        self.endpoint.respond(now, session, response);
+        tracing::info!(%from, %to, status, "call refused: {text}");
+    }
+
+    fn admit(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        invite: &Incoming,
+        route: Route,
+        from: String,
+        to: String,
+    ) {
+        let id = self.new_call_id();
+        self.counters.incoming += 1;
+        let settings = CallSettings {
+            media: MediaSettings { video: route.video && self.settings.media.video, ..self.settings.media.clone() },
+            address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
+            label: self.label(id, from, to),
+            behaviour: route.behaviour,
+            room: route.room,
+            origin: id.0,
+            max_call: self.settings.max_call,
+            ring_timeout: self.settings.max_call,
+        };
+        self.call_of.insert(session, id);
+        self.session_of.insert(id, session);
+        self.calls.insert(id, Call::incoming(now, id, settings, invite.body.as_ref()));
+        self.step(now, id, |_| ());
+    }
+
+    fn is_full(&self) -> bool {
+        let limit = self.settings.max_calls;
+        limit > 0 && self.calls.values().filter(|call| call.is_live()).count() >= limit
+    }
+
+    fn label(&self, id: CallId, from: String, to: String) -> Label {
+        Label { name: self.settings.name.clone(), call: id.to_string(), from, to }
+    }
+
+    fn new_call_id(&mut self) -> CallId {
+        self.next_call = self.next_call.wrapping_add(1);
+        CallId(self.next_call)
+    }
+
+    /// Gives one call one input and carries out what it says. A panic ends that call and no other.
+    fn step(&mut self, now: Instant, id: CallId, input: impl FnOnce(&mut Call)) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| input(call))) {
+            return self.discard(now, id, &*panic);
+        }
+        let mut wanted = Vec::new();
+        while let Some(what) = call.poll() {
+            wanted.push(what);
+        }
+        let label = call.label().clone();
+        let wake_at = call.wake_at();
+        self.arm(id, wake_at);
+        for what in wanted {
+            match what {
+                call::Do::Sip(sip) => self.sip(now, id, sip),
+                call::Do::Engine(command) => self.out.push_back(Do::Engine(command)),
+                call::Do::Tell(tell) => {
+                    self.out.push_back(Do::Tell { call: id, label: label.clone(), tell });
+                }
+                call::Do::Forget(ended) => self.forget(id, label.clone(), ended),
+            }
+        }
+    }
+
+    fn arm(&mut self, id: CallId, wake_at: Option<Instant>) {
+        if self.armed.get(&id).copied() == wake_at {
+            return;
+        }
+        if let Some(old) = self.armed.remove(&id) {
+            self.timers.remove(&(old, id));
+        }
+        if let Some(at) = wake_at {
+            self.armed.insert(id, at);
+            self.timers.insert((at, id));
+        }
+    }
+
+    fn forget(&mut self, id: CallId, label: Label, ended: Box<Ended>) {
+        self.arm(id, None);
+        self.calls.remove(&id);
+        self.dials.remove(&id);
+        if let Some(session) = self.session_of.remove(&id) {
+            self.call_of.remove(&session);
+        }
+        self.counters.ended += 1;
+        self.out.push_back(Do::Ended { call: id, label, ended });
+    }
+
+    fn discard(&mut self, now: Instant, id: CallId, panic: &(dyn std::any::Any + Send)) {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        tracing::error!(call = %id, "a step of the call panicked and the call is dropped: {text}");
+        self.counters.faults += 1;
+        let Some(call) = self.calls.get(&id) else { return };
+        let (label, started, answered) = (call.label().clone(), call.started(), call.answered());
+        let streams = call.streams().clone();
+        if let Some(session) = self.session_of.get(&id).copied() {
+            let reason = EndReason::ControlFault(text.clone());
+            // Whichever of the two fits the session's state; the endpoint ignores the other.
+            let response = Response { status: 500, reason: None, headers: Vec::new(), body: None };
+            self.endpoint.respond(now, session, response);
+            self.endpoint.bye(now, session, Some(&reason.reason_header()));
+        }
+        self.out.push_back(Do::Engine(Command::Stop { call: id }));
+        let reason = EndReason::ControlFault(text);
+        let ended = Ended { reason, started, answered, ended: now, streams, report: None };
+        self.forget(id, label, Box::new(ended));
+    }
+
+    fn sip(&mut self, now: Instant, id: CallId, wanted: SipDo) {
+        if let SipDo::Invite { body } = wanted {
+            return self.invite(now, id, body);
+        }
+        let Some(session) = self.session_of.get(&id).copied() else { return };
+        match wanted {
+            SipDo::Respond { status, reason, headers, body } => {
+                self.endpoint.respond(now, session, Response { status, reason, headers, body });
+            }
+            SipDo::RespondTo { request, status, headers, body } => {
+                let response = Response { status, reason: None, headers, body };
+                self.endpoint.respond_to(now, session, request, response);
+            }
+            SipDo::Ack { body } => self.endpoint.ack(now, session, body),
+            SipDo::Cancel => self.endpoint.cancel(now, session),
+            SipDo::Bye { reason } => self.endpoint.bye(now, session, Some(&reason)),
+            SipDo::Request { method, body } => {
+                self.endpoint.request(now, session, method, Vec::new(), body);
+            }
+            SipDo::Invite { .. } => {}
+        }
+    }
+
+    fn invite(&mut self, now: Instant, id: CallId, body: sip::Body) {
+        let Some(dial) = self.dials.get(&id) else { return };
+        let session = self.endpoint.invite(
+            now,
+            Outgoing {
+                to: dial.to.clone(),
+                from: dial.from.clone(),
+                destination: dial.destination,
+                transport: dial.transport,
+                local: dial.local,
+                headers: Vec::new(),
+                body: Some(body),
+            },
+        );
+        self.session_of.insert(id, session);
+        self.call_of.insert(session, id);
+    }
+}
+
+fn user_of(uri: &Uri) -> String {
+    uri.user().unwrap_or_default().to_owned()
+}
