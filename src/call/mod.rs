@@ -1,0 +1,3 @@
+//! Floor 5: one call's life.
+
+pub mod negotiate;
