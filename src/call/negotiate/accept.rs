@@ -178,6 +178,9 @@ mod tests {
         assert!(streams.audio.is_some() && streams.video.is_none());
         let slipped = accepted("m=video 4002 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n").unwrap();
         assert!(slipped.audio.is_none() && slipped.video.is_some());
+        let swapped =
+            accepted(&format!("m=video 4002 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n{AUDIO}")).unwrap();
+        assert!(swapped.audio.is_some() && swapped.video.is_some());
     }
 
     #[test]

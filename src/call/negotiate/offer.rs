@@ -129,6 +129,16 @@ mod tests {
     }
 
     #[test]
+    fn a_number_the_peer_gave_another_meaning_is_not_taken() {
+        let theirs = described("m=audio 4000 RTP/AVP 0 101\r\na=rtpmap:101 iLBC/8000\r\n");
+        let mut origin = Origin::new("-", 1);
+        answer(&theirs, &settings(), &ports(), &mut origin).unwrap();
+        let again = offer(&settings(), &ports(), &mut origin);
+        assert_eq!(again.media[0].payload_types(), [8, 0, 96]);
+        assert_eq!(again.media[0].rtpmap(96).unwrap().encoding, "telephone-event");
+    }
+
+    #[test]
     fn video_is_added_and_removed_in_its_place() {
         let audio_only = MediaSettings { video: false, ..settings() };
         let mut origin = Origin::new("-", 1);
