@@ -4,4 +4,8 @@
 pub mod base;
 pub mod media;
 
+pub mod sdp;
+
 pub mod engine;
+
+pub mod call;

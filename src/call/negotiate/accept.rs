@@ -1,0 +1,202 @@
+//! Their answer to our offer, in a response or, for an INVITE without SDP, in the ACK.
+//!
+//! Forgiving: lines we did not offer are ignored (Dahua answers audio with audio and video), missing ones count as
+//! refused, and a line that slipped to another place is found by its kind.
+
+use super::answer::stream_of;
+use super::route::route;
+use super::{MediaSettings, Refusal, agreed, audio, direction, is_plain_rtp, video};
+use crate::engine::plan::{AudioCodec, AudioStream, Direction, Route, Streams, VideoStream};
+use crate::sdp::{Connection, Media, SessionDescription};
+
+/// What the answer makes of the call. [`Refusal::NotAcceptable`] when it refuses everything we offered.
+pub fn accept(
+    offer: &SessionDescription,
+    answer: &SessionDescription,
+    settings: &MediaSettings,
+) -> Result<Streams, Refusal> {
+    let audio = pair(offer, answer, Media::is_audio)
+        .and_then(|(ours, theirs)| audio_stream(offer, ours, answer, theirs, settings));
+    let video = pair(offer, answer, Media::is_video)
+        .and_then(|(ours, theirs)| video_stream(offer, ours, answer, theirs, settings, audio.is_some()));
+    if audio.is_none() && video.is_none() {
+        return Err(Refusal::NotAcceptable("The answer takes none of the offered media".to_owned()));
+    }
+    Ok(Streams { audio, video })
+}
+
+/// Our line in use of a kind, and the line that answers it.
+fn pair<'a>(
+    offer: &'a SessionDescription,
+    answer: &'a SessionDescription,
+    kind: fn(&Media) -> bool,
+) -> Option<(&'a Media, &'a Media)> {
+    let (place, ours) = offer.media.iter().enumerate().find(|(_, media)| kind(media) && media.port != 0)?;
+    let in_place = answer.media.get(place).filter(|media| kind(media));
+    let theirs = in_place.or_else(|| answer.media.iter().find(|media| kind(media) && media.port != 0))?;
+    (theirs.port != 0 && is_plain_rtp(theirs)).then_some((ours, theirs))
+}
+
+fn answered_route(
+    offer: &SessionDescription,
+    ours: &Media,
+    answer: &SessionDescription,
+    theirs: &Media,
+    wanted: Direction,
+) -> Route {
+    use crate::sdp::Direction::{ReceiveOnly, SendOnly, SendReceive};
+    let stated = offer.direction_of(ours);
+    let offered =
+        direction(matches!(stated, SendReceive | SendOnly), matches!(stated, SendReceive | ReceiveOnly));
+    let limited = direction(wanted.sends() && offered.sends(), wanted.receives() && offered.receives());
+    let local = offer.connection_of(ours).and_then(Connection::ip);
+    let rtcp_mux = ours.has("rtcp-mux") && theirs.has("rtcp-mux");
+    route(answer, theirs, local, agreed(limited, answer, theirs), rtcp_mux)
+}
+
+fn audio_stream(
+    offer: &SessionDescription,
+    ours: &Media,
+    answer: &SessionDescription,
+    theirs: &Media,
+    settings: &MediaSettings,
+) -> Option<AudioStream> {
+    let offered = audio::codecs(ours);
+    let named = with_our_mappings(theirs, ours);
+    let choice = audio::choose(&named, settings)?;
+    let mut receive: Vec<(u8, AudioCodec)> = offered;
+    for &(number, codec) in &choice.receive {
+        if !receive.iter().any(|(known, _)| *known == number) {
+            receive.push((number, codec));
+        }
+    }
+    // The answerer's first is what it wants (RFC 3264 §6.1).
+    let &(send_payload_type, codec) = choice.receive.first()?;
+    Some(AudioStream {
+        route: answered_route(offer, ours, answer, theirs, settings.audio_direction),
+        codec,
+        send_payload_type,
+        receive,
+        telephone_event: choice.telephone_event,
+        ptime_ms: choice.ptime_ms,
+    })
+}
+
+fn video_stream(
+    offer: &SessionDescription,
+    ours: &Media,
+    answer: &SessionDescription,
+    theirs: &Media,
+    settings: &MediaSettings,
+    with_audio: bool,
+) -> Option<VideoStream> {
+    let named = with_our_mappings(theirs, ours);
+    let mut choice = video::choose(&named)?;
+    let mut receive: Vec<u8> = video::formats(ours).iter().map(|format| format.payload_type).collect();
+    receive.extend(
+        choice.receive.iter().filter(|number| !receive.contains(number)).copied().collect::<Vec<_>>(),
+    );
+    choice.receive = receive;
+    let route = answered_route(offer, ours, answer, theirs, settings.video_direction);
+    Some(stream_of(choice, answer, theirs, route, with_audio))
+}
+
+/// The answer's line, with our own `rtpmap` for numbers it names without one. Not our `fmtp`: an answer that leaves
+/// the packetization mode out gets mode 0, which a mode 1 receiver takes as well.
+fn with_our_mappings(theirs: &Media, ours: &Media) -> Media {
+    let mut named = theirs.clone();
+    for number in theirs.payload_types() {
+        if theirs.rtpmap(number).is_none()
+            && let Some(map) = ours.rtpmap(number)
+        {
+            let value = format!("{number} {}/{}", map.encoding, map.clock_rate);
+            named.attributes.push(crate::sdp::Attribute::new("rtpmap", value));
+        }
+    }
+    named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{described, ports, settings};
+    use super::super::{Origin, offer};
+    use super::*;
+    use crate::engine::plan::PacketizationMode;
+
+    fn accepted_as(settings: &MediaSettings, lines: &str) -> Result<Streams, Refusal> {
+        let offer = offer(settings, &ports(), &mut Origin::new("-", 1));
+        accept(&offer, &described(lines), settings)
+    }
+
+    fn accepted(lines: &str) -> Result<Streams, Refusal> {
+        accepted_as(&settings(), lines)
+    }
+
+    const AUDIO: &str = "m=audio 4000 RTP/AVP 0 101\r\na=rtpmap:101 telephone-event/8000\r\n";
+
+    #[test]
+    fn a_plain_answer_makes_both_streams() {
+        let lines = "m=video 4002 RTP/AVP 97\r\na=rtpmap:97 H264/90000\r\n\
+            a=fmtp:97 profile-level-id=42e016;packetization-mode=0\r\na=recvonly\r\n";
+        let streams = accepted(&format!("{AUDIO}{lines}")).unwrap();
+        let audio = streams.audio.unwrap();
+        assert_eq!(
+            (audio.codec, audio.send_payload_type, audio.telephone_event),
+            (AudioCodec::Pcmu, 0, Some(101))
+        );
+        assert_eq!(audio.receive, [(8, AudioCodec::Pcma), (0, AudioCodec::Pcmu)]);
+        let video = streams.video.unwrap();
+        assert_eq!((video.send_payload_type, video.send_mode), (97, PacketizationMode::SingleNal));
+        assert_eq!((video.receive, video.max_macroblocks), (vec![96, 97], 1620));
+        assert_eq!(video.route.direction, Direction::SendOnly);
+        assert_eq!(video.route.remote, "192.0.2.20:4002".parse().ok());
+    }
+
+    #[test]
+    fn another_payload_number_in_the_answer_is_sent_and_both_are_received() {
+        let lines =
+            "m=video 4002 RTP/AVP 105\r\na=rtpmap:105 H264/90000\r\na=fmtp:105 packetization-mode=1\r\n";
+        let video = accepted(&format!("{AUDIO}{lines}")).unwrap().video.unwrap();
+        assert_eq!((video.send_payload_type, video.receive), (105, vec![96, 97, 105]));
+        assert_eq!(video.send_mode, PacketizationMode::NonInterleaved);
+    }
+
+    #[test]
+    fn numbers_without_a_mapping_mean_what_we_offered() {
+        let streams = accepted("m=audio 4000 RTP/AVP 8 101\r\nm=video 4002 RTP/AVP 96\r\n").unwrap();
+        assert_eq!(streams.audio.unwrap().telephone_event, Some(101));
+        assert_eq!(streams.video.unwrap().send_payload_type, 96);
+    }
+
+    #[test]
+    fn lines_too_many_or_too_few_do_not_cost_the_call() {
+        let audio_only = MediaSettings { video: false, ..settings() };
+        let extra = format!("{AUDIO}m=video 4002 RTP/AVP 105\r\na=rtpmap:105 H264/90000\r\n");
+        let streams = accepted_as(&audio_only, &extra).unwrap();
+        assert!(streams.audio.is_some() && streams.video.is_none());
+        let streams = accepted(AUDIO).unwrap();
+        assert!(streams.audio.is_some() && streams.video.is_none());
+        let slipped = accepted("m=video 4002 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n").unwrap();
+        assert!(slipped.audio.is_none() && slipped.video.is_some());
+        let swapped =
+            accepted(&format!("m=video 4002 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n{AUDIO}")).unwrap();
+        assert!(swapped.audio.is_some() && swapped.video.is_some());
+    }
+
+    #[test]
+    fn an_answer_that_takes_nothing_is_refused() {
+        assert_eq!(accepted("m=audio 0 RTP/AVP 0\r\nm=video 0 RTP/AVP 96\r\n").unwrap_err().status(), 488);
+        assert_eq!(accepted("").unwrap_err().status(), 488);
+        assert_eq!(accepted("m=audio 4000 RTP/SAVP 0\r\n").unwrap_err().status(), 488);
+    }
+
+    #[test]
+    fn an_answer_cannot_widen_what_we_offered() {
+        let held = MediaSettings { audio_direction: Direction::SendOnly, ..settings() };
+        let audio = accepted_as(&held, AUDIO).unwrap().audio.unwrap();
+        assert_eq!(audio.route.direction, Direction::SendOnly);
+        let audio = accepted(&format!("{AUDIO}a=rtcp-mux\r\n")).unwrap().audio.unwrap();
+        assert!(!audio.route.rtcp_mux);
+        assert_eq!(audio.route.remote_rtcp, "192.0.2.20:4001".parse().ok());
+    }
+}

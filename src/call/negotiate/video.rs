@@ -1,0 +1,404 @@
+//! H.264 in a video line (RFC 6184 §8): formats, profiles, limits, feedback.
+
+use super::level::Level;
+use super::{MediaSettings, line, spoken};
+use crate::engine::plan::{Direction, Feedback, PacketizationMode};
+use crate::sdp::media::bandwidth;
+use crate::sdp::{Attribute, Media, SessionDescription};
+
+/// Assumed where a peer states no profile. On paper that is level 1.0 (RFC 6184 §8.1); Dahua door stations leave
+/// the parameters out and take and send 720p.
+const UNSTATED: [u8; 3] = [0x42, 0xe0, 0x1f];
+
+/// What we encode and offer, level aside: Constrained Baseline.
+const OURS: [u8; 3] = [0x42, 0xe0, 0x00];
+
+const MOST_PARAMETER_SETS: usize = 16;
+const LONGEST_PARAMETER_SET: usize = 1024;
+
+/// Room kept for audio when only the whole session's bandwidth is stated, kbit/s: G.711 with its headers.
+const AUDIO_KBPS: u64 = 80;
+
+/// One H.264 payload type of a line.
+#[derive(Clone, Debug)]
+pub(super) struct Format {
+    pub payload_type: u8,
+    pub mode: PacketizationMode,
+    /// As stated, if it was.
+    pub profile_level_id: Option<[u8; 3]>,
+    mode_stated: bool,
+    level_asymmetry: bool,
+    max_macroblocks: Option<u32>,
+    max_macroblocks_per_second: Option<u32>,
+    max_kbps: Option<u32>,
+    pub parameter_sets: Vec<Vec<u8>>,
+}
+
+/// What one peer's video line gives us.
+#[derive(Clone, Debug)]
+pub(super) struct VideoChoice {
+    pub format: Format,
+    /// Every payload type of the line we can decode.
+    pub receive: Vec<u8>,
+    pub feedback: Feedback,
+}
+
+/// What the peer lets us send.
+pub(super) struct Limits {
+    pub kbps: Option<u32>,
+    pub macroblocks: u32,
+    pub macroblocks_per_second: u32,
+}
+
+/// Chooses mode 1 before mode 0, then the profile we encode, then the peer's order; `None`: nothing in common.
+pub(super) fn choose(media: &Media) -> Option<VideoChoice> {
+    let formats = formats(media);
+    let receive = formats.iter().map(|format| format.payload_type).collect();
+    let rank = |format: &Format| {
+        let other_profile = profile(format.profile_level_id.unwrap_or(UNSTATED)) != Some(Profile::Baseline);
+        (format.mode == PacketizationMode::SingleNal, other_profile)
+    };
+    let format = formats.into_iter().min_by_key(rank)?;
+    let feedback = feedback(media, format.payload_type);
+    Some(VideoChoice { format, receive, feedback })
+}
+
+/// The payload types of a line we can decode, in its order.
+pub(super) fn formats(media: &Media) -> Vec<Format> {
+    media.payload_types().into_iter().filter_map(|number| format_of(media, number)).collect()
+}
+
+fn format_of(media: &Media, payload_type: u8) -> Option<Format> {
+    let map = media.rtpmap(payload_type)?;
+    (map.encoding.eq_ignore_ascii_case("H264") && matches!(map.clock_rate, 0 | 90_000)).then_some(())?;
+    let fmtp = media.fmtp(payload_type);
+    let number = |name| fmtp.and_then(|fmtp| fmtp.number(name));
+    let stated_mode = number("packetization-mode");
+    let mode = match stated_mode.unwrap_or(0) {
+        0 => PacketizationMode::SingleNal,
+        1 => PacketizationMode::NonInterleaved,
+        _ => return None,
+    };
+    let profile_level_id = fmtp.and_then(|fmtp| fmtp.value("profile-level-id")).and_then(hexadecimal);
+    profile(profile_level_id.unwrap_or(UNSTATED))?;
+    let sets = fmtp.and_then(|fmtp| fmtp.value("sprop-parameter-sets")).unwrap_or("");
+    Some(Format {
+        payload_type,
+        mode,
+        profile_level_id,
+        mode_stated: stated_mode.is_some(),
+        level_asymmetry: number("level-asymmetry-allowed") == Some(1),
+        max_macroblocks: number("max-fs"),
+        max_macroblocks_per_second: number("max-mbps"),
+        max_kbps: number("max-br"),
+        parameter_sets: parameter_sets(sets),
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Profile {
+    /// Baseline and Constrained Baseline.
+    Baseline,
+    Main,
+    High,
+}
+
+/// RFC 6184 Table 5, for the profiles our decoder takes: 8 bit 4:2:0 without data partitioning.
+fn profile([idc, iop, _]: [u8; 3]) -> Option<Profile> {
+    match idc {
+        66 => Some(Profile::Baseline),
+        77 if iop & 0x80 != 0 => Some(Profile::Baseline),
+        77 => Some(Profile::Main),
+        88 if iop & 0x80 != 0 => Some(Profile::Baseline),
+        100 => Some(Profile::High),
+        _ => None,
+    }
+}
+
+fn hexadecimal(text: &str) -> Option<[u8; 3]> {
+    (text.len() == 6 && text.bytes().all(|digit| digit.is_ascii_hexdigit())).then_some(())?;
+    let number = u32::from_str_radix(text, 16).ok()?;
+    let [_, profile_idc, profile_iop, level_idc] = number.to_be_bytes();
+    Some([profile_idc, profile_iop, level_idc])
+}
+
+/// The sequence and picture parameter sets in `sprop-parameter-sets`; anything else in it is left out.
+fn parameter_sets(list: &str) -> Vec<Vec<u8>> {
+    let usable = |unit: &Vec<u8>| {
+        let kind = unit.first().map(|header| header & 0x1f);
+        matches!(kind, Some(7 | 8)) && unit.len() > 1 && unit.len() <= LONGEST_PARAMETER_SET
+    };
+    list.split(',').take(MOST_PARAMETER_SETS).filter_map(base64).filter(usable).collect()
+}
+
+/// RFC 4648 §4; padding may be missing.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
+    let (mut bits, mut held) = (0u32, 0u32);
+    for symbol in text.trim().trim_end_matches('=').bytes() {
+        let value = match symbol {
+            b'A'..=b'Z' => symbol - b'A',
+            b'a'..=b'z' => symbol - b'a' + 26,
+            b'0'..=b'9' => symbol - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = (bits << 6 | u32::from(value)) & 0xfff;
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            bytes.push((bits >> held) as u8);
+        }
+    }
+    Some(bytes)
+}
+
+/// The feedback the peer asked for that we know; profile AVP or AVPF makes no difference to real peers.
+fn feedback(media: &Media, payload_type: u8) -> Feedback {
+    let mut feedback = Feedback::default();
+    for words in media.feedback(payload_type) {
+        let has = |word: &str| words.iter().any(|other| other.eq_ignore_ascii_case(word));
+        match words.first() {
+            Some(first) if first.eq_ignore_ascii_case("nack") => {
+                feedback.nack |= words.len() == 1;
+                feedback.pli |= has("pli");
+            }
+            // Polycom HDX writes several on one line: `ccm fir tmmbr`.
+            Some(first) if first.eq_ignore_ascii_case("ccm") => feedback.fir |= has("fir"),
+            _ => {}
+        }
+    }
+    feedback
+}
+
+impl Format {
+    /// What the peer's decoder takes, as stated or assumed.
+    pub fn decodes(&self) -> [u8; 3] {
+        self.profile_level_id.unwrap_or(UNSTATED)
+    }
+
+    /// Our `fmtp` in answer to this format. A parameter the peer did not state is not stated back: with its
+    /// default it already means the same on both sides, and door stations stumble over what they do not know.
+    fn answered(&self, settings: &MediaSettings) -> Option<String> {
+        let mut parameters = Vec::new();
+        if let Some(offered) = self.profile_level_id {
+            let ours = Level::needed(settings.max_size, settings.fps);
+            // Without asymmetry the level holds both ways and may only go down (RFC 6184 §8.2.2).
+            let level = if self.level_asymmetry { ours } else { ours.min(Level::of(offered)) };
+            parameters.push(stated_profile(level.put_into(offered)));
+            // Rooms state a low level and raise it by `max-*`; told the same way, they send us larger pictures too.
+            if level != ours && (self.max_macroblocks.is_some() || self.max_macroblocks_per_second.is_some())
+            {
+                parameters.push(format!("max-mbps={}", ours.macroblocks_per_second));
+                parameters.push(format!("max-fs={}", ours.macroblocks));
+            }
+        }
+        if self.mode_stated {
+            parameters.push(stated_mode(self.mode));
+        }
+        if self.level_asymmetry {
+            parameters.push("level-asymmetry-allowed=1".to_owned());
+        }
+        (!parameters.is_empty()).then(|| parameters.join(";"))
+    }
+
+    /// What the format and the `b=` lines around it let us send. Raising a level's limits is all `max-*` may do.
+    pub fn limits(&self, description: &SessionDescription, media: &Media, with_audio: bool) -> Limits {
+        let level = Level::of(self.decodes());
+        let stated = self.profile_level_id.map(|_| level.kbps.max(self.max_kbps.unwrap_or(0)));
+        Limits {
+            kbps: lower(stated, bandwidth_kbps(description, media, with_audio)),
+            macroblocks: level.macroblocks.max(self.max_macroblocks.unwrap_or(0)),
+            macroblocks_per_second: level
+                .macroblocks_per_second
+                .max(self.max_macroblocks_per_second.unwrap_or(0)),
+        }
+    }
+}
+
+fn lower(one: Option<u32>, other: Option<u32>) -> Option<u32> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// `TIAS` is bare media (RFC 3890); `AS` counts RTP, UDP and IP headers too, a twentieth at our packet size.
+fn bandwidth_kbps(description: &SessionDescription, media: &Media, with_audio: bool) -> Option<u32> {
+    let of = |lines: &[_]| {
+        let tias = bandwidth(lines, "TIAS").map(|bits| bits.div_ceil(1000));
+        tias.or_else(|| bandwidth(lines, "AS").map(|kbps| kbps.saturating_mul(19) / 20))
+    };
+    let whole = || {
+        let total = of(&description.bandwidth).or_else(|| bandwidth(&description.bandwidth, "CT"))?;
+        Some(total.saturating_sub(if with_audio { AUDIO_KBPS } else { 0 }))
+    };
+    of(&media.bandwidth).or_else(whole).map(|kbps| u32::try_from(kbps).unwrap_or(u32::MAX).max(1))
+}
+
+fn stated_profile([profile_idc, profile_iop, level_idc]: [u8; 3]) -> String {
+    format!("profile-level-id={profile_idc:02x}{profile_iop:02x}{level_idc:02x}")
+}
+
+fn stated_mode(mode: PacketizationMode) -> String {
+    let number = match mode {
+        PacketizationMode::SingleNal => 0,
+        PacketizationMode::NonInterleaved => 1,
+    };
+    format!("packetization-mode={number}")
+}
+
+/// Our video line for what was chosen from the peer's.
+pub(super) fn answer(
+    choice: &VideoChoice,
+    settings: &MediaSettings,
+    port: u16,
+    offered: &Media,
+    direction: Direction,
+    rtcp_mux: bool,
+) -> Media {
+    let number = choice.format.payload_type;
+    let formats = [(number, choice.format.answered(settings))];
+    let named =
+        [(choice.feedback.nack, "nack"), (choice.feedback.pli, "nack pli"), (choice.feedback.fir, "ccm fir")];
+    let feedback: Vec<String> =
+        named.iter().filter(|(asked, _)| *asked).map(|(_, words)| format!("{number} {words}")).collect();
+    build(&formats, &feedback, settings, port, &offered.protocol, direction, rtcp_mux)
+}
+
+/// Our video line: payload types with their `fmtp`, `rtcp-fb` values as written.
+pub(super) fn build(
+    formats: &[(u8, Option<String>)],
+    feedback: &[String],
+    settings: &MediaSettings,
+    port: u16,
+    protocol: &str,
+    direction: Direction,
+    rtcp_mux: bool,
+) -> Media {
+    let mut media = line("video", port, protocol, formats.iter().map(|(number, _)| *number));
+    let kbps = u64::from(settings.max_kbps);
+    media.bandwidth.push(crate::sdp::Bandwidth { kind: "AS".to_owned(), value: kbps });
+    let attributes = &mut media.attributes;
+    for (number, parameters) in formats {
+        attributes.push(Attribute::new("rtpmap", format!("{number} H264/90000")));
+        attributes.extend(parameters.iter().map(|text| Attribute::new("fmtp", format!("{number} {text}"))));
+    }
+    attributes.extend(feedback.iter().map(|words| Attribute::new("rtcp-fb", words)));
+    attributes.push(Attribute::flag(spoken(direction).name()));
+    if rtcp_mux {
+        attributes.push(Attribute::flag("rtcp-mux"));
+    }
+    media
+}
+
+/// The `fmtp` of a format we offer.
+pub(super) fn offered_parameters(settings: &MediaSettings, mode: PacketizationMode) -> String {
+    let id = Level::needed(settings.max_size, settings.fps).put_into(OURS);
+    format!("{};{};level-asymmetry-allowed=1", stated_profile(id), stated_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{described, settings};
+    use super::*;
+
+    fn chosen(lines: &str) -> Option<VideoChoice> {
+        choose(&described(lines).media[0])
+    }
+
+    fn h264(formats: &[(u8, &str)]) -> String {
+        let numbers: String = formats.iter().map(|(number, _)| format!(" {number}")).collect();
+        let lines =
+            formats.iter().map(|(n, fmtp)| format!("a=rtpmap:{n} H264/90000\r\na=fmtp:{n} {fmtp}\r\n"));
+        format!("m=video 5000 RTP/AVP{numbers}\r\n{}", lines.collect::<String>())
+    }
+
+    #[test]
+    fn mode_1_is_preferred_and_one_mode_alone_is_taken() {
+        let both = h264(&[
+            (97, "packetization-mode=0;profile-level-id=428016"),
+            (126, "packetization-mode=1;profile-level-id=428016"),
+        ]);
+        let choice = chosen(&both).unwrap();
+        assert_eq!((choice.format.payload_type, choice.receive), (126, vec![97, 126]));
+        let alone = chosen(&h264(&[(99, "profile-level-id=42801F")])).unwrap().format;
+        assert_eq!((alone.payload_type, alone.mode), (99, PacketizationMode::SingleNal));
+        assert!(chosen(&h264(&[(99, "packetization-mode=2")])).is_none());
+    }
+
+    #[test]
+    fn our_own_profile_is_preferred_and_foreign_ones_are_left() {
+        let several = h264(&[
+            (96, "profile-level-id=7a001f;packetization-mode=1"),
+            (97, "profile-level-id=64001f; packetization-mode=1"),
+            (98, "profile-level-id=42001f; packetization-mode=1"),
+        ]);
+        let choice = chosen(&several).unwrap();
+        assert_eq!((choice.format.payload_type, choice.receive), (98, vec![97, 98]));
+        assert!(chosen(&h264(&[(96, "profile-level-id=58001f")])).is_none());
+        assert!(chosen(&h264(&[(96, "profile-level-id=58a01f")])).is_some());
+    }
+
+    #[test]
+    fn answers_keep_the_profile_and_settle_the_level() {
+        let answered = |fmtp: &str| chosen(&h264(&[(96, fmtp)])).unwrap().format.answered(&settings());
+        let text = |fmtp: &str| answered(fmtp).unwrap_or_default();
+        assert_eq!(
+            text("profile-level-id=640016;packetization-mode=1;level-asymmetry-allowed=1"),
+            "profile-level-id=64001f;packetization-mode=1;level-asymmetry-allowed=1"
+        );
+        assert_eq!(
+            text("profile-level-id=428016;packetization-mode=1"),
+            "profile-level-id=428016;packetization-mode=1"
+        );
+        assert_eq!(
+            text("profile-level-id=428016;max-fs=3600"),
+            "profile-level-id=428016;max-mbps=108000;max-fs=3600"
+        );
+        assert_eq!(text("profile-level-id=42E029"), "profile-level-id=42e01f");
+        assert_eq!(text("profile-level-id=rubbish;packetization-mode=0"), "packetization-mode=0");
+        assert_eq!(answered("framerate:15.000000"), None);
+    }
+
+    #[test]
+    fn limits_come_from_the_level_and_are_only_ever_raised() {
+        let limits = |lines: &str| {
+            let description = described(lines);
+            let media = &description.media[0];
+            let limits = choose(media).unwrap().format.limits(&description, media, true);
+            (limits.macroblocks, limits.macroblocks_per_second, limits.kbps)
+        };
+        let raised = h264(&[(96, "profile-level-id=42e00d;max-fs=3600;max-mbps=1;max-br=5000")]);
+        assert_eq!(limits(&raised), (3600, 11_880, Some(5000)));
+        let plain = h264(&[(96, "profile-level-id=42e01f")]);
+        assert_eq!(limits(&format!("{plain}b=AS:400\r\n")), (3600, 108_000, Some(380)));
+        assert_eq!(limits(&format!("{plain}b=AS:400\r\nb=TIAS:329000\r\n")).2, Some(329));
+        assert_eq!(limits(&format!("b=CT:480\r\n{plain}")).2, Some(400));
+        assert_eq!(limits(&format!("b=AS:20\r\n{plain}")).2, Some(1));
+        assert_eq!(limits("m=video 5000 RTP/AVP 105\r\na=rtpmap:105 h264/90000\r\n"), (3600, 108_000, None));
+    }
+
+    #[test]
+    fn parameter_sets_are_decoded_and_rubbish_between_them_is_dropped() {
+        let list = "sprop-parameter-sets=Z0LgHukDwKMg,,%%,aM4yyA==,QUJD";
+        let sets = chosen(&h264(&[(96, list)])).unwrap().format.parameter_sets;
+        assert_eq!(
+            sets,
+            [vec![0x67, 0x42, 0xe0, 0x1e, 0xe9, 0x03, 0xc0, 0xa3, 0x20], vec![0x68, 0xce, 0x32, 0xc8]]
+        );
+    }
+
+    #[test]
+    fn feedback_is_taken_per_payload_type_or_for_all() {
+        let of = |feedback: &str| chosen(&format!("{}{feedback}", h264(&[(96, "")]))).unwrap().feedback;
+        assert_eq!(of(""), Feedback::default());
+        assert_eq!(
+            of("a=rtcp-fb:* nack pli\r\na=rtcp-fb:97 nack\r\n"),
+            Feedback { pli: true, ..Default::default() }
+        );
+        let all = Feedback { pli: true, fir: true, nack: true };
+        assert_eq!(of("a=rtcp-fb:96 nack\r\na=rtcp-fb:96 NACK PLI\r\na=rtcp-fb:* ccm fir tmmbr\r\n"), all);
+    }
+}
