@@ -180,7 +180,8 @@ impl Brush {
                 }
             }
             for (plane, old) in [(&mut *u, old_u), (&mut *v, old_v)] {
-                let new = &mut plane[(chroma.top + block_row) * size.chroma().width..][chroma.left..chroma.right];
+                let new =
+                    &mut plane[(chroma.top + block_row) * size.chroma().width..][chroma.left..chroma.right];
                 let old = &old[block_row * chroma.width()..][..chroma.width()];
                 for ((new, old), inside) in new.iter_mut().zip(old).zip(&self.inside) {
                     *new = if *inside { *new } else { *old };
@@ -350,14 +351,19 @@ mod tests {
         picture.bytes_mut().fill(128);
         let (cx, cy) = ((rect.x1 + rect.x2) / 2.0, (rect.y1 + rect.y2) / 2.0);
         let near = |x: f32, y: f32, ex: f32, ey: f32, rx: f32, ry: f32| {
-            ((x - cx) / rect.width() - ex).powi(2) / (rx * rx) + ((y - cy) / rect.height() - ey).powi(2) / (ry * ry) < 1.0
+            ((x - cx) / rect.width() - ex).powi(2) / (rx * rx)
+                + ((y - cy) / rect.height() - ey).powi(2) / (ry * ry)
+                < 1.0
         };
         for (at, luma) in picture.plane_mut(Plane::Y).iter_mut().enumerate() {
             let (x, y) = ((at % size.width) as f32, (at / size.width) as f32);
             if near(x, y, 0.0, 0.0, 0.4, 0.5) {
                 *luma = 200;
             }
-            if near(x, y, -0.17, -0.12, 0.08, 0.05) || near(x, y, 0.17, -0.12, 0.08, 0.05) || near(x, y, 0.0, 0.25, 0.15, 0.04) {
+            if near(x, y, -0.17, -0.12, 0.08, 0.05)
+                || near(x, y, 0.17, -0.12, 0.08, 0.05)
+                || near(x, y, 0.0, 0.25, 0.15, 0.04)
+            {
                 *luma = 30;
             }
         }
@@ -463,11 +469,17 @@ mod tests {
                     Brush::new(style).hide(&mut picture, &rect);
                     let area = Area::covering(size, &rect).expect("touches");
                     for plane in Plane::ALL {
-                        let (part, width) =
-                            if plane == Plane::Y { (area, size.width) } else { (area.chroma(), size.chroma().width) };
-                        for (at, (new, old)) in picture.plane(plane).iter().zip(untouched.plane(plane)).enumerate() {
+                        let (part, width) = if plane == Plane::Y {
+                            (area, size.width)
+                        } else {
+                            (area.chroma(), size.chroma().width)
+                        };
+                        for (at, (new, old)) in
+                            picture.plane(plane).iter().zip(untouched.plane(plane)).enumerate()
+                        {
                             let (x, y) = (at % width, at / width);
-                            let inside = (part.left..part.right).contains(&x) && (part.top..part.bottom).contains(&y);
+                            let inside =
+                                (part.left..part.right).contains(&x) && (part.top..part.bottom).contains(&y);
                             assert!(inside || new == old, "{size} {style:?} {rect:?} {plane:?} {x},{y}");
                         }
                     }
@@ -527,7 +539,16 @@ mod tests {
     #[test]
     fn a_zone_with_a_notch_leaves_the_notch_open() {
         let size = Size::new(100, 100);
-        let notched = vec![(0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.7, 0.9), (0.7, 0.3), (0.3, 0.3), (0.3, 0.9), (0.1, 0.9)];
+        let notched = vec![
+            (0.1, 0.1),
+            (0.9, 0.1),
+            (0.9, 0.9),
+            (0.7, 0.9),
+            (0.7, 0.3),
+            (0.3, 0.3),
+            (0.3, 0.9),
+            (0.1, 0.9),
+        ];
         let zone = Zone::new(notched).expect("a polygon");
         let mut picture = detailed(size);
         picture.bytes_mut().fill(200);

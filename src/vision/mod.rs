@@ -8,13 +8,13 @@
 //!          ─▶ filters (transforms, resize) ─▶ overlay (boxes of censor and observer, watermark) ─▶ consumers
 //! ```
 
-//TODO pub mod censor;
-//TODO pub mod filters;
+pub mod censor;
+pub mod filters;
 pub mod mask;
-//TODO pub mod observer;
-//TODO pub mod overlay;
+pub mod observer;
+pub mod overlay;
 pub mod paint;
 pub mod schedule;
-//TODO pub mod slate;
-//TODO pub mod text;
+pub mod slate;
+pub mod text;
 pub mod track;
