@@ -193,6 +193,37 @@ mod tests {
     }
 
     #[test]
+    fn whatever_the_filters_say_a_withheld_picture_never_looks_like_what_came_in() {
+        struct Blind(Verdict);
+        impl VideoFilter for Blind {
+            fn look(&mut self, _now: Instant, _picture: &Frame) -> Verdict {
+                self.0
+            }
+            fn draw(&mut self, _picture: &mut FrameMut) {}
+        }
+        for count in 1..=4u32 {
+            for said in 0..1u32 << count {
+                let verdict = |at| if said >> at & 1 == 1 { Verdict::Withhold } else { Verdict::Pass };
+                let filters = (0..count).map(|at| Box::new(Blind(verdict(at))) as Box<dyn VideoFilter>);
+                let luma = luma_through(Gate::filtering(filters.collect(), Box::new(BlackSlate)));
+                assert_eq!(luma == 235, said == 0, "{count} filters, {said:b}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_shared_raw_picture_is_copied_before_it_is_drawn_on_and_dropped_when_there_is_no_room() {
+        let pool = FramePool::new(2);
+        let raw = white(&pool);
+        let kept = raw.0.clone();
+        let mut gate = Gate::closed(Box::new(BlackSlate));
+        let clean = gate.release(Instant::now(), raw, &pool).expect("a picture");
+        assert_eq!((clean.frame().plane(Plane::Y)[5], kept.plane(Plane::Y)[5]), (16, 235));
+        assert!(gate.release(Instant::now(), RawFrame::new(kept.clone()), &pool).is_none());
+        assert_eq!(gate.counters(), GateCounters { passed: 0, withheld: 1, dropped: 1 });
+    }
+
+    #[test]
     fn every_filter_looks_at_the_untouched_picture_and_then_every_filter_draws() {
         let pool = FramePool::new(1);
         let filters = (0..3).map(|_| Box::new(Says(Verdict::Pass)) as Box<dyn VideoFilter>).collect();
