@@ -118,12 +118,16 @@ impl Transforms {
         let lines = luma.chunks_exact(width).zip(luma.chunks_exact(width).skip(1));
         let lines = lines.zip(luma.chunks_exact(width).skip(2));
         for (((above, here), below), out) in lines.zip(self.edges.chunks_exact_mut(width).skip(1)) {
-            let columns = above.windows(3).zip(here.windows(3)).zip(below.windows(3));
-            for (((a, h), b), edge) in columns.zip(&mut out[1..]) {
-                let at = |line: &[u8], x: usize| i32::from(line[x]);
-                let across = at(a, 2) + 2 * at(h, 2) + at(b, 2) - at(a, 0) - 2 * at(h, 0) - at(b, 0);
-                let down = at(b, 0) + 2 * at(b, 1) + at(b, 2) - at(a, 0) - 2 * at(a, 1) - at(a, 2);
-                *edge = ((across.abs() + down.abs()) / 2).min(255) as u8;
+            // Per column: the weighted sum and the difference of the three lines; the last two are kept.
+            let (mut sums, mut steps) = ((0, 0), (0, 0));
+            for (x, ((a, h), b)) in above.iter().zip(here).zip(below).enumerate() {
+                let (a, h, b) = (i32::from(*a), i32::from(*h), i32::from(*b));
+                let (sum, step) = (a + 2 * h + b, b - a);
+                if x >= 2 {
+                    let (across, down) = (sum - sums.0, steps.0 + 2 * steps.1 + step);
+                    out[x - 1] = ((across.abs() + down.abs()) / 2).min(255) as u8;
+                }
+                (sums, steps) = ((sums.1, sum), (steps.1, step));
             }
         }
     }

@@ -232,24 +232,102 @@ fn kernel_radius(shorter: usize) -> usize {
 }
 
 /// Two box blurs over an area, with the window cut off at the area's edge: the cost does not depend on the radius.
+///
+/// A wide blur is done on a picture made smaller by `step` and enlarged again, which blurs a little more, for a
+/// fraction of the time.
 #[derive(Default)]
 pub(crate) struct BoxBlur {
     copy: Vec<u8>,
     sums: Vec<u32>,
+    small: Vec<u8>,
 }
 
 impl BoxBlur {
-    /// Blurs all planes with a kernel of `2 * radius + 1` luma pixels.
+    /// Blurs all planes with a kernel of at least `2 * radius + 1` luma pixels.
     pub(crate) fn apply(&mut self, picture: &mut FrameMut, area: Area, radius: usize) {
         let mut luma = true;
         each_plane(picture, area, |plane, stride, area| {
             let radius = if luma { radius } else { radius.div_ceil(2) };
             luma = false;
-            for _ in 0..2 {
-                self.across(plane, stride, area, radius);
-                self.down(plane, stride, area, radius);
-            }
+            let step = match radius {
+                0..6 => return self.twice(plane, stride, area, radius),
+                6..12 => 2,
+                12..24 => 4,
+                24..48 => 8,
+                _ => 16,
+            };
+            let mut small = std::mem::take(&mut self.small);
+            let size = Size::new(area.width().div_ceil(step), area.height().div_ceil(step));
+            self.shrink(plane, stride, area, step, &mut small);
+            self.twice(&mut small, size.width, Area::whole(size), radius.div_ceil(step));
+            self.enlarge(&small, size.width, step, plane, stride, area);
+            self.small = small;
         });
+    }
+
+    fn twice(&mut self, plane: &mut [u8], stride: usize, area: Area, radius: usize) {
+        for _ in 0..2 {
+            self.across(plane, stride, area, radius);
+            self.down(plane, stride, area, radius);
+        }
+    }
+
+    /// Fills `small` with the means of blocks of `step` by `step`.
+    fn shrink(&mut self, plane: &mut [u8], stride: usize, area: Area, step: usize, small: &mut Vec<u8>) {
+        let width = area.width().div_ceil(step);
+        small.clear();
+        self.sums.clear();
+        self.sums.resize(width, 0);
+        let mut lines = 0;
+        for (y, row) in area.rows(plane, stride).enumerate() {
+            for (sum, block) in self.sums.iter_mut().zip(row.chunks(step)) {
+                *sum += block.iter().map(|sample| u32::from(*sample)).sum::<u32>();
+            }
+            lines += 1;
+            if lines == step || y + 1 == area.height() {
+                for (column, sum) in self.sums.iter_mut().enumerate() {
+                    let count = (lines * step.min(area.width() - column * step)) as u32;
+                    small.push(((*sum + count / 2) / count) as u8);
+                    *sum = 0;
+                }
+                lines = 0;
+            }
+        }
+    }
+
+    /// Fills the area with `small`, `step` times as large; bilinear. `step` is a power of two.
+    fn enlarge(
+        &mut self,
+        small: &[u8],
+        width: usize,
+        step: usize,
+        plane: &mut [u8],
+        stride: usize,
+        area: Area,
+    ) {
+        // Place of target sample `at` in 256ths of a source sample; `half` is half a target sample.
+        let half = 128 / step;
+        let place = |at: usize| ((2 * at + 1) * half).saturating_sub(128);
+        let height = small.len() / width;
+        for (y, row) in area.rows(plane, stride).enumerate() {
+            let (first, share) = (place(y) >> 8, (place(y) & 255) as u32);
+            let line = |y: usize| &small[y.min(height - 1) * width..][..width];
+            let mixed = |(a, b): (&u8, &u8)| u32::from(*a) * (256 - share) + u32::from(*b) * share;
+            self.sums.clear();
+            self.sums.extend(line(first).iter().zip(line(first + 1)).map(mixed));
+            let mut start = 0;
+            // Between the middles of two neighbouring source samples lie `step` target samples.
+            for column in 0..=width {
+                let (left, right) = (self.sums[column.max(1) - 1], self.sums[column.min(width - 1)]);
+                let past = (step / 2 + column * step).min(row.len());
+                let mut share = half as u32;
+                for sample in &mut row[start..past] {
+                    *sample = ((left * (256 - share) + right * share + (1 << 15)) >> 16) as u8;
+                    share += 2 * half as u32;
+                }
+                start = past;
+            }
+        }
     }
 
     fn across(&mut self, plane: &mut [u8], stride: usize, area: Area, radius: usize) {

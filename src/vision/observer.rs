@@ -137,7 +137,7 @@ const POINT_CHANGED: u8 = 14;
 /// Points that must have changed: 0.4 % of the grid, a hand at the far end of a room.
 const POINTS_MOVED: usize = COLUMNS * ROWS / 250;
 
-/// Compares a picture with the last one looked at, on a coarse grid. About 10 µs, whatever the size.
+/// Compares a picture with the last one looked at, on a coarse grid: the cost does not depend on the picture's size.
 ///
 /// Comparing with the last *look* and not with the last picture also notices what moves slowly.
 #[derive(Debug, Default)]

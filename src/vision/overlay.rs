@@ -295,8 +295,16 @@ const PALETTE: [Color; 8] = [
 ];
 
 fn class_color(class: &str) -> Color {
-    let sum = class.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
-    PALETTE[sum % PALETTE.len()]
+    // The two classes that are nearly always seen together never share a colour.
+    match class {
+        "face" => PALETTE[0],
+        "person" => PALETTE[1],
+        _ => {
+            let hash =
+                class.bytes().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)));
+            PALETTE[2 + hash as usize % (PALETTE.len() - 2)]
+        }
+    }
 }
 
 #[cfg(test)]
