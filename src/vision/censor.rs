@@ -607,6 +607,22 @@ mod tests {
     }
 
     #[test]
+    fn a_picture_of_another_size_is_looked_at_out_of_turn() {
+        let pool = FramePool::new(8);
+        let every = Schedule { every: 10, ..Schedule::default() };
+        let censor = Censor::new(CensorSettings::default(), scripted(|_, _| Ok(Vec::new())), every);
+        let counters = censor.counters();
+        let mut gate = Gate::filtering(vec![Box::new(censor)], Box::new(BlackSlate));
+        let now = Instant::now();
+        let scans = [(64, 48), (64, 48), (80, 60), (80, 60), (64, 48)].map(|(width, height)| {
+            let picture = pool.take_sized(Size::new(width, height), Pts::ZERO).expect("room");
+            gate.release(now, RawFrame::new(picture.freeze()), &pool).expect("room");
+            counters.scans.load(Ordering::Relaxed)
+        });
+        assert_eq!(scans, [1, 1, 2, 2, 3]);
+    }
+
+    #[test]
     fn drawing_without_a_look_hides_everything() {
         let pool = FramePool::new(1);
         let mut picture = pool.take_sized(SIZE, Pts::ZERO).expect("room");

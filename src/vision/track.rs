@@ -296,6 +296,25 @@ mod tests {
     }
 
     #[test]
+    fn a_face_that_stops_dead_or_goes_on_is_covered_by_the_same_mask() {
+        let start = Instant::now();
+        let mut tracks = Tracks::new(HOLD);
+        for index in 0..10 {
+            let (now, pts) = at(start, index);
+            tracks.update(now, pts, [face(100.0 + 20.0 * index as f32, 50.0, 40.0)].iter()).expect("room");
+        }
+        for later in 1..=11 {
+            let (now, pts) = at(start, 9 + later);
+            let mask = tracks.held(now, pts).next().expect("held").rect;
+            assert!(covers(&mask, &face(280.0, 50.0, 40.0).rect), "stopped, {later} pictures ago");
+            assert!(
+                covers(&mask, &face(280.0 + 20.0 * later as f32, 50.0, 40.0).rect),
+                "went on {later} pictures"
+            );
+        }
+    }
+
+    #[test]
     fn a_face_gone_longer_than_its_hold_is_forgotten_but_not_a_picture_earlier() {
         let start = Instant::now();
         let mut tracks = Tracks::new(HOLD);
