@@ -194,4 +194,17 @@ impl CleanFrame {
         draw(&mut picture);
         Some(CleanFrame(picture.freeze()))
     }
+
+    /// The same moment in another size or look: `draw` fills a new picture from this one, which is clear, so what
+    /// comes out is. The new picture's first content is undefined. `None`: the pool is empty.
+    pub fn redrawn(
+        &self,
+        size: Size,
+        pool: &FramePool,
+        draw: impl FnOnce(&Frame, &mut FrameMut),
+    ) -> Option<CleanFrame> {
+        let mut picture = pool.take_sized(size, self.pts())?;
+        draw(&self.0, &mut picture);
+        Some(CleanFrame(picture.freeze()))
+    }
 }
