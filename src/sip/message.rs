@@ -149,6 +149,10 @@ impl Headers {
         Headers(Vec::new())
     }
 
+    pub fn with_capacity(lines: usize) -> Headers {
+        Headers(Vec::with_capacity(lines))
+    }
+
     fn name(name: &str) -> Cow<'static, str> {
         known_name(name).map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
     }
@@ -376,8 +380,11 @@ impl ResponseMessage {
     /// written. The tag of To is the caller's to add.
     pub fn answering(request: &RequestMessage, status: u16) -> ResponseMessage {
         let mut response = ResponseMessage::new(status);
-        for name in ["Via", "From", "To", "Call-ID", "CSeq"] {
-            for value in request.headers.values(name) {
+        for via in request.headers.values("Via") {
+            response.headers.push("Via", via);
+        }
+        for name in ["From", "To", "Call-ID", "CSeq"] {
+            if let Some(value) = request.headers.value(name) {
                 response.headers.push(name, value);
             }
         }
