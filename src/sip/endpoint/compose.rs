@@ -1,0 +1,173 @@
+//! Composes requests and responses: the headers RFC 3261 §8 wants in each.
+
+use std::net::SocketAddr;
+
+use super::super::dialog::Dialog;
+use super::super::message::{Body, Headers, Method, RequestMessage, ResponseMessage};
+use super::super::uri::Uri;
+use super::session::Session;
+use super::{Endpoint, Peer, Response, Transport};
+
+/// Every method a session understands.
+pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO";
+pub(super) const ACCEPT: &str = "application/sdp, application/dtmf-relay, application/media_control+xml";
+
+/// The response to `request`, its To tagged when it has no tag yet (§8.2.6.2).
+pub(super) fn response_to(request: &RequestMessage, status: u16, tag: Option<&str>) -> ResponseMessage {
+    let mut response = ResponseMessage::answering(request, status);
+    if let (Some(tag), Some(mut to)) = (tag, request.to())
+        && to.tag().is_none()
+    {
+        to.set_tag(tag);
+        response.headers.set("To", to.to_string());
+    }
+    response
+}
+
+/// Notes in the top Via where the request really came from (RFC 3261 §18.2.1, RFC 3581 §4).
+pub(super) fn stamp_source(request: &mut RequestMessage, source: SocketAddr) {
+    let Some(mut top) = request.via() else { return };
+    let ip = source.ip().to_canonical();
+    let asked = top.rport().is_some();
+    if asked || top.host_ip() != Some(ip) {
+        top.set_parameter("received", Some(&ip.to_string()));
+    }
+    if asked {
+        top.set_parameter("rport", Some(&source.port().to_string()));
+    }
+    request.headers.set_first("Via", &top.to_string());
+}
+
+/// Where a response goes (RFC 3261 §18.2.2, RFC 3581): to the source, but for a peer that says it listens on
+/// another port and is not behind a translator.
+pub(super) fn response_peer(request: &RequestMessage, peer: Peer) -> Peer {
+    if peer.transport.is_reliable() {
+        return peer;
+    }
+    let Some(via) = request.via() else { return peer };
+    let translated = via.host_ip() != Some(peer.remote.ip().to_canonical());
+    if via.rport().is_some() || translated {
+        return peer;
+    }
+    let remote = SocketAddr::new(peer.remote.ip(), via.port.unwrap_or(5060));
+    Peer { remote, ..peer }
+}
+
+impl Endpoint {
+    /// Our Contact on one hop.
+    pub(super) fn contact(&self, transport: Transport, local: SocketAddr) -> String {
+        let host = self.settings.advertise.unwrap_or(local.ip());
+        let host = if host.is_ipv6() { format!("[{host}]") } else { host.to_string() };
+        let parameter = match transport {
+            Transport::Udp => "",
+            Transport::Tcp => ";transport=tcp",
+        };
+        format!("<sip:{}@{host}:{}{parameter}>", self.settings.contact_user, local.port())
+    }
+
+    /// A Via for a new request on one hop.
+    pub(super) fn new_via(&mut self, transport: Transport, local: SocketAddr) -> (String, String) {
+        let branch = format!("z9hG4bK{}", self.token());
+        let host = self.settings.advertise.unwrap_or(local.ip());
+        let host = if host.is_ipv6() { format!("[{host}]") } else { host.to_string() };
+        let via = format!("SIP/2.0/{} {host}:{};rport;branch={branch}", transport.name(), local.port());
+        (branch, via)
+    }
+
+    pub(super) fn identify(&self, headers: &mut Headers, name: &str) {
+        if !self.settings.user_agent.is_empty() {
+            headers.push(name, self.settings.user_agent.clone());
+        }
+    }
+
+    /// The user's response, complete. `dialog`: it makes or refreshes a dialog (Contact, Record-Route).
+    pub(super) fn finish_response(
+        &self,
+        request: &RequestMessage,
+        response: &Response,
+        tag: &str,
+        peer: Peer,
+    ) -> ResponseMessage {
+        let mut message = response_to(request, response.status, Some(tag));
+        if let Some(reason) = &response.reason {
+            message.reason = reason.clone();
+        }
+        let makes_dialog = request.method == Method::Invite && (101..300).contains(&response.status);
+        if makes_dialog {
+            for route in request.headers.values("Record-Route") {
+                message.headers.push("Record-Route", route.to_owned());
+            }
+            message.headers.push("Contact", self.contact(peer.transport, peer.local));
+        }
+        if response.status == 405 || (request.method == Method::Invite && response.status < 300) {
+            message.headers.push("Allow", ALLOW.to_owned());
+        }
+        self.identify(&mut message.headers, "Server");
+        for (name, value) in &response.headers {
+            message.headers.push(name, value.clone());
+        }
+        set_body(&mut message.headers, &mut message.body, response.body.as_ref());
+        message
+    }
+
+    /// A request inside a dialog, complete but for its Via.
+    pub(super) fn finish_request(
+        &self,
+        request: &mut RequestMessage,
+        session: &Session,
+        headers: &[(String, String)],
+        body: Option<&Body>,
+    ) {
+        let refreshes = matches!(request.method, Method::Invite | Method::Update);
+        if refreshes {
+            let contact = self.contact(session.peer.transport, session.contact_local);
+            request.headers.push("Contact", contact);
+        }
+        if request.method == Method::Invite {
+            request.headers.push("Allow", ALLOW.to_owned());
+        }
+        self.identify(&mut request.headers, "User-Agent");
+        for (name, value) in headers {
+            request.headers.push(name, value.clone());
+        }
+        set_body(&mut request.headers, &mut request.body, body);
+    }
+}
+
+pub(super) fn set_body(headers: &mut Headers, bytes: &mut Vec<u8>, body: Option<&Body>) {
+    if let Some(body) = body {
+        headers.push("Content-Type", body.content_type.clone());
+        bytes.clone_from(&body.bytes);
+    }
+}
+
+/// The hop of a request inside a dialog: the first route or the target by address, and the signalling source when
+/// that is a name, or an address the peer cannot be reached at because a translator stands before it.
+pub(super) fn dialog_peer(dialog: &Dialog, session: &Session) -> Peer {
+    if session.behind_translator && !dialog.has_routes() {
+        return session.peer;
+    }
+    let hop = dialog.next_hop();
+    let Some(ip) = hop.host_ip() else { return session.peer };
+    let remote = SocketAddr::new(ip, hop.port.unwrap_or(5060));
+    let transport = transport_of(hop).unwrap_or(Transport::Udp);
+    let connection = session.peer.connection.filter(|_| transport == session.peer.transport);
+    // The open connection of the session serves whatever port its Contact names (RFC 5923).
+    let remote = if connection.is_some() && remote.ip() == session.peer.remote.ip() {
+        session.peer.remote
+    } else {
+        remote
+    };
+    Peer { transport, local: session.contact_local, remote, connection }
+}
+
+fn transport_of(uri: &Uri) -> Option<Transport> {
+    let name = uri.transport()?;
+    if name.eq_ignore_ascii_case("tcp") {
+        Some(Transport::Tcp)
+    } else if name.eq_ignore_ascii_case("udp") {
+        Some(Transport::Udp)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,121 @@
+//! Where messages go: datagrams at once, streams over an open connection or one that is asked for.
+//!
+//! A connection is found again by its id or by the remote address (RFC 5923), and messages wait, bounded, while one
+//! is being opened.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::super::stream::{Framed, Framer};
+use super::{Access, ConnectionId, Do, Endpoint, Peer, Transport};
+
+/// Longest message on a stream.
+const LARGEST_MESSAGE: usize = 64 * 1024;
+/// Messages that wait for a connection to open.
+const WAITING: usize = 32;
+
+pub(super) struct Connection {
+    peer: Peer,
+    access: Access,
+    framer: Framer,
+    /// `Some`: not open yet.
+    waiting: Option<Vec<Vec<u8>>>,
+}
+
+#[derive(Default)]
+pub(super) struct Connections {
+    open: HashMap<ConnectionId, Connection>,
+    by_remote: HashMap<(Transport, SocketAddr), ConnectionId>,
+    next: u64,
+}
+
+impl Endpoint {
+    /// A stream accepted by our listener.
+    pub fn handle_accepted(&mut self, _now: Instant, id: ConnectionId, peer: Peer, access: Access) {
+        let peer = Peer { connection: Some(id), ..peer };
+        let connection = Connection { peer, access, framer: Framer::new(LARGEST_MESSAGE), waiting: None };
+        self.connections.by_remote.insert((peer.transport, peer.remote), id);
+        self.connections.open.insert(id, connection);
+    }
+
+    /// The stream asked for by `Do::Connect` is open.
+    pub fn handle_connected(&mut self, _now: Instant, id: ConnectionId, _local: SocketAddr) {
+        let Some(connection) = self.connections.open.get_mut(&id) else {
+            self.out.push_back(Do::Close(id));
+            return;
+        };
+        let peer = connection.peer;
+        for bytes in connection.waiting.take().unwrap_or_default() {
+            self.out.push_back(Do::Send { peer, bytes });
+        }
+    }
+
+    /// The stream closed or could not be opened.
+    pub fn handle_closed(&mut self, now: Instant, id: ConnectionId) {
+        let Some(connection) = self.connections.open.remove(&id) else { return };
+        let key = (connection.peer.transport, connection.peer.remote);
+        if self.connections.by_remote.get(&key) == Some(&id) {
+            self.connections.by_remote.remove(&key);
+        }
+        self.fail_clients(now, id);
+    }
+
+    /// Bytes of a stream.
+    pub fn handle_stream(&mut self, now: Instant, id: ConnectionId, bytes: &[u8]) {
+        let Some(connection) = self.connections.open.get_mut(&id) else { return };
+        let (peer, access) = (connection.peer, connection.access);
+        connection.framer.push(bytes);
+        loop {
+            let Some(connection) = self.connections.open.get_mut(&id) else { return };
+            match connection.framer.next() {
+                Framed::Message(message) => self.handle_message(now, peer, access, &message),
+                // RFC 5626 §4.4.1: a double CRLF is answered by a single one.
+                Framed::KeepAlive => self.out.push_back(Do::Send { peer, bytes: b"\r\n".to_vec() }),
+                Framed::Need => return,
+                Framed::Broken(why) => {
+                    tracing::debug!(remote = %peer.remote, "a SIP stream lost its framing: {why}");
+                    self.counters.malformed += 1;
+                    self.out.push_back(Do::Close(id));
+                    return self.handle_closed(now, id);
+                }
+            }
+        }
+    }
+
+    /// Sends to a hop and says over which connection.
+    pub(super) fn send(&mut self, peer: Peer, bytes: Vec<u8>) -> Option<ConnectionId> {
+        if !peer.transport.is_reliable() {
+            self.out.push_back(Do::Send { peer, bytes });
+            return None;
+        }
+        let by_id = peer.connection.filter(|id| self.connections.open.contains_key(id));
+        let known = by_id.or_else(|| self.connections.by_remote.get(&(peer.transport, peer.remote)).copied());
+        let id = known.unwrap_or_else(|| self.connect(peer));
+        if let Some(connection) = self.connections.open.get_mut(&id) {
+            match &mut connection.waiting {
+                None => self.out.push_back(Do::Send { peer: connection.peer, bytes }),
+                Some(waiting) if waiting.len() < WAITING => waiting.push(bytes),
+                Some(_) => self.counters.transport_errors += 1,
+            }
+        }
+        Some(id)
+    }
+
+    fn connect(&mut self, peer: Peer) -> ConnectionId {
+        self.connections.next += 1;
+        let id = ConnectionId(self.connections.next);
+        let peer = Peer { connection: Some(id), ..peer };
+        // We chose to talk to this peer: what it sends on this stream is wanted.
+        let connection = Connection {
+            peer,
+            access: Access::Trusted,
+            framer: Framer::new(LARGEST_MESSAGE),
+            waiting: Some(Vec::new()),
+        };
+        self.connections.open.insert(id, connection);
+        self.connections.by_remote.insert((peer.transport, peer.remote), id);
+        self.out.push_back(Do::Connect { connection: id, transport: peer.transport, remote: peer.remote });
+        id
+    }
+}

@@ -1,0 +1,216 @@
+//! What arrives: screening, matching to transactions (RFC 3261 §17.1.3, §17.2.3) and dialogs (§12.2.2), and the
+//! answers the endpoint gives by itself (§8.2).
+
+use std::time::Instant;
+
+use super::super::dialog::DialogKey;
+use super::super::message::{Message, Method, RequestMessage};
+use super::super::parse::{Malformed, parse};
+use super::compose::{ACCEPT, ALLOW, response_peer, response_to, stamp_source};
+use super::transactions::ServerMachine;
+use super::{Access, Endpoint, Peer, Response, SessionId, Strangers};
+
+impl Endpoint {
+    /// One datagram from the peer.
+    pub fn handle_datagram(&mut self, now: Instant, peer: Peer, access: Access, bytes: &[u8]) {
+        // A keep-alive of RFC 5626 on UDP, or a stray line end.
+        if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+            return;
+        }
+        self.handle_message(now, peer, access, bytes);
+    }
+
+    pub(super) fn handle_message(&mut self, now: Instant, peer: Peer, access: Access, bytes: &[u8]) {
+        match parse(bytes) {
+            Ok(Message::Request(request)) => self.handle_request(now, peer, access, bytes.len(), request),
+            Ok(Message::Response(response)) => {
+                self.counters.responses += 1;
+                self.handle_response(now, response);
+            }
+            Err(malformed) => self.handle_malformed(peer, access, &malformed),
+        }
+    }
+
+    fn handle_malformed(&mut self, peer: Peer, access: Access, malformed: &Malformed) {
+        self.counters.malformed += 1;
+        tracing::debug!(remote = %peer.remote, "malformed SIP: {}", malformed.why);
+        let Some(request) = &malformed.answerable else { return };
+        if access == Access::Trusted && request.method != Method::Ack {
+            self.reply_stateless(peer, request, malformed.status, &[]);
+        }
+    }
+
+    /// One response without a transaction behind it; it is sent once and not larger than it must be.
+    fn reply_stateless(&mut self, peer: Peer, request: &RequestMessage, status: u16, more: &[(&str, &str)]) {
+        let mut request = request.clone();
+        stamp_source(&mut request, peer.remote);
+        let tag = self.token();
+        let mut response = response_to(&request, status, Some(&tag));
+        for (name, value) in more {
+            response.headers.push(name, (*value).to_owned());
+        }
+        let to = response_peer(&request, peer);
+        self.send(to, response.to_bytes());
+    }
+
+    fn handle_request(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        access: Access,
+        length: usize,
+        mut request: RequestMessage,
+    ) {
+        self.counters.requests += 1;
+        let dialog = self.dialog_of(&request);
+        if access == Access::Stranger && dialog.is_none() {
+            return self.turn_away(peer, length, request);
+        }
+        stamp_source(&mut request, peer.remote);
+        let Some(key) = server_key(&request) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        if request.method == Method::Ack {
+            return self.handle_ack(now, &key, dialog, &request);
+        }
+        if let Some(id) = self.server_of.get(&key).copied() {
+            return self.repeat_server(id);
+        }
+        if self.servers.len() >= self.settings.max_transactions {
+            self.counters.overload += 1;
+            return self.reply_stateless(peer, &request, 503, &[("Retry-After", "10")]);
+        }
+        if let Some(refusal) = refusal_of(&request) {
+            return self.answer(now, peer, key, request, refusal);
+        }
+        match (&request.method, dialog) {
+            (Method::Cancel, _) => self.handle_cancel(now, peer, key, request),
+            (_, Some(session)) => self.handle_in_dialog(now, peer, key, session, request),
+            (method, None) if request.to().is_some_and(|to| to.tag().is_some()) => {
+                tracing::debug!(method = method.as_str(), "a request of a dialog that is not here");
+                self.answer(now, peer, key, request, plain(481));
+            }
+            (Method::Invite, None) => self.handle_invite(now, peer, key, request),
+            (Method::Options, None) => self.handle_options(now, peer, key, request),
+            (Method::Bye, None) => self.answer(now, peer, key, request, plain(481)),
+            (_, None) => self.answer(now, peer, key, request, plain(405)),
+        }
+    }
+
+    /// A stranger's request: nothing is kept, and what is sent is never larger than what came.
+    fn turn_away(&mut self, peer: Peer, length: usize, mut request: RequestMessage) {
+        if self.settings.strangers == Strangers::Drop || request.method == Method::Ack {
+            self.counters.strangers_dropped += 1;
+            return;
+        }
+        stamp_source(&mut request, peer.remote);
+        let mut response = response_to(&request, 403, None);
+        response.reason = "No".to_owned();
+        let bytes = response.to_bytes();
+        if bytes.len() > length {
+            self.counters.strangers_dropped += 1;
+            return;
+        }
+        self.counters.strangers_rejected += 1;
+        self.send(response_peer(&request, peer), bytes);
+    }
+
+    /// The session whose dialog the request names.
+    fn dialog_of(&self, request: &RequestMessage) -> Option<SessionId> {
+        let local_tag = request.to()?.tag()?.to_owned();
+        let remote_tag = request.from()?.tag().unwrap_or_default().to_owned();
+        let key = DialogKey { call_id: request.call_id()?.to_owned(), local_tag, remote_tag };
+        self.session_of.get(&key).copied()
+    }
+
+    /// Answers finally through a transaction of its own.
+    pub(super) fn answer(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        key: String,
+        request: RequestMessage,
+        response: Response,
+    ) {
+        let to = response_peer(&request, peer);
+        let tag = self.token();
+        let message = self.finish_response(&request, &response, &tag, peer);
+        let id = self.start_server(key, None, to, request, None);
+        self.send_response(now, id, &message);
+    }
+
+    fn handle_options(&mut self, now: Instant, peer: Peer, key: String, request: RequestMessage) {
+        let mut response = plain(if self.ready { 200 } else { 503 });
+        if self.ready {
+            for (name, value) in [("Allow", ALLOW), ("Accept", ACCEPT), ("Accept-Encoding", "identity")] {
+                response.headers.push((name.to_owned(), value.to_owned()));
+            }
+        } else {
+            response.headers.push(("Retry-After".to_owned(), "10".to_owned()));
+        }
+        self.answer(now, peer, key, request, response);
+    }
+
+    fn handle_ack(&mut self, now: Instant, key: &str, dialog: Option<SessionId>, request: &RequestMessage) {
+        // The ACK of a failure has the branch of its INVITE; that of a 2xx is a request of the dialog.
+        if let Some(id) = self.server_of.get(key).copied()
+            && let Some(transaction) = self.servers.get_mut(&id)
+            && let ServerMachine::Invite(machine) = &mut transaction.machine
+        {
+            machine.handle_ack(now);
+            return self.tend_server(id);
+        }
+        match dialog {
+            Some(session) => self.session_acked(now, session, request),
+            None => self.counters.stray += 1,
+        }
+    }
+}
+
+pub(super) fn plain(status: u16) -> Response {
+    Response { status, ..Response::default() }
+}
+
+/// The checks of §8.2.1 to §8.2.3 that need no state.
+fn refusal_of(request: &RequestMessage) -> Option<Response> {
+    if request.headers.value("Max-Forwards").is_some_and(|hops| hops.trim() == "0")
+        && request.method != Method::Options
+    {
+        return Some(plain(483));
+    }
+    let required: Vec<&str> = request.headers.list("Require").filter(|tag| !tag.is_empty()).collect();
+    if !required.is_empty() && request.method != Method::Cancel {
+        let headers = vec![("Unsupported".to_owned(), required.join(", "))];
+        return Some(Response { headers, ..plain(420) });
+    }
+    let kind = request.headers.value("Content-Type").unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let with_offer = request.method == Method::Invite && !request.body.is_empty();
+    if with_offer && kind != "application/sdp" {
+        return Some(Response {
+            headers: vec![("Accept".to_owned(), "application/sdp".to_owned())],
+            ..plain(415)
+        });
+    }
+    None
+}
+
+/// What a server transaction is found by: the branch, sent-by and method (an ACK and a CANCEL find their INVITE
+/// by it too), or for peers of RFC 2543 the identity of the request.
+pub(super) fn server_key(request: &RequestMessage) -> Option<String> {
+    let via = request.via()?;
+    let method = match request.method {
+        Method::Ack => "INVITE",
+        _ => request.method.as_str(),
+    };
+    let sent_by = format!("{}:{}", via.host.to_ascii_lowercase(), via.port.unwrap_or(5060));
+    if let Some(branch) = via.unique_branch() {
+        return Some(format!("{branch}|{sent_by}|{method}"));
+    }
+    let branch = via.branch().unwrap_or_default();
+    let cseq = request.cseq()?.number;
+    let from = request.from()?;
+    let tag = from.tag().unwrap_or_default();
+    Some(format!("{}|{tag}|{cseq}|{}|{sent_by}|{branch}|{method}", request.call_id()?, request.uri))
+}

@@ -1,0 +1,359 @@
+//! The SIP endpoint: it owns every transaction and dialog of the box and turns bytes into events.
+//!
+//! How to drive it: give it what happened (`handle_*`) or what is wanted (`invite`, `respond`, `ack`, `bye`, …), then
+//! drain [`Endpoint::poll`], then sleep until [`Endpoint::wake_at`] and call [`Endpoint::handle_time`].
+//!
+//! ```text
+//! bytes ─▶ parse ─▶ transaction ─▶ dialog / session ─▶ Event
+//! respond, bye, … ─▶ dialog ─▶ transaction ─▶ Do::Send
+//! ```
+//! It knows nothing of SDP and does not decide who may call: [`Access`] comes with the bytes.
+
+mod compose;
+mod connection;
+mod inbound;
+mod session;
+#[cfg(test)]
+mod tests;
+mod transactions;
+mod uac;
+mod uas;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+
+use super::dialog::DialogKey;
+use super::header::NameAddr;
+pub use super::message::{Body, Headers, Method};
+pub use super::transaction::Timers;
+use super::uri::Uri;
+use connection::Connections;
+use session::Session;
+use transactions::{ClientTransaction, ServerTransaction};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    Udp,
+    Tcp,
+}
+
+impl Transport {
+    /// As written in Via.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Udp => "UDP",
+            Transport::Tcp => "TCP",
+        }
+    }
+
+    pub fn is_reliable(self) -> bool {
+        match self {
+            Transport::Udp => false,
+            Transport::Tcp => true,
+        }
+    }
+}
+
+/// One stream connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// The endpoint's handle of one INVITE session, from the INVITE to the end of its dialog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// One request inside a session, ours or theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Both ends of a hop. `local` is our own listening address as the peer sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub transport: Transport,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    pub connection: Option<ConnectionId>,
+}
+
+/// What the source address is allowed, decided before parsing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Trusted,
+    /// Only responses to us and requests of dialogs we know are taken.
+    Stranger,
+}
+
+/// What strangers' requests get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strangers {
+    #[default]
+    Drop,
+    /// One stateless 403, never larger than the request.
+    Reject,
+}
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Written in User-Agent and Server; empty: left out.
+    pub user_agent: String,
+    pub timers: Timers,
+    pub strangers: Strangers,
+    /// User part of our Contact.
+    pub contact_user: String,
+    /// The address in Contact and Via; `None`: the local address of the hop.
+    pub advertise: Option<IpAddr>,
+    /// INVITE sessions at one time; over it 503 without state.
+    pub max_sessions: usize,
+    pub max_transactions: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            user_agent: "Eyeline".to_owned(),
+            timers: Timers::default(),
+            strangers: Strangers::Drop,
+            contact_user: "eyeline".to_owned(),
+            advertise: None,
+            max_sessions: 20_000,
+            max_transactions: 200_000,
+        }
+    }
+}
+
+/// A response as its user writes it; the rest of the headers comes from the request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Response {
+    pub status: u16,
+    /// `None`: the standard phrase.
+    pub reason: Option<String>,
+    pub headers: Vec<(String, String)>,
+    pub body: Option<Body>,
+}
+
+/// A new INVITE.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    pub peer: Peer,
+    pub request_uri: Uri,
+    pub from: NameAddr,
+    pub to: NameAddr,
+    pub call_id: String,
+    pub headers: Headers,
+    pub body: Option<Body>,
+}
+
+/// An INVITE to send.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    pub to: Uri,
+    pub from: NameAddr,
+    pub destination: SocketAddr,
+    pub transport: Transport,
+    /// Our own listening address towards the destination.
+    pub local: SocketAddr,
+    pub headers: Vec<(String, String)>,
+    pub body: Option<Body>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A new call; 100 has been sent.
+    Invited { session: SessionId, invite: Box<Incoming> },
+    /// The caller gave up; 200 and 487 have been sent. Session over.
+    Cancelled { session: SessionId },
+    /// Our 2xx (or our re-INVITE answer) arrived.
+    Acked { session: SessionId, body: Option<Body> },
+    /// No ACK for 64 × T1; BYE has been sent.
+    AckTimedOut { session: SessionId },
+    /// Answer with `respond_to`.
+    Reinvited { session: SessionId, request: RequestId, headers: Headers, body: Option<Body> },
+    /// INFO, MESSAGE and the like inside the dialog; answer with `respond_to`.
+    Requested { session: SessionId, request: RequestId, method: Method, headers: Headers, body: Option<Body> },
+    /// 200 has been sent. Session over.
+    ByeReceived { session: SessionId, reason: Option<String> },
+    /// 101-199 to our INVITE.
+    Progress { session: SessionId, status: u16, headers: Headers, body: Option<Body> },
+    /// 2xx to our INVITE; answer with `ack`.
+    Answered { session: SessionId, headers: Headers, body: Option<Body> },
+    /// Our INVITE failed: final response, 408 after a timeout, 503 after a transport error. Session over.
+    Failed { session: SessionId, status: u16, reason: String, headers: Headers },
+    /// Final response to our request inside the dialog.
+    Responded { session: SessionId, request: RequestId, status: u16, headers: Headers, body: Option<Body> },
+    /// Our BYE or CANCEL is done. Session over.
+    Ended { session: SessionId },
+}
+
+impl Event {
+    pub fn session(&self) -> SessionId {
+        match self {
+            Event::Invited { session, .. }
+            | Event::Cancelled { session }
+            | Event::Acked { session, .. }
+            | Event::AckTimedOut { session }
+            | Event::Reinvited { session, .. }
+            | Event::Requested { session, .. }
+            | Event::ByeReceived { session, .. }
+            | Event::Progress { session, .. }
+            | Event::Answered { session, .. }
+            | Event::Failed { session, .. }
+            | Event::Responded { session, .. }
+            | Event::Ended { session } => *session,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub enum Do {
+    Send { peer: Peer, bytes: Vec<u8> },
+    Connect { connection: ConnectionId, transport: Transport, remote: SocketAddr },
+    Close(ConnectionId),
+    Event(Event),
+}
+
+/// What happened to messages since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub requests: u64,
+    pub responses: u64,
+    pub malformed: u64,
+    /// Requests of strangers without an answer.
+    pub strangers_dropped: u64,
+    pub strangers_rejected: u64,
+    /// Messages of ours sent again by a timer or a repeat of the peer's.
+    pub retransmissions: u64,
+    /// Repeats of the peer's requests.
+    pub repeats: u64,
+    /// Responses and ACKs that belong to nothing.
+    pub stray: u64,
+    /// Refused for want of room.
+    pub overload: u64,
+    pub transport_errors: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Client(u64),
+    Server(u64),
+    Session(SessionId),
+}
+
+/// All SIP state of one user agent.
+pub struct Endpoint {
+    settings: Settings,
+    rng: StdRng,
+    ready: bool,
+    counters: Counters,
+    clients: HashMap<u64, ClientTransaction>,
+    /// Branch and method.
+    client_of: HashMap<(String, Method), u64>,
+    servers: HashMap<u64, ServerTransaction>,
+    server_of: HashMap<String, u64>,
+    /// Call-ID, From tag and CSeq of open initial INVITEs, to see merged ones (§8.2.2.2).
+    merges: HashMap<String, u64>,
+    sessions: HashMap<SessionId, Session>,
+    session_of: HashMap<DialogKey, SessionId>,
+    connections: Connections,
+    timers: BTreeSet<(Instant, Timer)>,
+    next: u64,
+    out: VecDeque<Do>,
+}
+
+impl Endpoint {
+    /// `seed` feeds tags, branches and Call-IDs.
+    pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
+        Endpoint {
+            settings,
+            rng: StdRng::from_seed(seed),
+            ready: true,
+            counters: Counters::default(),
+            clients: HashMap::new(),
+            client_of: HashMap::new(),
+            servers: HashMap::new(),
+            server_of: HashMap::new(),
+            merges: HashMap::new(),
+            sessions: HashMap::new(),
+            session_of: HashMap::new(),
+            connections: Connections::default(),
+            timers: BTreeSet::new(),
+            next: 0,
+            out: VecDeque::new(),
+        }
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Sessions whose dialog is not over.
+    pub fn open_sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Transactions not yet forgotten.
+    pub fn open_transactions(&self) -> usize {
+        self.clients.len() + self.servers.len()
+    }
+
+    /// Whether OPTIONS is answered 200 or 503.
+    pub fn set_ready(&mut self, ready: bool) {
+        self.ready = ready;
+    }
+
+    pub fn poll(&mut self) -> Option<Do> {
+        self.out.pop_front()
+    }
+
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    pub fn handle_time(&mut self, now: Instant) {
+        while let Some((at, timer)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            match timer {
+                Timer::Client(id) => self.client_time(now, id),
+                Timer::Server(id) => self.server_time(now, id),
+                Timer::Session(id) => self.session_time(now, id),
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.out.push_back(Do::Event(event));
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// 64 random bits as text, for tags, branches and Call-IDs.
+    fn token(&mut self) -> String {
+        format!("{:016x}", self.rng.next_u64())
+    }
+
+    /// Moves one timer from where it was armed to where it is wanted.
+    fn rearm(&mut self, timer: Timer, armed: Option<Instant>, wanted: Option<Instant>) {
+        if armed == wanted {
+            return;
+        }
+        if let Some(at) = armed {
+            self.timers.remove(&(at, timer));
+        }
+        if let Some(at) = wanted {
+            self.timers.insert((at, timer));
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        self.settings.timers.patience()
+    }
+}

@@ -1,0 +1,408 @@
+//! Our INVITEs and requests inside dialogs: the client side of RFC 3261 §9, §13, §14 and §15.
+
+use std::time::Instant;
+
+use super::super::dialog::Dialog;
+use super::super::header::NameAddr;
+use super::super::message::{Body, Headers, Method, RequestMessage, ResponseMessage, reason_phrase};
+use super::compose::{ALLOW, dialog_peer, set_body};
+use super::session::{Cancel, Session, State};
+use super::transactions::{ClientMachine, User};
+use super::{Endpoint, Event, Outgoing, Peer, RequestId, SessionId};
+use crate::sip::transaction::client_invite::Received;
+
+impl Endpoint {
+    /// Sends an INVITE and makes its session.
+    pub fn invite(&mut self, now: Instant, outgoing: Outgoing) -> SessionId {
+        let session = SessionId(self.new_id());
+        let tag = self.token();
+        let peer = Peer {
+            transport: outgoing.transport,
+            local: outgoing.local,
+            remote: outgoing.destination,
+            connection: None,
+        };
+        let (branch, via) = self.new_via(peer.transport, peer.local);
+        let mut from = outgoing.from;
+        from.set_tag(&tag);
+        let mut headers = Headers::default();
+        headers.push("Via", via);
+        headers.push("Max-Forwards", "70".to_owned());
+        headers.push("From", from.to_string());
+        headers.push("To", NameAddr::new(outgoing.to.clone()).to_string());
+        headers.push("Call-ID", self.token());
+        headers.push("CSeq", "1 INVITE".to_owned());
+        headers.push("Contact", self.contact(peer.transport, peer.local));
+        headers.push("Allow", ALLOW.to_owned());
+        self.identify(&mut headers, "User-Agent");
+        for (name, value) in &outgoing.headers {
+            headers.push(name, value.clone());
+        }
+        let mut body = Vec::new();
+        set_body(&mut headers, &mut body, outgoing.body.as_ref());
+        let request = RequestMessage { method: Method::Invite, uri: outgoing.to, headers, body };
+        let state = State::Inviting { cancel: Cancel::No };
+        let mut made = Session::new(state, peer, outgoing.local, tag, 0);
+        made.sent_invite = Some(request.clone());
+        self.sessions.insert(session, made);
+        let id = self.start_client(now, peer, branch, request, User::Invite(session));
+        if let Some(made) = self.sessions.get_mut(&session) {
+            made.invite = id;
+        }
+        session
+    }
+
+    /// Acknowledges the 2xx to our INVITE, with an answer when the 2xx carried the offer.
+    pub fn ack(&mut self, now: Instant, session: SessionId, body: Option<Body>) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let State::Accepted { cseq } = state.state else { return };
+        state.state = State::Confirmed;
+        self.send_ack(now, session, cseq, body.as_ref());
+    }
+
+    fn send_ack(&mut self, _now: Instant, session: SessionId, cseq: u32, body: Option<&Body>) {
+        let Some(state) = self.sessions.get(&session) else { return };
+        let Some(dialog) = &state.dialog else { return };
+        let (peer, tag) = (dialog_peer(dialog, state), dialog.key.remote_tag.clone());
+        let ack = dialog.ack(cseq);
+        let bytes = self.complete(session, ack, peer, body);
+        self.send(peer, bytes.clone());
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.keep_ack(cseq, tag, peer, bytes);
+        }
+    }
+
+    /// The bytes of an ACK to a 2xx: a request without a transaction.
+    fn complete(
+        &mut self,
+        session: SessionId,
+        mut ack: RequestMessage,
+        peer: Peer,
+        body: Option<&Body>,
+    ) -> Vec<u8> {
+        let (_, via) = self.new_via(peer.transport, peer.local);
+        ack.headers.prepend("Via", via);
+        if let Some(state) = self.sessions.get(&session) {
+            self.finish_request(&mut ack, state, &[], body);
+        }
+        ack.to_bytes()
+    }
+
+    /// Gives up our INVITE: CANCEL as soon as a provisional response allows it (§9.1). `Failed` or `Ended` follows.
+    pub fn cancel(&mut self, now: Instant, session: SessionId) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let State::Inviting { cancel } = &mut state.state else { return };
+        if *cancel != Cancel::No {
+            return;
+        }
+        *cancel = Cancel::Wanted;
+        let invite = state.invite;
+        let may = self.clients.get(&invite).is_some_and(|transaction| match &transaction.machine {
+            ClientMachine::Invite(machine) => machine.is_proceeding(),
+            ClientMachine::Other(_) => false,
+        });
+        if may {
+            self.send_cancel(now, session);
+        }
+    }
+
+    fn send_cancel(&mut self, now: Instant, session: SessionId) {
+        let patience = self.patience();
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.state = State::Inviting { cancel: Cancel::Sent { give_up_at: now + patience } };
+        let Some(transaction) = self.clients.get(&state.invite) else { return };
+        let (peer, branch) = (transaction.peer, transaction.key.0.clone());
+        let cancel = hop_request(&transaction.request, Method::Cancel, None);
+        self.start_client(now, peer, branch, cancel, User::Nobody);
+        self.tend_session(session);
+    }
+
+    /// A cancelled INVITE whose final response never comes is given up.
+    pub(super) fn cancel_time(&mut self, now: Instant, session: SessionId) {
+        let Some(state) = self.sessions.get(&session) else { return };
+        let State::Inviting { cancel: Cancel::Sent { give_up_at } } = state.state else { return };
+        if now < give_up_at {
+            return;
+        }
+        let invite = state.invite;
+        if let Some(transaction) = self.clients.get_mut(&invite)
+            && let ClientMachine::Invite(machine) = &mut transaction.machine
+        {
+            machine.terminate();
+        }
+        self.tend_client(invite);
+        self.client_failed(now, User::Invite(session), 408);
+    }
+
+    /// Ends the session: BYE when there is a dialog, once their ACK has come. `Ended` follows.
+    pub fn bye(&mut self, now: Instant, session: SessionId, reason: Option<&str>) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        match &mut state.state {
+            State::Answered { bye } => *bye = Some(reason.map(str::to_owned)),
+            State::Accepted { cseq } => {
+                let cseq = *cseq;
+                state.state = State::Confirmed;
+                self.send_ack(now, session, cseq, None);
+                self.send_bye(now, session, reason);
+            }
+            State::Confirmed => self.send_bye(now, session, reason),
+            State::Invited => {
+                let response = super::Response { status: 480, ..super::Response::default() };
+                self.respond(now, session, response);
+            }
+            State::Inviting { .. } => self.cancel(now, session),
+            State::Closing => {}
+        }
+    }
+
+    fn send_bye(&mut self, now: Instant, session: SessionId, reason: Option<&str>) {
+        let headers: Vec<(String, String)> =
+            reason.map(|reason| ("Reason".to_owned(), reason.to_owned())).into_iter().collect();
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.state = State::Closing;
+            state.repeat = None;
+        }
+        self.start_in_dialog(now, session, Method::Bye, &headers, None, User::Bye(session));
+        self.tend_session(session);
+    }
+
+    /// Sends a request inside the dialog; `Responded` follows.
+    pub fn request(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        method: Method,
+        headers: Vec<(String, String)>,
+        body: Option<Body>,
+    ) -> RequestId {
+        let request = RequestId(self.new_id());
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.our_reinvite |= method == Method::Invite;
+        }
+        let user = User::Request(session, request);
+        self.start_in_dialog(now, session, method, &headers, body.as_ref(), user);
+        request
+    }
+
+    fn start_in_dialog(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        method: Method,
+        headers: &[(String, String)],
+        body: Option<&Body>,
+        user: User,
+    ) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(mut dialog) = state.dialog.take() else { return };
+        let peer = dialog_peer(&dialog, state);
+        let mut request = dialog.request(method);
+        state.dialog = Some(dialog);
+        let (branch, via) = self.new_via(peer.transport, peer.local);
+        request.headers.prepend("Via", via);
+        if let Some(state) = self.sessions.get(&session) {
+            self.finish_request(&mut request, state, headers, body);
+        }
+        self.start_client(now, peer, branch, request, user);
+    }
+
+    /// A response: matched by branch and CSeq method (§17.1.3).
+    pub(super) fn handle_response(&mut self, now: Instant, response: ResponseMessage) {
+        let branch = response.via().and_then(|via| via.branch().map(str::to_owned));
+        let method = response.cseq().map(|cseq| cseq.method);
+        let (Some(branch), Some(method)) = (branch, method) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let Some(id) = self.client_of.get(&(branch, method)).copied() else {
+            self.counters.stray += 1;
+            return;
+        };
+        let Some(transaction) = self.clients.get_mut(&id) else { return };
+        let user = transaction.user.clone();
+        let (deliver, ack) = match &mut transaction.machine {
+            ClientMachine::Invite(machine) => match machine.handle_response(now, response.status) {
+                Received::Deliver => (true, false),
+                Received::DeliverAndAck => (true, true),
+                Received::Ack => (false, true),
+                Received::Ignore => (false, false),
+            },
+            ClientMachine::Other(machine) => (machine.handle_response(now, response.status), false),
+        };
+        if ack {
+            // §17.1.1.3: same branch, the To of the response.
+            let ack = hop_request(&transaction.request, Method::Ack, response.headers.value("To"));
+            let peer = transaction.peer;
+            self.send(peer, ack.to_bytes());
+        }
+        self.tend_client(id);
+        if deliver {
+            self.deliver(now, user, response);
+        }
+    }
+
+    fn deliver(&mut self, now: Instant, user: User, response: ResponseMessage) {
+        match (user, response.status) {
+            (User::Invite(session), 100..=199) => self.invite_progress(now, session, response),
+            (User::Invite(session), 200..=299) => self.invite_answered(now, session, &response),
+            (User::Invite(session), status) => {
+                self.forget_session(session);
+                let reason = response.reason;
+                self.event(Event::Failed { session, status, reason, headers: response.headers });
+            }
+            (User::Request(session, request), 200..) => self.responded(now, session, request, response),
+            (User::Bye(session), 200..) => {
+                self.forget_session(session);
+                self.event(Event::Ended { session });
+            }
+            (User::Request(..) | User::Bye(_) | User::Nobody, _) => {}
+        }
+    }
+
+    fn invite_progress(&mut self, now: Instant, session: SessionId, response: ResponseMessage) {
+        let Some(state) = self.sessions.get(&session) else { return };
+        if matches!(state.state, State::Inviting { cancel: Cancel::Wanted }) {
+            self.send_cancel(now, session);
+        }
+        if response.status > 100 {
+            let body = response.body();
+            self.event(Event::Progress { session, status: response.status, headers: response.headers, body });
+        }
+    }
+
+    fn invite_answered(&mut self, now: Instant, session: SessionId, response: &ResponseMessage) {
+        let cseq = response.cseq().map_or(1, |cseq| cseq.number);
+        let tag = response.to().and_then(|to| to.tag().map(str::to_owned)).unwrap_or_default();
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let kept = state.acks.iter().find(|(known, remote, ..)| *known == cseq && *remote == tag);
+        if let Some((_, _, peer, bytes)) = kept {
+            // Our ACK was lost.
+            let (peer, bytes) = (*peer, bytes.clone());
+            self.counters.retransmissions += 1;
+            self.send(peer, bytes);
+            return;
+        }
+        let Some(invite) = &state.sent_invite else { return };
+        let Some(dialog) = Dialog::of_answer(invite, response) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let State::Inviting { cancel } = state.state else {
+            let ours = state.dialog.as_ref().is_some_and(|ours| ours.key == dialog.key);
+            // Another branch of a fork answered too: it gets its ACK and a BYE (§13.2.2.4).
+            return if ours { () } else { self.refuse_fork(now, session, dialog, cseq) };
+        };
+        self.session_of.insert(dialog.key.clone(), session);
+        state.dialog = Some(dialog);
+        if cancel == Cancel::No {
+            state.state = State::Accepted { cseq };
+            let (headers, body) = (response.headers.clone(), response.body());
+            self.event(Event::Answered { session, headers, body });
+        } else {
+            // The answer overtook our CANCEL.
+            state.state = State::Confirmed;
+            self.send_ack(now, session, cseq, None);
+            self.send_bye(now, session, None);
+        }
+        self.tend_session(session);
+    }
+
+    fn refuse_fork(&mut self, now: Instant, session: SessionId, mut dialog: Dialog, cseq: u32) {
+        let Some(state) = self.sessions.get(&session) else { return };
+        let peer = dialog_peer(&dialog, state);
+        let tag = dialog.key.remote_tag.clone();
+        let ack = dialog.ack(cseq);
+        let bytes = self.complete(session, ack, peer, None);
+        self.send(peer, bytes.clone());
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.keep_ack(cseq, tag, peer, bytes);
+        }
+        let mut bye = dialog.request(Method::Bye);
+        let (branch, via) = self.new_via(peer.transport, peer.local);
+        bye.headers.prepend("Via", via);
+        self.start_client(now, peer, branch, bye, User::Nobody);
+    }
+
+    fn responded(&mut self, now: Instant, session: SessionId, request: RequestId, response: ResponseMessage) {
+        let body = response.body();
+        let cseq = response.cseq();
+        let is_invite = cseq.as_ref().is_some_and(|cseq| cseq.method == Method::Invite);
+        let number = cseq.map_or(0, |cseq| cseq.number);
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        if is_invite {
+            let kept = state.acks.iter().find(|(known, ..)| *known == number);
+            if let Some((_, _, peer, bytes)) = kept {
+                let (peer, bytes) = (*peer, bytes.clone());
+                self.counters.retransmissions += 1;
+                self.send(peer, bytes);
+                return;
+            }
+            state.our_reinvite = false;
+            if response.status < 300 {
+                if let Some(dialog) = &mut state.dialog {
+                    dialog.refresh_target(response.contact());
+                }
+                self.send_ack(now, session, number, None);
+            }
+        }
+        let status = response.status;
+        self.event(Event::Responded { session, request, status, headers: response.headers, body });
+        // §12.2.1.2: the peer does not know the dialog any more.
+        if status == 481 {
+            self.forget_session(session);
+            self.event(Event::ByeReceived { session, reason: None });
+        }
+    }
+
+    /// A request of ours got no response (408) or could not be sent (503).
+    pub(super) fn client_failed(&mut self, now: Instant, user: User, status: u16) {
+        let reason = reason_phrase(status).to_owned();
+        match user {
+            User::Invite(session) => {
+                if self.sessions.get(&session).is_some_and(|s| matches!(s.state, State::Inviting { .. })) {
+                    self.forget_session(session);
+                    self.event(Event::Failed { session, status, reason, headers: Headers::default() });
+                }
+            }
+            User::Request(session, request) => {
+                if let Some(state) = self.sessions.get_mut(&session) {
+                    state.our_reinvite = false;
+                }
+                let headers = Headers::default();
+                self.event(Event::Responded { session, request, status, headers, body: None });
+                if status == 408 {
+                    // §12.2.1.2: a dialog whose peer does not answer is over.
+                    self.bye(now, session, Some("SIP;cause=408;text=\"no answer inside the dialog\""));
+                    self.event(Event::ByeReceived { session, reason: None });
+                }
+            }
+            User::Bye(session) => {
+                self.forget_session(session);
+                self.event(Event::Ended { session });
+            }
+            User::Nobody => {}
+        }
+    }
+}
+
+/// CANCEL (§9.1) and the ACK of a failure (§17.1.1.3): the INVITE's own hop, routes and CSeq number.
+fn hop_request(invite: &RequestMessage, method: Method, to: Option<&str>) -> RequestMessage {
+    let mut headers = Headers::default();
+    if let Some(via) = invite.headers.list("Via").next() {
+        headers.push("Via", via.to_owned());
+    }
+    for route in invite.headers.values("Route") {
+        headers.push("Route", route.to_owned());
+    }
+    headers.push("Max-Forwards", "70".to_owned());
+    for name in ["From", "To", "Call-ID"] {
+        let own = invite.headers.value(name);
+        let value = if name == "To" { to.or(own) } else { own };
+        if let Some(value) = value {
+            headers.push(name, value.to_owned());
+        }
+    }
+    let number = invite.cseq().map_or(1, |cseq| cseq.number);
+    headers.push("CSeq", format!("{number} {}", method.as_str()));
+    RequestMessage { method, uri: invite.uri.clone(), headers, body: Vec::new() }
+}

@@ -1,0 +1,330 @@
+//! Their INVITEs and what they ask inside a dialog: the server side of RFC 3261 §9, §13, §14 and §15.
+
+use std::time::Instant;
+
+use super::super::dialog::Dialog;
+use super::super::message::{Method, RequestMessage};
+use super::compose::response_peer;
+use super::inbound::{plain, server_key};
+use super::session::{Repeat, Session, State};
+use super::transactions::ServerMachine;
+use super::{Endpoint, Event, Incoming, Peer, RequestId, Response, SessionId, Timer};
+
+impl Endpoint {
+    pub(super) fn handle_invite(&mut self, now: Instant, peer: Peer, key: String, request: RequestMessage) {
+        let merge = merge_key(&request);
+        if merge.as_ref().is_some_and(|merge| self.merges.contains_key(merge)) {
+            return self.answer(now, peer, key, request, plain(482));
+        }
+        if self.sessions.len() >= self.settings.max_sessions {
+            self.counters.overload += 1;
+            let headers = vec![("Retry-After".to_owned(), "10".to_owned())];
+            return self.answer(now, peer, key, request, Response { headers, ..plain(503) });
+        }
+        let tag = self.token();
+        let dialog = Dialog::of_invited(&request, &tag, 0);
+        let (Some(dialog), Some(from), Some(to), Some(call_id)) =
+            (dialog, request.from(), request.to(), request.call_id().map(str::to_owned))
+        else {
+            self.counters.malformed += 1;
+            return self.answer(now, peer, key, request, plain(400));
+        };
+        let session = SessionId(self.new_id());
+        let invite = Incoming {
+            peer,
+            request_uri: request.uri.clone(),
+            from,
+            to,
+            call_id,
+            headers: request.headers.clone(),
+            body: request.body(),
+        };
+        let translated = behind_translator(&request, peer);
+        let to = response_peer(&request, peer);
+        let transaction = self.start_server(key, merge, to, request, Some(session));
+        let mut state = Session::new(State::Invited, peer, peer.local, tag, transaction);
+        state.behind_translator = translated;
+        self.session_of.insert(dialog.key.clone(), session);
+        state.dialog = Some(dialog);
+        self.sessions.insert(session, state);
+        self.trying(now, transaction);
+        self.event(Event::Invited { session, invite: Box::new(invite) });
+    }
+
+    fn trying(&mut self, now: Instant, transaction: u64) {
+        let Some(server) = self.servers.get(&transaction) else { return };
+        let message = super::compose::response_to(&server.request, 100, None);
+        self.send_response(now, transaction, &message);
+    }
+
+    /// Answers the INVITE of a session: 18x, 2xx (repeated until its ACK), or a final refusal that ends the session.
+    pub fn respond(&mut self, now: Instant, session: SessionId, response: Response) {
+        let Some(state) = self.sessions.get(&session) else { return };
+        if !matches!(state.state, State::Invited) {
+            return;
+        }
+        let (transaction, tag, peer) = (state.invite, state.local_tag.clone(), state.peer);
+        let Some(server) = self.servers.get(&transaction) else { return };
+        let message = self.finish_response(&server.request, &response, &tag, peer);
+        if !self.send_response(now, transaction, &message) {
+            return;
+        }
+        match response.status {
+            0..=199 => {}
+            200..=299 => {
+                self.repeat_until_ack(now, session, transaction);
+                if let Some(state) = self.sessions.get_mut(&session) {
+                    state.state = State::Answered { bye: None };
+                }
+            }
+            _ => self.forget_session(session),
+        }
+    }
+
+    /// Keeps sending the transaction's 2xx until the session's ACK.
+    fn repeat_until_ack(&mut self, now: Instant, session: SessionId, transaction: u64) {
+        let Some(server) = self.servers.get(&transaction) else { return };
+        let timers = self.settings.timers;
+        let repeat = Repeat {
+            bytes: server.last.clone().unwrap_or_default(),
+            peer: server.peer,
+            cseq: server.request.cseq().map_or(0, |cseq| cseq.number),
+            // A stream loses nothing, but a proxy further on may: §13.3.1.4 repeats on every transport.
+            resend_at: now + timers.t1,
+            interval: timers.t1,
+            give_up_at: now + timers.patience(),
+        };
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.repeat = Some(repeat);
+        }
+        self.tend_session(session);
+    }
+
+    pub(super) fn session_time(&mut self, now: Instant, session: SessionId) {
+        let t2 = self.settings.timers.t2;
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.armed = None;
+        if let Some(repeat) = &mut state.repeat {
+            if now >= repeat.give_up_at {
+                state.repeat = None;
+                state.state = State::Confirmed;
+                self.event(Event::AckTimedOut { session });
+                return self.bye(now, session, Some("SIP;cause=408;text=\"ACK not received\""));
+            }
+            if now >= repeat.resend_at {
+                repeat.interval = (repeat.interval * 2).min(t2);
+                repeat.resend_at = now + repeat.interval;
+                let (peer, bytes) = (repeat.peer, repeat.bytes.clone());
+                self.counters.retransmissions += 1;
+                self.send(peer, bytes);
+            }
+        }
+        self.cancel_time(now, session);
+        self.tend_session(session);
+    }
+
+    pub(super) fn session_acked(&mut self, now: Instant, session: SessionId, request: &RequestMessage) {
+        let cseq = request.cseq().map_or(0, |cseq| cseq.number);
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        if state.repeat.as_ref().is_none_or(|repeat| repeat.cseq != cseq) {
+            // A repeated ACK.
+            return;
+        }
+        state.repeat = None;
+        let bye = match &mut state.state {
+            State::Answered { bye } => {
+                let bye = bye.take();
+                state.state = State::Confirmed;
+                bye
+            }
+            State::Invited | State::Inviting { .. } | State::Accepted { .. } => None,
+            State::Confirmed | State::Closing => None,
+        };
+        self.event(Event::Acked { session, body: request.body() });
+        if let Some(reason) = bye {
+            self.bye(now, session, reason.as_deref());
+        }
+        self.tend_session(session);
+    }
+
+    pub(super) fn handle_cancel(&mut self, now: Instant, peer: Peer, key: String, request: RequestMessage) {
+        let as_invite = RequestMessage { method: Method::Invite, ..request.clone() };
+        let invite = server_key(&as_invite).and_then(|key| self.server_of.get(&key).copied());
+        let Some(invite) = invite else {
+            return self.answer(now, peer, key, request, plain(481));
+        };
+        self.answer(now, peer, key, request, plain(200));
+        let Some(transaction) = self.servers.get(&invite) else { return };
+        let pending =
+            matches!(&transaction.machine, ServerMachine::Invite(machine) if machine.is_proceeding());
+        let Some(session) = transaction.session.filter(|_| pending) else { return };
+        let is_first = self.sessions.get(&session).is_some_and(|state| state.invite == invite);
+        if is_first {
+            self.respond(now, session, plain(487));
+            self.event(Event::Cancelled { session });
+        } else {
+            self.close_request(now, session, invite, plain(487));
+        }
+    }
+
+    /// A request inside a dialog.
+    pub(super) fn handle_in_dialog(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        key: String,
+        session: SessionId,
+        request: RequestMessage,
+    ) {
+        let Some(state) = self.sessions.get_mut(&session) else {
+            return self.answer(now, peer, key, request, plain(481));
+        };
+        let number = request.cseq().map_or(0, |cseq| cseq.number);
+        let in_order = state.dialog.as_mut().is_some_and(|dialog| dialog.take_remote_cseq(number));
+        if !in_order {
+            return self.answer(now, peer, key, request, plain(500));
+        }
+        if peer.connection.is_some() {
+            // The peer may have come back on a new stream.
+            state.peer = peer;
+        }
+        match request.method {
+            Method::Bye => self.handle_bye(now, peer, key, session, request),
+            Method::Invite => self.handle_reinvite(now, peer, key, session, request),
+            Method::Options => self.answer(now, peer, key, request, plain(200)),
+            Method::Info | Method::Message => self.hand_over(peer, key, session, request),
+            Method::Ack
+            | Method::Cancel
+            | Method::Update
+            | Method::Prack
+            | Method::Refer
+            | Method::Notify
+            | Method::Register
+            | Method::Subscribe
+            | Method::Publish
+            | Method::Other(_) => self.answer(now, peer, key, request, plain(405)),
+        }
+    }
+
+    fn handle_bye(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        key: String,
+        session: SessionId,
+        request: RequestMessage,
+    ) {
+        let reason = request.headers.value("Reason").map(str::to_owned);
+        self.answer(now, peer, key, request, plain(200));
+        let Some(state) = self.sessions.get(&session) else { return };
+        let open: Vec<u64> = state.open.values().copied().collect();
+        let early = matches!(state.state, State::Invited);
+        for transaction in open {
+            self.close_request(now, session, transaction, plain(487));
+        }
+        if early {
+            // §15.1.2: what waits for an answer gets 487. It also forgets the session.
+            self.respond(now, session, plain(487));
+        } else {
+            self.forget_session(session);
+        }
+        self.event(Event::ByeReceived { session, reason });
+    }
+
+    fn handle_reinvite(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        key: String,
+        session: SessionId,
+        request: RequestMessage,
+    ) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        if state.our_reinvite || matches!(state.state, State::Inviting { .. } | State::Accepted { .. }) {
+            return self.answer(now, peer, key, request, plain(491));
+        }
+        if state.their_reinvite || matches!(state.state, State::Invited) || state.repeat.is_some() {
+            // §14.2: the one before has no final response, or its ACK is missing.
+            let headers = vec![("Retry-After".to_owned(), "1".to_owned())];
+            return self.answer(now, peer, key, request, Response { headers, ..plain(500) });
+        }
+        state.their_reinvite = true;
+        if let Some(dialog) = &mut state.dialog {
+            dialog.refresh_target(request.contact());
+        }
+        self.hand_over(peer, key, session, request);
+    }
+
+    /// Gives a request to the session's user, who answers with `respond_to`.
+    fn hand_over(&mut self, peer: Peer, key: String, session: SessionId, request: RequestMessage) {
+        let id = RequestId(self.new_id());
+        let (method, headers, body) = (request.method.clone(), request.headers.clone(), request.body());
+        let to = response_peer(&request, peer);
+        let transaction = self.start_server(key, None, to, request, Some(session));
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.open.insert(id, transaction);
+        }
+        self.event(match method {
+            Method::Invite => Event::Reinvited { session, request: id, headers, body },
+            method => Event::Requested { session, request: id, method, headers, body },
+        });
+    }
+
+    /// Answers a request inside the dialog.
+    pub fn respond_to(&mut self, now: Instant, session: SessionId, request: RequestId, response: Response) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(transaction) = state.open.get(&request).copied() else { return };
+        if response.status >= 200 {
+            state.open.remove(&request);
+        }
+        self.close_request(now, session, transaction, response);
+    }
+
+    fn close_request(&mut self, now: Instant, session: SessionId, transaction: u64, response: Response) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(server) = self.servers.get(&transaction) else { return };
+        let is_invite = server.request.method == Method::Invite;
+        if is_invite && response.status >= 200 {
+            state.their_reinvite = false;
+        }
+        state.open.retain(|_, open| *open != transaction || response.status < 200);
+        let (tag, peer) = (state.local_tag.clone(), state.peer);
+        let message = self.finish_response(&server.request, &response, &tag, peer);
+        if self.send_response(now, transaction, &message)
+            && is_invite
+            && (200..300).contains(&response.status)
+        {
+            self.repeat_until_ack(now, session, transaction);
+        }
+    }
+
+    /// Arms the session's timer.
+    pub(super) fn tend_session(&mut self, session: SessionId) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let wanted = state.wake_at();
+        let armed = std::mem::replace(&mut state.armed, wanted);
+        self.rearm(Timer::Session(session), armed, wanted);
+    }
+
+    pub(super) fn forget_session(&mut self, session: SessionId) {
+        let Some(state) = self.sessions.remove(&session) else { return };
+        self.rearm(Timer::Session(session), state.armed, None);
+        if let Some(dialog) = state.dialog {
+            self.session_of.remove(&dialog.key);
+        }
+    }
+}
+
+/// One hop, and the address the peer knows itself by is not the one it is seen from.
+fn behind_translator(request: &RequestMessage, peer: Peer) -> bool {
+    let hops = request.headers.list("Via").count();
+    let seen = peer.remote.ip().to_canonical();
+    hops == 1 && request.via().is_some_and(|via| via.host_ip() != Some(seen))
+}
+
+/// §8.2.2.2: the same initial request over another path.
+fn merge_key(request: &RequestMessage) -> Option<String> {
+    let from = request.from()?;
+    let cseq = request.cseq()?.number;
+    Some(format!("{}|{}|{cseq}", request.call_id()?, from.tag().unwrap_or_default()))
+}

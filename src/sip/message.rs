@@ -1,0 +1,463 @@
+//! A SIP message in memory: start line, ordered headers as text, body as bytes.
+//!
+//! Reading bytes is in `parse`, writing them in `print`, the grammar of single values in `header`.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::header::{CSeq, NameAddr, Via, split_list};
+use super::uri::Uri;
+
+/// Methods compare with case (RFC 3261 section 7.1).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    Invite,
+    Ack,
+    Bye,
+    Cancel,
+    Options,
+    Info,
+    Message,
+    Update,
+    Prack,
+    Refer,
+    Notify,
+    Register,
+    Subscribe,
+    Publish,
+    Other(String),
+}
+
+impl Method {
+    pub fn as_str(&self) -> &str {
+        match self {
+            Method::Invite => "INVITE",
+            Method::Ack => "ACK",
+            Method::Bye => "BYE",
+            Method::Cancel => "CANCEL",
+            Method::Options => "OPTIONS",
+            Method::Info => "INFO",
+            Method::Message => "MESSAGE",
+            Method::Update => "UPDATE",
+            Method::Prack => "PRACK",
+            Method::Refer => "REFER",
+            Method::Notify => "NOTIFY",
+            Method::Register => "REGISTER",
+            Method::Subscribe => "SUBSCRIBE",
+            Method::Publish => "PUBLISH",
+            Method::Other(token) => token,
+        }
+    }
+}
+
+impl From<&str> for Method {
+    fn from(token: &str) -> Method {
+        match token {
+            "INVITE" => Method::Invite,
+            "ACK" => Method::Ack,
+            "BYE" => Method::Bye,
+            "CANCEL" => Method::Cancel,
+            "OPTIONS" => Method::Options,
+            "INFO" => Method::Info,
+            "MESSAGE" => Method::Message,
+            "UPDATE" => Method::Update,
+            "PRACK" => Method::Prack,
+            "REFER" => Method::Refer,
+            "NOTIFY" => Method::Notify,
+            "REGISTER" => Method::Register,
+            "SUBSCRIBE" => Method::Subscribe,
+            "PUBLISH" => Method::Publish,
+            other => Method::Other(other.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
+    }
+}
+
+/// Long names of headers with the letter of their compact form, most frequent first.
+const NAMES: &[(&str, Option<u8>)] = &[
+    ("Via", Some(b'v')),
+    ("From", Some(b'f')),
+    ("To", Some(b't')),
+    ("Call-ID", Some(b'i')),
+    ("CSeq", None),
+    ("Contact", Some(b'm')),
+    ("Content-Length", Some(b'l')),
+    ("Content-Type", Some(b'c')),
+    ("Max-Forwards", None),
+    ("Route", None),
+    ("Record-Route", None),
+    ("User-Agent", None),
+    ("Server", None),
+    ("Allow", None),
+    ("Accept", None),
+    ("Supported", Some(b'k')),
+    ("Require", None),
+    ("Proxy-Require", None),
+    ("Unsupported", None),
+    ("Subject", Some(b's')),
+    ("Session-Expires", Some(b'x')),
+    ("Min-SE", None),
+    ("Reason", None),
+    ("Warning", None),
+    ("Retry-After", None),
+    ("Expires", None),
+    ("Date", None),
+    ("Timestamp", None),
+    ("RSeq", None),
+    ("RAck", None),
+    ("Content-Encoding", Some(b'e')),
+    ("Content-Disposition", None),
+    ("Event", Some(b'o')),
+    ("Allow-Events", Some(b'u')),
+    ("Refer-To", Some(b'r')),
+    ("Referred-By", Some(b'b')),
+    ("Accept-Contact", Some(b'a')),
+    ("Reject-Contact", Some(b'j')),
+    ("Request-Disposition", Some(b'd')),
+    ("Identity", Some(b'y')),
+    ("Authorization", None),
+    ("Proxy-Authorization", None),
+    ("WWW-Authenticate", None),
+    ("Proxy-Authenticate", None),
+    ("P-Asserted-Identity", None),
+];
+
+/// The long name in its usual case for a known header or compact form.
+fn known_name(name: &str) -> Option<&'static str> {
+    match name.as_bytes() {
+        [letter] => {
+            let letter = letter.to_ascii_lowercase();
+            NAMES.iter().find(|(_, compact)| *compact == Some(letter)).map(|(long, _)| *long)
+        }
+        _ => NAMES.iter().find(|(long, _)| long.eq_ignore_ascii_case(name)).map(|(long, _)| *long),
+    }
+}
+
+/// Headers in order of appearance. Names compare without case; compact forms are folded to long names when added.
+///
+/// `Content-Length` never stands here: `parse` cuts the body by it, `print` writes the true one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers(Vec<(Cow<'static, str>, String)>);
+
+impl Headers {
+    pub fn new() -> Headers {
+        Headers(Vec::new())
+    }
+
+    pub fn with_capacity(lines: usize) -> Headers {
+        Headers(Vec::with_capacity(lines))
+    }
+
+    fn name(name: &str) -> Cow<'static, str> {
+        known_name(name).map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
+    }
+
+    /// The first line of that name.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.values(name).next()
+    }
+
+    /// Every line of that name.
+    pub fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0
+            .iter()
+            .filter(move |(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Every element of the comma lists of every line of that name. Not for headers whose values hold plain commas,
+    /// such as Date.
+    pub fn list(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.values(name).flat_map(split_list)
+    }
+
+    pub fn push(&mut self, name: &str, value: impl Into<String>) {
+        self.0.push((Headers::name(name), value.into()));
+    }
+
+    /// Puts a line in front of every other.
+    pub fn prepend(&mut self, name: &str, value: impl Into<String>) {
+        self.0.insert(0, (Headers::name(name), value.into()));
+    }
+
+    /// Replaces every line of that name by this one, at the place of the first.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) {
+        let name = Headers::name(name);
+        match self.0.iter().position(|(known, _)| known.eq_ignore_ascii_case(&name)) {
+            Some(first) => {
+                let mut index = 0;
+                self.0.retain(|(known, _)| {
+                    let keep = index <= first || !known.eq_ignore_ascii_case(&name);
+                    index += 1;
+                    keep
+                });
+                if let Some(line) = self.0.get_mut(first) {
+                    line.1 = value.into();
+                }
+            }
+            None => self.0.push((name, value.into())),
+        }
+    }
+
+    /// Replaces the first element of the comma list of that name and keeps the others: a received top Via.
+    pub fn set_first(&mut self, name: &str, value: &str) {
+        match self.0.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+            Some((_, line)) => {
+                let mut renewed = value.to_owned();
+                for other in split_list(line).skip(1) {
+                    renewed.push_str(", ");
+                    renewed.push_str(other);
+                }
+                *line = renewed;
+            }
+            None => self.push(name, value),
+        }
+    }
+
+    pub fn remove(&mut self, name: &str) {
+        self.0.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_ref(), value.as_str()))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The topmost Via.
+    pub fn via(&self) -> Option<Via> {
+        Via::parse(self.list("Via").next()?)
+    }
+
+    pub fn from(&self) -> Option<NameAddr> {
+        NameAddr::parse(self.value("From")?)
+    }
+
+    pub fn to(&self) -> Option<NameAddr> {
+        NameAddr::parse(self.value("To")?)
+    }
+
+    pub fn call_id(&self) -> Option<&str> {
+        self.value("Call-ID")
+    }
+
+    pub fn cseq(&self) -> Option<CSeq> {
+        CSeq::parse(self.value("CSeq")?)
+    }
+
+    /// The first Contact; `None` for `*`.
+    pub fn contact(&self) -> Option<NameAddr> {
+        NameAddr::parse(self.list("Contact").next()?)
+    }
+
+    /// The elements of Record-Route or Route that can be read, in order.
+    pub fn routes(&self, name: &str) -> Vec<NameAddr> {
+        self.list(name).filter_map(NameAddr::parse).collect()
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Body {
+    /// As in the Content-Type header, parameters included; empty when the header was missing.
+    pub content_type: String,
+    pub bytes: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestMessage {
+    pub method: Method,
+    pub uri: Uri,
+    pub headers: Headers,
+    pub body: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseMessage {
+    /// 100 to 699.
+    pub status: u16,
+    pub reason: String,
+    pub headers: Headers,
+    pub body: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    Request(RequestMessage),
+    Response(ResponseMessage),
+}
+
+/// What requests and responses read alike.
+macro_rules! readers {
+    ($message:ty) => {
+        impl $message {
+            /// The body with its type; `None` when it is empty.
+            pub fn body(&self) -> Option<Body> {
+                body_of(&self.headers, &self.body)
+            }
+
+            /// Sets or clears the body and its Content-Type.
+            pub fn set_body(&mut self, body: Option<Body>) {
+                match body {
+                    Some(Body { content_type, bytes }) => {
+                        self.headers.set("Content-Type", content_type);
+                        self.body = bytes;
+                    }
+                    None => {
+                        self.headers.remove("Content-Type");
+                        self.body.clear();
+                    }
+                }
+            }
+
+            /// The topmost Via.
+            pub fn via(&self) -> Option<Via> {
+                self.headers.via()
+            }
+
+            pub fn from(&self) -> Option<NameAddr> {
+                self.headers.from()
+            }
+
+            pub fn to(&self) -> Option<NameAddr> {
+                self.headers.to()
+            }
+
+            pub fn call_id(&self) -> Option<&str> {
+                self.headers.call_id()
+            }
+
+            pub fn cseq(&self) -> Option<CSeq> {
+                self.headers.cseq()
+            }
+
+            pub fn contact(&self) -> Option<NameAddr> {
+                self.headers.contact()
+            }
+        }
+    };
+}
+
+readers!(RequestMessage);
+readers!(ResponseMessage);
+
+fn body_of(headers: &Headers, bytes: &[u8]) -> Option<Body> {
+    if bytes.is_empty() {
+        return None;
+    }
+    let content_type = headers.value("Content-Type").unwrap_or_default().to_owned();
+    Some(Body { content_type, bytes: bytes.to_vec() })
+}
+
+impl RequestMessage {
+    pub fn new(method: Method, uri: Uri) -> RequestMessage {
+        RequestMessage { method, uri, headers: Headers::new(), body: Vec::new() }
+    }
+}
+
+impl ResponseMessage {
+    /// With the usual reason phrase and no headers.
+    pub fn new(status: u16) -> ResponseMessage {
+        ResponseMessage {
+            status,
+            reason: reason_phrase(status).to_owned(),
+            headers: Headers::new(),
+            body: Vec::new(),
+        }
+    }
+
+    /// An answer to `request` with the headers every answer repeats (RFC 3261 section 8.2.6.2), as they were
+    /// written. The tag of To is the caller's to add.
+    pub fn answering(request: &RequestMessage, status: u16) -> ResponseMessage {
+        let mut response = ResponseMessage::new(status);
+        for via in request.headers.values("Via") {
+            response.headers.push("Via", via);
+        }
+        for name in ["From", "To", "Call-ID", "CSeq"] {
+            if let Some(value) = request.headers.value(name) {
+                response.headers.push(name, value);
+            }
+        }
+        if status == 100
+            && let Some(timestamp) = request.headers.value("Timestamp")
+        {
+            response.headers.push("Timestamp", timestamp);
+        }
+        response
+    }
+}
+
+/// The usual words for a status; those of its class when it is unknown.
+pub fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        100 => "Trying",
+        180 => "Ringing",
+        181 => "Call Is Being Forwarded",
+        182 => "Queued",
+        183 => "Session Progress",
+        200 => "OK",
+        202 => "Accepted",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Moved Temporarily",
+        305 => "Use Proxy",
+        380 => "Alternative Service",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        410 => "Gone",
+        413 => "Request Entity Too Large",
+        415 => "Unsupported Media Type",
+        416 => "Unsupported URI Scheme",
+        420 => "Bad Extension",
+        421 => "Extension Required",
+        422 => "Session Interval Too Small",
+        423 => "Interval Too Brief",
+        480 => "Temporarily Unavailable",
+        481 => "Call/Transaction Does Not Exist",
+        482 => "Loop Detected",
+        483 => "Too Many Hops",
+        484 => "Address Incomplete",
+        485 => "Ambiguous",
+        486 => "Busy Here",
+        487 => "Request Terminated",
+        488 => "Not Acceptable Here",
+        489 => "Bad Event",
+        491 => "Request Pending",
+        493 => "Undecipherable",
+        500 => "Server Internal Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Server Time-out",
+        505 => "Version Not Supported",
+        513 => "Message Too Large",
+        600 => "Busy Everywhere",
+        603 => "Decline",
+        604 => "Does Not Exist Anywhere",
+        606 => "Not Acceptable",
+        _ => match status / 100 {
+            ..2 => "Progress",
+            2 => "Success",
+            3 => "Redirection",
+            4 => "Request Failure",
+            5 => "Server Failure",
+            6.. => "Global Failure",
+        },
+    }
+}

@@ -1,0 +1,20 @@
+//! Floor 2: RFC 3261 and friends, bytes to dialogs. Pure: time and randomness are arguments.
+//!
+//! Nothing here opens a socket, reads a clock or knows SDP: bodies are bytes with a content type.
+
+pub mod dialog;
+pub mod endpoint;
+pub mod header;
+pub mod message;
+pub mod parse;
+pub mod print;
+pub mod stream;
+pub mod transaction;
+pub mod uri;
+
+pub use endpoint::{
+    Access, Body, ConnectionId, Counters, Do, Endpoint, Event, Headers, Incoming, Method, Outgoing, Peer,
+    RequestId, Response, SessionId, Settings, Strangers, Timers, Transport,
+};
+pub use header::NameAddr;
+pub use uri::Uri;
