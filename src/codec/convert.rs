@@ -261,7 +261,7 @@ mod tests {
     fn a_picture_over_the_limit_takes_no_buffer_and_a_turned_one_fits() {
         let pool = FramePool::new(1);
         let source = picture(AVPixelFormat::AV_PIX_FMT_YUV420P, false, 1, 1);
-        let mut convert = |max| Converter::default().convert(&source, &pool, Pts::ZERO, max);
+        let convert = |max| Converter::default().convert(&source, &pool, Pts::ZERO, max);
         assert!(matches!(convert(Size::new(32, 16)), Ok(Converted::BadSize(_))));
         assert_eq!(pool.in_use(), 0);
         assert!(matches!(convert(Size::new(18, 32)), Ok(Converted::Picture(_))));

@@ -18,15 +18,8 @@ pub fn init() {
 }
 
 /// The shape of `av_log_format_line2` for this target's `va_list`.
-type FormatLine<V> = unsafe extern "C" fn(
-    *mut c_void,
-    c_int,
-    *const c_char,
-    V,
-    *mut c_char,
-    c_int,
-    *mut c_int,
-) -> c_int;
+type FormatLine<V> =
+    unsafe extern "C" fn(*mut c_void, c_int, *const c_char, V, *mut c_char, c_int, *mut c_int) -> c_int;
 
 /// Generic over the `va_list`, whose type has another name on every architecture.
 unsafe extern "C" fn log<V>(object: *mut c_void, level: c_int, format: *const c_char, arguments: V) {
@@ -316,7 +309,9 @@ mod tests {
 
     #[test]
     fn results_read_as_words() {
-        assert!(check(ffi::AVERROR_INVALIDDATA, "reading").is_err_and(|e| e.to_string().contains("Invalid data")));
+        assert!(
+            check(ffi::AVERROR_INVALIDDATA, "reading").is_err_and(|e| e.to_string().contains("Invalid data"))
+        );
         assert_eq!(check(3, "reading"), Ok(3));
     }
 }

@@ -178,7 +178,8 @@ mod tests {
     #[test]
     fn delimiters_and_encoder_advertisements_are_dropped() {
         let mut shaper = Shaper::default();
-        let (unit, key) = shaper.shape(&stream(&[&[0x09, 0xf0], &[0x06, 5, 1], &[0x61, 3]])).expect("a picture");
+        let (unit, key) =
+            shaper.shape(&stream(&[&[0x09, 0xf0], &[0x06, 5, 1], &[0x61, 3]])).expect("a picture");
         assert!(!key);
         assert_eq!(nal_units(&unit).map(|(_, u)| u).collect::<Vec<_>>(), [&[0x61, 3]]);
         assert!(shaper.shape(&stream(&[&[0x06, 5, 1]])).is_none());

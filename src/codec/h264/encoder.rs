@@ -11,7 +11,7 @@ use ffmpeg_next::ffi::{self, AVPictureType, AVPixelFormat};
 use crate::base::time::Pts;
 use crate::codec::ffmpeg::{AGAIN, CodecContext, Packet, Picture, broken, check};
 use crate::codec::h264::annexb::Shaper;
-use crate::codec::h264::hardware::{self, Upload};
+use crate::codec::h264::hardware::{self, Upload, Variant};
 use crate::media::access_unit::AccessUnit;
 use crate::media::codec::{CodecError, VideoEncoder};
 use crate::media::frame::{CleanFrame, Plane, Size};
@@ -89,7 +89,10 @@ impl EncoderSettings {
         let Size { width, height } = self.size;
         let sides_ok = [width, height].iter().all(|side| (16..=8192).contains(side) && side % 2 == 0);
         if !sides_ok {
-            return Err(broken(format!("{} cannot be encoded: both sides must be even, 16 to 8192", self.size)));
+            return Err(broken(format!(
+                "{} cannot be encoded: both sides must be even, 16 to 8192",
+                self.size
+            )));
         }
         if !(1..=240).contains(&self.fps) || !(16..=100_000).contains(&self.kbps) {
             let asked = format!("{} pictures a second at {} kb/s", self.fps, self.kbps);
@@ -236,12 +239,24 @@ fn set_rate(fields: &mut ffi::AVCodecContext, kbps: u32) {
     fields.rc_buffer_size = c_int::try_from(rate * BUFFER_MS / 1000).unwrap_or(c_int::MAX);
 }
 
-fn open_context(
+fn open_context(kind: EncoderKind, settings: &EncoderSettings) -> Result<(CodecContext, Upload), CodecError> {
+    let mut opened = Err(broken("nothing was tried"));
+    for variant in Variant::of(kind) {
+        opened = open_variant(kind, *variant, settings);
+        if opened.is_ok() {
+            break;
+        }
+    }
+    opened
+}
+
+fn open_variant(
     kind: EncoderKind,
+    variant: Variant,
     settings: &EncoderSettings,
 ) -> Result<(CodecContext, Upload), CodecError> {
     let mut context = CodecContext::encoder(kind.name())?;
-    let upload = hardware::prepare(kind, &mut context, settings.size)?;
+    let upload = hardware::prepare(kind, variant, &mut context, settings.size)?;
     let fields = context.fields();
     let side = |pixels: usize| c_int::try_from(pixels).unwrap_or(0);
     (fields.width, fields.height) = (side(settings.size.width), side(settings.size.height));
@@ -255,12 +270,12 @@ fn open_context(
     if let Some(level) = settings.profile_level_id.map(level_of) {
         fields.level = level;
     }
-    let mut options = hardware::options(kind);
+    let mut options = hardware::options(kind, variant);
     if let Some(bytes) = settings.max_nal_bytes {
         options.set("slice-max-size", &bytes.to_string());
         options.set("max_slice_size", &bytes.to_string());
     }
-    context.open(&mut options, &format!("opening {}", kind.name()))?;
+    context.open(&mut options, &format!("opening {}{}", kind.name(), hardware::advice(kind)))?;
     Ok((context, upload))
 }
 

@@ -11,8 +11,8 @@ use crate::media::codec::CodecError;
 use crate::media::frame::{Frame, Plane, Size};
 
 /// Options that make an encoder answer each picture at once and in Constrained Baseline.
-pub(super) fn options(kind: EncoderKind) -> Options {
-    Options::of(match kind {
+pub(super) fn options(kind: EncoderKind, variant: Variant) -> Options {
+    let mut options = Options::of(match kind {
         EncoderKind::X264 => &[
             ("preset", "ultrafast"),
             ("tune", "zerolatency"),
@@ -41,9 +41,46 @@ pub(super) fn options(kind: EncoderKind) -> Options {
             ("recovery_point_sei", "0"),
             ("pic_timing_sei", "0"),
         ],
-        EncoderKind::V4l2m2m => &[("num_output_buffers", "4"), ("num_capture_buffers", "4")],
+        EncoderKind::V4l2m2m => &[("num_output_buffers", "6"), ("num_capture_buffers", "4")],
         EncoderKind::OpenH264 => &[],
-    })
+    });
+    if kind == EncoderKind::Vaapi && variant == Variant::Other {
+        options.set("low_power", "1");
+    }
+    options
+}
+
+/// Devices of one kind differ in one thing that only opening shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Variant {
+    Usual,
+    /// V4L2: chroma interleaved. VAAPI: the low-power encoder, the only one of many newer Intel chips.
+    Other,
+}
+
+impl Variant {
+    /// What is worth trying, in order.
+    pub(super) fn of(kind: EncoderKind) -> &'static [Variant] {
+        match kind {
+            EncoderKind::V4l2m2m | EncoderKind::Vaapi => &[Variant::Usual, Variant::Other],
+            EncoderKind::Nvenc | EncoderKind::Qsv | EncoderKind::X264 | EncoderKind::OpenH264 => {
+                &[Variant::Usual]
+            }
+        }
+    }
+}
+
+/// What to look at when an encoder does not open.
+pub(super) fn advice(kind: EncoderKind) -> &'static str {
+    match kind {
+        EncoderKind::Nvenc => " (it needs an NVIDIA GPU with NVENC and its driver's libnvidia-encode)",
+        EncoderKind::V4l2m2m => {
+            " (it needs a V4L2 memory-to-memory H.264 encoder in /dev/video* and the group video)"
+        }
+        EncoderKind::Vaapi => " (it needs a VAAPI driver that encodes H.264, and the group render)",
+        EncoderKind::Qsv => " (it needs an Intel GPU and the Media SDK or oneVPL runtime)",
+        EncoderKind::X264 | EncoderKind::OpenH264 => "",
+    }
 }
 
 /// How a picture gets to the encoder.
@@ -59,16 +96,21 @@ pub(super) enum Upload {
 /// Sets the pixel format, and opens the device where one is needed.
 pub(super) fn prepare(
     kind: EncoderKind,
+    variant: Variant,
     context: &mut CodecContext,
     size: Size,
 ) -> Result<Upload, CodecError> {
     let (width, height) = (side(size.width), side(size.height));
-    match kind {
-        EncoderKind::Qsv => {
+    if kind == EncoderKind::V4l2m2m {
+        // The others are told by name; this one has no such option.
+        context.fields().profile = ffi::FF_PROFILE_H264_CONSTRAINED_BASELINE;
+    }
+    match (kind, variant) {
+        (EncoderKind::Qsv, _) | (EncoderKind::V4l2m2m, Variant::Other) => {
             context.fields().pix_fmt = AVPixelFormat::AV_PIX_FMT_NV12;
             Ok(Upload::Interleaved { width, height })
         }
-        EncoderKind::Vaapi => {
+        (EncoderKind::Vaapi, _) => {
             let frames = surfaces(width, height)?;
             let fields = context.fields();
             fields.pix_fmt = AVPixelFormat::AV_PIX_FMT_VAAPI;
@@ -77,7 +119,7 @@ pub(super) fn prepare(
             interleaved(&mut staging, width, height)?;
             Ok(Upload::Surface { frames, staging })
         }
-        EncoderKind::Nvenc | EncoderKind::V4l2m2m | EncoderKind::X264 | EncoderKind::OpenH264 => {
+        _ => {
             context.fields().pix_fmt = AVPixelFormat::AV_PIX_FMT_YUV420P;
             Ok(Upload::Planar)
         }
@@ -168,7 +210,10 @@ fn surfaces(width: c_int, height: c_int) -> Result<BufferRef, CodecError> {
     let kind = AVHWDeviceType::AV_HWDEVICE_TYPE_VAAPI;
     // SAFETY: no device name and no options: the default device.
     let code = unsafe { ffi::av_hwdevice_ctx_create(&mut device, kind, ptr::null(), ptr::null_mut(), 0) };
-    check(code, "opening the VAAPI device (is /dev/dri/renderD128 there and readable, and a driver installed?)")?;
+    check(
+        code,
+        "opening the VAAPI device (is /dev/dri/renderD128 there and readable, and a driver installed?)",
+    )?;
     let device = NonNull::new(device).map(BufferRef).ok_or_else(|| broken("no VAAPI device"))?;
     // SAFETY: a live device context.
     let frames = unsafe { ffi::av_hwframe_ctx_alloc(device.0.as_ptr()) };

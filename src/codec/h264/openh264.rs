@@ -20,6 +20,7 @@ use crate::media::frame::{CleanFrame, Plane, Size};
 /// `ENCODER_OPTION_BITRATE` and `ENCODER_OPTION_MAX_BITRATE` of `codec_app_def.h`.
 const OPTION_BITRATE: c_int = 5;
 const OPTION_MAX_BITRATE: c_int = 6;
+const OPTION_TRACE_LEVEL: c_int = 25;
 /// `SPATIAL_LAYER_ALL`.
 const ALL_LAYERS: c_int = 4;
 
@@ -57,7 +58,11 @@ impl OpenH264Encoder {
             let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
             config = config.max_slice_len(bytes);
         }
-        let encoder = Encoder::with_api_config(OpenH264API::from_source(), config).map_err(failed)?;
+        let mut encoder = Encoder::with_api_config(OpenH264API::from_source(), config).map_err(failed)?;
+        let mut quiet: c_int = 0;
+        // SAFETY: the level is read as an int, and is one of the options allowed before initialisation. The crate
+        // sets it too late for what the library says while it starts. A refusal costs a line on stderr.
+        let _ = unsafe { encoder.raw_api().set_option(OPTION_TRACE_LEVEL, (&raw mut quiet).cast()) };
         Ok(OpenH264Encoder {
             encoder,
             settings: settings.clone(),

@@ -32,7 +32,10 @@ const PSNR_MIN: f64 = 28.0;
 /// What the proof of bounded NAL units asks for: the payload of one RTP packet.
 const NAL_LIMIT: usize = 1200;
 
-static PROVEN: Mutex<Option<HashMap<(EncoderKind, bool), Result<(), CodecError>>>> = Mutex::new(None);
+/// By encoder and whether its NAL units were to be bounded.
+type Proofs = HashMap<(EncoderKind, bool), Result<(), CodecError>>;
+
+static PROVEN: Mutex<Option<Proofs>> = Mutex::new(None);
 
 /// The encoder for `setting`: "auto" or one of [`EncoderKind::name`]. Takes some 100 ms the first time.
 ///
@@ -53,7 +56,9 @@ fn choose_from(setting: &str, bounded: bool) -> Result<EncoderKind, CodecError> 
         let kind = EncoderKind::named(setting)
             .ok_or_else(|| broken(format!("no encoder is called {setting}: use auto or one of {names}")))?;
         return proven(kind, bounded).map(|()| kind).map_err(|why| {
-            broken(format!("the encoder {setting} does not work: {why}; use \"auto\" or another one of {names}"))
+            broken(format!(
+                "the encoder {setting} does not work: {why}; use \"auto\" or another one of {names}"
+            ))
         });
     }
     let mut reasons = Vec::new();
