@@ -6,4 +6,6 @@ pub mod media;
 
 pub mod codec;
 
+pub mod source;
+
 pub mod engine;
