@@ -10,4 +10,5 @@ pub mod filter;
 pub mod frame;
 pub mod nal;
 pub mod pool;
+pub mod psnr;
 pub mod sps;

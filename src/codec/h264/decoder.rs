@@ -1,0 +1,164 @@
+//! The decoder of inbound H.264: FFmpeg, one thread, no delay, concealing what was lost.
+//!
+//! Damaged units are decoded anyway; asking the peer for a key picture is the engine's business.
+
+use ffmpeg_next::ffi::{self, AVCodecID};
+
+use crate::base::time::Pts;
+use crate::codec::convert::{Converted, Converter};
+use crate::codec::ffmpeg::{AGAIN, CodecContext, Options, Packet, Picture, check};
+use crate::media::access_unit::AccessUnit;
+use crate::media::codec::{CodecError, VideoDecoder};
+use crate::media::frame::{Frame, RawFrame, Size};
+use crate::media::pool::FramePool;
+
+/// So many pictures are withheld while none is known to be complete; then a stream that never sends a key picture
+/// (gradual intra refresh without recovery points) is shown as it is.
+const WITHHELD_MAX: u32 = 90;
+
+/// What one decoder did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DecoderCounters {
+    pub units: u64,
+    pub pictures: u64,
+    /// Units FFmpeg could make nothing of.
+    pub unusable: u64,
+    /// Pictures over the size limit.
+    pub too_large: u64,
+    /// Pictures before the first complete one.
+    pub withheld: u64,
+    /// Pictures for which the pool had no buffer.
+    pub no_room: u64,
+}
+
+/// One decoder of one inbound stream.
+pub struct H264Decoder {
+    context: CodecContext,
+    packet: Packet,
+    picture: Picture,
+    converter: Converter,
+    max: Size,
+    complete: bool,
+    counters: DecoderCounters,
+}
+
+impl H264Decoder {
+    /// The largest picture decoded unless settings say less; either side may be the long one.
+    pub const MAX: Size = Size::new(4096, 2304);
+
+    /// Pictures larger than `max` are refused before memory is taken for them.
+    pub fn new(max: Size) -> Result<Self, CodecError> {
+        let mut context = CodecContext::decoder(AVCodecID::AV_CODEC_ID_H264)?;
+        let fields = context.fields();
+        fields.thread_count = 1;
+        fields.flags |= (ffi::AV_CODEC_FLAG_LOW_DELAY | ffi::AV_CODEC_FLAG_OUTPUT_CORRUPT) as i32;
+        fields.error_concealment = ffi::FF_EC_GUESS_MVS | ffi::FF_EC_DEBLOCK;
+        fields.err_recognition = 0;
+        // Coded sizes are whole macroblocks, up to 15 pixels more each way than what is shown.
+        let sides = [max.width, max.height].map(|side| i64::try_from(side.next_multiple_of(16)).unwrap_or(0));
+        fields.max_pixels = sides[0].saturating_mul(sides[1]);
+        context.open(&mut Options::new(), "opening the H.264 decoder")?;
+        Ok(H264Decoder {
+            context,
+            packet: Packet::new()?,
+            picture: Picture::new()?,
+            converter: Converter::default(),
+            max,
+            complete: false,
+            counters: DecoderCounters::default(),
+        })
+    }
+
+    pub fn counters(&self) -> DecoderCounters {
+        self.counters
+    }
+
+    fn send(&mut self, unit: &AccessUnit) -> i32 {
+        let context = self.context.as_ptr();
+        self.packet.lend(&unit.data, |packet| {
+            packet.fields().pts = unit.pts.nanos();
+            // SAFETY: context and packet are valid; FFmpeg copies packets that are not reference counted.
+            unsafe { ffi::avcodec_send_packet(context, packet.as_ptr()) }
+        })
+    }
+
+    /// Takes every finished picture; the newest one is what counts.
+    fn receive(&mut self, pool: &FramePool) -> Result<Option<Frame>, CodecError> {
+        let mut newest = None;
+        loop {
+            // SAFETY: context and frame are valid.
+            let code = unsafe { ffi::avcodec_receive_frame(self.context.as_ptr(), self.picture.as_ptr()) };
+            if code < 0 {
+                return Ok(newest);
+            }
+            if let Some(picture) = self.finish(pool)? {
+                newest = Some(picture);
+            }
+            self.picture.clear();
+        }
+    }
+
+    fn finish(&mut self, pool: &FramePool) -> Result<Option<Frame>, CodecError> {
+        let fields = self.picture.read();
+        self.complete |= fields.flags & ffi::AV_FRAME_FLAG_CORRUPT == 0;
+        if !self.complete && self.counters.withheld < u64::from(WITHHELD_MAX) {
+            self.counters.withheld += 1;
+            return Ok(None);
+        }
+        let pts = Pts::from_nanos(fields.pts);
+        match self.converter.convert(&self.picture, pool, pts, self.max)? {
+            Converted::Picture(frame) => {
+                self.counters.pictures += 1;
+                Ok(Some(frame.freeze()))
+            }
+            Converted::BadSize(size) => {
+                self.refuse(&size.to_string());
+                Ok(None)
+            }
+            Converted::NoRoom => {
+                self.counters.no_room += 1;
+                Ok(None)
+            }
+        }
+    }
+
+    fn refuse(&mut self, size: &str) {
+        self.counters.too_large += 1;
+        if self.counters.too_large == 1 {
+            tracing::warn!("a picture of {size} was refused: the limit is {}", self.max);
+        }
+    }
+
+    /// What [`VideoDecoder::decode`] gives, open: only for pictures this process drew and encoded itself.
+    pub(super) fn decode_own(
+        &mut self,
+        unit: &AccessUnit,
+        pool: &FramePool,
+    ) -> Result<Option<Frame>, CodecError> {
+        self.counters.units += 1;
+        let mut earlier = None;
+        let mut code = self.send(unit);
+        if code == AGAIN {
+            earlier = self.receive(pool)?;
+            code = self.send(unit);
+        }
+        if code == ffi::AVERROR(libc::ENOMEM) {
+            return check(code, "decoding H.264").map(|_| None);
+        }
+        if code < 0 {
+            self.counters.unusable += 1;
+            let fields = self.context.fields();
+            if i64::from(fields.width).saturating_mul(i64::from(fields.height)) > fields.max_pixels {
+                let size = format!("{}x{}", fields.width, fields.height);
+                self.refuse(&size);
+            }
+        }
+        Ok(self.receive(pool)?.or(earlier))
+    }
+}
+
+impl VideoDecoder for H264Decoder {
+    fn decode(&mut self, unit: &AccessUnit, pool: &FramePool) -> Result<Option<RawFrame>, CodecError> {
+        Ok(self.decode_own(unit, pool)?.map(RawFrame::new))
+    }
+}
