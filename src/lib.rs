@@ -4,4 +4,10 @@
 pub mod base;
 pub mod media;
 
+pub mod inference;
+
+pub mod worker;
+
 pub mod engine;
+
+pub mod app;
