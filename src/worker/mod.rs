@@ -6,3 +6,15 @@
 //! ```
 //! A stalled native call cannot be stopped in a thread; a process can be killed. What is looked for and what
 //! happens to the boxes belongs to `vision/`.
+
+pub mod child;
+pub mod client;
+mod control;
+#[cfg(feature = "faults")]
+mod fault;
+mod picture;
+mod supervise;
+mod wire;
+
+#[cfg(feature = "faults")]
+pub use fault::Fault;
