@@ -1,0 +1,13 @@
+//! Floor 2: neural networks on pictures. Manifest, pre-processing, decode families, the ONNX Runtime session.
+//!
+//! ```text
+//! manifest ─ store ─▶ ModelSpec ─▶ session::Network: picture ─▶ tensor ─▶ ONNX Runtime ─▶ family::decode ─▶ Found
+//! ```
+//! Synchronous computation on what it is given. Processes, deadlines and sharing between calls belong to `worker/`.
+
+pub mod family;
+pub mod manifest;
+pub mod onnx;
+pub mod session;
+pub mod store;
+pub mod tensor;

@@ -1,0 +1,20 @@
+//! Floor 3: child processes of this same binary for native code that may stall or crash.
+//!
+//! ```text
+//! call thread ─ client::Worker ══ control socket (SEQPACKET) ══ child::run ─ inference::session
+//!                    └──────────── memfd, one picture ───────────────┘
+//! ```
+//! A stalled native call cannot be stopped in a thread; a process can be killed. What is looked for and what
+//! happens to the boxes belongs to `vision/`.
+
+pub mod child;
+pub mod client;
+mod control;
+#[cfg(feature = "faults")]
+mod fault;
+mod picture;
+mod supervise;
+mod wire;
+
+#[cfg(feature = "faults")]
+pub use fault::Fault;
