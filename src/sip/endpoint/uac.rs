@@ -290,7 +290,10 @@ impl Endpoint {
         let State::Inviting { cancel } = state.state else {
             let ours = state.dialog.as_ref().is_some_and(|ours| ours.key == dialog.key);
             // Another branch of a fork answered too: it gets its ACK and a BYE (§13.2.2.4).
-            return if ours { () } else { self.refuse_fork(now, session, dialog, cseq) };
+            if !ours {
+                self.refuse_fork(now, session, dialog, cseq);
+            }
+            return;
         };
         self.session_of.insert(dialog.key.clone(), session);
         state.dialog = Some(dialog);
