@@ -4,4 +4,6 @@
 pub mod base;
 pub mod media;
 
+pub mod rtp;
+
 pub mod engine;

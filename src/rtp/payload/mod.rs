@@ -1,0 +1,1 @@
+//! Payload formats: what a codec's data looks like inside packets.
