@@ -243,8 +243,8 @@ mod tests {
 
     /// x264, Constrained Baseline level 3.0, 640x360 (23 macroblock rows, 8 lines cropped), picture order type 2.
     const X264_640X360: [u8; 24] = [
-        0x67, 0x42, 0xc0, 0x1e, 0xda, 0x02, 0x80, 0xbf, 0xe5, 0xc0, 0x44, 0x00, 0x00, 0x03, 0x00, 0x04, 0x00, 0x00,
-        0x03, 0x00, 0xf0, 0x3c, 0x58, 0xba,
+        0x67, 0x42, 0xc0, 0x1e, 0xda, 0x02, 0x80, 0xbf, 0xe5, 0xc0, 0x44, 0x00, 0x00, 0x03, 0x00, 0x04, 0x00,
+        0x00, 0x03, 0x00, 0xf0, 0x3c, 0x58, 0xba,
     ];
 
     struct Writer {
@@ -263,7 +263,8 @@ mod tests {
         }
 
         fn unit(&self) -> Vec<u8> {
-            let pack = |bits: &[bool]| bits.iter().enumerate().fold(0, |b, (i, on)| b | u8::from(*on) << (7 - i));
+            let pack =
+                |bits: &[bool]| bits.iter().enumerate().fold(0, |b, (i, on)| b | u8::from(*on) << (7 - i));
             let mut unit = vec![0x67];
             unit.extend(self.bits.chunks(8).map(pack));
             unit.push(0x80);
@@ -345,7 +346,9 @@ mod tests {
             }
             unit[0] = 0x67;
             if let Ok(sps) = Sps::parse(&unit) {
-                assert!(sps.width >= 1 && sps.width <= MAX_WIDTH && sps.height >= 1 && sps.height <= MAX_HEIGHT);
+                assert!(
+                    sps.width >= 1 && sps.width <= MAX_WIDTH && sps.height >= 1 && sps.height <= MAX_HEIGHT
+                );
             }
             unit[0] = 0x68;
             let _ = pps_ids(&unit);

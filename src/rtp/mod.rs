@@ -7,9 +7,12 @@
 //! ```
 //! Pure machines: sockets and clocks are `engine::network`'s, what was negotiated arrives as settings.
 
+pub mod key_request;
 pub mod packet;
 pub mod payload;
+pub mod reorder;
 pub mod rtcp;
 pub mod sequence;
+pub mod session;
 pub mod source;
 pub mod timeline;

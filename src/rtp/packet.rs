@@ -113,10 +113,14 @@ mod tests {
     fn a_written_packet_reads_back() {
         let mut writer = Writer::new(64);
         for sequence in 0..50 {
-            let header = Header { marker: sequence % 2 == 0, payload_type: 8, sequence, timestamp: 7, ssrc: 1 };
+            let header =
+                Header { marker: sequence % 2 == 0, payload_type: 8, sequence, timestamp: 7, ssrc: 1 };
             let bytes = writer.write(&header, &[&[1, 2], &[3; 30]]);
             let packet = Packet::parse(&bytes).expect("valid");
-            assert_eq!((packet.sequence, packet.marker, packet.payload.len()), (sequence, sequence % 2 == 0, 32));
+            assert_eq!(
+                (packet.sequence, packet.marker, packet.payload.len()),
+                (sequence, sequence % 2 == 0, 32)
+            );
         }
     }
 

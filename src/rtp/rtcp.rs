@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use rtcp_types::prelude::*;
 use rtcp_types::{
-    Bye, CompoundBuilder, Fir, Nack, PayloadFeedback, Pli, ReceiverReport, ReportBlock, Sdes, SdesChunk, SdesItem,
-    SenderReport, TransportFeedback,
+    Bye, CompoundBuilder, Fir, Nack, PayloadFeedback, Pli, ReceiverReport, ReportBlock, Sdes, SdesChunk,
+    SdesItem, SenderReport, TransportFeedback,
 };
 
 /// One message out of a received compound.
@@ -119,7 +119,8 @@ fn read_payload_feedback(packet: &[u8], take: &mut impl FnMut(Message)) -> Optio
         Pli::FCI_FORMAT => take(Message::Pli { media_ssrc: feedback.media_ssrc() }),
         Fir::FCI_FORMAT => {
             let fir = feedback.parse_fci::<Fir<'_>>().ok()?;
-            let message = |entry: rtcp_types::FirEntry| Message::Fir { ssrc: entry.ssrc(), sequence: entry.sequence() };
+            let message =
+                |entry: rtcp_types::FirEntry| Message::Fir { ssrc: entry.ssrc(), sequence: entry.sequence() };
             fir.entries().for_each(|entry| take(message(entry)));
         }
         _ => {}
@@ -282,7 +283,8 @@ mod tests {
         let mut random = StdRng::seed_from_u64(3);
         let info = SenderInfo { ssrc: 1, ntp: 7 << 32, rtp_timestamp: 8, packets: 9, bytes: 10 };
         let seeds = [
-            write(1, Some(info), Some(block()), "eyeline@host", Tail::Fir { media_ssrc: 9, sequence: 1 }).to_vec(),
+            write(1, Some(info), Some(block()), "eyeline@host", Tail::Fir { media_ssrc: 9, sequence: 1 })
+                .to_vec(),
             write(1, None, Some(block()), "eyeline@host", Tail::Bye).to_vec(),
             vec![0x81, 205, 0, 4, 0, 0, 0, 1, 0, 0, 0, 2, 0, 100, 0x80, 0x01, 0xff, 0xff, 0, 1],
         ];

@@ -29,6 +29,7 @@ pub enum Arrival {
 #[derive(Clone, Debug)]
 pub struct Sequence {
     misorder_max: u16,
+    first: u64,
     newest: Option<u64>,
     base: u64,
     /// The 16-bit number of the sender is `extended + shift`.
@@ -49,6 +50,7 @@ impl Sequence {
     pub fn new(misorder_max: u16) -> Self {
         Sequence {
             misorder_max: misorder_max.min(500),
+            first: FIRST,
             newest: None,
             base: 0,
             shift: 0,
@@ -64,12 +66,18 @@ impl Sequence {
         }
     }
 
+    /// Another sender takes over: everything begins anew, but extended numbers go on growing.
+    pub fn continue_with(&mut self, misorder_max: u16) {
+        let first = self.newest.map_or(FIRST, |newest| newest + WINDOW);
+        *self = Sequence { first, ..Sequence::new(misorder_max) };
+    }
+
     /// Places one packet.
     pub fn arrive(&mut self, sequence: u16) -> Arrival {
         let Some(newest) = self.newest else {
-            self.shift = sequence.wrapping_sub(FIRST as u16);
-            self.begin(FIRST);
-            return Arrival::Counted(FIRST);
+            self.shift = sequence.wrapping_sub(self.first as u16);
+            self.begin(self.first);
+            return Arrival::Counted(self.first);
         };
         let ahead = sequence.wrapping_sub(self.shift).wrapping_sub(newest as u16);
         if ahead == 0 {
@@ -112,6 +120,7 @@ impl Sequence {
         self.expected_before += newest - self.base + 1;
         self.received_before += self.received;
         let first = newest + WINDOW;
+        self.first = first;
         self.shift = sequence.wrapping_sub(first as u16);
         self.begin(first);
         Arrival::Restarted(first)
@@ -159,7 +168,10 @@ impl Sequence {
 
     /// The newest number as the sender wrote it, with the count of its wraps above: the form of a report block.
     pub fn highest_for_report(&self) -> u32 {
-        self.newest.map_or(0, |newest| (newest + u64::from(self.shift)).wrapping_sub(FIRST) as u32)
+        self.newest.map_or(0, |newest| {
+            newest.wrapping_sub(self.first - u64::from(self.first as u16)).wrapping_add(u64::from(self.shift))
+                as u32
+        })
     }
 
     /// Different packets received.
@@ -229,7 +241,9 @@ mod tests {
         assert_eq!(sequence.fraction_lost_since_report(), 64);
         run(&mut sequence, 100..200);
         assert_eq!(sequence.fraction_lost_since_report(), 0);
-        assert!(!sequence.seen_between(65536 + 92, 65536 + 94) && sequence.seen_between(65536 + 93, 65536 + 96));
+        assert!(
+            !sequence.seen_between(65536 + 92, 65536 + 94) && sequence.seen_between(65536 + 93, 65536 + 96)
+        );
     }
 
     #[test]

@@ -49,7 +49,12 @@ impl SourceLock {
     /// `preferred`: the RTP address of the peer's SDP; `signalling`: the host its signalling comes from.
     pub fn new(preferred: Option<SocketAddr>, signalling: Option<std::net::IpAddr>) -> Self {
         let preferred = preferred.filter(is_usable).map(canonical);
-        SourceLock { preferred, signalling: signalling.map(|ip| ip.to_canonical()), locked: None, candidate: None }
+        SourceLock {
+            preferred,
+            signalling: signalling.map(|ip| ip.to_canonical()),
+            locked: None,
+            candidate: None,
+        }
     }
 
     /// The source, once there is one.
@@ -102,8 +107,14 @@ impl SourceLock {
     }
 
     fn probe(&mut self, now: Instant, source: SocketAddr, ssrc: u32, sequence: u16) -> bool {
-        let fresh =
-            Candidate { address: source, ssrc, next: sequence.wrapping_add(1), passed: 1, since: now, last: now };
+        let fresh = Candidate {
+            address: source,
+            ssrc,
+            next: sequence.wrapping_add(1),
+            passed: 1,
+            since: now,
+            last: now,
+        };
         let Some(candidate) = &mut self.candidate else {
             self.candidate = Some(fresh);
             return false;

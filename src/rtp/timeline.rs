@@ -89,7 +89,8 @@ impl Timeline {
         let extended = i64::from(timestamp);
         let offset = pts.nanos() - self.nanos(extended);
         let window_ends = now + WINDOW;
-        self.anchor = Some(Anchor { extended, timestamp, offset, newest: pts, window_ends, earliest: i64::MAX });
+        self.anchor =
+            Some(Anchor { extended, timestamp, offset, newest: pts, window_ends, earliest: i64::MAX });
     }
 
     fn follow(&mut self, now: Instant, extended: i64, timestamp: u32, late: i64, pts: Pts) {
