@@ -8,6 +8,7 @@
 //! Pure machines: sockets and clocks are `engine::network`'s, what was negotiated arrives as settings.
 
 pub mod key_request;
+pub mod pacer;
 pub mod packet;
 pub mod payload;
 pub mod reorder;
@@ -16,3 +17,4 @@ pub mod sequence;
 pub mod session;
 pub mod source;
 pub mod timeline;
+pub mod video;

@@ -27,6 +27,7 @@ struct Waiting {
     extended: u64,
     timestamp: u32,
     marker: bool,
+    /// Empty: the packet only holds its place.
     payload: Vec<u8>,
     since: Instant,
 }
@@ -36,6 +37,8 @@ struct Waiting {
 pub struct Reorder {
     wait: Duration,
     next: Option<u64>,
+    /// A gap was given up and nothing was handed on since.
+    gap: bool,
     waiting: VecDeque<Waiting>,
     bytes: usize,
     spare: Vec<Vec<u8>>,
@@ -45,7 +48,15 @@ pub struct Reorder {
 impl Reorder {
     /// `wait`: how long an early packet is held for those before it.
     pub fn new(wait: Duration) -> Self {
-        Reorder { wait, next: None, waiting: VecDeque::new(), bytes: 0, spare: Vec::new(), late: 0 }
+        Reorder {
+            wait,
+            next: None,
+            gap: false,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            spare: Vec::new(),
+            late: 0,
+        }
     }
 
     /// Packets that came after their gap was given up.
@@ -53,7 +64,8 @@ impl Reorder {
         self.late
     }
 
-    /// Takes a packet by its extended number and hands on everything that is now in order.
+    /// Takes a packet by its extended number and hands on everything that is now in order. One without payload
+    /// (padding, another payload type) only holds its place.
     pub fn push<'a>(
         &mut self,
         now: Instant,
@@ -68,7 +80,9 @@ impl Reorder {
         }
         if extended == next {
             self.next = Some(next + 1);
-            take(Piece { timestamp, marker, payload, after_gap: false });
+            if !payload.is_empty() {
+                take(Piece { timestamp, marker, payload, after_gap: std::mem::take(&mut self.gap) });
+            }
             self.drain(&mut take);
             return;
         }
@@ -104,11 +118,13 @@ impl Reorder {
             self.give_up_gap(&mut take);
         }
         self.next = None;
+        self.gap = false;
     }
 
     fn give_up_gap(&mut self, take: &mut impl FnMut(Piece<'_>)) {
         if let Some(packet) = self.waiting.pop_front() {
-            self.hand_on(packet, true, take);
+            self.gap = true;
+            self.hand_on(packet, take);
             self.drain(take);
         }
     }
@@ -116,16 +132,18 @@ impl Reorder {
     fn drain(&mut self, take: &mut impl FnMut(Piece<'_>)) {
         while self.waiting.front().is_some_and(|packet| Some(packet.extended) == self.next) {
             if let Some(packet) = self.waiting.pop_front() {
-                self.hand_on(packet, false, take);
+                self.hand_on(packet, take);
             }
         }
     }
 
-    fn hand_on(&mut self, packet: Waiting, after_gap: bool, take: &mut impl FnMut(Piece<'_>)) {
+    fn hand_on(&mut self, packet: Waiting, take: &mut impl FnMut(Piece<'_>)) {
         let Waiting { extended, timestamp, marker, payload, .. } = packet;
         self.next = Some(extended + 1);
         self.bytes -= payload.len();
-        take(Piece { timestamp, marker, payload: &payload, after_gap });
+        if !payload.is_empty() {
+            take(Piece { timestamp, marker, payload: &payload, after_gap: std::mem::take(&mut self.gap) });
+        }
         if self.spare.len() < SPARE_MAX {
             self.spare.push(payload);
         }
@@ -161,6 +179,20 @@ mod tests {
         check(&[(0, 1), (1, 5), (2, 4), (3, 3), (4, 2)], "1 2 3 4 5");
         check(&[(0, 1), (1, 3), (20, 4), (51, 5)], "1 3! 4 5");
         check(&[(0, 1), (1, 3), (51, 5), (60, 2), (101, 6)], "1 3! 5! 6");
+    }
+
+    #[test]
+    fn packets_without_payload_only_hold_their_place() {
+        let start = Instant::now();
+        let mut reorder = Reorder::new(MS(50));
+        let mut out = Vec::new();
+        for (number, payload) in [(1, &[1u8][..]), (2, &[]), (3, &[3]), (5, &[]), (6, &[6])] {
+            reorder.push(start + MS(number * 30), number, (0, false, payload), |piece| {
+                out.push((piece.payload[0], piece.after_gap));
+            });
+        }
+        reorder.handle_time(start + MS(300), |piece| out.push((piece.payload[0], piece.after_gap)));
+        assert_eq!(out, [(1, false), (3, false), (6, true)]);
     }
 
     #[test]
