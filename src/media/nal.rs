@@ -1,1 +1,212 @@
+//! H.264 NAL units in an Annex B byte stream (ITU-T H.264 §7.3.1, §7.4.1, Annex B).
+//!
+//! Finding units, naming them, and taking emulation prevention out. What is inside a parameter set is
+//! [`super::sps`]; how units travel in packets is `rtp::payload`.
 
+use std::borrow::Cow;
+
+use memchr::memmem::Finder;
+
+/// What is put in front of every NAL unit written here.
+pub const START_CODE: [u8; 4] = [0, 0, 0, 1];
+
+/// `nal_unit_type` (H.264 table 7-1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NalType {
+    /// A slice of a picture that is not an IDR picture.
+    Slice,
+    /// Data partitions A to C (Extended profile).
+    Partition,
+    /// A slice of an IDR picture.
+    Idr,
+    Sei,
+    Sps,
+    Pps,
+    AccessUnitDelimiter,
+    EndOfSequence,
+    EndOfStream,
+    Filler,
+    Other(u8),
+}
+
+impl NalType {
+    /// The type in the first byte of a NAL unit.
+    pub fn of(header: u8) -> Self {
+        match header & 0x1f {
+            1 => NalType::Slice,
+            2..=4 => NalType::Partition,
+            5 => NalType::Idr,
+            6 => NalType::Sei,
+            7 => NalType::Sps,
+            8 => NalType::Pps,
+            9 => NalType::AccessUnitDelimiter,
+            10 => NalType::EndOfSequence,
+            11 => NalType::EndOfStream,
+            12 => NalType::Filler,
+            other => NalType::Other(other),
+        }
+    }
+
+    /// Whether it carries pixels (a VCL NAL unit).
+    pub fn is_picture(self) -> bool {
+        matches!(self, NalType::Slice | NalType::Partition | NalType::Idr)
+    }
+}
+
+/// The NAL units of an Annex B stream, without start codes and trailing zeros, header byte first. Never empty ones.
+/// What stands before the first start code is skipped.
+pub fn units(annexb: &[u8]) -> Units<'_> {
+    let finder = Finder::new(b"\0\0\x01");
+    let rest = finder.find(annexb).and_then(|at| annexb.get(at + 3..));
+    Units { finder, rest }
+}
+
+/// See [`units`].
+pub struct Units<'a> {
+    finder: Finder<'static>,
+    rest: Option<&'a [u8]>,
+}
+
+impl<'a> Iterator for Units<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        loop {
+            let rest = self.rest?;
+            let unit = match self.finder.find(rest) {
+                Some(at) => {
+                    self.rest = rest.get(at + 3..);
+                    &rest[..at]
+                }
+                None => {
+                    self.rest = None;
+                    rest
+                }
+            };
+            let zeros = unit.iter().rev().take_while(|byte| **byte == 0).count();
+            let unit = &unit[..unit.len() - zeros];
+            if !unit.is_empty() {
+                return Some(unit);
+            }
+        }
+    }
+}
+
+/// Appends one NAL unit behind a start code.
+pub fn push(annexb: &mut Vec<u8>, unit: &[u8]) {
+    annexb.extend_from_slice(&START_CODE);
+    annexb.extend_from_slice(unit);
+}
+
+/// The unit without its emulation prevention bytes (§7.4.1.1); borrowed when there are none.
+pub fn unescaped(unit: &[u8]) -> Cow<'_, [u8]> {
+    let finder = Finder::new(b"\0\0\x03");
+    let Some(first) = finder.find(unit) else {
+        return Cow::Borrowed(unit);
+    };
+    let mut out = Vec::with_capacity(unit.len());
+    let mut rest = unit;
+    let mut found = Some(first);
+    while let Some(at) = found {
+        out.extend_from_slice(&rest[..at + 2]);
+        rest = &rest[at + 3..];
+        found = finder.find(rest);
+    }
+    out.extend_from_slice(rest);
+    Cow::Owned(out)
+}
+
+/// The first sequence and the first picture parameter set of a stream, without start codes.
+pub fn parameter_sets(annexb: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (mut sps, mut pps) = (None, None);
+    for unit in units(annexb) {
+        match NalType::of(unit[0]) {
+            NalType::Sps => sps = sps.or(Some(unit)),
+            NalType::Pps => pps = pps.or(Some(unit)),
+            kind if kind.is_picture() => break,
+            _ => {}
+        }
+    }
+    sps.zip(pps)
+}
+
+/// Whether the stream holds an IDR slice.
+pub fn has_idr(annexb: &[u8]) -> bool {
+    units(annexb).any(|unit| NalType::of(unit[0]) == NalType::Idr)
+}
+
+/// The `AVCDecoderConfigurationRecord` (ISO/IEC 14496-15 §5.3.3.1) of one pair of parameter sets.
+/// `None`: a set is too short or too long to be one.
+pub fn avcc(sps: &[u8], pps: &[u8]) -> Option<Vec<u8>> {
+    let [_, profile, compatibility, level, ..] = *sps else {
+        return None;
+    };
+    let (sps_len, pps_len) = (u16::try_from(sps.len()).ok()?, u16::try_from(pps.len()).ok()?);
+    let mut out = vec![1, profile, compatibility, level, 0xff, 0xe1];
+    out.extend_from_slice(&sps_len.to_be_bytes());
+    out.extend_from_slice(sps);
+    out.push(1);
+    out.extend_from_slice(&pps_len.to_be_bytes());
+    out.extend_from_slice(pps);
+    // The High profiles carry chroma format and bit depths behind the sets.
+    if matches!(profile, 100 | 110 | 122 | 144) {
+        let read = super::sps::Sps::parse(sps).ok()?;
+        out.extend_from_slice(&[
+            0xfc | read.chroma_format_idc,
+            0xf8 | (read.bit_depth_luma - 8),
+            0xf8 | (read.bit_depth_chroma - 8),
+            0,
+        ]);
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(annexb: &[u8]) -> Vec<&[u8]> {
+        units(annexb).collect()
+    }
+
+    #[test]
+    fn units_are_found_behind_short_and_long_start_codes() {
+        let stream = [9, 9, 0, 0, 1, 0x67, 1, 0, 0, 0, 1, 0x68, 2, 0, 0, 0, 0, 1, 0x65, 3, 4, 0, 0];
+        assert_eq!(split(&stream), [&[0x67, 1][..], &[0x68, 2], &[0x65, 3, 4]]);
+        assert_eq!(parameter_sets(&stream), Some((&[0x67, 1][..], &[0x68, 2][..])));
+        assert!(has_idr(&stream));
+    }
+
+    #[test]
+    fn a_stream_without_units_yields_none() {
+        for stream in [&[][..], &[0, 0], &[0, 0, 1], &[0, 0, 1, 0, 0, 1], &[1, 2, 3, 4], &[0; 9]] {
+            assert_eq!(split(stream), Vec::<&[u8]>::new(), "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn pushed_units_are_found_again() {
+        let mut stream = Vec::new();
+        for unit in [&[0x67, 0x42][..], &[0x65; 5000]] {
+            push(&mut stream, unit);
+        }
+        assert_eq!(split(&stream), [&[0x67, 0x42][..], &[0x65; 5000]]);
+    }
+
+    #[test]
+    fn emulation_prevention_is_taken_out() {
+        assert_eq!(&*unescaped(&[1, 0, 0, 3, 1, 0, 0, 3]), [1, 0, 0, 1, 0, 0]);
+        assert_eq!(&*unescaped(&[0, 0, 3, 0, 0, 3, 0]), [0, 0, 0, 0, 0]);
+        assert!(matches!(unescaped(&[1, 2, 3]), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn the_decoder_configuration_names_profile_and_level() {
+        let record = avcc(&[0x67, 0x42, 0xc0, 0x1e, 9], &[0x68, 1]).expect("long enough");
+        assert_eq!(
+            record,
+            [1, 0x42, 0xc0, 0x1e, 0xff, 0xe1, 0, 5, 0x67, 0x42, 0xc0, 0x1e, 9, 1, 0, 2, 0x68, 1]
+        );
+        assert_eq!(avcc(&[0x67], &[0x68]), None);
+    }
+}

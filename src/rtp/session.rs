@@ -1,0 +1,520 @@
+//! What audio and video streams have in common (RFC 3550 §6, §8): source lock, SSRC and sequence tracking,
+//! statistics, RTCP reports and their schedule, and writing packets.
+//!
+//! Payloads, jitter and pacing belong to [`super::audio`] and [`super::video`].
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::base::time::{Clock, Pts};
+use crate::rtp::packet::{Header, Packet, Writer};
+use crate::rtp::rtcp::{self, Block, Message, SenderInfo, Tail};
+use crate::rtp::sequence::{Arrival, Sequence};
+use crate::rtp::source::{SourceLock, Verdict};
+
+/// Mean time between reports (RFC 3550 §6.2), each drawn from half to one and a half of it.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// The first report leaves early so that lip-sync has something to go by.
+const FIRST_REPORT_MS: (u64, u64) = (100, 400);
+/// Packets of a source that was just replaced are stragglers for this long.
+const STRAGGLERS: Duration = Duration::from_secs(1);
+/// Datagrams waiting to be polled; the driver drains after every call.
+const OUT_MAX: usize = 4096;
+const EVENTS_MAX: usize = 64;
+/// Longer round trips are nonsense in the peer's report.
+const ROUND_TRIP_MAX_MS: f64 = 30_000.0;
+
+/// Where one stream goes and what it counts in.
+#[derive(Clone, Debug)]
+pub struct StreamSettings {
+    /// RTP clock rate in Hz.
+    pub clock_rate: u32,
+    /// RTCP name of this box, the same for all streams of a call; at most 255 bytes are used.
+    pub cname: String,
+    /// RTP address in the peer's SDP.
+    pub remote: Option<SocketAddr>,
+    pub remote_rtcp: Option<SocketAddr>,
+    /// Host the peer's signalling comes from: media from there is likely the peer behind NAT.
+    pub signalling: Option<IpAddr>,
+    pub rtcp_mux: bool,
+    pub receives: bool,
+    pub sends: bool,
+    /// For the wall time in sender reports.
+    pub clock: Clock,
+    /// The instant that is [`Pts::ZERO`] on the call's media clock.
+    pub epoch: Instant,
+}
+
+/// A datagram to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Out {
+    /// From the RTP socket.
+    Rtp(SocketAddr, Bytes),
+    /// From the RTCP socket; with rtcp-mux from the RTP socket.
+    Rtcp(SocketAddr, Bytes),
+}
+
+/// What happened to a stream's source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceEvent {
+    /// Media comes from, and goes to, this address from now on.
+    Locked(SocketAddr),
+    /// The peer began a new stream (another SSRC) at the same address.
+    Changed,
+    /// The peer's RTCP says its stream ended. The call does not end by this.
+    Bye,
+}
+
+/// Figures of one stream, cumulative over SSRC changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StreamStatistics {
+    /// Different packets of the locked source.
+    pub packets_received: u64,
+    /// Payload bytes.
+    pub bytes_received: u64,
+    /// Numbers that never came.
+    pub packets_lost: u64,
+    /// Came, but too late to be used.
+    pub packets_late: u64,
+    pub duplicates: u64,
+    /// RTP and RTCP from addresses that are not the source.
+    pub foreign_packets: u64,
+    pub malformed: u64,
+    pub unknown_payload_type: u64,
+    pub source_changes: u64,
+    /// Interarrival jitter of RFC 3550 §6.4.1.
+    pub jitter_ms: f64,
+    pub round_trip_ms: Option<f64>,
+    pub packets_sent: u64,
+    /// Payload bytes.
+    pub bytes_sent: u64,
+    /// Packets not sent: no destination yet, or the driver does not drain.
+    pub unsent: u64,
+    /// What the peer lost of ours since its previous report, 0 to 1.
+    pub remote_lost_fraction: Option<f64>,
+    pub remote_jitter_ms: Option<f64>,
+    pub rtcp_received: u64,
+    pub rtcp_sent: u64,
+    pub last_received: Option<Instant>,
+    pub last_rtcp_received: Option<Instant>,
+}
+
+/// A packet of the locked source.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    pub packet: Packet<'a>,
+    /// Extended sequence number; grows also over restarts.
+    pub extended: u64,
+    /// Another SSRC, or the sender restarted its numbers: what is buffered belongs to the past.
+    pub restarted: bool,
+    /// Of a payload type of this stream.
+    pub known: bool,
+}
+
+/// What the peer asks for in RTCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feedback {
+    Pli,
+    Fir { sequence: u8 },
+    Nack { sequence: u16 },
+}
+
+/// One stream in both directions.
+#[derive(Debug)]
+pub struct Session {
+    settings: StreamSettings,
+    misorder_max: u16,
+    random: StdRng,
+    lock: SourceLock,
+    rtcp_source: Option<SocketAddr>,
+    remote_ssrc: Option<u32>,
+    replaced: Option<(u32, Instant)>,
+    sequence: Sequence,
+    jitter: Jitter,
+    last_report: Option<(u64, Instant)>,
+    ssrc: u32,
+    next_sequence: u16,
+    /// A moment of our stream: its time and timestamp.
+    sent: Option<(Pts, u32)>,
+    reported_as_sender: bool,
+    next_report: Instant,
+    writer: Writer,
+    out: VecDeque<Out>,
+    events: VecDeque<SourceEvent>,
+    statistics: StreamStatistics,
+}
+
+impl Session {
+    /// `misorder_max`: see [`Sequence::new`]. `chunk_len`: see [`Writer::new`].
+    pub fn new(
+        now: Instant,
+        settings: StreamSettings,
+        misorder_max: u16,
+        chunk_len: usize,
+        seed: u64,
+    ) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut settings = settings;
+        settings.clock_rate = settings.clock_rate.max(1);
+        let end = (0..=settings.cname.len().min(255)).rev().find(|end| settings.cname.is_char_boundary(*end));
+        settings.cname.truncate(end.unwrap_or(0));
+        let first_report = random.random_range(FIRST_REPORT_MS.0..=FIRST_REPORT_MS.1);
+        Session {
+            lock: SourceLock::new(settings.remote, settings.signalling),
+            settings,
+            misorder_max,
+            rtcp_source: None,
+            remote_ssrc: None,
+            replaced: None,
+            sequence: Sequence::new(misorder_max),
+            jitter: Jitter::default(),
+            last_report: None,
+            ssrc: random.random(),
+            next_sequence: random.random_range(0..0x8000),
+            sent: None,
+            reported_as_sender: false,
+            next_report: now + Duration::from_millis(first_report),
+            random,
+            writer: Writer::new(chunk_len),
+            out: VecDeque::new(),
+            events: VecDeque::new(),
+            statistics: StreamStatistics::default(),
+        }
+    }
+
+    pub fn settings(&self) -> &StreamSettings {
+        &self.settings
+    }
+
+    /// A random first timestamp.
+    pub fn random_timestamp(&mut self) -> u32 {
+        self.random.random()
+    }
+
+    /// The peer's stream, once it was heard.
+    pub fn remote_ssrc(&self) -> Option<u32> {
+        self.remote_ssrc
+    }
+
+    pub fn ssrc(&self) -> u32 {
+        self.ssrc
+    }
+
+    pub fn sequence(&self) -> &Sequence {
+        &self.sequence
+    }
+
+    /// A new offer/answer moved the peer or the direction. Where nothing changed, nothing starts anew.
+    pub fn redirect(
+        &mut self,
+        remote: Option<SocketAddr>,
+        rtcp: Option<SocketAddr>,
+        receives: bool,
+        sends: bool,
+    ) {
+        self.lock.redirect(remote);
+        if self.settings.remote_rtcp != rtcp {
+            self.rtcp_source = None;
+        }
+        self.settings.remote = remote;
+        self.settings.remote_rtcp = rtcp;
+        self.settings.receives = receives;
+        self.settings.sends = sends;
+    }
+
+    /// Takes a datagram of the RTP socket. `None`: nothing for the stream, and counted.
+    pub fn receive<'a>(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        bytes: &'a [u8],
+        is_known: impl Fn(u8) -> bool,
+    ) -> Option<Received<'a>> {
+        let Some(packet) = Packet::parse(bytes) else {
+            self.statistics.malformed += 1;
+            return None;
+        };
+        let known = is_known(packet.payload_type);
+        if self.lock.locked().is_none() && !known {
+            self.statistics.unknown_payload_type += 1;
+            return None;
+        }
+        match self.lock.judge(now, source, packet.ssrc, packet.sequence) {
+            Verdict::Foreign => {
+                self.statistics.foreign_packets += 1;
+                return None;
+            }
+            Verdict::Locked => self.begin_source(source),
+            Verdict::Accepted => {}
+        }
+        let changed = self.remote_ssrc != Some(packet.ssrc);
+        if changed && !self.change_source(now, packet.ssrc) {
+            self.statistics.foreign_packets += 1;
+            return None;
+        }
+        self.statistics.last_received = Some(now);
+        let (extended, restarted) = match self.sequence.arrive(packet.sequence) {
+            Arrival::Counted(extended) => (extended, changed),
+            Arrival::Restarted(extended) => (extended, true),
+            Arrival::Duplicate | Arrival::Suspect => return None,
+        };
+        self.statistics.bytes_received += packet.payload.len() as u64;
+        if !known {
+            self.statistics.unknown_payload_type += 1;
+        } else {
+            let since = Pts::at(self.settings.epoch, now).nanos();
+            let arrival = (i128::from(since) * i128::from(self.settings.clock_rate) / 1_000_000_000) as u32;
+            self.jitter.arrive(arrival, packet.timestamp, self.settings.clock_rate);
+        }
+        self.settings.receives.then_some(Received { packet, extended, restarted, known })
+    }
+
+    fn begin_source(&mut self, source: SocketAddr) {
+        self.event(SourceEvent::Locked(source));
+        self.rtcp_source = None;
+        if self.remote_ssrc.take().is_some() {
+            self.replaced = None;
+            self.fold_sequence();
+        }
+    }
+
+    /// Starts the numbers of another SSRC; `false` for stragglers of the one before.
+    fn change_source(&mut self, now: Instant, ssrc: u32) -> bool {
+        let straggler =
+            self.replaced.is_some_and(|(old, at)| old == ssrc && now.duration_since(at) < STRAGGLERS);
+        if straggler {
+            return false;
+        }
+        if let Some(old) = self.remote_ssrc {
+            self.replaced = Some((old, now));
+            self.statistics.source_changes += 1;
+            self.event(SourceEvent::Changed);
+            self.fold_sequence();
+        }
+        self.remote_ssrc = Some(ssrc);
+        self.sequence.continue_with(self.misorder_max);
+        self.jitter = Jitter::default();
+        self.last_report = None;
+        true
+    }
+
+    fn fold_sequence(&mut self) {
+        self.statistics.packets_received += self.sequence.received();
+        self.statistics.packets_lost += self.sequence.lost();
+        self.statistics.duplicates += self.sequence.duplicates();
+    }
+
+    /// Takes a datagram of the RTCP socket, or one of the RTP socket that is RTCP.
+    pub fn receive_rtcp(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        bytes: &[u8],
+        mut take: impl FnMut(Feedback),
+    ) {
+        if !self.lock.is_peer(source) {
+            self.statistics.foreign_packets += 1;
+            return;
+        }
+        self.statistics.rtcp_received += 1;
+        self.statistics.last_rtcp_received = Some(now);
+        self.rtcp_source.get_or_insert(source);
+        let mut byes = 0;
+        let sound = rtcp::read(bytes, |message| match message {
+            Message::SenderReport(info) if self.remote_ssrc == Some(info.ssrc) => {
+                self.last_report = Some((info.ntp, now));
+            }
+            Message::Report(block) if block.ssrc == self.ssrc => {
+                let ntp = self.settings.clock.ntp(now);
+                read_block(&mut self.statistics, &block, ntp, self.settings.clock_rate);
+            }
+            Message::Bye { ssrc } if self.remote_ssrc == Some(ssrc) => byes += 1,
+            Message::Pli { .. } => take(Feedback::Pli),
+            Message::Fir { sequence, .. } => take(Feedback::Fir { sequence }),
+            Message::Nack { sequence } => take(Feedback::Nack { sequence }),
+            Message::SenderReport(_) | Message::Report(_) | Message::Bye { .. } => {}
+        });
+        if byes > 0 {
+            self.event(SourceEvent::Bye);
+        }
+        self.statistics.malformed += u64::from(!sound);
+    }
+
+    /// Writes one packet whose payload is the concatenation of `parts`. `pts` is the moment the timestamp means.
+    pub fn send(&mut self, now: Instant, header: SendHeader, pts: Pts, parts: &[&[u8]]) {
+        if !self.settings.sends {
+            return;
+        }
+        let Some(destination) = self.lock.destination().filter(|_| self.out.len() < OUT_MAX) else {
+            self.statistics.unsent += 1;
+            return;
+        };
+        let header = Header {
+            marker: header.marker,
+            payload_type: header.payload_type,
+            sequence: self.next_sequence,
+            timestamp: header.timestamp,
+            ssrc: self.ssrc,
+        };
+        self.next_sequence = self.next_sequence.wrapping_add(1);
+        self.statistics.packets_sent += 1;
+        self.statistics.bytes_sent += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        self.sent = Some((pts, header.timestamp));
+        if !self.reported_as_sender {
+            let soon = now + Duration::from_millis(FIRST_REPORT_MS.0);
+            self.next_report = self.next_report.min(soon);
+        }
+        let packet = self.writer.write(&header, parts);
+        self.out.push_back(Out::Rtp(destination, packet));
+    }
+
+    /// Sends a report that is due.
+    pub fn handle_time(&mut self, now: Instant) {
+        if now >= self.next_report {
+            let percent = self.random.random_range(50..150);
+            self.next_report = now + REPORT_INTERVAL * percent / 100;
+            self.report(now, Tail::Nothing);
+        }
+    }
+
+    pub fn wake_at(&self) -> Instant {
+        self.next_report
+    }
+
+    /// Sends a compound now. `false`: there is nowhere to send it.
+    pub fn report(&mut self, now: Instant, tail: Tail) -> bool {
+        let Some(destination) = self.rtcp_destination() else {
+            return false;
+        };
+        let ntp = self.settings.clock.ntp(now);
+        let sender = self.sent.map(|(pts, timestamp)| SenderInfo {
+            ssrc: self.ssrc,
+            ntp,
+            rtp_timestamp: timestamp.wrapping_add(self.ticks(Pts::at(self.settings.epoch, now) - pts)),
+            packets: self.statistics.packets_sent as u32,
+            bytes: self.statistics.bytes_sent as u32,
+        });
+        self.reported_as_sender |= sender.is_some();
+        let block = self.remote_ssrc.map(|ssrc| self.block(now, ssrc));
+        let bytes = rtcp::write(self.ssrc, sender, block, &self.settings.cname, tail);
+        if bytes.is_empty() || self.out.len() >= OUT_MAX {
+            return false;
+        }
+        self.statistics.rtcp_sent += 1;
+        self.out.push_back(Out::Rtcp(destination, bytes));
+        true
+    }
+
+    fn ticks(&self, nanos: i64) -> u32 {
+        (i128::from(nanos) * i128::from(self.settings.clock_rate) / 1_000_000_000) as u32
+    }
+
+    fn block(&mut self, now: Instant, ssrc: u32) -> Block {
+        let since = |at: Instant| (now.duration_since(at).as_nanos() * 65_536 / 1_000_000_000) as u32;
+        Block {
+            ssrc,
+            fraction_lost: self.sequence.fraction_lost_since_report(),
+            cumulative_lost: i32::try_from(self.sequence.lost()).unwrap_or(i32::MAX),
+            highest_sequence: self.sequence.highest_for_report(),
+            jitter: self.jitter.estimate as u32,
+            last_sender_report: self.last_report.map_or(0, |(ntp, _)| rtcp::middle(ntp)),
+            delay_since_last: self.last_report.map_or(0, |(_, at)| since(at)),
+        }
+    }
+
+    /// With rtcp-mux the RTP address; a peer behind NAT where it was heard; else what the SDP says.
+    fn rtcp_destination(&self) -> Option<SocketAddr> {
+        let destination = self.lock.destination()?;
+        if self.settings.rtcp_mux {
+            return Some(destination);
+        }
+        let as_signalled = self.settings.remote.is_some_and(|remote| {
+            remote.ip().to_canonical() == destination.ip() && remote.port() == destination.port()
+        });
+        let next_port = || Some(SocketAddr::new(destination.ip(), destination.port().checked_add(1)?));
+        if as_signalled {
+            return self.settings.remote_rtcp.or_else(next_port);
+        }
+        self.rtcp_source.or_else(next_port)
+    }
+
+    pub fn poll(&mut self) -> Option<Out> {
+        self.out.pop_front()
+    }
+
+    pub fn poll_event(&mut self) -> Option<SourceEvent> {
+        self.events.pop_front()
+    }
+
+    fn event(&mut self, event: SourceEvent) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push_back(event);
+        }
+    }
+
+    /// The newest sender report: NTP time and when it came.
+    pub fn last_sender_report(&self) -> Option<(u64, Instant)> {
+        self.last_report
+    }
+
+    pub fn malformed_payload(&mut self) {
+        self.statistics.malformed += 1;
+    }
+
+    pub fn statistics(&self) -> StreamStatistics {
+        let mut statistics = self.statistics;
+        statistics.packets_received += self.sequence.received();
+        statistics.packets_lost += self.sequence.lost();
+        statistics.duplicates += self.sequence.duplicates();
+        statistics.jitter_ms = self.jitter.estimate * 1000.0 / f64::from(self.settings.clock_rate);
+        statistics
+    }
+}
+
+/// What a stream decides of a packet's header.
+#[derive(Clone, Copy, Debug)]
+pub struct SendHeader {
+    pub marker: bool,
+    pub payload_type: u8,
+    pub timestamp: u32,
+}
+
+fn read_block(statistics: &mut StreamStatistics, block: &Block, ntp: u64, clock_rate: u32) {
+    statistics.remote_lost_fraction = Some(f64::from(block.fraction_lost) / 256.0);
+    statistics.remote_jitter_ms = Some(f64::from(block.jitter) * 1000.0 / f64::from(clock_rate));
+    if block.last_sender_report == 0 {
+        return;
+    }
+    let passed =
+        rtcp::middle(ntp).wrapping_sub(block.last_sender_report).wrapping_sub(block.delay_since_last);
+    // Clocks of 16 binary places: a little below zero is zero.
+    let round_trip = f64::from(passed as i32).max(0.0) * 1000.0 / 65_536.0;
+    if round_trip < ROUND_TRIP_MAX_MS && (passed as i32) > -65_536 {
+        statistics.round_trip_ms = Some(round_trip);
+    }
+}
+
+/// Interarrival jitter (RFC 3550 appendix A.8), in timestamp units.
+#[derive(Clone, Copy, Debug, Default)]
+struct Jitter {
+    estimate: f64,
+    transit: Option<u32>,
+}
+
+impl Jitter {
+    fn arrive(&mut self, arrival: u32, timestamp: u32, clock_rate: u32) {
+        let transit = arrival.wrapping_sub(timestamp);
+        if let Some(before) = self.transit.replace(transit) {
+            let distance = f64::from((transit.wrapping_sub(before) as i32).unsigned_abs());
+            // More than this is a jump of the timestamps, not of the network.
+            if distance < f64::from(clock_rate) * 5.0 {
+                self.estimate += (distance - self.estimate) / 16.0;
+            }
+        }
+    }
+}
