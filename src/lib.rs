@@ -5,3 +5,5 @@ pub mod base;
 pub mod media;
 
 pub mod engine;
+
+pub mod app;

@@ -149,9 +149,10 @@ fn value_of_text(written: &str, place: &Place) -> Result<Value, String> {
         Err(_) if !trimmed.starts_with(['[', '{', '"', '\'']) && !trimmed.contains('\n') => {
             Ok(Value::Text(trimmed.to_owned()))
         }
-        Err(error) => {
-            Err(format!("not a TOML value: {}; quote it for the shell with '…'", error.message().replace('\n', ", ")))
-        }
+        Err(error) => Err(format!(
+            "not a TOML value: {}; quote it for the shell with '…'",
+            error.message().replace('\n', ", ")
+        )),
     }
 }
 
@@ -250,7 +251,8 @@ mod tests {
 
     #[test]
     fn a_list_that_lost_its_quotes_to_the_shell_is_not_taken_for_a_text() {
-        for option in ["sip.listen=[udp:0.0.0.0:5060]", "appliance.name=\"open", "sip.listen", "=4", "a..b=1"] {
+        for option in ["sip.listen=[udp:0.0.0.0:5060]", "appliance.name=\"open", "sip.listen", "=4", "a..b=1"]
+        {
             assert_eq!(set(option).problems.len(), 1, "{option}");
         }
     }
@@ -260,10 +262,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.toml");
         std::fs::write(&path, "[[route]]\nto = \"1\"\n[[route]]\nto = \"2\"\n").unwrap();
-        let sets = vec!["route=[{to=\"*\", censor=false}]".to_owned(), "detector.plates.model=x.onnx".to_owned()];
+        let sets =
+            vec!["route=[{to=\"*\", censor=false}]".to_owned(), "detector.plates.model=x.onnx".to_owned()];
         let gathered = gather(&Given { files: vec![path], sets, ..Given::default() });
         let Some(Value::Items(routes)) = value(&gathered.tree, &["route"]) else { panic!("a list") };
         assert_eq!(routes.len(), 1);
-        assert_eq!(value(&gathered.tree, &["detector", "plates", "model"]), Some(&Value::Text("x.onnx".into())));
+        assert_eq!(
+            value(&gathered.tree, &["detector", "plates", "model"]),
+            Some(&Value::Text("x.onnx".into()))
+        );
     }
 }

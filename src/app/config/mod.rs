@@ -13,8 +13,8 @@ pub mod later;
 pub mod print;
 pub mod problem;
 pub mod read;
-pub mod section;
 pub mod secret;
+pub mod section;
 pub mod settings;
 
 use std::path::PathBuf;
@@ -109,7 +109,9 @@ mod tests {
         let expected = [
             format!("{file}:2:1: sip.listn: unknown key; did you mean \"listen\"?"),
             format!("{file}:3:13: sip.max_calls: expected a whole number, found the text \"many\""),
-            format!("{file}:6:9: censor.style: \"pixelte\" is none of pixelate, blur, black; did you mean \"pixelate\"?"),
+            format!(
+                "{file}:6:9: censor.style: \"pixelte\" is none of pixelate, blur, black; did you mean \"pixelate\"?"
+            ),
             format!("{file}:9:9: route[0].agent: there is no [agent.miror]; did you mean \"mirror\"?"),
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
@@ -117,7 +119,8 @@ mod tests {
 
     #[test]
     fn a_broken_file_tells_the_line_and_the_rest_is_still_checked() {
-        let (_folder, given) = given("[sip]\nlisten = [\"udp:0.0.0.0:5060\"\n[media]\nrtp_ports = [20001, 20999]\n");
+        let (_folder, given) =
+            given("[sip]\nlisten = [\"udp:0.0.0.0:5060\"\n[media]\nrtp_ports = [20001, 20999]\n");
         let text = load(&given).unwrap_err().to_string();
         assert!(text.contains(":2:") || text.contains(":3:"), "{text}");
     }

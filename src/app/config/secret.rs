@@ -65,13 +65,16 @@ impl Secret {
             return Ok(Secret::plain(written));
         };
         if written == LEFT_OUT {
-            return Err(Missing::Wrong("this configuration was printed without its secrets; put it in again".into()));
+            return Err(Missing::Wrong(
+                "this configuration was printed without its secrets; put it in again".into(),
+            ));
         }
         let reference = inner.strip_suffix('}').and_then(|inner| inner.split_once(':'));
         let value = match reference {
-            Some(("env", name)) => given.variable(name).map(str::to_owned).ok_or_else(|| {
-                Missing::Wrong(format!("the environment variable {name} is not set"))
-            }),
+            Some(("env", name)) => given
+                .variable(name)
+                .map(str::to_owned)
+                .ok_or_else(|| Missing::Wrong(format!("the environment variable {name} is not set"))),
             Some(("credential", name)) => credential(name, given),
             Some(("file", path)) => read(Path::new(path)),
             _ => Err(Missing::Wrong(

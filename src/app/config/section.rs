@@ -103,6 +103,11 @@ impl<'a> Section<'a> {
         self.reading.problem(&self.path_of(key), message);
     }
 
+    /// A problem at a full path, for example of an item in a list.
+    pub fn problem_of(&self, path: &str, message: impl Into<String>) {
+        self.reading.problem(path, message);
+    }
+
     /// What was written at a key; marks it as known.
     fn ask(&self, key: &str) -> Option<(&'a Node, String)> {
         let path = self.path_of(key);
@@ -147,8 +152,11 @@ impl<'a> Section<'a> {
 
     fn text_of(&self, node: &'a Node, path: &str) -> Option<&'a str> {
         match &node.value {
-            Value::Text(text) if ["${env:", "${credential:", "${file:"].iter().any(|start| text.starts_with(start)) => {
-                let help = format!("references are for secrets; use the environment variable {}", variable(path));
+            Value::Text(text)
+                if ["${env:", "${credential:", "${file:"].iter().any(|start| text.starts_with(start)) =>
+            {
+                let help =
+                    format!("references are for secrets; use the environment variable {}", variable(path));
                 self.reading.problem_at(node.place.clone(), path, help);
                 None
             }
@@ -163,7 +171,8 @@ impl<'a> Section<'a> {
     pub fn whole(&self, key: &str, into: &mut u32, range: RangeInclusive<u32>) {
         let Some((node, path)) = self.ask(key) else { return };
         match &node.value {
-            Value::Whole(number) => match u32::try_from(*number).ok().filter(|number| range.contains(number)) {
+            Value::Whole(number) => match u32::try_from(*number).ok().filter(|number| range.contains(number))
+            {
                 Some(number) => *into = number,
                 None => self.wrong(node, &path, format!("{} to {}", range.start(), range.end())),
             },

@@ -65,7 +65,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let named = |name: &str| name.to_owned();
-        let detectors = [(named("faces"), Detector::named("faces")), (named("objects"), Detector::named("objects"))];
+        let detectors =
+            [(named("faces"), Detector::named("faces")), (named("objects"), Detector::named("objects"))];
         let mut config = Config {
             appliance: Appliance::default(),
             sip: Sip::default(),
@@ -167,7 +168,9 @@ impl Default for Sip {
         let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 5060));
         let network = |a: [u8; 4], length| IpNet::new_assert(IpAddr::from(a), length);
         Sip {
-            listen: [Transport::Udp, Transport::Tcp].map(|transport| Listen { transport, address: any }).to_vec(),
+            listen: [Transport::Udp, Transport::Tcp]
+                .map(|transport| Listen { transport, address: any })
+                .to_vec(),
             advertise: None,
             trusted: vec![
                 network([127, 0, 0, 0], 8),
@@ -471,6 +474,11 @@ words! {
     }
 }
 
+words! {
+    /// What an agent does.
+    AgentKind { Mirror = "mirror", Record = "record" }
+}
+
 /// `[agent.NAME]`
 #[derive(Clone, Debug, PartialEq)]
 pub enum Agent {
@@ -481,7 +489,17 @@ pub enum Agent {
 }
 
 /// What the mirror says when nothing else is written.
-pub const GREETING: &str = "Hello. You see yourself as Eyeline sees you. Say something and you will hear it again.";
+pub const GREETING: &str =
+    "Hello. You see yourself as Eyeline sees you. Say something and you will hear it again.";
+
+impl Agent {
+    pub fn kind(&self) -> AgentKind {
+        match self {
+            Agent::Mirror { .. } => AgentKind::Mirror,
+            Agent::Record => AgentKind::Record,
+        }
+    }
+}
 
 impl Default for Agent {
     fn default() -> Self {

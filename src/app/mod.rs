@@ -1,0 +1,5 @@
+//! Floor 7: the program around the agent. Configuration, command line, console, systemd.
+//!
+//! Outside formats (TOML, JSON, metrics) have their own types here; the floors below get plain settings.
+
+pub mod config;
