@@ -2,4 +2,10 @@
 //!
 //! Outside formats (TOML, JSON, metrics) have their own types here; the floors below get plain settings.
 
+pub mod cli;
 pub mod config;
+pub mod dial;
+pub mod log;
+pub mod models;
+pub mod serve;
+pub mod service;

@@ -87,8 +87,7 @@ pub fn suggest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let tolerated = (word.chars().count() / 3).max(1);
     let scored = candidates.into_iter().map(|candidate| {
         let lower = candidate.to_lowercase();
-        let starts =
-            word.len() >= 4 && lower.starts_with(&word) || lower.len() >= 4 && word.starts_with(&lower);
+        let inside = word.len() >= 4 && lower.contains(&word) || lower.len() >= 4 && word.starts_with(&lower);
         (if inside { 1 } else { distance(&word, &lower) }, candidate)
     });
     let (score, best) = scored.min()?;
