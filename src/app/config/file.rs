@@ -93,12 +93,11 @@ impl Gathered {
             Ok(text) => text,
             Err(error) => return self.problem(Place::whole(source), format!("cannot be read: {error}")),
         };
-        let (table, errors) = DeTable::parse_recoverable(&text);
-        for error in errors {
-            let offset = error.span().map_or(0, |span| span.start);
-            let message = format!("not TOML: {}", error.message().replace('\n', ", "));
-            self.problem(Place::in_text(&source, &text, offset), message);
+        let (readable, mistakes) = without_mistakes(&text);
+        for (offset, message) in mistakes {
+            self.problem(Place::in_text(&source, &text, offset), format!("not TOML: {message}"));
         }
+        let Ok(table) = DeTable::parse(&readable) else { return };
         let place_of = |offset| Place::in_text(&source, &text, offset);
         lay_over(&mut self.tree, table_of(table.into_inner(), &place_of));
     }
@@ -154,6 +153,52 @@ fn value_of_text(written: &str, place: &Place) -> Result<Value, String> {
             error.message().replace('\n', ", ")
         )),
     }
+}
+
+/// At most so many mistakes of one file are told.
+const MISTAKES_MAX: usize = 20;
+
+/// A text of the same length without its broken lines, and each mistake at its byte offset. One missing bracket
+/// breaks the lines after it, so for each mistake the line is blanked that lets the parser come furthest.
+fn without_mistakes(text: &str) -> (String, Vec<(usize, String)>) {
+    let (mut text, mut mistakes) = (text.to_owned(), Vec::new());
+    while let Some((offset, message)) = first_mistake(&text) {
+        let line = text[..offset].rfind('\n').map_or(0, |end| end + 1);
+        let before = text[..line].trim_end().rfind('\n').map_or(0, |end| end + 1);
+        let here = blanked(&text, line);
+        let reach = |text: &str| first_mistake(text).map_or(usize::MAX, |(offset, _)| offset);
+        let earlier =
+            (before < line).then(|| blanked(&text, before)).filter(|text| reach(text) > reach(&here));
+        match earlier {
+            Some(earlier) => {
+                let end = text[..line].trim_end().len();
+                mistakes.push((end, format!("the line does not end as it should ({message})")));
+                text = earlier;
+            }
+            None => {
+                mistakes.push((offset, message));
+                text = here;
+            }
+        }
+        if mistakes.len() == MISTAKES_MAX {
+            break;
+        }
+    }
+    (text, mistakes)
+}
+
+fn first_mistake(text: &str) -> Option<(usize, String)> {
+    let error = DeTable::parse(text).err()?;
+    let offset = error.span().map_or(0, |span| span.start).min(text.len());
+    let offset = (0..=offset).rev().find(|offset| text.is_char_boundary(*offset)).unwrap_or(0);
+    Some((offset, error.message().replace('\n', ", ")))
+}
+
+/// The text with the line that starts at `start` made of spaces.
+fn blanked(text: &str, start: usize) -> String {
+    let (before, rest) = text.split_at(start);
+    let end = rest.find('\n').unwrap_or(rest.len());
+    format!("{before}{}{}", " ".repeat(end), &rest[end..])
 }
 
 fn table_of(table: DeTable<'_>, place_of: &dyn Fn(usize) -> Place) -> Table {

@@ -118,11 +118,24 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_tells_the_line_and_the_rest_is_still_checked() {
-        let (_folder, given) =
-            given("[sip]\nlisten = [\"udp:0.0.0.0:5060\"\n[media]\nrtp_ports = [20001, 20999]\n");
+    fn a_mistake_is_told_once_and_the_rest_is_still_checked() {
+        let (_folder, given) = given(
+            "[sip]\nlisten = [\"udp:0.0.0.0:5060\"\n\n[media]\nrtp_ports = [20001, 20999]\nx = = 3\n\n\
+             [video]\nencoder = \"libx264\nfps = 90\n",
+        );
         let text = load(&given).unwrap_err().to_string();
-        assert!(text.contains(":2:") || text.contains(":3:"), "{text}");
+        let file = given.files[0].display().to_string();
+        let starts = [
+            ":2:29: not TOML: ",
+            ":5:13: media.rtp_ports: ",
+            ":6:5: not TOML: ",
+            ":9:",
+            ":10:7: video.fps: ",
+        ];
+        assert_eq!(text.lines().count(), starts.len(), "{text}");
+        for (line, start) in text.lines().zip(starts) {
+            assert!(line.starts_with(&format!("{file}{start}")), "{line}");
+        }
     }
 
     #[test]
