@@ -17,13 +17,6 @@ pub fn check(config: &Config, reading: &Reading) {
     if config.sip.trusted.is_empty() {
         reading.warning("sip.trusted", "nobody may call");
     }
-    for (key, timeout) in
-        [("rtp_timeout_s", config.media.rtp_timeout), ("hold_timeout_s", config.media.hold_timeout)]
-    {
-        if timeout > config.sip.max_call {
-            reading.warning(&format!("media.{key}"), "longer than sip.max_call_s, so it never acts");
-        }
-    }
 }
 
 fn listens(config: &Config, reading: &Reading) {
@@ -220,5 +213,20 @@ mod tests {
         assert!(problems(&both)[0].contains("nothing to hide"), "{:?}", problems(&both));
         assert_eq!(problems(&["censor.targets=[]"]), [""; 0]);
         assert_eq!(problems(&["media.video_codecs=[]"]), [""; 0]);
+    }
+
+    #[test]
+    fn no_problem_shows_a_secret() {
+        for set in [
+            "console.password=1234",
+            "console.token=['1234']",
+            "console.pasword='1234'",
+            "console.password='${1234'",
+        ] {
+            let given =
+                Given { files: vec!["/dev/null".into()], sets: vec![set.to_owned()], ..Given::default() };
+            let text = load(&given).unwrap_err().to_string();
+            assert!(!text.contains("1234"), "{text}");
+        }
     }
 }

@@ -103,8 +103,10 @@ impl Gathered {
     }
 
     fn set_option(&mut self, set: &str) {
-        let place = Place::whole(format!("--set {set}"));
-        let Some((path, value)) = set.split_once('=') else {
+        let (path, value) = set.split_once('=').map_or((set, None), |(path, value)| (path, Some(value)));
+        // Without the value: it may be a secret.
+        let place = Place::whole(format!("--set {path}"));
+        let Some(value) = value else {
             return self.problem(place, "write --set key.path=VALUE, for example --set sip.max_calls=4");
         };
         match toml_edit::Key::parse(path) {

@@ -68,8 +68,8 @@ pub struct Loaded {
 /// Every problem there is, in the order of files and lines.
 pub fn load(given: &Given) -> Result<Loaded, Problems> {
     let gathered = file::gather(given);
-    let mut reading = Reading::new(given);
-    let config = read::config(&mut reading, &gathered.tree);
+    let reading = Reading::new(given);
+    let config = read::config(&reading, &gathered.tree);
     check::check(&config, &reading);
     let (found, mut warnings) = reading.into_problems();
     let broken_lines: Vec<_> = gathered.problems.iter().map(|problem| problem.place.clone()).collect();
@@ -160,5 +160,15 @@ mod tests {
         let text = load(&missing).unwrap_err().to_string();
         assert!(text.starts_with("/nonexistent/eyeline.toml: cannot be read"), "{text}");
         assert_eq!(load(&Given::default()).unwrap().config, Config::default());
+    }
+
+    #[test]
+    fn under_systemd_data_goes_to_the_state_directory_unless_told_otherwise() {
+        let environment = vec![("STATE_DIRECTORY".to_owned(), "/var/lib/eyeline:/var/lib/other".to_owned())];
+        let given = Given { environment, ..Given::default() };
+        let data_dir = |given: &Given| load(given).unwrap().config.appliance.data_dir;
+        assert_eq!(data_dir(&given), PathBuf::from("/var/lib/eyeline"));
+        let told = Given { sets: vec!["appliance.data_dir=/mnt/x".into()], ..given };
+        assert_eq!(data_dir(&told), PathBuf::from("/mnt/x"));
     }
 }

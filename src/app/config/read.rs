@@ -50,6 +50,12 @@ fn appliance(section: &Section, into: &mut Appliance) {
         name => Ok(name.to_owned()),
     });
     section.parsed("data_dir", &mut into.data_dir, path);
+    if let Some(state) = section.variable("STATE_DIRECTORY")
+        && into.data_dir == Appliance::default().data_dir
+    {
+        // systemd lists several with colons; ours is the first.
+        into.data_dir = PathBuf::from(state.split(':').next().unwrap_or(state));
+    }
     section.duration("drain_s", &mut into.drain, SECOND, 0.0..=DAY_S);
 }
 

@@ -103,6 +103,11 @@ impl<'a> Section<'a> {
         self.reading.problem(&self.path_of(key), message);
     }
 
+    /// One variable of the environment.
+    pub fn variable(&self, name: &str) -> Option<&'a str> {
+        self.reading.given.variable(name)
+    }
+
     /// A problem at a full path, for example of an item in a list.
     pub fn problem_of(&self, path: &str, message: impl Into<String>) {
         self.reading.problem(path, message);
@@ -290,7 +295,8 @@ impl<'a> Section<'a> {
     pub fn secret(&self, key: &str, into: &mut Secret) {
         let Some((node, path)) = self.ask(key) else { return };
         let Value::Text(written) = &node.value else {
-            return self.wrong(node, &path, "a text in quotes");
+            // Not what was found: it may be the secret.
+            return self.reading.problem_at(node.place.clone(), &path, "expected a text in quotes");
         };
         match Secret::resolve(written, self.reading.given) {
             Ok(secret) => *into = secret,

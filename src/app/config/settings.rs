@@ -98,6 +98,7 @@ impl Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Appliance {
     pub name: String,
+    /// `./data`, or systemd's state directory where there is one.
     pub data_dir: PathBuf,
     /// How long running calls may go on after SIGTERM.
     pub drain: Duration,

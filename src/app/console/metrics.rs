@@ -173,6 +173,9 @@ fn sip(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
     out.counters("sip_dropped", "Messages thrown away without an answer", dropped)
 }
 
+/// Name, help, and which counter of a stream it is.
+type Counted = (&'static str, &'static str, fn(&StreamView) -> u64);
+
 fn media(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
     let both = [("audio", &totals.audio), ("video", &totals.video.stream)];
     let directed = |pick: fn(&StreamView) -> [(&'static str, u64); 2]| {
@@ -190,7 +193,7 @@ fn media(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
         "RTP bytes",
         directed(|stream| [("in", stream.bytes_received), ("out", stream.bytes_sent)]),
     )?;
-    let counted: [(&str, &str, fn(&StreamView) -> u64); 5] = [
+    let counted: [Counted; 5] = [
         ("rtp_lost", "Packets that never came", |stream| stream.packets_lost),
         ("rtp_late", "Packets that came too late", |stream| stream.packets_late),
         ("rtp_duplicates", "Packets that came twice", |stream| stream.duplicates),
