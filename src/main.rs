@@ -1,9 +1,60 @@
-//! Driver. Command line.
+//! Driver. Arguments, configuration, logging, run, exit code.
 
-fn main() {
-    let code = match std::env::args().nth(1).as_deref() {
-        Some("worker") => eyeline::worker::child::run(std::io::stdin()),
-        _ => 0,
+use std::process::ExitCode;
+
+use clap::Parser;
+use eyeline::app::cli::{BAD_CONFIG, Command, CommandLine, ConfigCommand, FAILED, USAGE};
+use eyeline::app::config::{Given, Loaded, load, print};
+use eyeline::app::{dial, log, models, serve};
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    let options = line.options();
+    if let Command::Worker { fd } = line.command {
+        return models::worker(fd);
+    }
+    let level = if matches!(line.command, Command::Serve(_)) { "info" } else { "warn" };
+    if let Err(message) = log::start(&options, level) {
+        eprintln!("eyeline: {message}");
+        return ExitCode::from(USAGE);
+    }
+    let mut given = Given::of_process(options.config, options.set);
+    given.only_looking = matches!(line.command, Command::Check(_) | Command::Config(_));
+    let loaded = match load(&given) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            eprintln!("{problems}");
+            let count = problems.0.len();
+            eprintln!("eyeline: {count} problem{} in the configuration", if count == 1 { "" } else { "s" });
+            return ExitCode::from(BAD_CONFIG);
+        }
     };
-    std::process::exit(code);
+    match line.command {
+        Command::Serve(_) => serve::run(loaded),
+        Command::Call(arguments) => dial::run(&arguments, &loaded.config),
+        Command::Check(_) => check(&loaded),
+        Command::Config(arguments) => match arguments.command {
+            ConfigCommand::Print(_) => show(&print::print(&loaded.config)),
+        },
+        Command::Models(arguments) => models::run(&arguments.command, &loaded.config.models),
+        Command::Worker { .. } => ExitCode::from(USAGE),
+    }
+}
+
+fn check(loaded: &Loaded) -> ExitCode {
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let files: Vec<String> = loaded.files.iter().map(|file| file.display().to_string()).collect();
+    let what = if files.is_empty() { "built-in defaults".to_owned() } else { files.join(", ") };
+    show(&format!("{what}: ok\n"))
+}
+
+/// Writes to standard output; a reader that went away is not a crash.
+fn show(text: &str) -> ExitCode {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILED),
+    }
 }

@@ -1,3 +1,12 @@
-//! Floor 7: the program around the library. Subcommands, configuration, sockets, the outside formats.
+//! Floor 7: the program around the agent. Configuration, command line, console, systemd.
+//!
+//! Outside formats (TOML, JSON, metrics) have their own types here; the floors below get plain settings.
 
+pub mod cli;
+pub mod config;
+pub mod console;
+pub mod dial;
+pub mod log;
 pub mod models;
+pub mod serve;
+pub mod service;

@@ -1,0 +1,281 @@
+//! Settings back to TOML: every key with the value in force, secrets as references or left out. Reading it again
+//! gives the same settings.
+
+use std::fmt::{Display, Write};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::settings::*;
+use crate::media::frame::Size;
+
+/// The whole configuration as TOML.
+pub fn print(config: &Config) -> String {
+    let mut page = Page(String::new());
+    appliance_and_sip(&mut page, config);
+    media_and_video(&mut page, config);
+    vision(&mut page, config);
+    recordings(&mut page, config);
+    agents_and_routes(&mut page, config);
+    page.section("console");
+    page.text("listen", &config.console.listen.map(|address| address.to_string()).unwrap_or_default());
+    page.text("password", config.console.password.shown());
+    page.text("token", config.console.token.shown());
+    page.0
+}
+
+struct Page(String);
+
+impl Page {
+    fn section(&mut self, header: impl Display) {
+        let gap = if self.0.is_empty() { "" } else { "\n" };
+        self.line(format_args!("{gap}[{header}]"));
+    }
+
+    fn line(&mut self, line: impl Display) {
+        writeln!(self.0, "{line}").expect("writing to a String cannot fail");
+    }
+
+    fn raw(&mut self, key: &str, value: impl Display) {
+        self.line(format_args!("{key} = {value}"));
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.raw(key, quoted(value));
+    }
+
+    fn word(&mut self, key: &str, value: impl Word) {
+        self.text(key, value.word());
+    }
+
+    fn list(&mut self, key: &str, items: impl IntoIterator<Item = impl Display>) {
+        let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+        self.raw(key, format_args!("[{}]", items.join(", ")));
+    }
+
+    fn texts<T: AsRef<str>>(&mut self, key: &str, items: impl IntoIterator<Item = T>) {
+        self.list(key, items.into_iter().map(|item| quoted(item.as_ref())));
+    }
+
+    fn duration(&mut self, key: &str, value: Duration, unit: Duration) {
+        self.raw(key, value.as_secs_f64() / unit.as_secs_f64());
+    }
+
+    fn seconds(&mut self, key: &str, value: Duration) {
+        self.duration(key, value, Duration::from_secs(1));
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+/// A name as a key or a part of a header.
+fn key(name: &str) -> String {
+    toml_edit::Key::new(name).to_string()
+}
+
+fn networks(networks: &[IpNet]) -> impl Iterator<Item = String> {
+    networks.iter().map(IpNet::to_string)
+}
+
+fn appliance_and_sip(page: &mut Page, config: &Config) {
+    page.section("appliance");
+    page.text("name", &config.appliance.name);
+    page.text("data_dir", &config.appliance.data_dir.to_string_lossy());
+    page.seconds("drain_s", config.appliance.drain);
+    let sip = &config.sip;
+    page.section("sip");
+    page.texts("listen", sip.listen.iter().map(Listen::to_string));
+    page.text("advertise", &sip.advertise.map_or("auto".to_owned(), |address| address.to_string()));
+    page.texts("trusted", networks(&sip.trusted));
+    page.word("strangers", sip.strangers);
+    page.raw("max_calls", sip.max_calls);
+    page.word("busy", sip.busy);
+    page.seconds("ring_timeout_s", sip.ring_timeout);
+    page.seconds("max_call_s", sip.max_call);
+}
+
+fn media_and_video(page: &mut Page, config: &Config) {
+    let media = &config.media;
+    page.section("media");
+    page.list("rtp_ports", [media.rtp_ports.0, media.rtp_ports.1]);
+    page.texts("audio_codecs", media.audio_codecs.iter().map(|codec| codec.word()));
+    page.texts("video_codecs", media.video_codecs.iter().map(|codec| codec.word()));
+    page.seconds("rtp_start_timeout_s", media.rtp_start_timeout);
+    page.seconds("rtp_timeout_s", media.rtp_timeout);
+    page.seconds("hold_timeout_s", media.hold_timeout);
+    page.section("video");
+    page.raw("max_width", config.video.max_size.width);
+    page.raw("max_height", config.video.max_size.height);
+    page.raw("fps", config.video.fps);
+    page.raw("bitrate_kbps", config.video.bitrate_kbps);
+    page.word("encoder", config.video.encoder);
+}
+
+fn vision(page: &mut Page, config: &Config) {
+    let auto = |path: &Option<std::path::PathBuf>| {
+        path.as_ref().map_or("auto".into(), |path| path.to_string_lossy().into_owned())
+    };
+    page.section("models");
+    page.text("dir", &auto(&config.models.dir));
+    page.text("onnxruntime", &auto(&config.models.onnxruntime));
+    for (name, detector) in &config.detectors {
+        page.section(format_args!("detector.{}", key(name)));
+        page.text("model", &detector.model);
+        page.raw("confidence", detector.confidence);
+        page.raw("every", detector.every);
+        page.texts("classes", &detector.classes);
+        page.raw("iou", detector.iou.map_or(quoted("auto"), |iou| iou.to_string()));
+        page.raw("fps", detector.fps);
+        page.raw("motion_gate", detector.motion_gate);
+    }
+    let censor = &config.censor;
+    page.section("censor");
+    page.texts("targets", &censor.targets);
+    page.word("style", censor.style);
+    page.raw("margin", censor.margin);
+    page.duration("hold_ms", censor.hold, Duration::from_millis(1));
+    page.list("zones", censor.zones.iter().map(|zone| format!("{zone:?}")));
+    page.word("on_failure", censor.on_failure);
+    page.section("filters");
+    page.texts("transforms", config.filters.transforms.iter().map(|transform| transform.word()));
+    page.list("resize", config.filters.resize.into_iter().flat_map(|Size { width, height }| [width, height]));
+    let overlay = &config.overlay;
+    page.section("overlay");
+    page.raw("boxes", overlay.boxes);
+    page.text("watermark", &overlay.watermark);
+    page.word("watermark_position", overlay.watermark_position);
+    page.raw("watermark_size", overlay.watermark_size);
+    let [red, green, blue] = overlay.watermark_color;
+    page.text("watermark_color", &format!("#{red:02x}{green:02x}{blue:02x}"));
+}
+
+fn recordings(page: &mut Page, config: &Config) {
+    let (plain, others): (Vec<_>, Vec<_>) =
+        config.recording.iter().partition(|(name, _)| *name == DEFAULT_RECORDING);
+    for (name, recording) in plain.into_iter().chain(others) {
+        match name.as_str() {
+            DEFAULT_RECORDING => page.section("recording"),
+            name => page.section(format_args!("recording.{}", key(name))),
+        }
+        page.raw("enabled", recording.enabled);
+        page.text("dir", &recording.dir.as_ref().map_or("".into(), |dir| dir.to_string_lossy().into_owned()));
+        page.word("video", recording.video);
+        page.word("audio", recording.audio);
+        page.word("encoder", recording.encoder);
+        page.raw("min_free_gib", recording.min_free_gib);
+    }
+}
+
+fn agents_and_routes(page: &mut Page, config: &Config) {
+    for (name, agent) in &config.agents {
+        page.section(format_args!("agent.{}", key(name)));
+        page.word("kind", agent.kind());
+        if let Agent::Mirror { audio, greeting } = agent {
+            page.word("audio", *audio);
+            page.text("greeting", greeting);
+        }
+    }
+    if config.routes.is_empty() {
+        // Before the first header would be needed for a plain key, so the empty list goes to the top.
+        page.0.insert_str(0, "route = []\n\n");
+    }
+    for route in &config.routes {
+        page.section("[route]");
+        page.text("to", &route.to);
+        page.text("from", &route.from);
+        page.texts("source", networks(&route.source));
+        for (name, glob) in &route.headers {
+            page.text(&format!("header.{}", key(name)), glob);
+        }
+        page.text("agent", &route.agent);
+        match route.record.as_deref() {
+            None => page.raw("record", false),
+            Some(DEFAULT_RECORDING) => page.raw("record", true),
+            Some(name) => page.text("record", name),
+        }
+        page.texts("detect", &route.detect);
+        page.raw("censor", route.censor);
+        page.raw("video", route.video);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Given, Loaded, load};
+    use super::*;
+
+    fn loaded(toml: &str) -> Config {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("eyeline.toml");
+        std::fs::write(&path, toml).unwrap();
+        let environment = vec![("TOKEN".to_owned(), "hunter2".to_owned())];
+        match load(&Given { files: vec![path], environment, ..Given::default() }) {
+            Ok(Loaded { config, .. }) => config,
+            Err(problems) => panic!("{problems}\n{toml}"),
+        }
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_the_same() {
+        let config = Config::default();
+        assert_eq!(loaded(&print(&config)), config);
+        let config = loaded(
+            r##"
+            [appliance]
+            name = "a \"quoted\" näme"
+            drain_s = 0.5
+            [sip]
+            listen = ["udp:[::1]:5070", "tcp:127.0.0.1:0"]
+            advertise = "192.0.2.7"
+            busy = 486
+            [detector."number plates"]
+            model = "./plates.onnx"
+            iou = 0.3
+            [censor]
+            zones = [[[0, 0], [0.25, 0], [0.25, 1.0]], [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6], [0.1, 0.9]]]
+            hold_ms = 1500
+            [filters]
+            transforms = ["grayscale", "edges"]
+            resize = [320, 240]
+            [overlay]
+            watermark_color = "#0a1b2c"
+            [recording]
+            enabled = false
+            min_free_gib = 0.25
+            [recording.night]
+            enabled = true
+            video = "none"
+            [agent.tape]
+            kind = "record"
+            [[route]]
+            to = "1??"
+            source = "10.0.0.0/8"
+            header.X-Door = "front*"
+            agent = "tape"
+            record = "night"
+            detect = ["number plates"]
+            [[route]]
+            [console]
+            listen = "0.0.0.0:8080"
+            token = "${env:TOKEN}"
+            "##,
+        );
+        let printed = print(&config);
+        assert_eq!(loaded(&printed), config, "{printed}");
+        assert!(!printed.contains("hunter2"), "{printed}");
+    }
+
+    #[test]
+    fn plain_secrets_are_left_out() {
+        let config = loaded("[console]\npassword = \"hunter2\"\n");
+        assert!(!print(&config).contains("hunter2"));
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn no_routes_stay_no_routes() {
+        assert_eq!(loaded(&print(&loaded("route = []\n"))).routes, []);
+    }
+}

@@ -1,0 +1,349 @@
+//! Prometheus text of one snapshot. Names start with `eyeline_`; labels never hold a caller's number.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::view::{CallView, Readiness, SETUP_BOUNDS_S, Snapshot, StreamView, Totals, VideoView};
+
+/// What `Content-Type` says of [`write`]'s text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The snapshot as OpenMetrics text.
+pub fn write(snapshot: Snapshot) -> String {
+    let mut registry = Registry::with_prefix("eyeline");
+    registry.register_collector(Box::new(Sheet(snapshot)));
+    let mut page = String::with_capacity(8 * 1024);
+    match text::encode(&mut page, &registry) {
+        Ok(()) => page,
+        Err(fmt::Error) => String::new(),
+    }
+}
+
+#[derive(Debug)]
+struct Sheet(Snapshot);
+
+impl Collector for Sheet {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let snapshot = &self.0;
+        let mut totals = snapshot.ended.clone();
+        for call in &snapshot.calls {
+            // A live call has no result yet, so only its media counts.
+            add_media(&mut totals, call);
+        }
+        let mut out = Out(encoder);
+        process(&mut out, snapshot)?;
+        calls(&mut out, snapshot, &totals)?;
+        sip(&mut out, snapshot)?;
+        media(&mut out, snapshot, &totals)?;
+        video(&mut out, snapshot, &totals.video)?;
+        worker_and_disk(&mut out, snapshot)
+    }
+}
+
+fn add_media(totals: &mut Totals, call: &CallView) {
+    totals.setup.extend(call.setup);
+    if let Some(audio) = &call.audio {
+        totals.audio.add(audio);
+    }
+    if let Some(video) = &call.video {
+        totals.video.add(video);
+    }
+}
+
+/// One metric family after the other.
+struct Out<'a>(DescriptorEncoder<'a>);
+
+impl Out<'_> {
+    fn family<const N: usize, V>(
+        &mut self,
+        (name, help): (&str, &str),
+        kind: MetricType,
+        rows: impl IntoIterator<Item = ([(&'static str, String); N], V)>,
+        encode: impl Fn(&mut MetricEncoder, V) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, kind)?;
+        for (labels, value) in rows {
+            let labels = labels.to_vec();
+            encode(&mut encoder.encode_family(&labels)?, value)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = ([Label; N], f64)>,
+    ) -> fmt::Result {
+        self.family((name, help), MetricType::Gauge, rows, |encoder, value| encoder.encode_gauge(&value))
+    }
+
+    fn counters<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = ([Label; N], u64)>,
+    ) -> fmt::Result {
+        self.family((name, help), MetricType::Counter, rows, |encoder, value| {
+            encoder.encode_counter::<NoLabelSet, u64, f64>(&value, None)
+        })
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.0
+            .encode_descriptor(name, help, None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, u64, f64>(&value, None)
+    }
+}
+
+type Label = (&'static str, String);
+
+fn label((name, value): (&'static str, &str)) -> Label {
+    (name, value.to_owned())
+}
+
+fn one(flag: bool) -> f64 {
+    f64::from(u8::from(flag))
+}
+
+fn process(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
+    let build = [[label(("version", env!("CARGO_PKG_VERSION"))), label(("appliance", &snapshot.appliance))]];
+    out.gauges("build_info", "Always 1", build.map(|labels| (labels, 1.0)))?;
+    out.gauge("uptime_seconds", "Since start", snapshot.uptime.as_secs_f64())?;
+    out.gauge("loop_age_seconds", "Since the control loop last went round", snapshot.loop_age.as_secs_f64())?;
+    let readiness = snapshot.parts.readiness();
+    out.gauge("ready", "Calls may come", one(readiness != Readiness::NotReady))?;
+    out.gauge(
+        "degraded",
+        "Something not needed for safety is missing",
+        one(readiness == Readiness::Degraded),
+    )?;
+    out.gauge("draining", "No new calls are taken", one(snapshot.parts.draining))?;
+    let parts = snapshot
+        .parts
+        .all()
+        .map(|(kind, part)| ([label(("kind", kind)), label(("name", &part.name))], one(part.ok)));
+    out.gauges("part_ok", "What must be there, and whether it works", parts)
+}
+
+fn calls(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
+    let mut active: BTreeMap<(&str, &str), f64> = BTreeMap::new();
+    for direction in ["inbound", "outbound"] {
+        for media in ["audio", "video"] {
+            active.insert((direction, media), 0.0);
+        }
+    }
+    for call in &snapshot.calls {
+        let media = if call.video.is_some() { "video" } else { "audio" };
+        *active.entry((call.direction.word(), media)).or_default() += 1.0;
+    }
+    let rows = active.iter().map(|((dir, media), n)| ([label(("dir", dir)), label(("media", media))], *n));
+    out.gauges("calls_active", "Calls that live, by whether they have video", rows)?;
+    let ended = totals.calls.iter().map(|((direction, status), n)| {
+        ([label(("dir", direction.word())), ("result_code", status.to_string())], *n)
+    });
+    out.counters("calls", "Calls that have ended, by their SIP status", ended)?;
+    let setup = &totals.setup;
+    let mut buckets: Vec<(f64, u64)> = SETUP_BOUNDS_S.into_iter().zip(setup.buckets).collect();
+    let beyond = setup.count.saturating_sub(setup.buckets.iter().sum());
+    buckets.push((f64::INFINITY, beyond));
+    out.0
+        .encode_descriptor("call_setup_seconds", "INVITE to 200", None, MetricType::Histogram)?
+        .encode_histogram::<NoLabelSet>(setup.sum_s, setup.count, &buckets, None)
+}
+
+fn sip(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
+    let sip = &snapshot.sip;
+    let requests = sip.requests.iter().map(|(method, n)| ([label(("method", method))], *n));
+    out.counters("sip_requests", "Requests received", requests)?;
+    let responses = sip.responses.iter().map(|(code, n)| ([("code", code.to_string())], *n));
+    out.counters("sip_responses", "Responses sent and received", responses)?;
+    out.counter("sip_retransmissions", "Messages sent again", sip.retransmissions)?;
+    out.counter("sip_parse_errors", "Messages that could not be read", sip.malformed)?;
+    let dropped = sip.dropped.iter().map(|(reason, n)| ([label(("reason", reason))], *n));
+    out.counters("sip_dropped", "Messages thrown away without an answer", dropped)
+}
+
+/// Name, help, and which counter of a stream it is.
+type Counted = (&'static str, &'static str, fn(&StreamView) -> u64);
+
+fn media(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
+    let both = [("audio", &totals.audio), ("video", &totals.video.stream)];
+    let directed = |pick: fn(&StreamView) -> [(&'static str, u64); 2]| {
+        both.into_iter().flat_map(move |(media, stream)| {
+            pick(stream).map(|(dir, n)| ([label(("dir", dir)), label(("media", media))], n))
+        })
+    };
+    out.counters(
+        "rtp_packets",
+        "RTP packets",
+        directed(|stream| [("in", stream.packets_received), ("out", stream.packets_sent)]),
+    )?;
+    out.counters(
+        "rtp_bytes",
+        "RTP bytes",
+        directed(|stream| [("in", stream.bytes_received), ("out", stream.bytes_sent)]),
+    )?;
+    let counted: [Counted; 5] = [
+        ("rtp_lost", "Packets that never came", |stream| stream.packets_lost),
+        ("rtp_late", "Packets that came too late", |stream| stream.packets_late),
+        ("rtp_duplicates", "Packets that came twice", |stream| stream.duplicates),
+        ("rtp_foreign_source", "Packets from another source than the locked one", |stream| {
+            stream.packets_foreign
+        }),
+        ("rtp_malformed", "Packets that could not be read", |stream| stream.packets_malformed),
+    ];
+    for (name, help, pick) in counted {
+        out.counters(name, help, both.map(|(media, stream)| ([label(("media", media))], pick(stream))))?;
+    }
+    let live = |pick: fn(&StreamView) -> Option<f64>| {
+        snapshot.calls.iter().flat_map(move |call| {
+            let audio = call.audio.as_ref().map(|stream| ("audio", stream));
+            let video = call.video.as_ref().map(|video| ("video", &video.stream));
+            audio.into_iter().chain(video).filter_map(move |(media, stream)| {
+                pick(stream).map(|ms| ([label(("call", &call.id)), label(("media", media))], ms / 1000.0))
+            })
+        })
+    };
+    out.gauges("jitter_seconds", "Interarrival jitter of live calls", live(|stream| Some(stream.jitter_ms)))?;
+    out.gauges("rtcp_rtt_seconds", "Round trip of live calls", live(|stream| stream.round_trip_ms))
+}
+
+fn video(out: &mut Out, snapshot: &Snapshot, totals: &VideoView) -> fmt::Result {
+    let live = || snapshot.calls.iter().filter_map(|call| call.video.as_ref().map(|video| (&call.id, video)));
+    let fps = live().flat_map(|(id, video)| {
+        [("in", video.fps_in), ("out", video.fps_out)]
+            .map(|(dir, fps)| ([label(("call", id)), label(("dir", dir))], fps))
+    });
+    out.gauges("video_fps", "Pictures a second of live calls", fps)?;
+    let age = live().map(|(id, video)| ([label(("call", id))], video.age_ms / 1000.0));
+    out.gauges("video_age_seconds", "Age of the picture when it is sent", age)?;
+    let stages = live().flat_map(|(id, video)| {
+        let stages = video.stages_ms;
+        [
+            ("decode", stages.decode),
+            ("gate", stages.gate),
+            ("encode", stages.encode),
+            ("inference", stages.inference),
+        ]
+        .map(|(stage, ms)| ([label(("call", id)), label(("stage", stage))], ms / 1000.0))
+    });
+    out.gauges("video_stage_seconds", "Mean time of each stage of live calls", stages)?;
+    let states = [
+        ("decoded", totals.pictures_decoded),
+        ("passed", totals.pictures_passed),
+        ("withheld", totals.pictures_withheld),
+        ("dropped", totals.pictures_dropped),
+    ];
+    out.counters(
+        "video_frames",
+        "Pictures, by what became of them",
+        states.map(|(s, n)| ([label(("state", s))], n)),
+    )?;
+    out.counter("censor_blocked_frames", "Pictures replaced by the slate", totals.pictures_withheld)?;
+    let queues = totals.queue_dropped.iter().map(|(queue, n)| ([label(("queue", queue))], *n));
+    out.counters("video_queue_dropped", "Pictures lost in each queue", queues)?;
+    let keys = [("sent", totals.key_requests_sent), ("received", totals.key_requests_received)];
+    out.counters(
+        "keyframe_requests",
+        "Requests for a key picture",
+        keys.map(|(how, n)| ([label(("how", how))], n)),
+    )
+}
+
+fn worker_and_disk(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
+    let worker = &snapshot.worker;
+    out.gauge("worker_up", "The inference process lives", one(worker.alive))?;
+    out.counter("worker_restarts", "Times the inference process was started again", worker.restarts)?;
+    let models = || worker.models.iter().map(|(name, model)| ([label(("model", name))], model));
+    out.gauges(
+        "inference_seconds",
+        "Mean time of one inference",
+        models().map(|(labels, model)| (labels, model.inference_ms / 1000.0)),
+    )?;
+    out.counters("inference_runs", "Inferences", models().map(|(labels, model)| (labels, model.runs)))?;
+    out.counters(
+        "inference_failures",
+        "Inferences without a result",
+        models().map(|(labels, model)| (labels, model.failures)),
+    )?;
+    out.counter("recording_bytes", "Bytes recorded", snapshot.recording.bytes)?;
+    out.counter("recording_errors", "Recordings that could not be written", snapshot.recording.errors)?;
+    out.gauge("disk_free_bytes", "Free space where recordings go", snapshot.recording.free_bytes as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::view::{CallDirection, ModelView, Part};
+    use super::*;
+
+    fn call(id: &str) -> CallView {
+        let stream =
+            StreamView { packets_received: 100, packets_lost: 3, jitter_ms: 4.0, ..StreamView::default() };
+        let video = VideoView {
+            stream: stream.clone(),
+            fps_in: 15.0,
+            age_ms: 30.0,
+            pictures_withheld: 2,
+            ..VideoView::default()
+        };
+        CallView {
+            id: id.into(),
+            from: "sip:+4930123456@example.com".into(),
+            status: Some(200),
+            setup: Some(Duration::from_millis(12)),
+            audio: Some(stream),
+            video: Some(video),
+            ..CallView::default()
+        }
+    }
+
+    #[test]
+    fn live_and_ended_calls_are_counted_together_and_without_numbers_of_people() {
+        let mut snapshot =
+            Snapshot { appliance: "door \"1\"".into(), calls: vec![call("8")], ..Snapshot::default() };
+        snapshot.ended.add(&call("7"));
+        snapshot.ended.add(&CallView {
+            direction: CallDirection::Outbound,
+            status: Some(486),
+            ..CallView::default()
+        });
+        snapshot.parts.censor = vec![Part::bad("face", "no model")];
+        snapshot.worker.models.insert("yunet".into(), ModelView { runs: 9, failures: 1, inference_ms: 5.0 });
+        let page = write(snapshot);
+        for line in [
+            "eyeline_calls_active{dir=\"inbound\",media=\"video\"} 1.0",
+            "eyeline_calls_total{dir=\"inbound\",result_code=\"200\"} 1",
+            "eyeline_calls_total{dir=\"outbound\",result_code=\"486\"} 1",
+            "eyeline_rtp_packets_total{dir=\"in\",media=\"video\"} 200",
+            "eyeline_rtp_lost_total{media=\"audio\"} 6",
+            "eyeline_jitter_seconds{call=\"8\",media=\"audio\"} 0.004",
+            "eyeline_video_fps{call=\"8\",dir=\"in\"} 15.0",
+            "eyeline_video_age_seconds{call=\"8\"} 0.03",
+            "eyeline_video_frames_total{state=\"withheld\"} 4",
+            "eyeline_call_setup_seconds_count 2",
+            "eyeline_call_setup_seconds_bucket{le=\"0.01\"} 0",
+            "eyeline_call_setup_seconds_bucket{le=\"0.025\"} 2",
+            "eyeline_call_setup_seconds_bucket{le=\"+Inf\"} 2",
+            "eyeline_part_ok{kind=\"censor\",name=\"face\"} 0.0",
+            "eyeline_inference_seconds{model=\"yunet\"} 0.005",
+            "eyeline_ready 0.0",
+        ] {
+            assert!(page.lines().any(|found| found == line), "no {line} in\n{page}");
+        }
+        assert!(page.contains("appliance=\"door \\\"1\\\"\""), "{page}");
+        assert!(!page.contains("4930123456"), "{page}");
+        assert!(page.ends_with("# EOF\n"));
+    }
+}
