@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::harness::baresip::{Baresip, Settings};
 use crate::harness::capture::{Capture, streams_to};
 use crate::harness::picture::{self, Clip, judge_face, median_psnr};
+use crate::harness::process::usage_of_tree;
+use crate::harness::uac::{Caller, Packetized};
 use crate::harness::{media, sound, turn};
 
 #[test]
@@ -42,4 +44,30 @@ fn a_call_between_two_baresips_is_seen_as_it_is() {
     let to_callee = streams_to(&packets, callee.rtp_ports);
     let video = to_callee.iter().find(|stream| stream.is_video()).expect("video to the callee");
     assert!(median_psnr(&picture::read_h264(&video.h264()), &scene) > 30.0);
+}
+
+#[test]
+fn the_scripted_caller_talks_with_baresip() {
+    let _turn = turn();
+    let callee = Baresip::start(&Settings { answers: true, ..Settings::default() });
+    let before = usage_of_tree(callee.process.id());
+    let mut caller = Caller::new(&callee.uri());
+    let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(0))));
+    assert_eq!((answer.status, answer.ports().len()), (200, 2), "{answer:?}");
+    let clip = Packetized::read(&media("scene.mp4"), 0);
+    let received = caller.stream(&answer, Duration::from_secs(3), Some(&clip));
+    caller.hang_up();
+    assert!((received.audio.per_second() - 50.0).abs() < 3.0, "{}", received.audio.per_second());
+    assert!(received.video.per_second() > 13.5, "{}", received.video.per_second());
+    let report = judge_face(&picture::read_h264(&received.video.h264()), &Clip::open("face.mp4"));
+    assert!(report.pictures > 35 && report.hidden == 0, "{report:?}");
+    let used = usage_of_tree(callee.process.id());
+    assert!(used.cpu_s > before.cpu_s && used.memory_mib > 5.0, "{used:?}");
+
+    // Debian's baresip knows no fragmentation: its video line comes back with port 0, the sound goes on.
+    let mut caller = Caller::new(&callee.uri());
+    let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(1))));
+    assert_eq!((answer.status, answer.ports().last()), (200, Some(&0)), "{answer:?}");
+    assert!(caller.stream(&answer, Duration::from_secs(1), None).audio.packets.len() > 40);
+    caller.hang_up();
 }

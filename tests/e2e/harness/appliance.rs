@@ -126,9 +126,8 @@ pub fn playable_seconds(file: &Path) -> f64 {
             .args(["-v", "error", "-show_entries", "packet=pts_time,duration_time", "-of", "csv=p=0"])
             .arg(file),
     );
-    let ends = String::from_utf8_lossy(&text)
+    String::from_utf8_lossy(&text)
         .lines()
         .filter_map(|line| line.split(',').next()?.parse::<f64>().ok())
-        .fold(0.0, f64::max);
-    ends
+        .fold(0.0, f64::max)
 }

@@ -65,7 +65,8 @@ impl Baresip {
         fs::write(folder.path().join("accounts"), account(settings, ports)).expect("its account");
         fs::write(folder.path().join("contacts"), "").expect("its contacts");
         // Without a line end: it would stand in the middle of a Contact header.
-        fs::write(folder.path().join("uuid"), format!("5b1f0a52-7c1c-4a0e-9d0c-{ports:012}")).expect("its id");
+        fs::write(folder.path().join("uuid"), format!("5b1f0a52-7c1c-4a0e-9d0c-{ports:012}"))
+            .expect("its id");
         let mut command = Command::new("baresip");
         command.arg("-4").arg("-f").arg(folder.path()).arg("-v");
         let process = Process::start("baresip", &mut command, folder.path());
@@ -206,10 +207,8 @@ struct Control {
 
 impl Control {
     fn connect(port: u16) -> Option<Control> {
-        let stream = TcpStream::connect_timeout(
-            &SocketAddr::from(([127, 0, 0, 1], port)),
-            Duration::from_millis(300),
-        );
+        let stream =
+            TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), Duration::from_millis(300));
         Some(Control { stream: stream.ok()?, unread: Vec::new(), events: VecDeque::new() })
     }
 

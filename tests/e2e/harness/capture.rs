@@ -121,7 +121,8 @@ impl Rtp {
         let word = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let mut start = 12 + usize::from(bytes[0] & 15) * 4;
         if bytes[0] & 0x10 != 0 {
-            start += 4 + usize::from(u16::from_be_bytes([*bytes.get(start + 2)?, *bytes.get(start + 3)?])) * 4;
+            start +=
+                4 + usize::from(u16::from_be_bytes([*bytes.get(start + 2)?, *bytes.get(start + 3)?])) * 4;
         }
         Some(Rtp {
             at,
@@ -143,9 +144,9 @@ pub struct Stream {
 /// The RTP streams whose destination port lies in `ports`, the longest first.
 pub fn streams_to(packets: &[Packet], ports: (u16, u16)) -> Vec<Stream> {
     let mut found: BTreeMap<(SocketAddr, u32), Vec<Rtp>> = BTreeMap::new();
-    let inbound = packets.iter().filter(|packet| {
-        !packet.is_tcp && (ports.0..=ports.1).contains(&packet.destination.port())
-    });
+    let inbound = packets
+        .iter()
+        .filter(|packet| !packet.is_tcp && (ports.0..=ports.1).contains(&packet.destination.port()));
     for packet in inbound {
         if let Some(rtp) = Rtp::read(packet.at, &packet.payload) {
             found.entry((packet.source, rtp.ssrc)).or_default().push(rtp);
@@ -171,12 +172,17 @@ impl Stream {
         self.packets.last().map_or(0.0, |last| last.at - self.packets[0].at)
     }
 
-    /// Different RTP timestamps per second: pictures, or blocks of sound.
+    /// Different RTP timestamps per second: pictures, or blocks of sound. The first half second does not count:
+    /// what was sent before the receiver looked arrives at once.
     pub fn per_second(&self) -> f64 {
-        let mut timestamps: Vec<u32> = self.packets.iter().map(|packet| packet.timestamp).collect();
+        let Some((start, end)) = self.packets.first().zip(self.packets.last()) else { return 0.0 };
+        let steady = |packet: &&Rtp| packet.at >= start.at + 0.5;
+        let mut timestamps: Vec<u32> =
+            self.packets.iter().filter(steady).map(|packet| packet.timestamp).collect();
         timestamps.sort_unstable();
         timestamps.dedup();
-        (timestamps.len().max(1) - 1) as f64 / self.seconds().max(0.001)
+        let from = self.packets.iter().find(steady).map_or(end.at, |packet| packet.at);
+        (timestamps.len().max(1) - 1) as f64 / (end.at - from).max(0.001)
     }
 
     /// Largest packet without its RTP header, in bytes.

@@ -3,6 +3,8 @@
 //!
 //! Knows nothing of Eyeline's insides: it sees what a peer, an operator and a file system see.
 
+#![allow(dead_code, reason = "the tests and the benchmark each use a part")]
+
 pub mod appliance;
 pub mod baresip;
 pub mod capture;
@@ -44,7 +46,8 @@ pub fn free_ports(count: u16) -> u16 {
     let own = (std::process::id() % 97) as u16;
     for _ in 0..500 {
         let try_number = TRIES.fetch_add(1, Ordering::Relaxed);
-        let first = 12_000 + (own.wrapping_mul(211).wrapping_add(try_number.wrapping_mul(128)) % 20_000) / 2 * 2;
+        let first =
+            12_000 + (own.wrapping_mul(211).wrapping_add(try_number.wrapping_mul(128)) % 20_000) / 2 * 2;
         let all = (first..first + count).all(|port| {
             UdpSocket::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok()
         });

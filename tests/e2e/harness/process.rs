@@ -107,7 +107,9 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 fn proportional_mib(pid: u32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let kib = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix("kB")?.trim().parse().ok());
     kib.unwrap_or(0.0) / 1024.0
 }
 

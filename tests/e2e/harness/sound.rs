@@ -10,19 +10,15 @@ pub const RATE: u32 = 8000;
 /// Decodes a file's sound to 8 kHz; one vector per channel.
 pub fn read(file: &Path, channels: usize) -> Vec<Vec<f64>> {
     let bytes = output_of(
-        Command::new("ffmpeg").args(["-hide_banner", "-loglevel", "error", "-nostdin", "-i"]).arg(file).args([
-            "-vn",
-            "-ac",
-            &channels.to_string(),
-            "-ar",
-            &RATE.to_string(),
-            "-f",
-            "s16le",
-            "-",
-        ]),
+        Command::new("ffmpeg")
+            .args(["-hide_banner", "-loglevel", "error", "-nostdin", "-i"])
+            .arg(file)
+            .args(["-vn", "-ac", &channels.to_string(), "-ar", &RATE.to_string(), "-f", "s16le", "-"]),
     );
-    let samples: Vec<f64> =
-        bytes.chunks_exact(2).map(|pair| f64::from(i16::from_le_bytes([pair[0], pair[1]])) / 32768.0).collect();
+    let samples: Vec<f64> = bytes
+        .chunks_exact(2)
+        .map(|pair| f64::from(i16::from_le_bytes([pair[0], pair[1]])) / 32768.0)
+        .collect();
     (0..channels).map(|channel| samples.iter().skip(channel).step_by(channels).copied().collect()).collect()
 }
 
@@ -50,8 +46,9 @@ pub fn tone_share(samples: &[f64], hertz: f64) -> f64 {
 
 #[test]
 fn a_tone_is_told_from_another() {
-    let tone: Vec<f64> =
-        (0..RATE).map(|n| (std::f64::consts::TAU * 700.0 * f64::from(n) / f64::from(RATE)).sin() * 0.5).collect();
+    let tone: Vec<f64> = (0..RATE)
+        .map(|n| (std::f64::consts::TAU * 700.0 * f64::from(n) / f64::from(RATE)).sin() * 0.5)
+        .collect();
     assert!(tone_share(&tone, 700.0) > 0.99 && tone_share(&tone, 1100.0) < 0.01);
     assert!((level_db(&tone) + 9.03).abs() < 0.1, "{}", level_db(&tone));
 }

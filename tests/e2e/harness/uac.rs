@@ -36,6 +36,8 @@ pub struct Caller {
     signalling: UdpSocket,
     audio: UdpSocket,
     video: UdpSocket,
+    /// Request URI of everything it sends.
+    uri: String,
     server: SocketAddr,
     remote_tag: String,
     cseq: u32,
@@ -48,7 +50,9 @@ pub struct Received {
 }
 
 impl Caller {
-    pub fn new(server: SocketAddr) -> Caller {
+    /// Will call `sip:USER@ADDRESS:PORT`.
+    pub fn new(uri: &str) -> Caller {
+        let server = uri.rsplit('@').next().and_then(|address| address.parse().ok());
         let bind = || {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port on loopback");
             socket.set_nonblocking(true).expect("a socket that does not block");
@@ -58,7 +62,8 @@ impl Caller {
             signalling: bind(),
             audio: bind(),
             video: bind(),
-            server,
+            uri: uri.to_owned(),
+            server: server.expect("a URI with address and port"),
             remote_tag: String::new(),
             cseq: 1,
         }
@@ -92,14 +97,15 @@ impl Caller {
 
     fn request(&self, method: &str, body: &str) -> String {
         let local = self.signalling.local_addr().expect("a bound socket");
-        let tag = if self.remote_tag.is_empty() { String::new() } else { format!(";tag={}", self.remote_tag) };
+        let tag =
+            if self.remote_tag.is_empty() { String::new() } else { format!(";tag={}", self.remote_tag) };
         let kind = if body.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
         format!(
-            "{method} sip:mirror@{server} SIP/2.0\r\nVia: SIP/2.0/UDP {local};rport;branch=z9hG4bK{method}{port}\r\n\
-             Max-Forwards: 70\r\nFrom: <sip:script@{local}>;tag=s{port}\r\nTo: <sip:mirror@{server}>{tag}\r\n\
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {local};rport;branch=z9hG4bK{method}{port}\r\n\
+             Max-Forwards: 70\r\nFrom: <sip:script@{local}>;tag=s{port}\r\nTo: <{uri}>{tag}\r\n\
              Call-ID: script-{port}@127.0.0.1\r\nCSeq: {cseq} {method}\r\nContact: <sip:script@{local}>\r\n{kind}\
              Content-Length: {length}\r\n\r\n{body}",
-            server = self.server,
+            uri = self.uri,
             port = local.port(),
             cseq = self.cseq,
             length = body.len(),
@@ -132,8 +138,10 @@ impl Caller {
             (status >= 200).then_some((status, message))
         });
         let (status, message) = answer.expect("a final answer to INVITE within 10 s");
-        let to = message.lines().find(|line| line.to_ascii_lowercase().starts_with("to:")).unwrap_or_default();
-        self.remote_tag = to.split(";tag=").nth(1).unwrap_or_default().split(';').next().unwrap_or_default().to_owned();
+        let to =
+            message.lines().find(|line| line.to_ascii_lowercase().starts_with("to:")).unwrap_or_default();
+        self.remote_tag =
+            to.split(";tag=").nth(1).unwrap_or_default().split(';').next().unwrap_or_default().to_owned();
         self.send(&self.request("ACK", ""));
         let (headers, sdp) = message.split_once("\r\n\r\n").unwrap_or((&message, ""));
         Answer { status, headers: headers.to_owned(), sdp: sdp.to_owned() }
@@ -142,7 +150,8 @@ impl Caller {
     /// Sends PCMU silence with a click every second, and `units` at 15 fps in a loop, to the answered ports.
     pub fn stream(&mut self, answer: &Answer, time: Duration, video: Option<&Packetized>) -> Received {
         let ports = answer.ports();
-        let to = |index: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, ports.get(index).copied().unwrap_or(0)));
+        let to =
+            |index: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, ports.get(index).copied().unwrap_or(0)));
         let mut audio = Sender::new(&self.audio, to(0), 0, 160);
         let mut pictures = Sender::new(&self.video, to(1), 97, 6000);
         let mut received = Received { audio: Stream { packets: vec![] }, video: Stream { packets: vec![] } };
@@ -273,8 +282,10 @@ impl Packetized {
 
 /// NAL units between start codes.
 fn nal_units(bytes: &[u8]) -> Vec<&[u8]> {
-    let starts: Vec<usize> =
-        (0..bytes.len().saturating_sub(3)).filter(|&at| bytes[at..at + 3] == [0, 0, 1]).map(|at| at + 3).collect();
+    let starts: Vec<usize> = (0..bytes.len().saturating_sub(3))
+        .filter(|&at| bytes[at..at + 3] == [0, 0, 1])
+        .map(|at| at + 3)
+        .collect();
     let ends = starts.iter().skip(1).map(|start| start - 3).chain([bytes.len()]);
     starts
         .iter()
