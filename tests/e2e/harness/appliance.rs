@@ -45,7 +45,8 @@ impl Appliance {
         appliance
     }
 
-    fn spawn(settings: &[&str]) -> Appliance {
+    /// Starts it and does not wait.
+    pub fn spawn(settings: &[&str]) -> Appliance {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ports = free_ports(64);
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));

@@ -15,6 +15,8 @@ use super::wait_for;
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
+    /// From the INVITE to this answer.
+    pub after: Duration,
     pub headers: String,
     pub sdp: String,
 }
@@ -96,12 +98,17 @@ impl Caller {
     }
 
     fn request(&self, method: &str, body: &str) -> String {
+        self.request_in(method, method, body)
+    }
+
+    /// `branch` names the transaction: the ACK of a refusal belongs to its INVITE (RFC 3261 §17.1.1.3).
+    fn request_in(&self, branch: &str, method: &str, body: &str) -> String {
         let local = self.signalling.local_addr().expect("a bound socket");
         let tag =
             if self.remote_tag.is_empty() { String::new() } else { format!(";tag={}", self.remote_tag) };
         let kind = if body.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
         format!(
-            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {local};rport;branch=z9hG4bK{method}{port}\r\n\
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {local};rport;branch=z9hG4bK{branch}{port}{cseq}\r\n\
              Max-Forwards: 70\r\nFrom: <sip:script@{local}>;tag=s{port}\r\nTo: <{uri}>{tag}\r\n\
              Call-ID: script-{port}@127.0.0.1\r\nCSeq: {cseq} {method}\r\nContact: <sip:script@{local}>\r\n{kind}\
              Content-Length: {length}\r\n\r\n{body}",
@@ -122,29 +129,47 @@ impl Caller {
         Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
     }
 
+    /// Waits at most `limit` for one message. Everything else here only looks.
+    fn receive_within(&self, limit: Duration) -> Option<String> {
+        self.signalling.set_nonblocking(false).expect("a socket that blocks");
+        self.signalling.set_read_timeout(Some(limit)).expect("a limit above zero");
+        let message = self.receive();
+        self.signalling.set_nonblocking(true).expect("a socket that does not block");
+        message
+    }
+
+    /// Does the peer answer OPTIONS with 200 within `limit`?
+    pub fn is_answered(&mut self, limit: Duration) -> bool {
+        self.cseq += 1;
+        self.send(&self.request("OPTIONS", ""));
+        self.receive_within(limit).is_some_and(|message| message.starts_with("SIP/2.0 200"))
+    }
+
     /// Sends the INVITE (again every 500 ms while nothing comes), waits for the final answer, acknowledges it.
     pub fn invite(&mut self, sdp: &str) -> Answer {
         let invite = self.request("INVITE", sdp);
+        let start = Instant::now();
         let mut heard = false;
-        let mut sent_at: Option<Instant> = None;
-        let answer = wait_for(Duration::from_secs(10), || {
-            if !heard && sent_at.is_none_or(|at| at.elapsed() > Duration::from_millis(500)) {
+        let (status, message) = loop {
+            assert!(start.elapsed() < Duration::from_secs(10), "a final answer to INVITE within 10 s");
+            if !heard {
                 self.send(&invite);
-                sent_at = Some(Instant::now());
             }
-            let message = self.receive()?;
+            let Some(message) = self.receive_within(Duration::from_millis(500)) else { continue };
             heard = true;
-            let status: u16 = message.strip_prefix("SIP/2.0 ")?.get(..3)?.parse().ok()?;
-            (status >= 200).then_some((status, message))
-        });
-        let (status, message) = answer.expect("a final answer to INVITE within 10 s");
+            let status = message.strip_prefix("SIP/2.0 ").and_then(|rest| rest.get(..3)?.parse::<u16>().ok());
+            if let Some(status) = status.filter(|status| *status >= 200) {
+                break (status, message);
+            }
+        };
+        let after = start.elapsed();
         let to =
             message.lines().find(|line| line.to_ascii_lowercase().starts_with("to:")).unwrap_or_default();
         self.remote_tag =
             to.split(";tag=").nth(1).unwrap_or_default().split(';').next().unwrap_or_default().to_owned();
-        self.send(&self.request("ACK", ""));
+        self.send(&self.request_in(if status < 300 { "ACK" } else { "INVITE" }, "ACK", ""));
         let (headers, sdp) = message.split_once("\r\n\r\n").unwrap_or((&message, ""));
-        Answer { status, headers: headers.to_owned(), sdp: sdp.to_owned() }
+        Answer { status, after, headers: headers.to_owned(), sdp: sdp.to_owned() }
     }
 
     /// Sends PCMU silence with a click every second, and `units` at 15 fps in a loop, to the answered ports.
