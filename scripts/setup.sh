@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# setup.sh [dev|release]: everything a build, a demo and the tests need. Run again, it takes a second or two.
+set -euo pipefail
+cd "$(dirname "$0")"
+./packages.sh
+./toolchain.sh
+./onnxruntime.sh
+./media.sh
+./models.sh "${1:-dev}"

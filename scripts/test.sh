@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# The gate: formatting, clippy with warnings as errors, every test. Says how long each part took.
+set -uo pipefail
+. "$(dirname "$0")/env.sh"
+cd "$ROOT" || exit 1
+
+summary=()
+failed=0
+# step NAME COMMAND...: runs it; a failure is remembered, so that one run shows everything.
+step() {
+    local name=$1 start=$SECONDS result=ok; shift
+    printf '== %s\n' "$name"
+    "$@" || { result=FAILED; failed=1; }
+    summary+=("$(printf '%-28s %6s  %4d s' "$name" "$result" $((SECONDS - start)))")
+}
+
+# Tests capture what a peer receives, which needs the right to read packets on loopback. Whoever is not root becomes it
+# in a namespace of their own, with a loopback of its own.
+in_own_network() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    else unshare --map-root-user --net sh -c 'ip link set lo up && exec "$@"' sh "$@"
+    fi
+}
+run_tests() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        in_own_network cargo nextest run --no-fail-fast "$@"
+    else
+        # Without nextest a live-video test shares the machine with nothing, or it would measure its neighbours.
+        in_own_network cargo test --no-fail-fast "$@" -- --test-threads 2
+    fi
+}
+
+step 'formatting' cargo fmt --check
+step 'clippy' cargo clippy --quiet --all-targets -- -D warnings
+step 'build' cargo test --quiet --no-run
+step 'tests' run_tests "$@"
+
+printf '\n== summary\n'
+printf '%s\n' "${summary[@]}"
+exit $failed

@@ -1,0 +1,134 @@
+//! The binary under test, started the way an operator starts it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::process::{Process, output_of};
+use super::{free_ports, root, wait_for};
+
+/// A running `eyeline serve` with its own ports and folder.
+pub struct Appliance {
+    pub process: Process,
+    pub sip: SocketAddr,
+    pub console: SocketAddr,
+    /// First and last RTP port.
+    pub rtp_ports: (u16, u16),
+    /// From starting the process to `/readyz` saying 200.
+    pub ready_after: Duration,
+    folder: TempDir,
+}
+
+/// The program `eyeline` of this build.
+pub fn eyeline() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_eyeline"))
+}
+
+impl Appliance {
+    /// Starts it with `KEY=VALUE` settings on top of the built-in defaults and waits until it is ready.
+    pub fn start(settings: &[&str]) -> Appliance {
+        let mut appliance = Appliance::spawn(settings);
+        let started = Instant::now();
+        let ready = wait_for(Duration::from_secs(15), || {
+            if !appliance.process.is_running() {
+                return Some(false);
+            }
+            matches!(appliance.get("/readyz"), Some((200, _))).then_some(true)
+        });
+        assert!(ready == Some(true), "eyeline is not ready: {}", appliance.process.last_words());
+        appliance.ready_after = started.elapsed();
+        appliance
+    }
+
+    /// Starts it and does not wait.
+    pub fn spawn(settings: &[&str]) -> Appliance {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let ports = free_ports(64);
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let (sip, console, rtp_ports) = (address(ports), address(ports + 1), (ports + 2, ports + 63));
+        let mut command = eyeline();
+        command.current_dir(folder.path()).arg("serve");
+        let own = [
+            format!("sip.listen=[\"udp:{sip}\", \"tcp:{sip}\"]"),
+            format!("console.listen=\"{console}\""),
+            format!("media.rtp_ports=[{}, {}]", rtp_ports.0, rtp_ports.1),
+            format!("appliance.data_dir=\"{}\"", folder.path().join("data").display()),
+            format!("models.dir=\"{}\"", root().join("models").display()),
+        ];
+        for setting in own.iter().map(String::as_str).chain(settings.iter().copied()) {
+            command.args(["--set", setting]);
+        }
+        let process = Process::start("eyeline", &mut command, folder.path());
+        Appliance { process, sip, console, rtp_ports, ready_after: Duration::ZERO, folder }
+    }
+
+    /// Where to call it.
+    pub fn uri(&self) -> String {
+        format!("sip:mirror@{}", self.sip)
+    }
+
+    /// Status and body of a GET to the console; `None` when nobody answers.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect_timeout(&self.console, Duration::from_millis(300)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// Recordings on disk, in order of their names.
+    pub fn recordings(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        collect(&self.folder.path().join("data/recordings"), "mp4", &mut found);
+        found.sort();
+        found
+    }
+
+    /// The call record beside a recording, once the call has ended.
+    pub fn call_record(&self, recording: &Path) -> serde_json::Value {
+        let path = recording.with_extension("json");
+        let text = wait_for(Duration::from_secs(5), || fs::read(&path).ok())
+            .unwrap_or_else(|| panic!("no call record {}", path.display()));
+        serde_json::from_slice(&text).expect("the call record is JSON")
+    }
+
+    /// The only recording, with its call record written: the call is over and the file is complete.
+    pub fn finished_recording(&self) -> PathBuf {
+        let found = wait_for(Duration::from_secs(12), || {
+            self.recordings().into_iter().find(|recording| recording.with_extension("json").exists())
+        });
+        found.unwrap_or_else(|| panic!("no finished recording: {}", self.process.last_words()))
+    }
+}
+
+fn collect(folder: &Path, extension: &str, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, extension, into);
+        } else if path.extension().is_some_and(|found| found == extension) {
+            into.push(path);
+        }
+    }
+}
+
+/// Seconds of media that `file` plays, by reading it to its end rather than believing its header.
+pub fn playable_seconds(file: &Path) -> f64 {
+    let text = output_of(
+        Command::new("ffprobe")
+            .args(["-v", "error", "-show_entries", "packet=pts_time,duration_time", "-of", "csv=p=0"])
+            .arg(file),
+    );
+    String::from_utf8_lossy(&text)
+        .lines()
+        .filter_map(|line| line.split(',').next()?.parse::<f64>().ok())
+        .fold(0.0, f64::max)
+}

@@ -1,0 +1,352 @@
+//! A scripted caller: just enough SIP over UDP and RTP to send any offer and canned media, and to see every answer.
+//!
+//! It is deliberately naive: fixed headers, no retransmission of requests but INVITE, one call.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::capture::{Rtp, Stream};
+use super::process::output_of;
+use super::wait_for;
+
+/// The peer's final answer to an INVITE.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// From the INVITE to this answer.
+    pub after: Duration,
+    pub headers: String,
+    pub sdp: String,
+}
+
+impl Answer {
+    /// Ports of the m-lines, in order.
+    pub fn ports(&self) -> Vec<u16> {
+        self.media_lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect()
+    }
+
+    /// `m=` lines without their prefix.
+    pub fn media_lines(&self) -> impl Iterator<Item = &str> {
+        self.sdp.lines().filter_map(|line| line.strip_prefix("m="))
+    }
+}
+
+/// One scripted caller with its sockets.
+pub struct Caller {
+    signalling: UdpSocket,
+    audio: UdpSocket,
+    video: UdpSocket,
+    /// Request URI of everything it sends.
+    uri: String,
+    server: SocketAddr,
+    remote_tag: String,
+    cseq: u32,
+}
+
+/// What the caller received while it streamed.
+pub struct Received {
+    pub audio: Stream,
+    pub video: Stream,
+}
+
+impl Caller {
+    /// Will call `sip:USER@ADDRESS:PORT`.
+    pub fn new(uri: &str) -> Caller {
+        let server = uri.rsplit('@').next().and_then(|address| address.parse().ok());
+        let bind = || {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port on loopback");
+            socket.set_nonblocking(true).expect("a socket that does not block");
+            socket
+        };
+        Caller {
+            signalling: bind(),
+            audio: bind(),
+            video: bind(),
+            uri: uri.to_owned(),
+            server: server.expect("a URI with address and port"),
+            remote_tag: String::new(),
+            cseq: 1,
+        }
+    }
+
+    fn port_of(socket: &UdpSocket) -> u16 {
+        socket.local_addr().expect("a bound socket").port()
+    }
+
+    /// An offer of PCMU and, with `video`, of a video line made of that text; `PORT` in it becomes the video port.
+    pub fn offer(&self, video: Option<&str>) -> String {
+        let mut sdp = format!(
+            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+             m=audio {} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=sendrecv\r\n",
+            Self::port_of(&self.audio)
+        );
+        if let Some(video) = video {
+            let port = Self::port_of(&self.video).to_string();
+            sdp.extend(video.replace("PORT", &port).lines().map(|line| format!("{}\r\n", line.trim())));
+        }
+        sdp
+    }
+
+    /// A video line offering H.264 in exactly one packetization mode.
+    pub fn h264_offer(mode: u8) -> String {
+        format!(
+            "m=video PORT RTP/AVP 97\na=rtpmap:97 H264/90000\n\
+             a=fmtp:97 profile-level-id=42e01f;packetization-mode={mode}\na=rtcp-fb:97 nack pli\na=sendrecv"
+        )
+    }
+
+    fn request(&self, method: &str, body: &str) -> String {
+        self.request_in(method, method, body)
+    }
+
+    /// `branch` names the transaction: the ACK of a refusal belongs to its INVITE (RFC 3261 §17.1.1.3).
+    fn request_in(&self, branch: &str, method: &str, body: &str) -> String {
+        let local = self.signalling.local_addr().expect("a bound socket");
+        let tag =
+            if self.remote_tag.is_empty() { String::new() } else { format!(";tag={}", self.remote_tag) };
+        let kind = if body.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
+        format!(
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {local};rport;branch=z9hG4bK{branch}{port}{cseq}\r\n\
+             Max-Forwards: 70\r\nFrom: <sip:script@{local}>;tag=s{port}\r\nTo: <{uri}>{tag}\r\n\
+             Call-ID: script-{port}@127.0.0.1\r\nCSeq: {cseq} {method}\r\nContact: <sip:script@{local}>\r\n{kind}\
+             Content-Length: {length}\r\n\r\n{body}",
+            uri = self.uri,
+            port = local.port(),
+            cseq = self.cseq,
+            length = body.len(),
+        )
+    }
+
+    fn send(&self, message: &str) {
+        self.signalling.send_to(message.as_bytes(), self.server).expect("loopback takes datagrams");
+    }
+
+    fn receive(&self) -> Option<String> {
+        let mut buffer = [0; 8192];
+        let (length, _) = self.signalling.recv_from(&mut buffer).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    }
+
+    /// Waits at most `limit` for one message. Everything else here only looks.
+    fn receive_within(&self, limit: Duration) -> Option<String> {
+        self.signalling.set_nonblocking(false).expect("a socket that blocks");
+        self.signalling.set_read_timeout(Some(limit)).expect("a limit above zero");
+        let message = self.receive();
+        self.signalling.set_nonblocking(true).expect("a socket that does not block");
+        message
+    }
+
+    /// Does the peer answer OPTIONS with 200 within `limit`?
+    pub fn is_answered(&mut self, limit: Duration) -> bool {
+        self.cseq += 1;
+        self.send(&self.request("OPTIONS", ""));
+        self.receive_within(limit).is_some_and(|message| message.starts_with("SIP/2.0 200"))
+    }
+
+    /// Sends the INVITE (again every 500 ms while nothing comes), waits for the final answer, acknowledges it.
+    pub fn invite(&mut self, sdp: &str) -> Answer {
+        let invite = self.request("INVITE", sdp);
+        let start = Instant::now();
+        let mut heard = false;
+        let (status, message) = loop {
+            assert!(start.elapsed() < Duration::from_secs(10), "a final answer to INVITE within 10 s");
+            if !heard {
+                self.send(&invite);
+            }
+            let Some(message) = self.receive_within(Duration::from_millis(500)) else { continue };
+            heard = true;
+            let status = message.strip_prefix("SIP/2.0 ").and_then(|rest| rest.get(..3)?.parse::<u16>().ok());
+            if let Some(status) = status.filter(|status| *status >= 200) {
+                break (status, message);
+            }
+        };
+        let after = start.elapsed();
+        let to =
+            message.lines().find(|line| line.to_ascii_lowercase().starts_with("to:")).unwrap_or_default();
+        self.remote_tag =
+            to.split(";tag=").nth(1).unwrap_or_default().split(';').next().unwrap_or_default().to_owned();
+        self.send(&self.request_in(if status < 300 { "ACK" } else { "INVITE" }, "ACK", ""));
+        let (headers, sdp) = message.split_once("\r\n\r\n").unwrap_or((&message, ""));
+        Answer { status, after, headers: headers.to_owned(), sdp: sdp.to_owned() }
+    }
+
+    /// Sends PCMU silence with a click every second, and `units` at 15 fps in a loop, to the answered ports.
+    pub fn stream(&mut self, answer: &Answer, time: Duration, video: Option<&Packetized>) -> Received {
+        let ports = answer.ports();
+        let to =
+            |index: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, ports.get(index).copied().unwrap_or(0)));
+        let mut audio = Sender::new(&self.audio, to(0), 0, 160);
+        let mut pictures = Sender::new(&self.video, to(1), 97, 6000);
+        let mut received = Received { audio: Stream { packets: vec![] }, video: Stream { packets: vec![] } };
+        let start = Instant::now();
+        let (mut blocks, mut frames) = (0u32, 0u32);
+        while start.elapsed() < time {
+            if start.elapsed() >= blocks * Duration::from_millis(20) {
+                let value = if blocks % 50 == 0 { 0x80 } else { 0xff };
+                audio.send(&[&[value; 160][..]]);
+                blocks += 1;
+            }
+            if let Some(video) = video
+                && start.elapsed() * 15 >= frames * Duration::from_secs(1)
+            {
+                let unit = &video.units[frames as usize % video.units.len()];
+                pictures.send(&unit.iter().map(Vec::as_slice).collect::<Vec<_>>());
+                frames += 1;
+            }
+            let at = start.elapsed().as_secs_f64();
+            receive_rtp(&self.audio, at, &mut received.audio);
+            receive_rtp(&self.video, at, &mut received.video);
+            while let Some(message) = self.receive() {
+                if message.starts_with("BYE ") {
+                    panic!("the peer hung up: {message}");
+                }
+                // A 200 that comes again has missed its ACK.
+                if message.starts_with("SIP/2.0 200") && message.contains("INVITE\r\n") {
+                    self.send(&self.request("ACK", ""));
+                }
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        received
+    }
+
+    /// BYE and its 200.
+    pub fn hang_up(&mut self) {
+        self.cseq += 1;
+        let bye = self.request("BYE", "");
+        self.send(&bye);
+        let done = wait_for(Duration::from_secs(5), || {
+            self.receive().filter(|message| message.starts_with("SIP/2.0 200") && message.contains(" BYE"))
+        });
+        assert!(done.is_some(), "the BYE is answered with 200");
+    }
+}
+
+fn receive_rtp(socket: &UdpSocket, at: f64, into: &mut Stream) {
+    let mut buffer = [0; 2048];
+    while let Ok((length, _)) = socket.recv_from(&mut buffer) {
+        into.packets.extend(Rtp::read(at, &buffer[..length]));
+    }
+}
+
+/// One outgoing RTP stream.
+struct Sender<'a> {
+    socket: &'a UdpSocket,
+    to: SocketAddr,
+    payload_type: u8,
+    step: u32,
+    sequence: u16,
+    timestamp: u32,
+}
+
+impl<'a> Sender<'a> {
+    fn new(socket: &'a UdpSocket, to: SocketAddr, payload_type: u8, step: u32) -> Self {
+        Sender { socket, to, payload_type, step, sequence: 65_500, timestamp: u32::MAX - 50_000 }
+    }
+
+    /// The packets of one block of sound or one picture; the last has the marker when there is video.
+    fn send(&mut self, payloads: &[&[u8]]) {
+        for (number, payload) in payloads.iter().enumerate() {
+            let marker = u8::from(self.payload_type >= 96 && number + 1 == payloads.len()) << 7;
+            let mut packet = vec![0x80, marker | self.payload_type];
+            packet.extend(self.sequence.to_be_bytes());
+            packet.extend(self.timestamp.to_be_bytes());
+            packet.extend(0x5eed_0000u32.wrapping_add(u32::from(self.payload_type)).to_be_bytes());
+            packet.extend_from_slice(payload);
+            // A closed port answers with ICMP, which shows up as an error of the next send; media does not care.
+            let _ = self.socket.send_to(&packet, self.to);
+            self.sequence = self.sequence.wrapping_add(1);
+        }
+        self.timestamp = self.timestamp.wrapping_add(self.step);
+    }
+}
+
+/// A clip as RTP payloads, one list per picture.
+pub struct Packetized {
+    pub units: Vec<Vec<Vec<u8>>>,
+}
+
+impl Packetized {
+    /// Mode 0: slices small enough for one packet each. Mode 1: whole slices, fragmented where they are too long.
+    pub fn read(clip: &Path, mode: u8) -> Packetized {
+        let file = tempfile::Builder::new().suffix(".h264").tempfile().expect("a temporary file");
+        let mut command = Command::new("ffmpeg");
+        command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y", "-i"]).arg(clip);
+        if mode == 0 {
+            command.args(["-c:v", "libx264", "-profile:v", "baseline", "-preset", "veryfast", "-g", "30"]);
+            command.args(["-bf", "0", "-b:v", "600k", "-x264-params", "slice-max-size=1100:annexb=1"]);
+        } else {
+            command.args(["-c", "copy", "-bsf:v", "h264_mp4toannexb"]);
+        }
+        output_of(command.arg(file.path()));
+        let bytes = std::fs::read(file.path()).expect("what FFmpeg wrote");
+        let mut units: Vec<Vec<Vec<u8>>> = vec![vec![]];
+        let mut has_slice = false;
+        for nal in nal_units(&bytes) {
+            let kind = nal[0] & 31;
+            // first_mb_in_slice is 0 exactly when the first bit after the header is set.
+            let starts_picture = matches!(kind, 6..=9) || (matches!(kind, 1 | 5) && nal[1] & 0x80 != 0);
+            if has_slice && starts_picture {
+                units.push(vec![]);
+                has_slice = false;
+            }
+            has_slice |= matches!(kind, 1 | 5);
+            let unit = units.last_mut().expect("one unit is open");
+            if nal.len() <= 1200 {
+                unit.push(nal.to_vec());
+            } else {
+                assert!(mode == 1, "an encoder kept its slices small");
+                unit.extend(fragments(nal));
+            }
+        }
+        Packetized { units }
+    }
+}
+
+/// NAL units between start codes.
+fn nal_units(bytes: &[u8]) -> Vec<&[u8]> {
+    let starts: Vec<usize> = (0..bytes.len().saturating_sub(3))
+        .filter(|&at| bytes[at..at + 3] == [0, 0, 1])
+        .map(|at| at + 3)
+        .collect();
+    let ends = starts.iter().skip(1).map(|start| start - 3).chain([bytes.len()]);
+    starts
+        .iter()
+        .zip(ends)
+        .map(|(&start, end)| &bytes[start..end])
+        .map(|nal| &nal[..nal.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)])
+        .filter(|nal| nal.len() > 1)
+        .collect()
+}
+
+/// FU-A (RFC 6184 §5.8).
+fn fragments(nal: &[u8]) -> Vec<Vec<u8>> {
+    let pieces: Vec<&[u8]> = nal[1..].chunks(1150).collect();
+    let last = pieces.len() - 1;
+    let part = |(number, piece): (usize, &&[u8])| {
+        let edge = (u8::from(number == 0) << 7) | (u8::from(number == last) << 6);
+        [&[(nal[0] & 0xe0) | 28, edge | (nal[0] & 31)], *piece].concat()
+    };
+    pieces.iter().enumerate().map(part).collect()
+}
+
+#[test]
+fn both_packetizations_carry_the_whole_clip() {
+    for (mode, kinds) in [(0, &[1, 5, 6, 7, 8][..]), (1, &[1, 5, 6, 7, 8, 28][..])] {
+        let clip = Packetized::read(&super::media("face.mp4"), mode);
+        assert_eq!(clip.units.len(), 180, "mode {mode}: one unit per picture");
+        let packets = clip.units.iter().flatten().enumerate().map(|(number, payload)| Rtp {
+            at: number as f64,
+            payload_type: 97,
+            sequence: number as u16,
+            timestamp: 0,
+            ssrc: 1,
+            payload: payload.clone(),
+        });
+        let stream = Stream { packets: packets.collect() };
+        assert!(stream.largest() <= 1200 && stream.packet_kinds().iter().all(|kind| kinds.contains(kind)));
+        assert_eq!(super::picture::read_h264(&stream.h264()).len(), 180, "mode {mode}");
+    }
+}

@@ -1,0 +1,13 @@
+//! The binary on loopback, seen by real peers: what they send, what they get back, what lies on disk afterwards.
+//!
+//! `make setup` prepares everything these need (baresip, tcpdump, clips, models).
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests drive real processes in real time")]
+
+mod harness;
+
+mod calls;
+mod client;
+mod offers;
+mod peers;
+mod recordings;
