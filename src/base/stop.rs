@@ -12,7 +12,7 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -44,12 +44,29 @@ pub struct StopToken {
 struct TokenInner {
     stopped: AtomicBool,
     notify: Notify,
+    /// For threads; the flag itself is the atomic.
+    gate: Mutex<()>,
+    waiting: Condvar,
 }
 
 impl StopToken {
     pub fn stop(&self) {
-        self.inner.stopped.store(true, Ordering::SeqCst);
+        {
+            // Under the lock, so that a thread between its look at the flag and its wait does not miss it.
+            let _gate = self.inner.gate.lock().unwrap_or_else(PoisonError::into_inner);
+            self.inner.stopped.store(true, Ordering::SeqCst);
+        }
+        self.inner.waiting.notify_all();
         self.inner.notify.notify_waiters();
+    }
+
+    /// For threads: waits at most `patience`. `true`: stopped.
+    pub fn wait(&self, patience: Duration) -> bool {
+        let gate = self.inner.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited =
+            self.inner.waiting.wait_timeout_while(gate, patience, |()| !self.is_stopped());
+        drop(waited);
+        self.is_stopped()
     }
 
     pub fn is_stopped(&self) -> bool {

@@ -9,8 +9,11 @@
 //! No SIP and no SDP here: [`plan`] is the whole language between a call and its engine.
 
 pub mod bus;
+mod graph;
 pub mod mix;
 pub mod network;
+mod observe;
+mod paint;
 pub mod plan;
 pub mod ports;
 pub mod report;
@@ -20,4 +23,5 @@ pub mod video_in;
 pub mod video_out;
 mod voice;
 
-pub use start::{DetectorMaker, Engines, Running, Settings};
+pub use start::{Catalogue, Engines, Running, Settings};
+pub use voice::Speaker;

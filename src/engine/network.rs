@@ -17,9 +17,12 @@ use crate::base::queue::{Fifo, Gop, Latest, Offered, Receiver, Sender, Taken};
 use crate::base::stop::{Outcome, StopToken};
 use crate::base::time::Pts;
 use crate::codec::conceal::Concealer;
-use crate::codec::g711;
+use crate::codec::g711::{self, Law};
 use crate::engine::mix::Mixer;
-use crate::engine::plan::{AudioCodec, CallId, Event, StreamReport, Timeouts};
+use crate::engine::plan::{
+    AudioCodec, AudioStream as AudioStreamPlan, CallId, Event, StreamReport, Timeouts,
+    VideoStream as VideoStreamPlan,
+};
 use crate::engine::report::Gauges;
 use crate::media::access_unit::AccessUnit;
 use crate::media::audio::{BLOCK_MS, Pcm, block_samples};
@@ -36,6 +39,8 @@ const LARGEST_PACKET: usize = 4096;
 pub struct Sockets {
     pub rtp: UdpSocket,
     pub rtcp: UdpSocket,
+    /// RTCP leaves from the RTP socket too (RFC 5761).
+    pub mux: bool,
 }
 
 /// Prepared sound: the opening, and what is looped after it.
@@ -49,6 +54,8 @@ pub struct Prepared {
 pub struct AudioPart {
     pub sockets: Sockets,
     pub machine: AudioStream,
+    /// When the first packet came, on the call's clock.
+    pub first_ms: Option<u64>,
     pub codec: AudioCodec,
     pub send_payload_type: u8,
     pub receive: Vec<(u8, AudioCodec)>,
@@ -65,6 +72,8 @@ pub struct AudioPart {
 pub struct VideoPart {
     pub sockets: Sockets,
     pub machine: VideoStream,
+    /// When the first packet came, on the call's clock.
+    pub first_ms: Option<u64>,
     pub receives: bool,
     pub decoder: Sender<AccessUnit, Gop>,
     pub encoded: Receiver<AccessUnit, Gop>,
@@ -77,19 +86,10 @@ pub struct VideoPart {
 
 /// What may be changed while the task runs.
 pub enum Order {
-    Audio(Box<AudioChange>),
-    Video { machine: Option<Box<VideoStream>>, receives: bool },
+    /// Offer and answer were renewed.
+    Audio(AudioStreamPlan),
+    Video(VideoStreamPlan),
     SendKey,
-}
-
-/// A renewed audio stream.
-pub struct AudioChange {
-    pub machine: Option<AudioStream>,
-    pub codec: AudioCodec,
-    pub send_payload_type: u8,
-    pub receive: Vec<(u8, AudioCodec)>,
-    pub sends: bool,
-    pub receives: bool,
 }
 
 /// Everything the task owns.
@@ -111,7 +111,6 @@ struct Beat {
     heard: Vec<i16>,
     said: Vec<i16>,
     coded: Vec<u8>,
-    coded_ms: u32,
     first_sent: bool,
 }
 
@@ -131,11 +130,10 @@ impl Network {
     pub async fn run(mut self) -> Outcome {
         let samples = block_samples(self.audio.as_ref().map_or(8000, |audio| audio.codec.clock_rate()));
         let mut beat = Beat {
-            concealer: Concealer::new(),
+            concealer: Concealer::new(8000),
             heard: vec![0; samples],
             said: vec![0; samples],
             coded: Vec::with_capacity(samples * 3),
-            coded_ms: 0,
             first_sent: false,
         };
         let mut tick = interval(Duration::from_millis(u64::from(BLOCK_MS)));
@@ -178,8 +176,8 @@ impl Network {
 
     async fn wait(&self, tick: &mut tokio::time::Interval) -> Woken {
         let wake_at = [
-            self.audio.as_ref().and_then(|audio| audio.machine.wake_at()),
-            self.video.as_ref().and_then(|video| video.machine.wake_at()),
+            self.audio.as_ref().map(|audio| audio.machine.wake_at()),
+            self.video.as_ref().map(|video| video.machine.wake_at()),
         ];
         let wake_at = wake_at.into_iter().flatten().min();
         tokio::select! {
@@ -205,6 +203,7 @@ impl Network {
             let Ok((length, source)) = audio.sockets.rtcp.try_recv_from(packet) else { break };
             audio.machine.handle_rtcp(now, source, &packet[..length]);
         }
+        note_first(self.epoch, now, &mut audio.first_ms, audio.machine.statistics().packets_received);
         while let Some(event) = audio.machine.poll_event() {
             if let AudioEvent::Digit { digit, .. } = event {
                 self.events.offer(Event::Digit { call: self.call, digit });
@@ -223,7 +222,9 @@ impl Network {
             let Ok((length, source)) = video.sockets.rtcp.try_recv_from(packet) else { break };
             video.machine.handle_rtcp(now, source, &packet[..length]);
         }
+        note_first(self.epoch, now, &mut video.first_ms, video.machine.statistics().packets_received);
         deliver_units(now, video);
+        while video.machine.poll_event().is_some() {}
         if video.machine.take_key_request() {
             self.gauges.key_requests_received.add(1);
             video.key_wanted.store(true, Ordering::Release);
@@ -252,7 +253,7 @@ impl Network {
             Playout::Packet { payload_type, payload, .. } => {
                 let codec = audio.receive.iter().find(|(known, _)| *known == payload_type);
                 beat.heard.clear();
-                g711::decode(codec.map_or(audio.codec, |(_, codec)| *codec), &payload, &mut beat.heard);
+                g711::decode(law(codec.map_or(audio.codec, |(_, codec)| *codec)), &payload, &mut beat.heard);
                 beat.heard.resize(beat.said.len(), 0);
                 beat.concealer.good(&mut beat.heard);
                 true
@@ -280,14 +281,13 @@ impl Network {
         if let Some(recorder) = &audio.agent {
             recorder.offer(Pcm { rate, pts, samples: beat.said.as_slice().into() });
         }
-        g711::encode(audio.codec, &beat.said, &mut beat.coded);
-        beat.coded_ms += BLOCK_MS;
-        if beat.coded_ms >= audio.ptime_ms {
-            let samples = beat.coded.len() as u32;
+        g711::encode(law(audio.codec), &beat.said, &mut beat.coded);
+        // G.711: one byte a sample. A packet may be shorter or longer than a block.
+        let packet = (rate / 1000 * audio.ptime_ms.max(10)) as usize;
+        while beat.coded.len() >= packet {
             let marker = !std::mem::replace(&mut beat.first_sent, true);
-            audio.machine.send(now, audio.send_payload_type, &beat.coded, samples, marker);
-            beat.coded.clear();
-            beat.coded_ms = 0;
+            audio.machine.send(now, audio.send_payload_type, &beat.coded[..packet], packet as u32, marker);
+            beat.coded.drain(..packet);
         }
     }
 
@@ -296,7 +296,7 @@ impl Network {
         if video.key_needed.swap(false, Ordering::AcqRel) {
             video.machine.request_key(now);
         }
-        if video.machine.wants_key_by_signalling() {
+        if video.machine.take_key_request_by_signalling() {
             self.events.offer(Event::WantsKey { call: self.call });
         }
     }
@@ -335,24 +335,25 @@ impl Network {
                     video.key_wanted.store(true, Ordering::Release);
                 }
             }
-            Order::Audio(change) => {
+            Order::Audio(stream) => {
                 if let Some(audio) = &mut self.audio {
-                    if let Some(machine) = change.machine {
-                        audio.machine = machine;
-                    }
-                    audio.codec = change.codec;
-                    audio.send_payload_type = change.send_payload_type;
-                    audio.receive = change.receive;
-                    audio.sends = change.sends;
-                    audio.receives = change.receives;
+                    let (route, moved) = (&stream.route, &mut audio.machine);
+                    audio.sends = route.direction.sends();
+                    audio.receives = route.direction.receives();
+                    moved.redirect(route.remote, route.remote_rtcp, audio.receives, audio.sends);
+                    moved.set_receive(stream.receive.iter().map(|(number, _)| *number).collect());
+                    audio.codec = stream.codec;
+                    audio.send_payload_type = stream.send_payload_type;
+                    audio.ptime_ms = stream.ptime_ms;
+                    audio.receive = stream.receive;
                 }
             }
-            Order::Video { machine, receives } => {
+            Order::Video(stream) => {
                 if let Some(video) = &mut self.video {
-                    if let Some(machine) = machine {
-                        video.machine = *machine;
-                    }
-                    video.receives = receives;
+                    let route = &stream.route;
+                    video.receives = route.direction.receives();
+                    let sends = route.direction.sends();
+                    video.machine.redirect(route.remote, route.remote_rtcp, video.receives, sends);
                     video.key_wanted.store(true, Ordering::Release);
                 }
             }
@@ -362,10 +363,10 @@ impl Network {
     fn goodbye(&mut self) {
         let now = Instant::now();
         if let Some(audio) = &mut self.audio {
-            audio.machine.goodbye(now);
+            audio.machine.close(now);
         }
         if let Some(video) = &mut self.video {
-            video.machine.goodbye(now);
+            video.machine.close(now);
         }
         self.flush();
     }
@@ -376,11 +377,11 @@ impl Network {
     }
 
     fn publish(&self, now: Instant, second: &mut Second) {
-        let audio = self.audio.as_ref().map(|audio| stream_report(self.epoch, &audio.machine.statistics()));
-        let video = self.video.as_ref().map(|video| stream_report(self.epoch, &video.machine.statistics()));
+        let audio = self.audio.as_ref().map(|part| stream_report(&part.machine.statistics(), part.first_ms));
+        let video = self.video.as_ref().map(|part| stream_report(&part.machine.statistics(), part.first_ms));
         self.gauges.set_streams(audio, video);
         if let Some(video) = &self.video {
-            self.gauges.key_requests_sent.set(video.machine.key_requests_sent());
+            self.gauges.key_requests_sent.set(video.machine.counters().key_requests_sent);
         }
         second.turn(now, &self.gauges);
     }
@@ -390,7 +391,12 @@ impl Network {
         let audio = self.audio.as_ref().map(|audio| (audio.machine.statistics(), audio.receives));
         let video = self.video.as_ref().map(|video| (video.machine.statistics(), video.receives));
         let streams = [audio, video];
-        let last = streams.iter().flatten().filter_map(|(statistics, _)| statistics.last_received).max();
+        let last = streams
+            .iter()
+            .flatten()
+            .flat_map(|(statistics, _)| [statistics.last_received, statistics.last_rtcp_received])
+            .flatten()
+            .max();
         let held = streams.iter().flatten().all(|(_, receives)| !receives);
         let (since, limit) = match last {
             _ if held => (last.unwrap_or(self.epoch), self.timeouts.hold),
@@ -402,6 +408,13 @@ impl Network {
         }
         self.events.offer(Event::MediaLost { call: self.call });
         true
+    }
+}
+
+fn law(codec: AudioCodec) -> Law {
+    match codec {
+        AudioCodec::Pcmu => Law::Mu,
+        AudioCodec::Pcma => Law::A,
     }
 }
 
@@ -420,9 +433,16 @@ fn deliver_units(now: Instant, video: &mut VideoPart) {
     }
 }
 
+fn note_first(epoch: Instant, now: Instant, first_ms: &mut Option<u64>, received: u64) {
+    if first_ms.is_none() && received > 0 {
+        *first_ms = u64::try_from(now.saturating_duration_since(epoch).as_millis()).ok();
+    }
+}
+
 fn send(sockets: &Sockets, out: &Out) {
     let sent = match out {
         Out::Rtp(to, bytes) => sockets.rtp.try_send_to(bytes, *to),
+        Out::Rtcp(to, bytes) if sockets.mux => sockets.rtp.try_send_to(bytes, *to),
         Out::Rtcp(to, bytes) => sockets.rtcp.try_send_to(bytes, *to),
     };
     if let Err(error) = sent {
@@ -453,8 +473,7 @@ async fn until(wake_at: Option<Instant>) {
     }
 }
 
-fn stream_report(epoch: Instant, statistics: &StreamStatistics) -> StreamReport {
-    let after = |at: Instant| u64::try_from(at.saturating_duration_since(epoch).as_millis()).unwrap_or(0);
+fn stream_report(statistics: &StreamStatistics, first_packet_ms: Option<u64>) -> StreamReport {
     StreamReport {
         packets_received: statistics.packets_received,
         packets_lost: statistics.packets_lost,
@@ -466,7 +485,7 @@ fn stream_report(epoch: Instant, statistics: &StreamStatistics) -> StreamReport 
         bytes_sent: statistics.bytes_sent,
         jitter_ms: statistics.jitter_ms,
         round_trip_ms: statistics.round_trip_ms,
-        first_packet_ms: statistics.first_received.map(after),
+        first_packet_ms,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::media::frame::Size;
 use crate::vision::censor::CensorSettings;
-use crate::vision::filters::FilterSettings;
+use crate::vision::filters::Transform;
 use crate::vision::overlay::OverlaySettings;
 
 /// Which way media flows, seen from this box (RFC 3264 §6.1).
@@ -232,6 +232,8 @@ pub struct Label {
 pub struct Plan {
     pub label: Label,
     pub streams: Streams,
+    /// Where the peer's signalling comes from: media from there is the peer's too.
+    pub signalling: Option<IpAddr>,
     pub video_in: VideoIn,
     pub video_out: VideoOut,
     pub voice: Voice,
@@ -284,7 +286,10 @@ pub struct Look {
     /// Detectors of the catalogue that watch without holding the picture up.
     pub observers: Vec<String>,
     pub overlay: OverlaySettings,
-    pub filters: FilterSettings,
+    /// In this order, before the overlay.
+    pub transforms: Vec<Transform>,
+    /// Pictures are shrunk to fit.
+    pub resize: Option<Size>,
 }
 
 /// Where the pictures we send come from.
@@ -293,7 +298,7 @@ pub enum Picture {
     /// The caller's own cleared picture.
     Mirror,
     /// A moving test card that names its source.
-    TestCard { source: u16, size: Size },
+    TestCard { source: u8, size: Size },
     /// A file, looped; pictures fit into the size.
     Clip { path: PathBuf, size: Size },
     /// One still with a text.

@@ -11,50 +11,49 @@ use std::time::{Duration, Instant};
 
 use crate::base::queue::{Gop, Latest, Receiver, Sender, Taken};
 use crate::base::stop::Outcome;
-use crate::base::time::Pts;
+use crate::base::time::Clock;
 use crate::engine::bus::Bus;
+use crate::engine::plan::Label;
 use crate::engine::report::Gauges;
 use crate::media::access_unit::AccessUnit;
 use crate::media::codec::{Detection, VideoDecoder};
 use crate::media::filter::Gate;
 use crate::media::frame::CleanFrame;
 use crate::media::pool::FramePool;
-use crate::vision::filters::Filters;
+use crate::vision::filters::{Resize, Transforms, rescaled};
+use crate::vision::observer::Boxes;
 use crate::vision::overlay::{Overlay, Stamp};
 
 /// Units that came without a picture coming out: the decoder is stuck until a key picture.
 const SILENT_LIMIT: Duration = Duration::from_secs(1);
-
-/// Boxes of one observer, with the time of the picture they were seen in.
-#[derive(Clone, Debug, Default)]
-pub struct Seen {
-    pub pts: Pts,
-    pub detections: Vec<Detection>,
-}
 
 /// Everything the thread owns.
 pub struct VideoIn {
     pub units: Receiver<AccessUnit, Gop>,
     pub decoder: Box<dyn VideoDecoder>,
     pub gate: Gate,
-    pub filters: Filters,
+    pub transforms: Transforms,
+    pub resize: Option<Resize>,
     pub overlay: Overlay,
-    pub stamp: Stamp,
+    pub label: Label,
+    pub clock: Clock,
     pub pool: FramePool,
     /// Cleared pictures before anything is drawn on them, for observers.
-    pub undrawn: Option<Sender<CleanFrame, Latest>>,
-    pub seen: Vec<Receiver<Seen, Latest>>,
-    pub show_seen_for: Duration,
+    pub undrawn: Vec<Sender<CleanFrame, Latest>>,
+    /// What the observers saw.
+    pub seen: Vec<Receiver<Boxes, Latest>>,
     pub bus: Bus,
     pub epoch: Instant,
     pub gauges: Arc<Gauges>,
     pub key_needed: Arc<AtomicBool>,
+    /// Pictures drawn on so far.
+    pub frame: u64,
 }
 
 impl VideoIn {
     /// Runs until the queue of coded pictures closes.
     pub fn run(mut self) -> Outcome {
-        let mut seen: Vec<Seen> = self.seen.iter().map(|_| Seen::default()).collect();
+        let mut seen: Vec<Boxes> = self.seen.iter().map(|_| Boxes::default()).collect();
         let mut last_picture = Instant::now();
         while let Some(unit) = self.units.take() {
             let started = Instant::now();
@@ -93,44 +92,61 @@ impl VideoIn {
                 self.gauges.dropped.add(1);
                 continue;
             };
-            self.dress(clean, &mut seen);
+            self.dress(cleared, clean, &mut seen);
             self.gauges.age.took(started.elapsed());
         }
         Outcome::Done
     }
 
     /// Draws on a cleared picture and hands it out.
-    fn dress(&mut self, clean: CleanFrame, seen: &mut [Seen]) {
-        if let Some(undrawn) = &self.undrawn {
+    fn dress(&mut self, now: Instant, clean: CleanFrame, seen: &mut [Boxes]) {
+        for undrawn in &self.undrawn {
             undrawn.offer(clean.clone());
         }
         for (seen, incoming) in seen.iter_mut().zip(&self.seen) {
             if let Taken::Item(news) = incoming.try_take() {
-                self.gauges.detections.add(news.detections.len() as u64);
+                self.gauges.detections.add(news.found.len() as u64);
                 *seen = news;
             }
         }
-        let pts = clean.pts();
+        let (pts, size) = (clean.pts(), clean.size());
         let mut boxes: Vec<Detection> = self.gate.found().cloned().collect();
-        let fresh = i64::try_from(self.show_seen_for.as_nanos()).unwrap_or(i64::MAX);
-        for seen in seen.iter().filter(|seen| pts - seen.pts <= fresh) {
-            boxes.extend(seen.detections.iter().cloned());
-        }
-        let filtered = if self.filters.is_empty() {
-            Some(clean)
-        } else {
-            self.filters.apply(clean, &self.pool)
-        };
-        let drawn = match filtered {
-            Some(picture) if self.overlay.draws(&boxes) => {
-                let (overlay, stamp) = (&mut self.overlay, &mut self.stamp);
-                picture.edit(&self.pool, |picture| overlay.draw(picture, &boxes, stamp))
-            }
-            other => other,
-        };
-        match drawn {
+        boxes.extend(seen.iter().flat_map(|seen| seen.at(pts, size)).cloned());
+        match self.draw(now, clean, &mut boxes) {
             Some(picture) => self.bus.publish(&picture),
             None => self.gauges.dropped.add(1),
         }
+    }
+
+    fn draw(&mut self, now: Instant, clean: CleanFrame, boxes: &mut [Detection]) -> Option<CleanFrame> {
+        let from = clean.size();
+        let fitted = match &mut self.resize {
+            Some(resize) => resize.apply(clean, &self.pool)?,
+            None => clean,
+        };
+        let to = fitted.size();
+        if from != to {
+            boxes.iter_mut().for_each(|detection| detection.rect = rescaled(&detection.rect, from, to));
+        }
+        let draws = self.overlay.draws(!boxes.is_empty());
+        if self.transforms.is_empty() && !draws {
+            return Some(fitted);
+        }
+        self.frame += 1;
+        let stamp = Stamp {
+            name: &self.label.name,
+            time: self.clock.wall(now).into(),
+            call: &self.label.call,
+            from: &self.label.from,
+            to: &self.label.to,
+            frame: self.frame,
+        };
+        let (transforms, overlay) = (&mut self.transforms, &mut self.overlay);
+        fitted.edit(&self.pool, |picture| {
+            transforms.apply(picture);
+            if draws {
+                overlay.draw(picture, &*boxes, &stamp);
+            }
+        })
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::base::queue::{Gop, Latest, Offered, Receiver, Sender, Taken};
-use crate::base::stop::Outcome;
+use crate::base::stop::{Outcome, StopToken};
 use crate::base::time::Pts;
 use crate::codec::h264::encoder::{self, EncoderKind, EncoderSettings};
 use crate::engine::report::Gauges;
@@ -18,7 +18,7 @@ use crate::media::access_unit::AccessUnit;
 use crate::media::codec::VideoEncoder;
 use crate::media::frame::{CleanFrame, Size};
 use crate::media::pool::FramePool;
-use crate::vision::filters::fit;
+use crate::vision::filters::Resize;
 
 /// A picture that nobody renews is sent again this often, so the peer keeps something to show.
 const REPEAT: Duration = Duration::from_secs(1);
@@ -34,8 +34,8 @@ pub trait Painter: Send {
 /// Where the pictures come from.
 pub enum Source {
     Mirror { pictures: Receiver<CleanFrame, Latest>, slate: Box<dyn Painter> },
-    /// `ends` carries nothing; it closes when the call stops.
-    Own { painter: Box<dyn Painter>, fps: u32, ends: Receiver<(), Latest> },
+    /// Ends with the call's token.
+    Own { painter: Box<dyn Painter>, fps: u32, token: StopToken },
 }
 
 /// What the peer can take.
@@ -104,14 +104,15 @@ impl VideoOut {
             key_wanted: self.key_wanted.clone(),
             gauges: self.gauges.clone(),
             encoder: None,
+            resize: None,
             last_sent: None,
         };
         match &mut self.source {
             Source::Mirror { pictures, slate } => {
                 mirror(self.epoch, pictures, &mut **slate, &mut sender, &self.pool)
             }
-            Source::Own { painter, fps, ends } => {
-                own(self.epoch, &mut **painter, *fps, ends, &mut sender, &self.pool)
+            Source::Own { painter, fps, token } => {
+                own(self.epoch, &mut **painter, *fps, token, &mut sender, &self.pool)
             }
         }
     }
@@ -151,7 +152,7 @@ fn own(
     epoch: Instant,
     painter: &mut dyn Painter,
     fps: u32,
-    ends: &Receiver<(), Latest>,
+    token: &StopToken,
     sender: &mut Coding,
     pool: &FramePool,
 ) -> Outcome {
@@ -161,7 +162,7 @@ fn own(
     loop {
         let due = start + Duration::from_nanos(u64::try_from(period.as_nanos()).unwrap_or(0).saturating_mul(n));
         let wait = due.saturating_duration_since(Instant::now());
-        if ends.take_within(wait) == Taken::Closed {
+        if token.wait(wait) {
             return Outcome::Done;
         }
         let picture = painter.paint(n, Pts::at(epoch, due), pool);
@@ -186,7 +187,8 @@ struct Coding {
     pool: FramePool,
     key_wanted: Arc<AtomicBool>,
     gauges: Arc<Gauges>,
-    encoder: Option<(Size, Box<dyn VideoEncoder>)>,
+    encoder: Option<Box<dyn VideoEncoder>>,
+    resize: Option<(Size, Resize)>,
     last_sent: Option<Pts>,
 }
 
@@ -198,16 +200,15 @@ impl Coding {
             return Ok(true);
         }
         let started = Instant::now();
-        let fitted = if size == picture.size() { Some(picture.clone()) } else { fit(picture, size, &self.pool) };
-        let Some(fitted) = fitted else {
+        let Some(fitted) = self.fit(picture, size) else {
             self.gauges.dropped.add(1);
             return Ok(true);
         };
-        let fresh = self.encoder.as_ref().is_none_or(|(open, _)| *open != size);
+        let fresh = self.encoder.as_ref().is_none_or(|open| open.size() != fitted.size());
         if fresh {
-            self.encoder = Some((size, self.open(size)?));
+            self.encoder = Some(self.open(fitted.size())?);
         }
-        let Some((_, encoder)) = &mut self.encoder else { return Ok(true) };
+        let Some(encoder) = &mut self.encoder else { return Ok(true) };
         let key = self.key_wanted.swap(false, Ordering::AcqRel) || fresh;
         let unit = encoder.encode(&fitted, key).map_err(|error| format!("encoder: {error}"))?;
         self.gauges.encode.took(started.elapsed());
@@ -222,6 +223,18 @@ impl Coding {
             }
             Offered::Closed => Ok(false),
         }
+    }
+
+    /// Shrinks a picture the peer could not take.
+    fn fit(&mut self, picture: &CleanFrame, size: Size) -> Option<CleanFrame> {
+        if size == picture.size() {
+            return Some(picture.clone());
+        }
+        if self.resize.as_ref().is_none_or(|(limit, _)| *limit != size) {
+            self.resize = Some((size, Resize::new(size)));
+        }
+        let (_, resize) = self.resize.as_mut()?;
+        resize.apply(picture.clone(), &self.pool)
     }
 
     /// Holds the frame rate within the peer's level, with room for jitter in the source.

@@ -134,6 +134,18 @@ impl Gate {
         Some(CleanFrame(picture.freeze()))
     }
 
+    /// A picture of a file the operator named, through an open gate, which needs neither time nor pool. `None`: the
+    /// gate is not open.
+    pub fn open_file_picture(&mut self, raw: RawFrame) -> Option<CleanFrame> {
+        match self.state {
+            State::Open => {
+                self.counters.passed += 1;
+                Some(CleanFrame(raw.0))
+            }
+            State::Filtering(_) | State::Closed => None,
+        }
+    }
+
     /// A slate of `size`, for the time before the first picture.
     pub fn slate(&mut self, size: Size, pts: crate::base::time::Pts, pool: &FramePool) -> Option<CleanFrame> {
         let mut picture = pool.take_sized(size, pts)?;

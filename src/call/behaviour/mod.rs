@@ -7,6 +7,8 @@ pub mod dialled;
 pub mod mirror;
 pub mod record;
 
+use std::net::IpAddr;
+
 use crate::engine::plan::{
     GatedRecord, Gating, Label, Look, OpenRecord, Plan, Recording, Streams, Timeouts, VideoIn, VideoOut,
 };
@@ -23,6 +25,8 @@ pub enum Behaviour {
 /// What the route and the appliance give every agent.
 #[derive(Clone, Debug)]
 pub struct Room {
+    /// The address the peer signals from.
+    pub signalling: Option<IpAddr>,
     pub gate: Option<Gating>,
     pub look: Look,
     pub video_out: VideoOut,

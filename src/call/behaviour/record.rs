@@ -17,6 +17,7 @@ impl Record {
         Plan {
             label,
             streams,
+            signalling: room.signalling,
             video_in: room.video_in(),
             video_out: VideoOut { picture, ..room.video_out.clone() },
             voice: Voice {
