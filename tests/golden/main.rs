@@ -1,0 +1,3 @@
+//! Recorded and hand-made inputs with the outcome expected of them.
+
+mod sip_torture;
