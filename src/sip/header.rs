@@ -269,3 +269,142 @@ fn element_end(text: &str) -> usize {
 pub fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> NameAddr {
+        NameAddr::parse(text).unwrap_or_else(|| panic!("{text}"))
+    }
+
+    #[test]
+    fn display_names_lose_their_quotes_and_get_them_back() {
+        let read = address(r#" "Back\\slash \"x\", <y>"  < sip:a@h > ; tag = 1 ;; q=0.5"#);
+        assert_eq!(read.display.as_deref(), Some(r#"Back\slash "x", <y>"#));
+        assert_eq!(read.uri.to_string(), "sip:a@h");
+        assert_eq!(read.tag(), Some("1"));
+        assert_eq!(read.to_string(), r#""Back\\slash \"x\", <y>" <sip:a@h>;tag=1;q=0.5"#);
+    }
+
+    #[test]
+    fn without_brackets_parameters_belong_to_the_header() {
+        let read = address("sip:a@h:5070;tag=9;user=phone");
+        assert_eq!(read.tag(), Some("9"));
+        assert!(read.uri.parameters.is_empty());
+        let read = address("<sip:a@h;user=phone>");
+        assert_eq!(read.uri.parameter("user"), Some(Some("phone")));
+        assert_eq!(read.tag(), None);
+    }
+
+    #[test]
+    fn unquoted_display_names_are_taken() {
+        assert_eq!(address("caller<sip:a@h>").display.as_deref(), Some("caller"));
+        assert_eq!(address("Bell, A. <sip:a@h>").display.as_deref(), Some("Bell, A."));
+        assert_eq!(address("<sip:a@h>").display, None);
+    }
+
+    #[test]
+    fn a_quoted_parameter_may_hold_separators() {
+        let read = address(r#"<sip:a@h>;note="a;b=\"c";tag=t"#);
+        assert_eq!(read.tag(), Some("t"));
+        assert_eq!(address(&read.to_string()), read);
+    }
+
+    #[test]
+    fn a_tag_is_set_once() {
+        let mut read = address("<sip:a@h>;x");
+        read.set_tag("one");
+        read.set_tag("two");
+        assert_eq!(read.to_string(), "<sip:a@h>;x;tag=two");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for text in [
+            "",
+            "*",
+            "\"open <sip:a@h>",
+            "\"x\" sip:a@h",
+            "x <sip:a@h",
+            "<sip:a@h> x",
+            "sip:a@h?x=y",
+            "sip:a@h,sip:b@h",
+            "a>b <sip:a@h>",
+            "<sip:a@h>;tag=\"x",
+            "<>",
+            "<sip:a@h>;=x",
+        ] {
+            assert_eq!(NameAddr::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_split_outside_quotes_and_brackets_only() {
+        let list = r#" "a, \", b" <sip:x,y@h> ,, sip:c@h;p="1,2" ,<sip:d@h;e=",>"#;
+        let elements: Vec<&str> = split_list(list).collect();
+        assert_eq!(elements, [r#""a, \", b" <sip:x,y@h>"#, r#"sip:c@h;p="1,2""#, r#"<sip:d@h;e=",>"#]);
+        assert_eq!(NameAddr::parse_list("<sip:a@h>, nonsense, sip:b@h").len(), 2);
+        assert_eq!(split_list(" , ,").count(), 0);
+    }
+
+    #[test]
+    fn via_is_read_with_space_where_the_grammar_allows_it() {
+        let read =
+            Via::parse("SIP / 2.0 / udp  192.0.2.1 : 5070 ; branch = z9hG4bKx ;rport; received=::1").unwrap();
+        assert_eq!(
+            (read.transport.as_str(), read.host.as_str(), read.port),
+            ("UDP", "192.0.2.1", Some(5070))
+        );
+        assert_eq!(read.unique_branch(), Some("z9hG4bKx"));
+        assert_eq!(read.rport(), Some(None));
+        assert_eq!(read.received(), Some("::1".parse().unwrap()));
+        assert_eq!(read.to_string(), "SIP/2.0/UDP 192.0.2.1:5070;branch=z9hG4bKx;rport;received=::1");
+    }
+
+    #[test]
+    fn a_bare_cookie_identifies_nothing() {
+        let branch = |text: &str| Via::parse(&format!("SIP/2.0/UDP h;branch={text}")).unwrap();
+        assert_eq!(branch("z9hG4bK").unique_branch(), None);
+        assert_eq!(branch("old").unique_branch(), None);
+        assert_eq!(branch("ééééé").unique_branch(), None);
+        assert_eq!(branch("Z9HG4BK1").unique_branch(), Some("Z9HG4BK1"));
+    }
+
+    #[test]
+    fn rport_is_absent_asked_for_or_filled_in() {
+        let mut via = Via::new("tcp", "2001:db8::1", Some(5060));
+        assert_eq!(via.rport(), None);
+        via.set_parameter("rport", None);
+        assert_eq!(via.rport(), Some(None));
+        via.set_parameter("rport", Some("5061"));
+        assert_eq!(via.rport(), Some(Some(5061)));
+        assert_eq!(via.to_string(), "SIP/2.0/TCP [2001:db8::1]:5060;rport=5061");
+        assert_eq!(via.host_ip(), Some("2001:db8::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_no_via_is_refused() {
+        for text in [
+            "",
+            "SIP/2.0/UDP",
+            "SIP/2.0/UDP ;x",
+            "HTTP/2.0/UDP h",
+            "SIP/2.0 h",
+            "SIP/2.0/U\"P h",
+            "SIP/2.0/UDP h:x",
+            ";",
+        ] {
+            assert_eq!(Via::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn cseq_is_a_number_and_a_method() {
+        assert_eq!(CSeq::parse(" 0009 \t INVITE ").unwrap().to_string(), "9 INVITE");
+        assert_eq!(CSeq::parse("4294967295 X").unwrap().number, u32::MAX);
+        for text in ["", "1", "INVITE 1", "4294967296 INVITE", "-1 INVITE", "+1 INVITE", "1 IN VITE", "1 "] {
+            assert_eq!(CSeq::parse(text), None, "{text}");
+        }
+    }
+}

@@ -138,6 +138,11 @@ fn known_name(name: &str) -> Option<&'static str> {
     }
 }
 
+/// The name to compare with: compact forms stand for their long names.
+fn long_name(name: &str) -> &str {
+    if name.len() == 1 { known_name(name).unwrap_or(name) } else { name }
+}
+
 /// Headers in order of appearance. Names compare without case; compact forms are folded to long names when added.
 ///
 /// `Content-Length` never stands here: `parse` cuts the body by it, `print` writes the true one.
@@ -164,6 +169,7 @@ impl Headers {
 
     /// Every line of that name.
     pub fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        let name = long_name(name);
         self.0
             .iter()
             .filter(move |(known, _)| known.eq_ignore_ascii_case(name))
@@ -206,6 +212,7 @@ impl Headers {
 
     /// Replaces the first element of the comma list of that name and keeps the others: a received top Via.
     pub fn set_first(&mut self, name: &str, value: &str) {
+        let name = long_name(name);
         match self.0.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
             Some((_, line)) => {
                 let mut renewed = value.to_owned();
@@ -220,6 +227,7 @@ impl Headers {
     }
 
     pub fn remove(&mut self, name: &str) {
+        let name = long_name(name);
         self.0.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
     }
 
@@ -459,5 +467,120 @@ pub fn reason_phrase(status: u16) -> &'static str {
             5 => "Server Failure",
             6.. => "Global Failure",
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> Headers {
+        let mut headers = Headers::new();
+        for (name, value) in lines {
+            headers.push(name, *value);
+        }
+        headers
+    }
+
+    fn lines(headers: &Headers) -> Vec<(&str, &str)> {
+        headers.iter().collect()
+    }
+
+    #[test]
+    fn compact_and_shouted_names_are_found_under_the_long_name() {
+        let headers =
+            headers(&[("i", "1"), ("CALL-ID", "2"), ("M", "<sip:a@h>"), ("x-Own", "y"), ("q", "z")]);
+        assert_eq!(headers.values("call-id").collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(headers.contact().unwrap().uri.to_string(), "sip:a@h");
+        assert_eq!(headers.value("X-OWN"), Some("y"));
+        let names: Vec<&str> = headers.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["Call-ID", "Call-ID", "Contact", "x-Own", "q"]);
+    }
+
+    #[test]
+    fn every_compact_form_is_a_letter_of_its_own() {
+        let mut letters: Vec<u8> = NAMES.iter().filter_map(|(_, compact)| *compact).collect();
+        letters.sort_unstable();
+        letters.dedup();
+        assert_eq!(letters.len(), NAMES.iter().filter(|(_, compact)| compact.is_some()).count());
+    }
+
+    #[test]
+    fn setting_leaves_one_line_at_the_first_place() {
+        let mut changed = headers(&[("P-A", "1"), ("Via", "x"), ("P-B", "2"), ("v", "y"), ("P-C", "3")]);
+        changed.set("via", "z");
+        assert_eq!(lines(&changed), [("P-A", "1"), ("Via", "z"), ("P-B", "2"), ("P-C", "3")]);
+        changed.set("P-D", "4");
+        assert_eq!(changed.value("P-D"), Some("4"));
+        changed.remove("V");
+        assert_eq!(changed.value("Via"), None);
+    }
+
+    #[test]
+    fn the_top_via_is_replaced_alone() {
+        let mut changed = headers(&[("Via", "SIP/2.0/UDP a , SIP/2.0/UDP b"), ("Via", "SIP/2.0/UDP c")]);
+        changed.set_first("Via", "SIP/2.0/UDP a;received=192.0.2.1");
+        assert_eq!(
+            changed.list("Via").collect::<Vec<_>>(),
+            ["SIP/2.0/UDP a;received=192.0.2.1", "SIP/2.0/UDP b", "SIP/2.0/UDP c"]
+        );
+        changed.prepend("Via", "SIP/2.0/UDP top");
+        assert_eq!(changed.via().unwrap().host, "top");
+    }
+
+    #[test]
+    fn an_answer_repeats_what_finds_its_transaction() {
+        let mut request = RequestMessage::new(Method::Invite, Uri::sip("a", "h", None));
+        for (name, value) in [
+            ("Via", "SIP/2.0/UDP a"),
+            ("Via", "SIP/2.0/UDP b"),
+            ("From", "<sip:f@h>;tag=1"),
+            ("To", "sip:t@h"),
+            ("Call-ID", "c"),
+            ("CSeq", "1 INVITE"),
+            ("Timestamp", "54"),
+            ("Call-ID", "doubled"),
+            ("Subject", "s"),
+        ] {
+            request.headers.push(name, value);
+        }
+        let answer = ResponseMessage::answering(&request, 486);
+        assert_eq!(answer.reason, "Busy Here");
+        assert_eq!(
+            lines(&answer.headers),
+            [
+                ("Via", "SIP/2.0/UDP a"),
+                ("Via", "SIP/2.0/UDP b"),
+                ("From", "<sip:f@h>;tag=1"),
+                ("To", "sip:t@h"),
+                ("Call-ID", "c"),
+                ("CSeq", "1 INVITE"),
+            ]
+        );
+        assert_eq!(ResponseMessage::answering(&request, 100).headers.value("Timestamp"), Some("54"));
+    }
+
+    #[test]
+    fn a_body_comes_and_goes_with_its_type() {
+        let mut message = ResponseMessage::new(200);
+        assert_eq!(message.body(), None);
+        let body = Body { content_type: "application/sdp".into(), bytes: b"v=0".to_vec() };
+        message.set_body(Some(body.clone()));
+        assert_eq!(message.body(), Some(body));
+        message.set_body(None);
+        assert_eq!((message.body(), message.headers.is_empty()), (None, true));
+    }
+
+    #[test]
+    fn methods_compare_with_case() {
+        assert_eq!(Method::from("INVITE"), Method::Invite);
+        assert_eq!(Method::from("invite"), Method::Other("invite".into()));
+        assert_eq!(Method::from("invite").as_str(), "invite");
+    }
+
+    #[test]
+    fn unknown_statuses_have_the_words_of_their_class() {
+        assert_eq!(reason_phrase(488), "Not Acceptable Here");
+        assert_eq!([199, 299, 399, 499, 599, 699].map(reason_phrase).map(str::len), [8, 7, 11, 15, 14, 14]);
     }
 }

@@ -303,3 +303,142 @@ fn is_answerable(request: &RequestMessage) -> bool {
         && request.via().is_some()
         && ["From", "To", "Call-ID", "CSeq"].into_iter().all(present)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIA: &str = "Via: SIP/2.0/UDP h;branch=z9hG4bK1\r\n";
+    const REST: &str = "From: <sip:f@h>;tag=1\r\nTo: <sip:t@h>\r\nCall-ID: c\r\nCSeq: 1 INVITE\r\n";
+
+    fn invite(extra: &str) -> Vec<u8> {
+        format!("INVITE sip:t@h SIP/2.0\r\n{VIA}{REST}{extra}").into_bytes()
+    }
+
+    fn request(bytes: &[u8]) -> RequestMessage {
+        match parse(bytes) {
+            Ok(Message::Request(request)) => request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn folded_lines_become_one_with_single_spaces() {
+        let read = request(&invite("Subject:\r\n  one\r\n\t two  \n three\r\nP-X: y\r\n\r\n"));
+        assert_eq!(read.headers.value("Subject"), Some("one two three"));
+        assert_eq!(read.headers.value("P-X"), Some("y"));
+    }
+
+    #[test]
+    fn a_lone_carriage_return_is_a_space() {
+        let read = request(&invite("Subject: a\rInjected: b\r\n\r\n"));
+        assert_eq!(read.headers.value("Subject"), Some("a Injected: b"));
+        assert_eq!(read.headers.value("Injected"), None);
+    }
+
+    #[test]
+    fn the_body_ends_where_the_length_says() {
+        assert_eq!(request(&invite("Content-Length: 3\r\n\r\nabcdef")).body, b"abc");
+        assert_eq!(request(&invite("\r\nabcdef")).body, b"abcdef");
+        assert_eq!(request(&invite("l:0\r\n\r\nabcdef")).body, b"");
+        assert_eq!(request(&invite("Content-Length: 3\r\n\r\nabcdef")).headers.value("Content-Length"), None);
+    }
+
+    #[test]
+    fn a_refused_request_can_be_answered_in_its_own_words() {
+        let refused = parse(&invite("Content-Length: 9\r\n\r\nabc")).unwrap_err();
+        assert_eq!((refused.status, refused.why), (400, "body shorter than Content-Length"));
+        let answerable = refused.answerable.unwrap();
+        assert_eq!(answerable.call_id(), Some("c"));
+        assert_eq!(answerable.method, Method::Invite);
+        assert_eq!(answerable.uri.to_string(), "sip:t@h");
+    }
+
+    #[test]
+    fn an_unreadable_request_uri_is_answered_without_it() {
+        let text = format!("OPTIONS nonsense SIP/2.0\r\n{VIA}{REST}\r\n");
+        let refused = parse(text.as_bytes()).unwrap_err();
+        assert_eq!((refused.status, refused.why), (400, "not a URI in the request line"));
+        assert_eq!(refused.answerable.unwrap().method, Method::Options);
+    }
+
+    #[test]
+    fn the_version_is_judged_before_everything_else() {
+        let text = format!("INVITE foo:x SIP/9\r\n{VIA}{REST}\r\n");
+        assert_eq!(parse(text.as_bytes()).unwrap_err().status, 505);
+    }
+
+    #[test]
+    fn an_ack_is_never_answered() {
+        let text = format!("ACK sip:t@h SIP/2.0\r\n{VIA}{REST}\r\n");
+        let refused = parse(text.as_bytes()).unwrap_err();
+        assert_eq!((refused.why, refused.answerable), ("CSeq names another method", None));
+    }
+
+    #[test]
+    fn every_mandatory_header_is_missed() {
+        let whole = String::from_utf8(invite("\r\n")).unwrap();
+        for name in ["Via", "From", "To", "Call-ID", "CSeq"] {
+            let without: String =
+                whole.split_inclusive('\n').filter(|line| !line.starts_with(&format!("{name}:"))).collect();
+            assert_eq!(parse(without.as_bytes()).unwrap_err().answerable, None, "{name}");
+        }
+    }
+
+    #[test]
+    fn limits_hold_for_bytes_headers_and_lines() {
+        let silent = |bytes: &[u8]| parse(bytes).unwrap_err();
+        let fits = invite(&format!("\r\n{}", "b".repeat(MAX_MESSAGE - invite("\r\n").len())));
+        assert!(parse(&fits).is_ok());
+        let long = [fits.as_slice(), b"b"].concat();
+        assert_eq!(silent(&long).why, "longer than a message may be");
+        let wide = invite(&format!("X: {}\r\n\r\n", "y".repeat(MAX_HEAD)));
+        assert_eq!(silent(&wide).why, "longer headers than a message may have");
+        assert!(parse(&invite(&format!("{}\r\n", "X: y\r\n".repeat(MAX_LINES - 5)))).is_ok());
+        let many = invite(&format!("{}\r\n", "X: y\r\n".repeat(MAX_LINES - 4)));
+        assert_eq!(silent(&many).why, "more headers than a message may have");
+    }
+
+    #[test]
+    fn a_status_line_is_read_with_any_reason() {
+        let response = |line: &str| parse(format!("{line}\r\n{VIA}{REST}\r\n").as_bytes());
+        for (line, status, reason) in [
+            ("SIP/2.0 200 OK", 200, "OK"),
+            ("sip/2.0 180", 180, ""),
+            ("SIP/2.0 486  So busy, \"sorry\" ", 486, "So busy, \"sorry\""),
+        ] {
+            match response(line) {
+                Ok(Message::Response(read)) => {
+                    assert_eq!((read.status, read.reason.as_str()), (status, reason))
+                }
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        for line in
+            ["SIP/2.0 099 x", "SIP/2.0 700 x", "SIP/2.0 20 x", "SIP/2.0 abc x", "SIP/2.0", "SIP/1.0 200 OK"]
+        {
+            assert_eq!(response(line).unwrap_err().answerable, None, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_cut_of_a_message_is_refused_or_whole() {
+        let whole = invite("Content-Length: 4\r\n\r\nbody");
+        assert!(parse(&whole).is_ok());
+        for end in 0..whole.len() {
+            let cut = &whole[..end];
+            let ends_a_line_behind_cseq = cut.ends_with(b"1 INVITE\r\n");
+            assert_eq!(parse(cut).is_ok(), ends_a_line_behind_cseq, "{:?}", String::from_utf8_lossy(cut));
+        }
+    }
+
+    #[test]
+    fn keep_alives_are_told_from_messages() {
+        for bytes in [b"\r\n\r\n".as_slice(), b"\r\n", b"\0\0\0\0", b""] {
+            assert!(is_keep_alive(bytes));
+            assert!(parse(bytes).is_err());
+        }
+        assert!(!is_keep_alive(b"\r\n\r\nINV"));
+        assert!(!is_keep_alive(&[0; 9]));
+    }
+}

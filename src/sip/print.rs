@@ -67,3 +67,37 @@ fn put(out: &mut Vec<u8>, text: &str) {
 fn put_number(out: &mut Vec<u8>, number: usize) {
     write!(out, "{number}").expect("a Vec takes every write");
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::sip::message::{Body, Method, RequestMessage, ResponseMessage};
+    use crate::sip::uri::Uri;
+
+    fn text(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_request_ends_with_its_true_length_and_body() {
+        let mut request = RequestMessage::new(Method::Info, Uri::sip("a", "h", Some(5070)));
+        request.headers.push("Content-Length", "7");
+        request.headers.push("v", "SIP/2.0/UDP h");
+        request.set_body(Some(Body { content_type: "text/plain".into(), bytes: b"hello".to_vec() }));
+        assert_eq!(
+            text(request.to_bytes()),
+            "INFO sip:a@h:5070 SIP/2.0\r\nVia: SIP/2.0/UDP h\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
+        );
+    }
+
+    #[test]
+    fn line_breaks_cannot_start_a_header() {
+        let mut response = ResponseMessage::new(200);
+        response.reason = "OK\r\nX: 1".into();
+        response.headers.push("Subject", "a\r\nY: 2\n\nbody");
+        response.headers.push("Z\nZ", "b");
+        assert_eq!(
+            text(response.to_bytes()),
+            "SIP/2.0 200 OK  X: 1\r\nSubject: a  Y: 2  body\r\nZ Z: b\r\nContent-Length: 0\r\n\r\n"
+        );
+    }
+}

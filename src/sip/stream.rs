@@ -132,3 +132,88 @@ impl Framer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: &[u8] = b"INFO sip:a@h SIP/2.0\r\nCall-ID: 1\r\nContent-Length: 5\r\n\r\nab\r\nc";
+    const SECOND: &[u8] = b"SIP/2.0 200 OK\nX: y\nl :\n  3\n\nxyz";
+
+    fn drain(framer: &mut Framer) -> Vec<Framed> {
+        let mut seen = Vec::new();
+        loop {
+            match framer.next() {
+                Framed::Need => return seen,
+                framed => seen.push(framed),
+            }
+            assert!(seen.len() < 100, "{seen:?}");
+        }
+    }
+
+    fn broken(bytes: &[u8]) -> &'static str {
+        let mut framer = Framer::new(1000);
+        framer.push(bytes);
+        match (framer.next(), framer.next()) {
+            (Framed::Broken(why), Framed::Broken(again)) if why == again => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn messages_are_cut_alike_however_the_bytes_arrive() {
+        let stream = [b"\r\n".as_slice(), FIRST, SECOND, b"\r\n\r\n", b"\r\n", FIRST].concat();
+        let expected = [
+            Framed::Message(FIRST.to_vec()),
+            Framed::Message(SECOND.to_vec()),
+            Framed::KeepAlive,
+            Framed::Message(FIRST.to_vec()),
+        ];
+        for size in 1..=stream.len() {
+            let mut framer = Framer::new(1000);
+            let mut seen = Vec::new();
+            for chunk in stream.chunks(size) {
+                framer.push(chunk);
+                seen.extend(drain(&mut framer));
+            }
+            assert_eq!(seen, expected, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn without_a_length_there_is_no_body() {
+        let mut framer = Framer::new(1000);
+        framer.push(b"ACK sip:a@h SIP/2.0\r\nX: y\r\n\r\nINFO");
+        assert_eq!(drain(&mut framer), [Framed::Message(b"ACK sip:a@h SIP/2.0\r\nX: y\r\n\r\n".to_vec())]);
+    }
+
+    #[test]
+    fn a_length_that_cannot_be_followed_breaks_the_stream() {
+        let with =
+            |length: &str| [b"A b SIP/2.0\r\nContent-Length: ", length.as_bytes(), b"\r\n\r\n"].concat();
+        for length in ["-1", "x", "", "1,1", "18446744073709551616", "1\r\nl: 2"] {
+            assert_eq!(broken(&with(length)), "Content-Length is not one number", "{length}");
+        }
+        assert_eq!(broken(&with("18446744073709551615")), "message too long");
+        assert_eq!(broken(&with("1000")), "message too long");
+    }
+
+    #[test]
+    fn the_limit_is_exact() {
+        let head = b"A b SIP/2.0\r\nContent-Length: 50\r\n\r\n";
+        let mut framer = Framer::new(head.len() + 50);
+        framer.push(head);
+        framer.push(&[b'x'; 50]);
+        assert!(matches!(framer.next(), Framed::Message(message) if message.len() == head.len() + 50));
+        let mut framer = Framer::new(head.len() + 49);
+        framer.push(head);
+        assert_eq!(framer.next(), Framed::Broken("message too long"));
+    }
+
+    #[test]
+    fn endless_headers_and_other_protocols_are_given_up() {
+        assert_eq!(broken(&[b'a'; 1001]), "headers too long");
+        assert_eq!(broken(b"\x16\x03\x01\x02\x00"), "not SIP");
+        assert_eq!(broken(b"\rX"), "not SIP");
+    }
+}

@@ -354,3 +354,107 @@ fn unescape(text: &str) -> Cow<'_, str> {
     }
     Cow::Owned(String::from_utf8_lossy(&plain).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(text: &str) -> Uri {
+        Uri::parse(text).unwrap_or_else(|| panic!("{text}"))
+    }
+
+    #[test]
+    fn every_part_is_read_and_printed_again() {
+        let text = "sips:bob:pw@example.com:5061;transport=tcp;lr?Subject=x&Priority=urgent";
+        let read = uri(text);
+        assert_eq!(read.scheme, Scheme::Sips);
+        assert_eq!((read.user(), read.password.as_deref()), (Some("bob"), Some("pw")));
+        assert_eq!((read.host.as_str(), read.port), ("example.com", Some(5061)));
+        assert_eq!(read.transport(), Some("tcp"));
+        assert!(read.is_loose());
+        assert_eq!(read.parameter("LR"), Some(None));
+        assert_eq!(read.parameter("maddr"), None);
+        assert_eq!(read.headers.as_deref(), Some("Subject=x&Priority=urgent"));
+        assert_eq!(read.to_string(), text);
+    }
+
+    #[test]
+    fn scheme_and_host_lose_their_case_and_the_user_keeps_it() {
+        assert_eq!(uri("SIP:Bob@EXAMPLE.com").to_string(), "sip:Bob@example.com");
+    }
+
+    #[test]
+    fn separators_may_stand_in_the_user() {
+        let read = uri("sip:user;par=u%40example.net?x,y@example.com;p");
+        assert_eq!(read.user(), Some("user;par=u%40example.net?x,y"));
+        assert_eq!(read.user_decoded().as_deref(), Some("user;par=u@example.net?x,y"));
+        assert_eq!(read.host, "example.com");
+    }
+
+    #[test]
+    fn addresses_are_found_with_and_without_brackets() {
+        assert_eq!(uri("sip:[2001:DB8::1]:5070").host_ip(), Some("2001:db8::1".parse().unwrap()));
+        assert_eq!(uri("sip:192.0.2.1").host_ip(), Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(uri("sip:example.com").host_ip(), None);
+        assert_eq!(Uri::sip("a", "2001:db8::1", Some(5070)).to_string(), "sip:a@[2001:db8::1]:5070");
+    }
+
+    #[test]
+    fn a_made_user_is_escaped_so_that_it_reads_back() {
+        let made = Uri::sip("front door@1\r\nX: y", "192.0.2.1", None);
+        assert_eq!(made.to_string(), "sip:front%20door%401%0D%0AX%3A%20y@192.0.2.1");
+        assert_eq!(uri(&made.to_string()).user_decoded().as_deref(), Some("front door@1\r\nX: y"));
+        assert_eq!(Uri::sip("", "host", None).to_string(), "sip:host");
+    }
+
+    #[test]
+    fn broken_escapes_stay_as_they_are() {
+        assert_eq!(uri("sip:100%@h").user_decoded().as_deref(), Some("100%"));
+        assert_eq!(uri("sip:%4@h").user_decoded().as_deref(), Some("%4"));
+        assert_eq!(uri("sip:%zz%41@h").user_decoded().as_deref(), Some("%zzA"));
+    }
+
+    #[test]
+    fn a_telephone_uri_has_its_number_as_user() {
+        let read = uri("tel:+1-555;phone-context=example.com");
+        assert_eq!(read.user(), Some("+1-555"));
+        assert_eq!(read.host_ip(), None);
+        assert_eq!(read.to_string(), "tel:+1-555;phone-context=example.com");
+    }
+
+    #[test]
+    fn what_is_no_uri_is_refused() {
+        for text in [
+            "",
+            "sip:",
+            "sip",
+            "bob@example.com",
+            "sip:@host",
+            "sip:bob@",
+            "sip:h:",
+            "sip:h:70000",
+            "sip:h:-1",
+            "sip:[::1",
+            "sip:[192.0.2.1]",
+            "sip:a b@h",
+            "sip:a@h;<x>",
+            "sip:a@h\r\n",
+            "sip:a@b@c",
+            "sip:ho st",
+            "1ab:x",
+            "<sip:a@h>",
+            "sip:a@h;=v",
+            "sip:hé",
+            "sip:[::1]x",
+        ] {
+            assert_eq!(Uri::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_is_replaced_and_not_doubled() {
+        let changed =
+            uri("sip:h;Transport=udp;x").with_parameter("transport", Some("tcp")).with_parameter("lr", None);
+        assert_eq!(changed.to_string(), "sip:h;Transport=tcp;x;lr");
+    }
+}
