@@ -10,7 +10,7 @@ pub fn run(_command: &ModelsCommand, _settings: &Models) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
-/// The inference child: serves its parent on the inherited socket.
-pub fn worker(_fd: i32) -> ExitCode {
+/// The inference child: serves its parent on the socket it has as standard input.
+pub fn worker() -> ExitCode {
     ExitCode::from(FAILED)
 }
