@@ -10,8 +10,8 @@ use eyeline::app::{dial, log, models, serve};
 fn main() -> ExitCode {
     let line = CommandLine::parse();
     let options = line.options();
-    if let Command::Worker { fd } = line.command {
-        return models::worker(fd);
+    if let Command::Worker = line.command {
+        return models::worker();
     }
     let level = if matches!(line.command, Command::Serve(_)) { "info" } else { "warn" };
     if let Err(message) = log::start(&options, level) {
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
             ConfigCommand::Print(_) => show(&print::print(&loaded.config)),
         },
         Command::Models(arguments) => models::run(&arguments.command, &loaded.config.models),
-        Command::Worker { .. } => ExitCode::from(USAGE),
+        Command::Worker => ExitCode::from(USAGE),
     }
 }
 

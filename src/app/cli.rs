@@ -78,13 +78,9 @@ pub enum Command {
     Config(ConfigArguments),
     /// List, fetch and verify detection models
     Models(ModelsArguments),
-    /// The inference child process
+    /// The inference child process, with its control socket as standard input
     #[command(hide = true)]
-    Worker {
-        /// The control socket, inherited from the parent
-        #[arg(long, value_name = "FD")]
-        fd: i32,
-    },
+    Worker,
 }
 
 impl CommandLine {
@@ -103,7 +99,7 @@ impl CommandLine {
                 | ModelsCommand::Import { global, .. }) = &arguments.command;
                 arguments.global.clone().and(global.clone())
             }
-            Command::Worker { .. } => Global::default(),
+            Command::Worker => Global::default(),
         };
         self.global.clone().and(inner)
     }

@@ -98,6 +98,9 @@ fn routes(config: &Config, reading: &Reading) {
             let help = did_you_mean(name, names);
             reading.problem(&key("record"), format!("there is no [recording.{name}]{help}"));
         }
+        for name in route.headers.keys().filter(|name| !is_token(name)) {
+            reading.problem(&key(&format!("header.{name}")), "no header of SIP can have this name");
+        }
         if route.censor && !config.censor.hides() {
             reading.problem(
                 &key("censor"),
@@ -112,6 +115,11 @@ fn routes(config: &Config, reading: &Reading) {
                 .warning(&format!("route[{n}]"), format!("never reached: route[{earlier}] takes every call"));
         }
     }
+}
+
+/// RFC 3261 §25.1.
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte))
 }
 
 fn console(config: &Config, reading: &Reading) {
@@ -205,6 +213,7 @@ mod tests {
         check("route=[{record='nigth'}]", "there is no [recording.nigth]");
         check("route=[{source='10.0.0.0/33'}]", "is no network");
         check("route=[{agnt='mirror'}]", "did you mean \"agent\"?");
+        check("route=[{header={'X Door'='a'}}]", "no header of SIP");
         check("agent.x={kind='pipeline'}", "not in this version");
         check("agent.x={kind='record', greeting='hello'}", "only an agent of kind \"mirror\"");
         check("agent.x={audio='echo'}", "say what it does");

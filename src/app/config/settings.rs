@@ -381,12 +381,17 @@ pub struct Filters {
 }
 
 words! {
+    /// Where the watermark stands.
     Position {
         TopLeft = "top-left",
+        Top = "top",
         TopRight = "top-right",
-        BottomLeft = "bottom-left",
-        BottomRight = "bottom-right",
+        Left = "left",
         Center = "center",
+        Right = "right",
+        BottomLeft = "bottom-left",
+        Bottom = "bottom",
+        BottomRight = "bottom-right",
     }
 }
 
@@ -419,10 +424,12 @@ impl Default for Overlay {
 }
 
 words! {
+    /// Whose picture is recorded.
     RecordVideo { Caller = "caller", None = "none" }
 }
 
 words! {
+    /// How the two voices are recorded.
     RecordAudio {
         /// Left the caller, right the agent.
         Stereo = "stereo",

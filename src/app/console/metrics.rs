@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeGaugeValue, GaugeValueEncoder, MetricEncoder, NoLabelSet, text,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
@@ -55,6 +57,20 @@ fn add_media(totals: &mut Totals, call: &CallView) {
     }
 }
 
+/// A gauge that writes whole numbers without a fraction.
+struct Number(f64);
+
+impl EncodeGaugeValue for Number {
+    fn encode(&self, encoder: &mut GaugeValueEncoder) -> fmt::Result {
+        const EXACT: f64 = (1u64 << 53) as f64;
+        if self.0.fract() == 0.0 && self.0.abs() < EXACT {
+            (self.0 as i64).encode(encoder)
+        } else {
+            self.0.encode(encoder)
+        }
+    }
+}
+
 /// One metric family after the other.
 struct Out<'a>(DescriptorEncoder<'a>);
 
@@ -80,7 +96,9 @@ impl Out<'_> {
         help: &str,
         rows: impl IntoIterator<Item = ([Label; N], f64)>,
     ) -> fmt::Result {
-        self.family((name, help), MetricType::Gauge, rows, |encoder, value| encoder.encode_gauge(&value))
+        self.family((name, help), MetricType::Gauge, rows, |encoder, value| {
+            encoder.encode_gauge(&Number(value))
+        })
     }
 
     fn counters<const N: usize>(
@@ -95,7 +113,7 @@ impl Out<'_> {
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
-        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&Number(value))
     }
 
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
@@ -323,22 +341,22 @@ mod tests {
         snapshot.worker.models.insert("yunet".into(), ModelView { runs: 9, failures: 1, inference_ms: 5.0 });
         let page = write(snapshot);
         for line in [
-            "eyeline_calls_active{dir=\"inbound\",media=\"video\"} 1.0",
+            "eyeline_calls_active{dir=\"inbound\",media=\"video\"} 1",
             "eyeline_calls_total{dir=\"inbound\",result_code=\"200\"} 1",
             "eyeline_calls_total{dir=\"outbound\",result_code=\"486\"} 1",
             "eyeline_rtp_packets_total{dir=\"in\",media=\"video\"} 200",
             "eyeline_rtp_lost_total{media=\"audio\"} 6",
             "eyeline_jitter_seconds{call=\"8\",media=\"audio\"} 0.004",
-            "eyeline_video_fps{call=\"8\",dir=\"in\"} 15.0",
+            "eyeline_video_fps{call=\"8\",dir=\"in\"} 15",
             "eyeline_video_age_seconds{call=\"8\"} 0.03",
             "eyeline_video_frames_total{state=\"withheld\"} 4",
             "eyeline_call_setup_seconds_count 2",
             "eyeline_call_setup_seconds_bucket{le=\"0.01\"} 0",
             "eyeline_call_setup_seconds_bucket{le=\"0.025\"} 2",
             "eyeline_call_setup_seconds_bucket{le=\"+Inf\"} 2",
-            "eyeline_part_ok{kind=\"censor\",name=\"face\"} 0.0",
+            "eyeline_part_ok{kind=\"censor\",name=\"face\"} 0",
             "eyeline_inference_seconds{model=\"yunet\"} 0.005",
-            "eyeline_ready 0.0",
+            "eyeline_ready 0",
         ] {
             assert!(page.lines().any(|found| found == line), "no {line} in\n{page}");
         }

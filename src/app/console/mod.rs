@@ -40,16 +40,26 @@ pub type Source = Arc<dyn Fn() -> Snapshot + Send + Sync>;
 
 /// Connections at once; more wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 64;
-/// From the first byte, or from the end of the last answer, to the end of the headers.
-const HEADERS_WITHIN: Duration = Duration::from_secs(5);
-/// No connection lives longer; clients open another.
-const CONNECTION_MAX: Duration = Duration::from_secs(120);
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 
+/// How long clients may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// From the opening, or the end of the last answer, to the end of the headers.
+    headers: Duration,
+    /// No connection lives longer; clients open another.
+    connection: Duration,
+}
+
+const PATIENCE: Patience = Patience { headers: Duration::from_secs(5), connection: Duration::from_secs(120) };
+
 /// Serves until told to stop. Open connections are closed then.
 pub async fn serve(listener: TcpListener, settings: &settings::Console, source: Source, stop: StopToken) {
-    let router = router(Access::new(settings), source);
+    accept(listener, router(Access::new(settings), source), PATIENCE, stop).await;
+}
+
+async fn accept(listener: TcpListener, router: Router, patience: Patience, stop: StopToken) {
     let mut connections: Vec<Pin<Box<dyn Future<Output = ()> + Send>>> = Vec::new();
     loop {
         let room = connections.len() < CONNECTIONS_MAX;
@@ -59,7 +69,7 @@ pub async fn serve(listener: TcpListener, settings: &settings::Console, source: 
             () = one_ends(&mut connections) => continue,
         };
         match accepted {
-            Ok((stream, _)) => connections.push(Box::pin(connection(stream, router.clone()))),
+            Ok((stream, _)) => connections.push(Box::pin(connection(stream, router.clone(), patience))),
             Err(error) => {
                 tracing::warn!(%error, "the console cannot accept a connection");
                 // Out of descriptors, most likely: others must end first.
@@ -84,14 +94,14 @@ async fn pause(connections: &mut Vec<Pin<Box<dyn Future<Output = ()> + Send>>>) 
     let _ = tokio::time::timeout(Duration::from_millis(100), one_ends(connections)).await;
 }
 
-async fn connection(stream: TcpStream, router: Router) {
+async fn connection(stream: TcpStream, router: Router, patience: Patience) {
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_WITHIN)
+        .header_read_timeout(patience.headers)
         .max_buf_size(HEADER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match tokio::time::timeout(CONNECTION_MAX, serving).await {
+    match tokio::time::timeout(patience.connection, serving).await {
         Ok(Ok(())) | Err(_) => {}
         Ok(Err(error)) => tracing::debug!(%error, "console connection"),
     }
@@ -267,9 +277,9 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let stop = StopToken::default();
         let token = stop.clone();
-        tokio::spawn(
-            async move { serve(listener, &settings, Arc::new(move || snapshot.clone()), token).await },
-        );
+        let router = router(Access::new(&settings), Arc::new(move || snapshot.clone()));
+        let patience = Patience { headers: Duration::from_millis(400), ..PATIENCE };
+        tokio::spawn(accept(listener, router, patience, token));
         (address, stop)
     }
 
