@@ -6,6 +6,7 @@ pub mod media;
 
 pub mod codec;
 
+pub mod record;
 pub mod source;
 
 pub mod engine;
