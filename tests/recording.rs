@@ -1,6 +1,8 @@
 //! Recordings as a user finds them: both voices on their side, pictures in step, whole after a crash, honest when
 //! the disk is full.
 
+#![allow(clippy::disallowed_methods, reason = "tests may read clocks and spawn")]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -229,7 +231,9 @@ fn record_units(path: &Path, units: Vec<AccessUnit>, seconds: u32) -> RecorderRe
     let (to_recorder, from_units) = queue(Gop::new(400));
     let (caller, from_caller) = queue(Fifo { depth: 4_000 });
     (0..seconds).for_each(|second| speak(&caller, 8_000, CALLER_HZ, second));
-    units.into_iter().for_each(|unit| drop(to_recorder.offer(unit)));
+    for unit in units {
+        to_recorder.offer(unit);
+    }
     drop((to_recorder, caller));
     let pictures = Some(PictureInput::Units(from_units));
     run(settings(path), RecorderInputs { pictures, caller: Some(from_caller), agent: None })
