@@ -139,12 +139,11 @@ impl Clip {
     }
 
     fn end_of_round(&mut self, pool: &FramePool) -> Result<(), CodecError> {
-        for index in [&self.video, &self.audio].map(|track| track.as_ref().map(|track| track.index)) {
-            if let Some(index) = index {
-                self.decode(index, true, pool)?;
-            }
+        let tracks = [&self.video, &self.audio].map(|track| track.as_ref().map(|track| track.index));
+        for index in tracks.into_iter().flatten() {
+            self.decode(index, true, pool)?;
         }
-        if !self.settings.repeat || !(self.gave || !self.ready.is_empty()) {
+        if !self.settings.repeat || (!self.gave && self.ready.is_empty()) {
             self.over = true;
             return Ok(());
         }

@@ -1,0 +1,174 @@
+//! Driver. The call record: one JSON file beside a recording that says what the call was.
+//!
+//! Written whole or not at all. Times are seconds since 1970; what is in a field is for the writer to know.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::recorder::RecorderReport;
+
+/// One call, as it is remembered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CallRecord {
+    /// The short id of logs and file names.
+    pub id: String,
+    /// The Call-ID header field.
+    pub call_id: String,
+    /// "in" or "out".
+    pub direction: String,
+    pub from: String,
+    pub to: String,
+    /// The peer's signalling address.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peer: Option<String>,
+    /// The route and the agent that took the call.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub route: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub agent: Option<String>,
+    /// Seconds since 1970, UTC.
+    pub started: f64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub answered: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ended: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub end_reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub audio: Option<StreamRecord>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub video: Option<StreamRecord>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub recording: Option<RecordingRecord>,
+    /// Digits pressed, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub digits: Vec<DigitRecord>,
+}
+
+/// One media stream of the call.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StreamRecord {
+    pub codec: String,
+    pub packets_received: u64,
+    pub packets_lost: u64,
+    pub packets_sent: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    pub jitter_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub round_trip_ms: Option<f64>,
+    /// Video: pictures decoded, shown as slate, and sent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pictures: Option<PictureRecord>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PictureRecord {
+    pub decoded: u64,
+    pub withheld: u64,
+    pub sent: u64,
+    pub width: usize,
+    pub height: usize,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DigitRecord {
+    pub digit: String,
+    /// Seconds since the call was answered.
+    pub at: f64,
+}
+
+/// The files and what is missing from them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RecordingRecord {
+    /// File names beside this record, in order.
+    pub files: Vec<String>,
+    pub duration_s: f64,
+    pub bytes: u64,
+    pub pictures: u64,
+    pub lost_pictures: u64,
+    pub picture_gaps: u64,
+    pub audio_gaps: u64,
+    pub lost_audio_blocks: u64,
+    /// Why it ended before the call.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
+}
+
+impl From<&RecorderReport> for RecordingRecord {
+    fn from(report: &RecorderReport) -> Self {
+        let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        RecordingRecord {
+            files: report.paths.iter().filter_map(name).collect(),
+            duration_s: report.duration.as_secs_f64(),
+            bytes: report.bytes,
+            pictures: report.pictures,
+            lost_pictures: report.lost_pictures,
+            picture_gaps: report.picture_gaps,
+            audio_gaps: report.audio_gaps,
+            lost_audio_blocks: report.lost_blocks + report.late_blocks,
+            error: report.error.clone(),
+        }
+    }
+}
+
+/// Why a record could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("the call record {path} cannot be written: {error}", path = .path.display())]
+pub struct RecordError {
+    pub path: PathBuf,
+    pub error: io::Error,
+}
+
+impl CallRecord {
+    /// Writes the record to `path`: readers see the old one or the new one, also after a power cut.
+    pub fn write(&self, path: &Path) -> Result<(), RecordError> {
+        self.replace(path).map_err(|error| RecordError { path: path.to_owned(), error })
+    }
+
+    fn replace(&self, path: &Path) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        let unfinished = path.with_extension("json.part");
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&unfinished)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&unfinished, path)?;
+        // The new name itself must survive a power cut.
+        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_replaced_whole_and_reads_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("call.json");
+        let mut record = CallRecord { id: "3f2a".to_owned(), started: 1.5, ..Default::default() };
+        record.write(&path).expect("written");
+        let report = RecorderReport { paths: vec!["/x/call.mp4".into()], pictures: 75, ..Default::default() };
+        record.end_reason = Some("caller hung up".to_owned());
+        record.recording = Some(RecordingRecord::from(&report));
+        record.write(&path).expect("written again");
+        let text = std::fs::read(&path).expect("there");
+        let back: CallRecord = serde_json::from_slice(&text).expect("JSON");
+        assert_eq!(back, record);
+        assert_eq!(back.recording.expect("recorded").files, ["call.mp4"]);
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_says_where() {
+        let error =
+            CallRecord::default().write(Path::new("/nonexistent/call.json")).expect_err("no such folder");
+        assert!(error.to_string().contains("/nonexistent/call.json"));
+    }
+}
