@@ -170,7 +170,7 @@ impl Call {
     fn new(now: Instant, id: CallId, settings: CallSettings, state: State) -> Self {
         Call {
             id,
-            origin: Origin::new(settings.origin),
+            origin: Origin::new("eyeline", settings.origin),
             settings,
             state,
             ports: None,
