@@ -299,3 +299,380 @@ impl AudioStream {
         (self.session.ssrc(), self.session.remote_ssrc())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::base::time::Clock;
+    use crate::rtp::packet::{Header, Packet, Writer};
+    use crate::rtp::rtcp::{self, Message};
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    fn peer() -> SocketAddr {
+        at("192.0.2.1:4000")
+    }
+
+    fn settings(now: Instant) -> AudioSettings {
+        AudioSettings {
+            stream: StreamSettings {
+                clock_rate: 8000,
+                cname: "eyeline".into(),
+                remote: Some(peer()),
+                remote_rtcp: Some(at("192.0.2.1:4001")),
+                signalling: None,
+                rtcp_mux: false,
+                receives: true,
+                sends: true,
+                clock: Clock::new(now, SystemTime::UNIX_EPOCH),
+                epoch: now,
+            },
+            receive: vec![AudioFormat::g711(0), AudioFormat::g711(8)],
+            telephone_event: Some(101),
+        }
+    }
+
+    /// A packet of 20 ms, its payload filled with its number.
+    fn voice(ssrc: u32, number: u64) -> Bytes {
+        packet(ssrc, 8, number, &[number as u8; 160])
+    }
+
+    fn packet(ssrc: u32, payload_type: u8, number: u64, payload: &[u8]) -> Bytes {
+        let (sequence, timestamp) = (number as u16, (number * 160) as u32);
+        Writer::new(256).write(&Header { marker: false, payload_type, sequence, timestamp, ssrc }, &[payload])
+    }
+
+    /// What a tick gave: the first byte of a packet, or a letter.
+    fn tick(stream: &mut AudioStream, now: Instant) -> String {
+        match stream.playout(now) {
+            Playout::Packet { payload, .. } => payload[0].to_string(),
+            Playout::Held => "h".into(),
+            Playout::Lost => "L".into(),
+            Playout::Quiet => "q".into(),
+        }
+    }
+
+    fn drain(stream: &mut AudioStream) -> Vec<Out> {
+        std::iter::from_fn(|| stream.poll()).collect()
+    }
+
+    fn events(stream: &mut AudioStream) -> Vec<AudioEvent> {
+        std::iter::from_fn(|| stream.poll_event()).collect()
+    }
+
+    #[test]
+    fn voice_goes_through_with_its_time_and_the_codec_may_change() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        for n in 0..50u64 {
+            let now = start + MS(1000 + n * 20);
+            let payload_type = if n < 25 { 0 } else { 8 };
+            stream.handle_rtp(now, peer(), &packet(7, payload_type, n, &[n as u8; 160]));
+            if n == 0 {
+                continue;
+            }
+            let got = stream.playout(now + MS(5));
+            let Playout::Packet { payload_type: got_type, payload, pts, .. } = got else {
+                panic!("{got:?} at {n}");
+            };
+            assert_eq!((payload, got_type), (&[n as u8 - 1; 160][..], if n - 1 < 25 { 0 } else { 8 }));
+            assert_eq!(pts.millis(), 1000 + (n as i64 - 1) * 20);
+        }
+        assert_eq!(events(&mut stream), [AudioEvent::SourceLocked(peer())]);
+        let statistics = stream.statistics();
+        assert_eq!(
+            (statistics.packets_received, statistics.packets_lost, statistics.bytes_received),
+            (50, 0, 8000)
+        );
+        assert!(statistics.jitter_ms < 0.1);
+    }
+
+    #[test]
+    fn comfort_noise_and_events_are_silence_and_not_loss() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        let mut heard = Vec::new();
+        for n in 0..60u64 {
+            let now = start + MS(n * 20);
+            match n {
+                20 => stream.handle_rtp(now, peer(), &packet(7, 13, n, &[40])),
+                21..40 => {}
+                _ => {
+                    // The numbers go on where they stopped; the timestamps counted the silence.
+                    let number = if n < 20 { n } else { n - 19 };
+                    let header = Header {
+                        marker: n == 40,
+                        payload_type: 8,
+                        sequence: number as u16,
+                        timestamp: (n * 160) as u32,
+                        ssrc: 7,
+                    };
+                    stream.handle_rtp(now, peer(), &Writer::new(256).write(&header, &[&[n as u8; 160]]));
+                }
+            }
+            heard.push(tick(&mut stream, now + MS(12)));
+        }
+        assert!(!heard.contains(&"L".into()), "{heard:?}");
+        assert_eq!(heard.iter().filter(|what| *what == "q").count(), 20, "{heard:?}");
+        assert_eq!(stream.statistics().packets_lost, 0);
+    }
+
+    #[test]
+    fn a_new_source_is_heard_within_100_ms() {
+        let start = Instant::now();
+        let mut follow = AudioStream::new(start, settings(start), 1);
+        let mut heard = Vec::new();
+        for n in 0..100u64 {
+            let now = start + MS(n * 20);
+            let bytes = if n < 50 { voice(7, n) } else { voice(8, n + 40_000) };
+            follow.handle_rtp(now, peer(), &bytes);
+            heard.push(tick(&mut follow, now + MS(12)));
+        }
+        let silent = heard[48..].iter().filter(|what| ["L", "q"].contains(&what.as_str())).count();
+        assert!(silent <= 5, "{heard:?}");
+        assert!(events(&mut follow).contains(&AudioEvent::SourceChanged));
+        assert_eq!(follow.statistics().packets_received, 100);
+    }
+
+    #[test]
+    fn a_restarted_sequence_loses_two_packets_at_most() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        let mut played = 0;
+        for n in 0..200u64 {
+            let now = start + MS(n * 20);
+            let sequence = if n < 100 { 5000 + n } else { n - 100 };
+            let header = Header {
+                marker: false,
+                payload_type: 8,
+                sequence: sequence as u16,
+                timestamp: (n * 160) as u32,
+                ssrc: 7,
+            };
+            stream.handle_rtp(now, peer(), &Writer::new(256).write(&header, &[&[1; 160]]));
+            played += usize::from(tick(&mut stream, now + MS(12)) == "1");
+        }
+        assert!(played >= 197, "{played}");
+        assert_eq!(stream.statistics().packets_lost, 0);
+    }
+
+    #[test]
+    fn digits_sent_are_digits_received_and_replace_the_audio() {
+        let start = Instant::now();
+        let mut caller = AudioStream::new(start, settings(start), 1);
+        let mut agent = AudioStream::new(start, settings(start), 2);
+        for digit in ['4', '2', '#'] {
+            assert!(caller.send_digit(Digit { digit, duration_ms: 100 }));
+        }
+        assert!(!caller.send_digit(Digit { digit: 'x', duration_ms: 100 }));
+        for n in 0..100u64 {
+            let now = start + MS(n * 20);
+            caller.send(now, 8, &[9; 160], 160, false);
+            for out in drain(&mut caller) {
+                if let Out::Rtp(_, bytes) = out {
+                    agent.handle_rtp(now, peer(), &bytes);
+                    agent.handle_rtp(now, peer(), &bytes);
+                }
+            }
+            agent.handle_time(now);
+            agent.playout(now + MS(12));
+        }
+        let digits: Vec<_> = events(&mut agent)
+            .into_iter()
+            .filter_map(|event| match event {
+                AudioEvent::Digit(digit) => Some((digit.digit, digit.duration_ms)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(digits, [('4', 100), ('2', 100), ('#', 100)]);
+        assert!(!caller.is_sending_digits());
+        let statistics = agent.statistics();
+        assert_eq!((statistics.packets_lost, statistics.duplicates), (0, 100));
+        assert_eq!(agent.playout_counters().concealed, 0);
+    }
+
+    #[test]
+    fn a_stranger_is_counted_and_ignored_before_and_after_the_lock() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        let stranger = at("203.0.113.5:4000");
+        for n in 0..40u64 {
+            stream.handle_rtp(start + MS(n * 20), stranger, &voice(7, n + 500));
+        }
+        assert!(stream.statistics().packets_received <= 5);
+        for n in 0..100u64 {
+            let now = start + MS(800 + n * 20);
+            stream.handle_rtp(now, peer(), &voice(7, n));
+            stream.handle_rtp(now, stranger, &voice(7, n + 1));
+            stream.handle_rtcp(now, stranger, &rtcp::write(7, None, None, "x", Tail::Bye));
+            stream.send(now, 8, &[0; 160], 160, false);
+            stream.handle_time(now);
+            tick(&mut stream, now + MS(12));
+        }
+        let statistics = stream.statistics();
+        assert_eq!((statistics.packets_received, statistics.packets_lost), (100, 0));
+        assert_eq!(statistics.foreign_packets, 240);
+        assert!(drain(&mut stream).iter().all(|out| match out {
+            Out::Rtp(to, _) => *to == peer(),
+            Out::Rtcp(to, _) => *to == at("192.0.2.1:4001"),
+        }));
+        assert_eq!(events(&mut stream), [AudioEvent::SourceLocked(peer())]);
+    }
+
+    #[test]
+    fn a_peer_behind_nat_is_answered_where_it_came_from() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        let (rtp, control) = (at("198.51.100.9:61000"), at("198.51.100.9:61007"));
+        for n in 0..100u64 {
+            let now = start + MS(n * 20);
+            stream.handle_rtp(now, rtp, &voice(7, n));
+            if n == 80 {
+                stream.handle_rtcp(now, control, &rtcp::write(7, None, None, "peer", Tail::Nothing));
+            }
+            stream.send(now, 8, &[0; 160], 160, false);
+        }
+        drain(&mut stream);
+        stream.send(start + MS(2000), 8, &[0; 160], 160, false);
+        stream.handle_time(start + MS(9000));
+        let to: Vec<SocketAddr> = drain(&mut stream)
+            .into_iter()
+            .map(|out| match out {
+                Out::Rtp(to, _) | Out::Rtcp(to, _) => to,
+            })
+            .collect();
+        assert_eq!(to, [rtp, control]);
+    }
+
+    #[test]
+    fn reports_state_loss_and_the_time_of_what_was_sent() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        let mut last = 0;
+        let mut infos = Vec::new();
+        let mut blocks = Vec::new();
+        for n in 0..1000u64 {
+            let now = start + MS(n * 20);
+            if n % 10 != 3 {
+                stream.handle_rtp(now, peer(), &voice(7, n));
+            }
+            stream.send(now, 8, &[0; 160], 160, false);
+            stream.handle_time(now);
+            for out in drain(&mut stream) {
+                match out {
+                    Out::Rtp(_, bytes) => last = Packet::parse(&bytes).expect("ours").timestamp,
+                    Out::Rtcp(_, bytes) => {
+                        rtcp::read(&bytes, |message| match message {
+                            Message::SenderReport(info) => infos.push((info, last)),
+                            Message::Report(block) => blocks.push(block),
+                            _ => {}
+                        });
+                    }
+                }
+            }
+        }
+        assert!(infos.len() >= 3 && infos.iter().all(|(info, last)| info.rtp_timestamp == *last));
+        let (first, second) = (infos[0].0, infos[1].0);
+        let ntp_ms = ((second.ntp - first.ntp) as f64 / 2f64.powi(32) * 1000.0).round() as u32;
+        assert_eq!(second.rtp_timestamp.wrapping_sub(first.rtp_timestamp), ntp_ms * 8);
+        let block = blocks.last().expect("a report");
+        assert_eq!(block.ssrc, 7);
+        assert!((23..=28).contains(&block.fraction_lost), "{}", block.fraction_lost);
+    }
+
+    #[test]
+    fn a_pause_in_sending_shows_in_timestamps_and_marker_and_not_in_numbers() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        let mut sent = Vec::new();
+        for ms in [0, 20, 40, 5000, 5020] {
+            stream.send(start + MS(ms), 8, &[0; 160], 160, false);
+            for out in drain(&mut stream) {
+                if let Out::Rtp(_, bytes) = out {
+                    let packet = Packet::parse(&bytes).expect("ours");
+                    sent.push((packet.sequence, packet.timestamp, packet.marker));
+                }
+            }
+        }
+        let relative: Vec<_> = sent
+            .iter()
+            .map(|(sequence, timestamp, marker)| {
+                (sequence - sent[0].0, timestamp.wrapping_sub(sent[0].1), *marker)
+            })
+            .collect();
+        assert_eq!(
+            relative,
+            [(0, 0, true), (1, 160, false), (2, 320, false), (3, 40_000, true), (4, 40_160, false)]
+        );
+    }
+
+    #[test]
+    fn on_hold_nothing_is_sent_and_without_an_address_nothing_can_be() {
+        let start = Instant::now();
+        let mut held = AudioStream::new(start, settings(start), 1);
+        held.redirect(Some(peer()), None, false, false);
+        held.send(start, 8, &[0; 160], 160, false);
+        assert!(drain(&mut held).is_empty());
+        let mut settings = settings(start);
+        settings.stream.remote = None;
+        let mut nowhere = AudioStream::new(start, settings, 1);
+        nowhere.send(start, 8, &[0; 160], 160, false);
+        nowhere.handle_time(start + MS(600));
+        assert!(drain(&mut nowhere).is_empty());
+        assert_eq!(nowhere.statistics().unsent, 1);
+    }
+
+    #[test]
+    fn with_one_port_control_packets_are_told_apart() {
+        let start = Instant::now();
+        let mut settings = settings(start);
+        settings.stream.rtcp_mux = true;
+        let mut stream = AudioStream::new(start, settings, 1);
+        stream.handle_rtp(start, peer(), &voice(7, 0));
+        stream.handle_rtp(start, peer(), &rtcp::write(7, None, None, "peer", Tail::Bye));
+        assert_eq!(events(&mut stream), [AudioEvent::SourceLocked(peer()), AudioEvent::Bye]);
+        stream.handle_time(start + MS(600));
+        assert!(matches!(drain(&mut stream)[..], [Out::Rtcp(to, _)] if to == peer()));
+    }
+
+    #[test]
+    fn mutated_datagrams_never_panic() {
+        let mut random = StdRng::seed_from_u64(17);
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        let event = [1, 0x8a, 3, 0x20];
+        for n in 0..60_000u64 {
+            let now = start + MS(n * 5);
+            let mut bytes = match n % 4 {
+                0 => packet(7, 101, n / 4, &event).to_vec(),
+                1 => rtcp::write(7, None, None, "peer", Tail::Bye).to_vec(),
+                _ => voice(7, n / 4).to_vec(),
+            };
+            for _ in 0..random.random_range(0..3) {
+                let at = random.random_range(0..bytes.len().min(20));
+                bytes[at] = random.random();
+            }
+            bytes.truncate(bytes.len() - random.random_range(0..bytes.len()) * usize::from(n % 11 == 0));
+            stream.handle_rtp(now, peer(), &bytes);
+            stream.handle_rtcp(now, peer(), &bytes);
+            stream.handle_time(now);
+            if n % 4 == 0 {
+                stream.playout(now);
+            }
+            if n % 1000 == 0 {
+                drain(&mut stream);
+                assert!(events(&mut stream).len() <= 2 * EVENTS_MAX);
+            }
+        }
+        assert!(stream.statistics().malformed > 0);
+    }
+}
