@@ -7,6 +7,8 @@
 //! ```
 //! Pure machines: sockets and clocks are `engine::network`'s, what was negotiated arrives as settings.
 
+pub mod audio;
+pub mod jitter;
 pub mod key_request;
 pub mod pacer;
 pub mod packet;

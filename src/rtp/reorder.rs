@@ -66,11 +66,11 @@ impl Reorder {
 
     /// Takes a packet by its extended number and hands on everything that is now in order. One without payload
     /// (padding, another payload type) only holds its place.
-    pub fn push<'a>(
+    pub fn push(
         &mut self,
         now: Instant,
         extended: u64,
-        (timestamp, marker, payload): (u32, bool, &'a [u8]),
+        (timestamp, marker, payload): (u32, bool, &[u8]),
         mut take: impl FnMut(Piece<'_>),
     ) {
         let next = *self.next.get_or_insert(extended);

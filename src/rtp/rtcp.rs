@@ -251,7 +251,7 @@ mod tests {
             assert_eq!(messages(&bytes), [Message::SenderReport(info), Message::Report(block()), message]);
         }
         let bytes = write(1, None, None, "", Tail::Nothing);
-        assert!(read(&bytes, |_| {}) && messages(&bytes).is_empty() && bytes.len() % 4 == 0);
+        assert!(read(&bytes, |_| {}) && messages(&bytes).is_empty() && bytes.len().is_multiple_of(4));
     }
 
     #[test]

@@ -199,7 +199,7 @@ impl Sequence {
         let received = now.1.saturating_sub(self.reported.1);
         self.reported = now;
         let lost = expected.saturating_sub(received);
-        if expected == 0 { 0 } else { (lost * 256 / expected).min(255) as u8 }
+        (lost * 256).checked_div(expected).unwrap_or(0).min(255) as u8
     }
 }
 

@@ -424,3 +424,475 @@ impl Assembly {
         self.broken = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::base::time::{Clock, Pts};
+    use crate::media::nal;
+    use crate::rtp::packet::{Header, Packet, Writer};
+    use crate::rtp::rtcp::{self, Message};
+
+    const SPS: [u8; 14] =
+        [0x67, 0x42, 0xc0, 0x1e, 0xda, 0x02, 0x80, 0xbf, 0xe5, 0xc0, 0x44, 0x00, 0x00, 0x03];
+    const PPS: [u8; 4] = [0x68, 0xce, 0x3c, 0x80];
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    fn peer() -> SocketAddr {
+        at("192.0.2.1:4000")
+    }
+
+    fn settings(now: Instant) -> VideoSettings {
+        VideoSettings {
+            stream: StreamSettings {
+                clock_rate: 90_000,
+                cname: "eyeline".into(),
+                remote: Some(peer()),
+                remote_rtcp: Some(at("192.0.2.1:4001")),
+                signalling: None,
+                rtcp_mux: false,
+                receives: true,
+                sends: true,
+                clock: Clock::new(now, SystemTime::UNIX_EPOCH),
+                epoch: now,
+            },
+            receive: vec![99],
+            send_payload_type: 97,
+            send_mode: PacketizationMode::NonInterleaved,
+            parameter_sets: Vec::new(),
+            feedback: NegotiatedFeedback { pli: true, fir: true, nack: false },
+            max_payload: 1200,
+            pace_kbps: 800,
+            reorder_wait: REORDER_WAIT,
+        }
+    }
+
+    fn slice(header: u8, len: usize, seed: u8) -> Vec<u8> {
+        let mut unit: Vec<u8> = (0..len).map(|i| (i % 250) as u8 ^ seed | 1).collect();
+        unit[0] = header;
+        unit[1] |= 0x80;
+        unit
+    }
+
+    /// A picture of `len` bytes in one slice.
+    fn picture(key: bool, sets: bool, len: usize, pts: Pts) -> AccessUnit {
+        let mut data = Vec::new();
+        if sets {
+            nal::push(&mut data, &SPS);
+            nal::push(&mut data, &PPS);
+        }
+        nal::push(&mut data, &slice(if key { 0x65 } else { 0x41 }, len, 5));
+        AccessUnit { data: data.into(), pts, key, damaged: false }
+    }
+
+    /// A stream under test and a scripted peer.
+    struct World {
+        start: Instant,
+        stream: VideoStream,
+        writer: Writer,
+        ssrc: u32,
+        sequence: u16,
+        timestamp: u32,
+    }
+
+    impl World {
+        fn new(change: impl FnOnce(&mut VideoSettings)) -> World {
+            let start = Instant::now();
+            let mut settings = settings(start);
+            change(&mut settings);
+            let stream = VideoStream::new(start, settings, 42);
+            World {
+                start,
+                stream,
+                writer: Writer::new(4096),
+                ssrc: 7,
+                sequence: 60_000,
+                timestamp: u32::MAX - 9000,
+            }
+        }
+
+        fn now(&self, ms: u64) -> Instant {
+            self.start + MS(ms)
+        }
+
+        /// The packets of the peer's next picture.
+        fn packets(&mut self, unit: &AccessUnit) -> Vec<Bytes> {
+            let packetizer = Packetizer { mode: PacketizationMode::NonInterleaved, max_payload: 1200 };
+            let mut packets = Vec::new();
+            self.timestamp = self.timestamp.wrapping_add(3600);
+            packetizer.packetize(&unit.data, |payload| {
+                let header = Header {
+                    marker: payload.marker,
+                    payload_type: 99,
+                    sequence: self.sequence,
+                    timestamp: self.timestamp,
+                    ssrc: self.ssrc,
+                };
+                self.sequence = self.sequence.wrapping_add(1);
+                packets.push(self.writer.write(&header, &payload.parts()));
+            });
+            packets
+        }
+
+        fn hear(&mut self, ms: u64, packets: &[Bytes]) {
+            let now = self.now(ms);
+            packets.iter().for_each(|packet| self.stream.handle_rtp(now, peer(), packet));
+        }
+
+        fn show(&mut self, ms: u64, unit: &AccessUnit) {
+            let packets = self.packets(unit);
+            self.hear(ms, &packets);
+        }
+
+        fn units(&mut self) -> Vec<AccessUnit> {
+            std::iter::from_fn(|| self.stream.poll_unit()).collect()
+        }
+
+        /// Runs to `ms`, obeying `wake_at`; what left, with its millisecond.
+        fn run(&mut self, from: u64, to: u64) -> Vec<(u64, Out)> {
+            let mut out = Vec::new();
+            let mut now = self.now(from);
+            while now <= self.now(to) {
+                self.stream.handle_time(now);
+                let ms = (now - self.start).as_millis() as u64;
+                out.extend(std::iter::from_fn(|| self.stream.poll()).map(|datagram| (ms, datagram)));
+                let next = self.stream.wake_at();
+                assert!(next > now, "wake_at stands still");
+                now = next;
+            }
+            out
+        }
+
+        /// When key pictures were asked for.
+        fn requests(out: &[(u64, Out)]) -> Vec<u64> {
+            let mut times = Vec::new();
+            for (ms, datagram) in out {
+                if let Out::Rtcp(_, bytes) = datagram {
+                    let asks = |message| {
+                        matches!(message, Message::Pli { media_ssrc: 7 } | Message::Fir { ssrc: 7, .. })
+                    };
+                    rtcp::read(bytes, |message| {
+                        if asks(message) {
+                            times.push(*ms)
+                        }
+                    });
+                }
+            }
+            times
+        }
+    }
+
+    #[test]
+    fn pictures_arrive_whole_in_order_and_on_the_media_clock() {
+        let mut world = World::new(|_| {});
+        for n in 0..30u64 {
+            world.show(100 + n * 40, &picture(n == 0, n == 0, 3000, Pts::ZERO));
+        }
+        let units = world.units();
+        assert_eq!(units.len(), 30);
+        assert!(units[0].key && units.iter().all(|unit| !unit.damaged));
+        assert_eq!(units[29].pts.millis(), 100 + 29 * 40);
+        assert_eq!(world.stream.poll_event(), Some(SourceEvent::Locked(peer())));
+    }
+
+    #[test]
+    fn a_key_picture_of_a_thousand_packets_in_bad_order_assembles() {
+        let mut world = World::new(|_| {});
+        let unit = picture(true, true, 1_190_000, Pts::ZERO);
+        let mut packets = world.packets(&unit);
+        assert!(packets.len() > 990);
+        packets[10..].chunks_exact_mut(7).for_each(<[Bytes]>::reverse);
+        for (n, packet) in packets.iter().enumerate() {
+            world.hear(100 + n as u64 / 20, std::slice::from_ref(packet));
+        }
+        let units = world.units();
+        assert_eq!(units.len(), 1);
+        assert!(units[0].key && !units[0].damaged && units[0].data == unit.data);
+    }
+
+    #[test]
+    fn parameter_sets_stand_in_front_of_every_key_picture() {
+        let mut world = World::new(|settings| settings.parameter_sets = vec![SPS.to_vec(), PPS.to_vec()]);
+        world.show(100, &picture(true, false, 500, Pts::ZERO));
+        let units = world.units();
+        assert!(units[0].key && nal::parameter_sets(&units[0].data) == Some((&SPS[..], &PPS[..])));
+        let mut without = World::new(|_| {});
+        without.show(100, &picture(true, false, 500, Pts::ZERO));
+        assert!(without.units().is_empty(), "nothing a decoder could use");
+        without.show(140, &picture(true, true, 500, Pts::ZERO));
+        without.show(180, &picture(true, false, 500, Pts::ZERO));
+        assert!(without.units().iter().all(|unit| unit.key && nal::parameter_sets(&unit.data).is_some()));
+    }
+
+    #[test]
+    fn after_loss_pictures_are_damaged_and_a_key_picture_is_asked_for_until_one_comes() {
+        let mut world = World::new(|_| {});
+        world.show(100, &picture(true, true, 3000, Pts::ZERO));
+        world.run(100, 1000);
+        world.units();
+        let packets = world.packets(&picture(false, false, 5000, Pts::ZERO));
+        world.hear(1000, &[&packets[..2], &packets[3..]].concat());
+        let out = world.run(1001, 9000);
+        assert_eq!(World::requests(&out), [1050, 1550, 2050, 3050, 5050]);
+        world.show(9000, &picture(false, false, 500, Pts::ZERO));
+        let units = world.units();
+        assert!(units.len() == 2 && units.iter().all(|unit| unit.damaged && !unit.key));
+        world.show(9040, &picture(true, true, 3000, Pts::ZERO));
+        world.show(9080, &picture(false, false, 500, Pts::ZERO));
+        assert!(world.units().iter().all(|unit| !unit.damaged));
+        assert!(World::requests(&world.run(9081, 30_000)).is_empty());
+    }
+
+    #[test]
+    fn a_stream_joined_in_the_middle_asks_at_once() {
+        for feedback in [
+            NegotiatedFeedback { pli: true, ..Default::default() },
+            NegotiatedFeedback { fir: true, ..Default::default() },
+        ] {
+            let mut world = World::new(|settings| {
+                settings.feedback = feedback;
+                settings.parameter_sets = vec![SPS.to_vec(), PPS.to_vec()];
+            });
+            world.show(100, &picture(false, false, 500, Pts::ZERO));
+            let out = world.run(100, 3000);
+            assert_eq!(World::requests(&out), [100, 600, 1100, 2100], "{feedback:?}");
+            assert!(world.units().iter().all(|unit| unit.damaged));
+        }
+    }
+
+    #[test]
+    fn without_feedback_requests_go_by_signalling() {
+        let mut world = World::new(|settings| settings.feedback = NegotiatedFeedback::default());
+        assert!(world.stream.wants_key_by_signalling());
+        world.show(100, &picture(false, false, 500, Pts::ZERO));
+        assert!(world.stream.take_key_request_by_signalling());
+        assert!(!world.stream.take_key_request_by_signalling());
+        assert!(World::requests(&world.run(100, 599)).is_empty());
+        assert!(!world.stream.take_key_request_by_signalling());
+        world.run(600, 700);
+        assert!(world.stream.take_key_request_by_signalling());
+    }
+
+    #[test]
+    fn a_storm_of_requests_yields_one_key_picture_a_second() {
+        let mut world = World::new(|_| {});
+        world.show(0, &picture(true, true, 500, Pts::ZERO));
+        let own = world.stream.ssrcs().0;
+        let mut obeyed = 0;
+        for ms in 0..5000u64 {
+            let tail = if ms % 2 == 0 {
+                Tail::Pli { media_ssrc: own }
+            } else {
+                Tail::Fir { media_ssrc: own, sequence: (ms / 2) as u8 }
+            };
+            let storm = rtcp::write(7, None, None, "peer", tail);
+            world.stream.handle_rtcp(world.now(ms), at("192.0.2.1:4001"), &storm);
+            obeyed += u32::from(world.stream.take_key_request());
+        }
+        assert!((4..=5).contains(&obeyed), "{obeyed}");
+        assert_eq!(world.stream.counters().key_requests_received, 5000);
+        world.stream.handle_rtcp(
+            world.now(9000),
+            at("203.0.113.5:4001"),
+            &rtcp::write(7, None, None, "x", Tail::Pli { media_ssrc: own }),
+        );
+        assert!(!world.stream.take_key_request(), "a stranger is not obeyed");
+    }
+
+    #[test]
+    fn a_new_source_at_the_same_address_is_followed() {
+        let mut world = World::new(|_| {});
+        world.show(100, &picture(true, true, 3000, Pts::ZERO));
+        world.show(140, &picture(false, false, 3000, Pts::ZERO));
+        (world.ssrc, world.sequence, world.timestamp) = (8, 100, 5);
+        world.show(180, &picture(true, true, 3000, Pts::ZERO));
+        world.show(220, &picture(false, false, 3000, Pts::ZERO));
+        let units = world.units();
+        assert_eq!(units.len(), 4);
+        assert!(units.iter().all(|unit| !unit.damaged));
+        assert!(units.windows(2).all(|pair| pair[1].pts > pair[0].pts));
+        let statistics = world.stream.statistics();
+        assert_eq!((statistics.source_changes, statistics.packets_lost), (1, 0));
+    }
+
+    #[test]
+    fn packets_of_other_payload_types_and_padding_leave_no_gap() {
+        let mut world = World::new(|_| {});
+        world.show(100, &picture(true, true, 500, Pts::ZERO));
+        for payload_type in [100, 99] {
+            let header =
+                Header { marker: true, payload_type, sequence: world.sequence, timestamp: 1, ssrc: 7 };
+            world.sequence = world.sequence.wrapping_add(1);
+            let packet = world.writer.write(&header, &[]);
+            world.hear(120, &[packet]);
+        }
+        world.show(140, &picture(false, false, 500, Pts::ZERO));
+        assert!(world.units().iter().all(|unit| !unit.damaged));
+        assert_eq!(world.stream.statistics().unknown_payload_type, 1);
+    }
+
+    #[test]
+    fn a_stranger_changes_nothing_before_and_after_the_lock() {
+        let mut world = World::new(|_| {});
+        let hijack = |world: &mut World, ms: u64| {
+            let header =
+                Header { marker: true, payload_type: 99, sequence: (ms / 20) as u16, timestamp: 9, ssrc: 7 };
+            let packet = world.writer.write(&header, &[&slice(0x65, 100, 1)]);
+            let now = world.now(ms);
+            world.stream.handle_rtp(now, at("203.0.113.5:4000"), &packet);
+        };
+        for ms in (0..400).step_by(20) {
+            hijack(&mut world, ms);
+        }
+        assert_eq!(world.stream.statistics().packets_received, 0);
+        world.show(400, &picture(true, true, 500, Pts::ZERO));
+        for ms in (400..4000).step_by(20) {
+            hijack(&mut world, ms);
+        }
+        assert_eq!(world.units().len(), 1);
+        world.stream.send(world.now(4000), &picture(true, true, 500, Pts::ZERO));
+        let to: Vec<_> = world
+            .run(4000, 9000)
+            .into_iter()
+            .map(|(_, out)| match out {
+                Out::Rtp(to, _) | Out::Rtcp(to, _) => to.ip(),
+            })
+            .collect();
+        assert!(!to.is_empty() && to.iter().all(|ip| *ip == peer().ip()));
+        assert_eq!(world.stream.statistics().foreign_packets, 200);
+    }
+
+    #[test]
+    fn sent_pictures_arrive_whole_at_another_stream_and_reports_give_the_round_trip() {
+        let mut world = World::new(|_| {});
+        let mut other =
+            VideoStream::new(world.start, VideoSettings { receive: vec![97], ..settings(world.start) }, 1);
+        let sent: Vec<AccessUnit> = (0..50u64)
+            .map(|n| {
+                picture(
+                    n % 25 == 0,
+                    n % 25 == 0,
+                    if n % 25 == 0 { 90_000 } else { 2500 },
+                    Pts::from_millis(n as i64 * 40),
+                )
+            })
+            .collect();
+        let mut got = Vec::new();
+        for ms in 0..12_000u64 {
+            let now = world.now(ms);
+            if ms % 40 == 0
+                && let Some(unit) = sent.get(ms as usize / 40)
+            {
+                world.stream.send(now, unit);
+            }
+            world.stream.handle_time(now);
+            other.handle_time(now);
+            let cross = |from: &mut VideoStream, to: &mut VideoStream| {
+                while let Some(out) = from.poll() {
+                    match out {
+                        Out::Rtp(_, bytes) => to.handle_rtp(now, peer(), &bytes),
+                        Out::Rtcp(_, bytes) => to.handle_rtcp(now, peer(), &bytes),
+                    }
+                }
+            };
+            cross(&mut world.stream, &mut other);
+            cross(&mut other, &mut world.stream);
+            got.extend(std::iter::from_fn(|| other.poll_unit()));
+        }
+        assert_eq!(got.len(), 50);
+        assert!(
+            got.iter()
+                .zip(&sent)
+                .all(|(got, sent)| got.data == sent.data && got.key == sent.key && !got.damaged)
+        );
+        let steps: Vec<i64> = got.windows(2).map(|pair| (pair[1].pts - pair[0].pts) / 1_000_000).collect();
+        assert!(steps.iter().all(|step| (39..=41).contains(step)), "{steps:?}");
+        let statistics = world.stream.statistics();
+        assert_eq!(statistics.remote_lost_fraction, Some(0.0));
+        assert!(statistics.round_trip_ms.is_some_and(|ms| ms < 5.0), "{:?}", statistics.round_trip_ms);
+    }
+
+    #[test]
+    fn the_first_report_is_early_and_the_others_about_five_seconds_apart() {
+        let mut world = World::new(|_| {});
+        world.stream.send(world.now(0), &picture(true, true, 500, Pts::ZERO));
+        let reports: Vec<u64> = world
+            .run(0, 120_000)
+            .into_iter()
+            .filter_map(|(ms, out)| matches!(out, Out::Rtcp(..)).then_some(ms))
+            .collect();
+        assert!(reports[0] <= 500);
+        assert!((16..=36).contains(&reports.len()), "{}", reports.len());
+        let gaps: Vec<u64> = reports.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(gaps.iter().all(|gap| (2500..=7500).contains(gap)), "{gaps:?}");
+    }
+
+    #[test]
+    fn a_goodbye_of_the_peer_ends_nothing() {
+        let mut world = World::new(|_| {});
+        world.show(100, &picture(true, true, 500, Pts::ZERO));
+        world.stream.handle_rtcp(
+            world.now(110),
+            at("192.0.2.1:4001"),
+            &rtcp::write(7, None, None, "x", Tail::Bye),
+        );
+        world.show(140, &picture(false, false, 500, Pts::ZERO));
+        assert_eq!(world.units().len(), 2);
+        let events: Vec<_> = std::iter::from_fn(|| world.stream.poll_event()).collect();
+        assert_eq!(events, [SourceEvent::Locked(peer()), SourceEvent::Bye]);
+    }
+
+    #[test]
+    fn mode_0_that_cannot_send_a_slice_asks_the_encoder_for_a_key_picture() {
+        let mut world = World::new(|settings| settings.send_mode = PacketizationMode::SingleNal);
+        world.stream.send(world.now(0), &picture(true, true, 900, Pts::ZERO));
+        assert!(!world.stream.take_key_request());
+        world.stream.send(world.now(40), &picture(false, false, 5000, Pts::from_millis(40)));
+        assert!(world.stream.take_key_request());
+        assert_eq!(world.stream.counters().nals_refused, 1);
+        assert!(world.run(41, 42).iter().all(|(_, out)| match out {
+            Out::Rtp(_, bytes) => Packet::parse(bytes).is_some(),
+            Out::Rtcp(..) => true,
+        }));
+    }
+
+    #[test]
+    fn mutated_datagrams_never_panic_and_memory_stays_bounded() {
+        let mut random = StdRng::seed_from_u64(13);
+        let mut world = World::new(|_| {});
+        let report = rtcp::write(7, None, None, "peer", Tail::Pli { media_ssrc: 1 });
+        for round in 0..6_000u64 {
+            let unit = picture(round % 10 == 0, round % 10 == 0, random.random_range(2..6000), Pts::ZERO);
+            let mut packets = world.packets(&unit);
+            packets.push(report.clone());
+            for packet in packets {
+                let mut bytes = packet.to_vec();
+                for _ in 0..random.random_range(0..3) {
+                    let at = random.random_range(0..bytes.len().min(24));
+                    bytes[at] = random.random();
+                }
+                bytes.truncate(
+                    bytes.len() - random.random_range(0..bytes.len()) * usize::from(round % 9 == 0),
+                );
+                let now = world.now(round * 7);
+                world.stream.handle_rtp(now, peer(), &bytes);
+                world.stream.handle_rtcp(now, peer(), &bytes);
+                world.stream.handle_time(now);
+            }
+            if round % 100 == 0 {
+                assert!(world.units().len() <= UNITS_MAX);
+                while world.stream.poll().is_some() {}
+            }
+        }
+        assert!(world.stream.statistics().malformed > 0);
+    }
+}

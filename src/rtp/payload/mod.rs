@@ -1,3 +1,4 @@
 //! Payload formats: what a codec's data looks like inside packets.
 
+pub mod dtmf;
 pub mod h264;
