@@ -12,8 +12,8 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -63,8 +63,7 @@ impl StopToken {
     /// For threads: waits at most `patience`. `true`: stopped.
     pub fn wait(&self, patience: Duration) -> bool {
         let gate = self.inner.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited =
-            self.inner.waiting.wait_timeout_while(gate, patience, |()| !self.is_stopped());
+        let waited = self.inner.waiting.wait_timeout_while(gate, patience, |()| !self.is_stopped());
         drop(waited);
         self.is_stopped()
     }
@@ -107,7 +106,13 @@ const SWEEP_FROM: usize = 64;
 impl Scope {
     /// A scope whose tasks run on `runtime`.
     pub fn new(name: impl Into<Name>, runtime: Handle) -> Self {
-        Scope { name: name.into(), runtime, token: StopToken::default(), members: Vec::new(), sweep_at: SWEEP_FROM }
+        Scope {
+            name: name.into(),
+            runtime,
+            token: StopToken::default(),
+            members: Vec::new(),
+            sweep_at: SWEEP_FROM,
+        }
     }
 
     pub fn token(&self) -> StopToken {

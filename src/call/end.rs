@@ -62,7 +62,9 @@ impl EndReason {
             EndReason::NegotiationFailed(_) => (488, "Not Acceptable Here"),
             EndReason::Shutdown => (503, "Service Unavailable"),
             EndReason::NoAnswer => (480, "Temporarily Unavailable"),
-            EndReason::PeerHungUp | EndReason::HungUp | EndReason::TooLong => (480, "Temporarily Unavailable"),
+            EndReason::PeerHungUp | EndReason::HungUp | EndReason::TooLong => {
+                (480, "Temporarily Unavailable")
+            }
             EndReason::AckMissing | EndReason::MediaTimeout => (500, "Server Internal Error"),
             EndReason::EngineFault(_) | EndReason::ControlFault(_) => (500, "Server Internal Error"),
         }

@@ -493,8 +493,7 @@ impl Call {
                 } else {
                     Vec::new()
                 };
-                let response =
-                    SipDo::Respond { status, reason: Some(text.to_owned()), headers, body: None };
+                let response = SipDo::Respond { status, reason: Some(text.to_owned()), headers, body: None };
                 self.out.push_back(Do::Sip(response));
                 self.dialog_open = false;
             }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a call's media clock starts when its plan does")]
 
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -19,7 +20,7 @@ use crate::engine::observe::Observing;
 use crate::engine::paint::{Playing, Still};
 use crate::engine::plan::{
     AudioStream, CallId, GatedRecord, Gating, OpenRecord, PacketizationMode, Picture, Place, Plan,
-    RecordAudio, Recording, RecordingReport, Route, Then, VideoIn as VideoInPlan, VideoStream,
+    RecordAudio, Recording, Route, Then, VideoIn as VideoInPlan, VideoStream,
 };
 use crate::engine::ports::Pair;
 use crate::engine::report::Gauges;
@@ -32,9 +33,11 @@ use crate::media::audio::Pcm;
 use crate::media::filter::{Gate, VideoFilter};
 use crate::media::frame::{CleanFrame, Size};
 use crate::media::pool::FramePool;
-use crate::record::recorder::{self, PictureInput, RecorderInputs, RecorderSettings, RecordVideo, SoundLayout};
+use crate::record::recorder::{
+    self, PictureInput, RecordVideo, RecorderInputs, RecorderReport, RecorderSettings, SoundLayout,
+};
 use crate::record::store::{RecordingName, Store};
-use crate::rtp::audio::{AudioSettings, AudioStream as AudioMachine};
+use crate::rtp::audio::{AudioFormat, AudioSettings, AudioStream as AudioMachine};
 use crate::rtp::payload::h264::PacketizationMode as SendMode;
 use crate::rtp::session::StreamSettings;
 use crate::rtp::video::{NegotiatedFeedback, REORDER_WAIT, VideoSettings, VideoStream as VideoMachine};
@@ -135,9 +138,8 @@ pub(super) fn build(
 impl Site<'_> {
     fn sockets(&self, pair: Pair, mux: bool) -> Result<Sockets, String> {
         let _guard = self.engines.media.enter();
-        let adopt = |socket| {
-            UdpSocket::from_std(socket).map_err(|error| format!("RTP port {}: {error}", pair.port))
-        };
+        let adopt =
+            |socket| UdpSocket::from_std(socket).map_err(|error| format!("RTP port {}: {error}", pair.port));
         Ok(Sockets { rtp: adopt(pair.rtp)?, rtcp: adopt(pair.rtcp)?, mux })
     }
 
@@ -160,10 +162,8 @@ impl Site<'_> {
         let rate = stream.codec.clock_rate();
         let settings = AudioSettings {
             stream: self.stream(&stream.route, rate),
-            receive: stream.receive.iter().map(|(number, _)| *number).collect(),
+            receive: stream.receive.iter().map(|(number, _)| AudioFormat::g711(*number)).collect(),
             telephone_event: stream.telephone_event,
-            // G.711: a byte a sample.
-            bytes_per_block: Some((rate / 50) as usize),
         };
         let machine = AudioMachine::new(self.epoch, settings, self.engines.seed());
         let (tell, prepared) = queue::queue(Latest);
@@ -182,6 +182,7 @@ impl Site<'_> {
             receives: stream.route.direction.receives(),
             mixer,
             prepared,
+            digits: VecDeque::new(),
             caller: taps.caller.take(),
             agent: taps.agent.take(),
         })
@@ -189,8 +190,8 @@ impl Site<'_> {
 
     /// Speech and files take time to prepare: beside the call, not before it.
     fn voice(&mut self, rate: u32, tell: Sender<Prepared, Latest>) {
-        let (voice, speaker, gauges) =
-            (self.plan.voice.clone(), self.engines.speaker.clone(), self.gauges.clone());
+        let (voice, speaker) = (self.plan.voice.clone(), self.engines.speaker.clone());
+        let gauges = self.gauges.clone();
         if voice.greeting.is_none() && !matches!(voice.then, Then::Speech(_) | Then::Clip(_)) {
             return;
         }
@@ -215,7 +216,8 @@ impl Site<'_> {
     fn video(&mut self, stream: &VideoStream, pair: Pair, taps: &mut Taps) -> Result<VideoPart, String> {
         let bounded = stream.send_mode == PacketizationMode::SingleNal;
         let encoder = (self.engines.settings.choose_encoder)(&self.plan.video_out.encoder, bounded)?;
-        let kbps = stream.max_kbps.map_or(self.plan.video_out.kbps, |most| most.min(self.plan.video_out.kbps));
+        let kbps =
+            stream.max_kbps.map_or(self.plan.video_out.kbps, |most| most.min(self.plan.video_out.kbps));
         let settings = VideoSettings {
             stream: self.stream(&stream.route, 90_000),
             receive: stream.receive.clone(),
@@ -292,11 +294,7 @@ impl Site<'_> {
         Ok(Source::Own { painter, fps: self.plan.video_out.fps, token: self.scope.token() })
     }
 
-    fn video_in(
-        &mut self,
-        bus: Bus,
-        key_needed: Arc<AtomicBool>,
-    ) -> Result<Sender<AccessUnit, Gop>, String> {
+    fn video_in(&mut self, bus: Bus, key_needed: Arc<AtomicBool>) -> Result<Sender<AccessUnit, Gop>, String> {
         let (sender, units) = queue::queue(Gop::new(UNITS_IN));
         let look = self.plan.video_in.look();
         let (mut undrawn, mut seen) = (Vec::new(), Vec::new());
@@ -417,7 +415,7 @@ impl Site<'_> {
     fn recorder(
         &mut self,
         taps: Taps,
-        recorded: Arc<Mutex<Option<RecordingReport>>>,
+        recorded: Arc<Mutex<Option<RecorderReport>>>,
     ) -> Option<std::path::PathBuf> {
         let recording = self.plan.recording.as_ref()?;
         let tell = |report| *recorded.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
@@ -425,7 +423,7 @@ impl Site<'_> {
             Ok(settings) => settings,
             Err(text) => {
                 tracing::error!(call = %self.call, "not recorded: {text}");
-                tell(RecordingReport { error: Some(text), ..RecordingReport::default() });
+                tell(RecorderReport { error: Some(text), ..RecorderReport::default() });
                 return None;
             }
         };
@@ -434,14 +432,9 @@ impl Site<'_> {
         let slot = recorded.clone();
         self.scope.thread("recorder", move || {
             let report = recorder::run(settings, inputs);
-            let told = RecordingReport {
-                files: report.paths,
-                duration_ms: u64::try_from(report.duration.as_millis()).unwrap_or(0),
-                pictures: report.pictures,
-                error: report.error.clone(),
-            };
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
-            report.error.map_or(Outcome::Done, Outcome::Failed)
+            let outcome = report.error.clone().map_or(Outcome::Done, Outcome::Failed);
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+            outcome
         });
         Some(path)
     }
@@ -499,4 +492,3 @@ fn steady(then: &Then, rate: u32) -> Steady {
         Then::Speech(_) | Then::Clip(_) => Steady::Loop,
     }
 }
-

@@ -9,7 +9,9 @@ use std::sync::Arc;
 pub enum Steady {
     Echo,
     Silence,
-    Tone { step: f32 },
+    Tone {
+        step: f32,
+    },
     /// Played again and again; empty until it has been prepared.
     Loop,
 }

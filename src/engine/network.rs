@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the task reads the clock for the RTP machines")]
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +27,8 @@ use crate::engine::plan::{
 use crate::engine::report::Gauges;
 use crate::media::access_unit::AccessUnit;
 use crate::media::audio::{BLOCK_MS, Pcm, block_samples};
-use crate::rtp::audio::{AudioEvent, AudioStream, Playout};
+use crate::rtp::audio::{AudioEvent, AudioFormat, AudioStream, Playout};
+use crate::rtp::payload::dtmf::Digit;
 use crate::rtp::session::{Out, StreamStatistics};
 use crate::rtp::video::VideoStream;
 
@@ -34,6 +36,10 @@ use crate::rtp::video::VideoStream;
 const BATCH: usize = 64;
 /// An Ethernet frame and some; longer datagrams are cut and then refused by the parser.
 const LARGEST_PACKET: usize = 4096;
+
+/// How long a key is pressed, and the silence after it.
+const DIGIT_MS: u32 = 160;
+const DIGIT_PAUSE_BLOCKS: u32 = 5;
 
 /// The two sockets of one stream.
 pub struct Sockets {
@@ -64,6 +70,8 @@ pub struct AudioPart {
     pub receives: bool,
     pub mixer: Mixer,
     pub prepared: Receiver<Prepared, Latest>,
+    /// Keys still to be pressed.
+    pub digits: VecDeque<char>,
     pub caller: Option<Sender<Pcm, Fifo>>,
     pub agent: Option<Sender<Pcm, Fifo>>,
 }
@@ -90,6 +98,7 @@ pub enum Order {
     Audio(AudioStreamPlan),
     Video(VideoStreamPlan),
     SendKey,
+    SendDigits(String),
 }
 
 /// Everything the task owns.
@@ -112,6 +121,8 @@ struct Beat {
     said: Vec<i16>,
     coded: Vec<u8>,
     first_sent: bool,
+    /// Blocks until the next key may be pressed.
+    pause: u32,
 }
 
 enum Woken {
@@ -135,6 +146,7 @@ impl Network {
             said: vec![0; samples],
             coded: Vec::with_capacity(samples * 3),
             first_sent: false,
+            pause: 0,
         };
         let mut tick = interval(Duration::from_millis(u64::from(BLOCK_MS)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -205,8 +217,8 @@ impl Network {
         }
         note_first(self.epoch, now, &mut audio.first_ms, audio.machine.statistics().packets_received);
         while let Some(event) = audio.machine.poll_event() {
-            if let AudioEvent::Digit { digit, .. } = event {
-                self.events.offer(Event::Digit { call: self.call, digit });
+            if let AudioEvent::Digit(digit) = event {
+                self.events.offer(Event::Digit { call: self.call, digit: digit.digit });
             }
         }
     }
@@ -258,7 +270,8 @@ impl Network {
                 beat.concealer.good(&mut beat.heard);
                 true
             }
-            Playout::Lost => {
+            // G.711 is cut into blocks, so nothing is held over; a codec that is would be decoded here.
+            Playout::Lost | Playout::Held => {
                 beat.heard.resize(beat.said.len(), 0);
                 beat.concealer.conceal(&mut beat.heard);
                 true
@@ -277,6 +290,7 @@ impl Network {
         if !audio.sends {
             return;
         }
+        Self::press(audio, beat);
         audio.mixer.fill(&beat.heard, &mut beat.said);
         if let Some(recorder) = &audio.agent {
             recorder.offer(Pcm { rate, pts, samples: beat.said.as_slice().into() });
@@ -288,6 +302,17 @@ impl Network {
             let marker = !std::mem::replace(&mut beat.first_sent, true);
             audio.machine.send(now, audio.send_payload_type, &beat.coded[..packet], packet as u32, marker);
             beat.coded.drain(..packet);
+        }
+    }
+
+    /// One key at a time, with a pause that door stations need to tell two presses apart.
+    fn press(audio: &mut AudioPart, beat: &mut Beat) {
+        if audio.machine.is_sending_digits() {
+            beat.pause = DIGIT_PAUSE_BLOCKS;
+        } else if beat.pause > 0 {
+            beat.pause -= 1;
+        } else if let Some(digit) = audio.digits.pop_front() {
+            audio.machine.send_digit(Digit { digit, duration_ms: DIGIT_MS });
         }
     }
 
@@ -335,13 +360,19 @@ impl Network {
                     video.key_wanted.store(true, Ordering::Release);
                 }
             }
+            Order::SendDigits(digits) => {
+                if let Some(audio) = &mut self.audio {
+                    audio.digits.extend(digits.chars());
+                }
+            }
             Order::Audio(stream) => {
                 if let Some(audio) = &mut self.audio {
                     let (route, moved) = (&stream.route, &mut audio.machine);
                     audio.sends = route.direction.sends();
                     audio.receives = route.direction.receives();
                     moved.redirect(route.remote, route.remote_rtcp, audio.receives, audio.sends);
-                    moved.set_receive(stream.receive.iter().map(|(number, _)| *number).collect());
+                    let formats = stream.receive.iter().map(|(number, _)| AudioFormat::g711(*number));
+                    moved.renegotiate(formats.collect(), stream.telephone_event);
                     audio.codec = stream.codec;
                     audio.send_payload_type = stream.send_payload_type;
                     audio.ptime_ms = stream.ptime_ms;

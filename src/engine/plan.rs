@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::media::frame::Size;
+use crate::record::recorder::RecorderReport;
 use crate::vision::censor::CensorSettings;
 use crate::vision::filters::Transform;
 use crate::vision::overlay::OverlaySettings;
@@ -170,6 +171,8 @@ pub enum Command {
     Update { call: CallId, streams: Streams },
     /// The peer asked for a key picture by signalling (RFC 5168).
     SendKey { call: CallId },
+    /// Press keys, one after the other (RFC 4733).
+    SendDigits { call: CallId, digits: String },
     /// The end; answered by `Stopped`.
     Stop { call: CallId },
 }
@@ -181,6 +184,7 @@ impl Command {
             | Command::Start { call, .. }
             | Command::Update { call, .. }
             | Command::SendKey { call }
+            | Command::SendDigits { call, .. }
             | Command::Stop { call } => *call,
         }
     }
@@ -189,17 +193,36 @@ impl Command {
 /// What an engine tells its call.
 #[derive(Debug)]
 pub enum Event {
-    Prepared { call: CallId, ports: BoundPorts },
-    NotPrepared { call: CallId, why: String },
+    Prepared {
+        call: CallId,
+        ports: BoundPorts,
+    },
+    NotPrepared {
+        call: CallId,
+        why: String,
+    },
     /// Neither RTP nor RTCP within the timeouts.
-    MediaLost { call: CallId },
+    MediaLost {
+        call: CallId,
+    },
     /// A key picture is needed and RTCP feedback was not negotiated.
-    WantsKey { call: CallId },
+    WantsKey {
+        call: CallId,
+    },
     /// A digit arrived as RFC 4733 event.
-    Digit { call: CallId, digit: char },
+    Digit {
+        call: CallId,
+        digit: char,
+    },
     /// A part broke; the call decides.
-    Fault { call: CallId, text: String },
-    Stopped { call: CallId, report: Box<Report> },
+    Fault {
+        call: CallId,
+        text: String,
+    },
+    Stopped {
+        call: CallId,
+        report: Box<Report>,
+    },
 }
 
 impl Event {
@@ -245,8 +268,15 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 pub enum VideoIn {
     /// The route asks for no censor.
-    Open { record: OpenRecord, look: Look },
-    Gated { gate: Gating, record: GatedRecord, look: Look },
+    Open {
+        record: OpenRecord,
+        look: Look,
+    },
+    Gated {
+        gate: Gating,
+        record: GatedRecord,
+        look: Look,
+    },
 }
 
 impl VideoIn {
@@ -381,7 +411,7 @@ pub struct Report {
     pub audio: Option<StreamReport>,
     pub video: Option<StreamReport>,
     pub pictures: PictureReport,
-    pub recording: Option<RecordingReport>,
+    pub recording: Option<RecorderReport>,
     /// What went wrong on the way without ending the call.
     pub faults: Vec<String>,
 }
@@ -421,13 +451,4 @@ pub struct PictureReport {
     pub encode_ms: f64,
     /// From the start of the plan to the first decoded picture.
     pub first_picture_ms: Option<u64>,
-}
-
-/// What the recorder left.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RecordingReport {
-    pub files: Vec<PathBuf>,
-    pub duration_ms: u64,
-    pub pictures: u64,
-    pub error: Option<String>,
 }

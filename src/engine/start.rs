@@ -18,20 +18,18 @@ use crate::base::time::Clock;
 use crate::codec::h264::encoder::EncoderKind;
 use crate::engine::graph;
 use crate::engine::network::Order;
-use crate::engine::plan::{
-    BoundPorts, CallId, Command, Event, Plan, RecordingReport, Report, Streams, Wanted,
-};
+use crate::engine::plan::{BoundPorts, CallId, Command, Event, Plan, Report, Streams, Wanted};
 use crate::engine::ports::{Pair, PortRange};
 use crate::engine::report::Gauges;
 use crate::engine::voice::Speaker;
 use crate::media::codec::Detector;
+use crate::record::recorder::RecorderReport;
 use crate::vision::observer::ObserverSettings;
 use crate::vision::schedule::Schedule;
 
 /// A call's members are given this long to drain; the recorder closes its file in it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 const EVENTS_DEPTH: usize = 256;
-const ORDERS_DEPTH: usize = 64;
 
 /// Where detectors come from, by their configured name.
 pub trait Catalogue: Send + Sync {
@@ -58,7 +56,6 @@ pub struct Settings {
 pub struct Engines {
     pub(super) settings: Settings,
     pub(super) media: Handle,
-    pub(super) runtime: Handle,
     pub(super) speaker: Speaker,
     pub(super) rng: StdRng,
     pub(super) events: Sender<Event, Fifo>,
@@ -86,7 +83,7 @@ pub struct Running {
     pub recording: Option<PathBuf>,
     pub(super) scope: Scope,
     pub(super) orders: Sender<Order, Fifo>,
-    pub(super) recorded: Arc<Mutex<Option<RecordingReport>>>,
+    pub(super) recorded: Arc<Mutex<Option<RecorderReport>>>,
 }
 
 impl Engines {
@@ -98,12 +95,11 @@ impl Engines {
         let start = rng.next_u32() as u16;
         let engines = Engines {
             ports: PortRange::new(low, high, start),
-            closing: Scope::new("engines", runtime.clone()),
+            closing: Scope::new("engines", runtime),
             speaker: Speaker::default(),
             calls: HashMap::new(),
             settings,
             media,
-            runtime,
             rng,
             events,
         };
@@ -127,6 +123,7 @@ impl Engines {
             Command::Start { call, plan } => self.start(call, *plan),
             Command::Update { call, streams } => self.update(call, streams),
             Command::SendKey { call } => self.order(call, Order::SendKey),
+            Command::SendDigits { call, digits } => self.order(call, Order::SendDigits(digits)),
             Command::Stop { call } => self.stop(now, call),
         }
     }
@@ -237,4 +234,3 @@ impl Engines {
         self.rng.next_u64()
     }
 }
-

@@ -33,9 +33,16 @@ pub trait Painter: Send {
 
 /// Where the pictures come from.
 pub enum Source {
-    Mirror { pictures: Receiver<CleanFrame, Latest>, slate: Box<dyn Painter> },
+    Mirror {
+        pictures: Receiver<CleanFrame, Latest>,
+        slate: Box<dyn Painter>,
+    },
     /// Ends with the call's token.
-    Own { painter: Box<dyn Painter>, fps: u32, token: StopToken },
+    Own {
+        painter: Box<dyn Painter>,
+        fps: u32,
+        token: StopToken,
+    },
 }
 
 /// What the peer can take.
@@ -160,7 +167,8 @@ fn own(
     let start = Instant::now();
     let mut n = 0_u64;
     loop {
-        let due = start + Duration::from_nanos(u64::try_from(period.as_nanos()).unwrap_or(0).saturating_mul(n));
+        let due =
+            start + Duration::from_nanos(u64::try_from(period.as_nanos()).unwrap_or(0).saturating_mul(n));
         let wait = due.saturating_duration_since(Instant::now());
         if token.wait(wait) {
             return Outcome::Done;

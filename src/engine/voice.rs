@@ -41,7 +41,8 @@ impl Speaker {
 
     /// The sound of a file at `rate`, at most [`LONGEST`] of it.
     pub fn sound_of(path: &Path, rate: u32) -> Result<Arc<[i16]>, String> {
-        let settings = ClipSettings { path: path.to_owned(), max: Size::new(4096, 2304), rate, repeat: false };
+        let settings =
+            ClipSettings { path: path.to_owned(), max: Size::new(4096, 2304), rate, repeat: false };
         let mut clip = Clip::open(settings).map_err(|error| error.to_string())?;
         if !clip.has_audio() {
             return Err(format!("{} has no sound", path.display()));

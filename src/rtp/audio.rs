@@ -275,6 +275,12 @@ impl AudioStream {
         self.session.redirect(remote, rtcp, receives, sends);
     }
 
+    /// A renewed offer and answer: what the peer may send from now on.
+    pub fn renegotiate(&mut self, receive: Vec<AudioFormat>, telephone_event: Option<u8>) {
+        self.receive = receive;
+        self.telephone_event = telephone_event;
+    }
+
     /// Says goodbye in RTCP.
     pub fn close(&mut self, now: Instant) {
         self.session.report(now, Tail::Bye);

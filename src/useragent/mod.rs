@@ -292,7 +292,10 @@ impl UserAgent {
         let id = self.new_call_id();
         self.counters.incoming += 1;
         let settings = CallSettings {
-            media: MediaSettings { video: route.video && self.settings.media.video, ..self.settings.media.clone() },
+            media: MediaSettings {
+                video: route.video && self.settings.media.video,
+                ..self.settings.media.clone()
+            },
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
             label: self.label(id, from, to),
             behaviour: route.behaviour,

@@ -37,15 +37,15 @@ pub fn choose<'a>(routes: &'a [Route], asked: &Asked<'_>) -> Option<&'a Route> {
 
 impl Route {
     fn matches(&self, asked: &Asked<'_>) -> bool {
-        let fits = |pattern: &Option<String>, text: &str| {
-            pattern.as_ref().is_none_or(|pattern| glob(pattern, text))
-        };
+        let fits =
+            |pattern: &Option<String>, text: &str| pattern.as_ref().is_none_or(|pattern| glob(pattern, text));
         fits(&self.to, asked.to)
             && fits(&self.from, asked.from)
             && self.source.is_none_or(|network| network.contains(&asked.source.to_canonical()))
-            && self.headers.iter().all(|(name, pattern)| {
-                (asked.header)(name).is_some_and(|value| glob(pattern, value.trim()))
-            })
+            && self
+                .headers
+                .iter()
+                .all(|(name, pattern)| (asked.header)(name).is_some_and(|value| glob(pattern, value.trim())))
     }
 }
 
