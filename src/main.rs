@@ -3,15 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use eyeline::app::cli::{BAD_CONFIG, Command, CommandLine, ConfigCommand, FAILED, USAGE};
+use eyeline::app::cli::{self, BAD_CONFIG, Command, CommandLine, ConfigCommand, FAILED, USAGE};
 use eyeline::app::config::{Given, Loaded, load, print};
-use eyeline::app::{dial, log, models, serve};
+use eyeline::app::models::{self, ModelsCommand, ModelsSettings};
+use eyeline::app::{dial, log, serve};
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
     let options = line.options();
     if let Command::Worker = line.command {
-        return models::worker();
+        return code(eyeline::worker::child::run(std::io::stdin()));
     }
     let level = if matches!(line.command, Command::Serve(_)) { "info" } else { "warn" };
     if let Err(message) = log::start(&options, level) {
@@ -36,7 +37,10 @@ fn main() -> ExitCode {
         Command::Config(arguments) => match arguments.command {
             ConfigCommand::Print(_) => show(&print::print(&loaded.config)),
         },
-        Command::Models(arguments) => models::run(&arguments.command, &loaded.config.models),
+        Command::Models(arguments) => {
+            let settings = ModelsSettings { dir: loaded.config.models.dir.clone() };
+            code(models::run(&models_command(arguments.command), &settings, &mut std::io::stdout()))
+        }
         Command::Worker => ExitCode::from(USAGE),
     }
 }
@@ -57,4 +61,17 @@ fn show(text: &str) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::from(FAILED),
     }
+}
+
+fn models_command(written: cli::ModelsCommand) -> ModelsCommand {
+    match written {
+        cli::ModelsCommand::List { json, .. } => ModelsCommand::List { json },
+        cli::ModelsCommand::Pull { names, .. } => ModelsCommand::Pull { names },
+        cli::ModelsCommand::Verify { .. } => ModelsCommand::Verify,
+        cli::ModelsCommand::Import { dir, .. } => ModelsCommand::Import { from: dir },
+    }
+}
+
+fn code(status: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(status).unwrap_or(FAILED))
 }

@@ -93,7 +93,7 @@ impl CommandLine {
                 ConfigCommand::Print(global) => arguments.global.clone().and(global.clone()),
             },
             Command::Models(arguments) => {
-                let (ModelsCommand::List { global }
+                let (ModelsCommand::List { global, .. }
                 | ModelsCommand::Pull { global, .. }
                 | ModelsCommand::Verify { global }
                 | ModelsCommand::Import { global, .. }) = &arguments.command;
@@ -131,6 +131,9 @@ pub struct ModelsArguments {
 pub enum ModelsCommand {
     /// Say which models are known and which are present
     List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         global: Global,
     },

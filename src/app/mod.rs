@@ -2,11 +2,15 @@
 //!
 //! Outside formats (TOML, JSON, metrics) have their own types here; the floors below get plain settings.
 
+pub mod assemble;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod detectors;
 pub mod dial;
 pub mod log;
 pub mod models;
 pub mod serve;
 pub mod service;
+pub mod signalling;
+pub mod watch;

@@ -1,11 +1,246 @@
-//! Driver. `eyeline serve`.
+//! Driver. `eyeline serve`: starts everything in order, says when it is ready, drains on a signal.
+//!
+//! A port that is taken or a disk that cannot be written ends the start with one clear line. A missing model or
+//! ONNX Runtime does not: calls go on without pictures that could not be cleared.
+
+#![expect(clippy::disallowed_methods, reason = "the process takes its clock and its seed at the start")]
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
-use super::cli::FAILED;
-use super::config::Loaded;
+use anyhow::{Context as _, anyhow};
+use rand::TryRngCore as _;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+
+use crate::app::assemble;
+use crate::app::cli::FAILED;
+use crate::app::config::Loaded;
+use crate::app::config::settings::{Agent, Config};
+use crate::app::console;
+use crate::app::detectors::Detectors;
+use crate::app::service::{self, Ask, Heartbeat, Signals};
+use crate::app::signalling::{self, Order, Signalling};
+use crate::app::watch::{Shared, Watching};
+use crate::base::queue::{self, Fifo, Sender};
+use crate::base::stop::{Outcome, Scope};
+use crate::base::time::Clock;
+use crate::call::end::EndReason;
+use crate::engine::{self, Engines, Speaker};
+use crate::useragent::UserAgent;
+
+/// Orders to the control loop that wait.
+const ORDERS: usize = 64;
+/// Files are closed in it after the last call.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs the appliance until it is told to stop.
-pub fn run(_loaded: Loaded) -> ExitCode {
-    ExitCode::from(FAILED)
+pub fn run(loaded: Loaded) -> ExitCode {
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    match serve(&loaded.config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("eyeline: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn serve(config: &Config) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    let media = media_runtime()?;
+    check_disk(config)?;
+    // Both take time and need nothing of each other.
+    let prober = prove_encoder(config);
+    let detectors = Arc::new(Detectors::load(config));
+    report_detectors(&detectors);
+    prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
+    let result = runtime.block_on(run_until_told(config, started, detectors, media, runtime.handle().clone()));
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+/// The thread of every call's packets, with real-time priority where the system grants it.
+pub fn media_runtime() -> anyhow::Result<Handle> {
+    engine::runtime::start(|| {
+        if let Err(why) = service::real_time() {
+            tracing::warn!("media runs without real-time priority: {why}");
+        }
+    })
+    .context("cannot start the media thread")
+}
+
+/// The first proof of an encoder takes some 100 ms; calls must not wait for it.
+fn prove_encoder(config: &Config) -> std::thread::JoinHandle<anyhow::Result<()>> {
+    let wanted = !config.media.video_codecs.is_empty();
+    let setting = crate::app::config::settings::Word::word(config.video.encoder);
+    std::thread::spawn(move || {
+        if !wanted {
+            return Ok(());
+        }
+        for bounded in [false, true] {
+            let kind = assemble::choose_encoder(setting, bounded).map_err(|why| anyhow!(why))?;
+            let mode = if bounded { 0 } else { 1 };
+            tracing::info!("H.264 for packetization-mode {mode}: {} has proved itself", kind.name());
+        }
+        Ok(())
+    })
+}
+
+fn check_disk(config: &Config) -> anyhow::Result<()> {
+    for name in config.routes.iter().filter_map(|route| route.record.as_ref()) {
+        let Some(recording) = config.recording.get(name) else { continue };
+        let folder = config.recordings_dir(recording);
+        std::fs::create_dir_all(&folder)
+            .and_then(|()| tempfile_in(&folder))
+            .with_context(|| {
+                format!(
+                    "recordings cannot be written to {}: check the folder's owner, set recording.dir, or \
+                     recording.enabled = false",
+                    folder.display()
+                )
+            })?;
+    }
+    Ok(())
+}
+
+fn tempfile_in(folder: &std::path::Path) -> std::io::Result<()> {
+    let probe = folder.join(format!(".eyeline-{}", std::process::id()));
+    std::fs::write(&probe, b"")?;
+    std::fs::remove_file(&probe)
+}
+
+fn report_detectors(detectors: &Detectors) {
+    for (target, problem) in detectors.target_states() {
+        if let Some(problem) = problem {
+            tracing::error!("{target} cannot be hidden, so no picture will be shown on censored routes: {problem}");
+        }
+    }
+    for (name, problem) in detectors.detector_states() {
+        match problem {
+            Some(problem) => tracing::warn!("detector {name} is off: {problem}"),
+            None => tracing::info!("detector {name} is loaded"),
+        }
+    }
+}
+
+/// Random bytes for one purpose.
+pub fn seed() -> anyhow::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    rand::rngs::OsRng.try_fill_bytes(&mut seed).context("the system gives no random bytes")?;
+    Ok(seed)
+}
+
+async fn run_until_told(
+    config: &Config,
+    started: Instant,
+    detectors: Arc<Detectors>,
+    media: Handle,
+    handle: Handle,
+) -> anyhow::Result<()> {
+    let mut scope = Scope::new("serve", handle.clone());
+    let clock = Clock::new(Instant::now(), SystemTime::now());
+    let listen = assemble::listeners(&config.sip.listen);
+    let mut signals = Signals::new().context("cannot take signals")?;
+    let sip = Signalling::bind(&listen, Scope::new("sip", handle.clone())).await?;
+    let settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    let agent = UserAgent::new(settings, seed()?);
+    let engine_settings = engine::Settings {
+        rtp_ports: config.media.rtp_ports,
+        seed: seed()?,
+        clock,
+        cname: assemble::cname(config, config.sip.advertise),
+        catalogue: detectors.clone(),
+        choose_encoder: assemble::choose_encoder,
+    };
+    let (engines, events) = Engines::new(engine_settings, media, handle.clone());
+    prepare_greetings(&mut scope, config, engines.speaker());
+    let heartbeat = Heartbeat::new(Instant::now());
+    let shared = Arc::new(Shared::new(config.appliance.name.clone(), started, heartbeat.clone()));
+    serve_console(config, &mut scope, shared.clone()).await?;
+    service::watch(&mut scope, heartbeat);
+    let watch = Watching::new(config, clock, detectors, shared, &sip, handle);
+    let (orders, given) = queue::queue(Fifo { depth: ORDERS });
+    let bound: Vec<String> = sip.bound().iter().map(|(t, a)| format!("{}:{a}", t.name().to_lowercase())).collect();
+    service::ready(&format!("taking calls on {}", bound.join(", ")));
+    tracing::info!(
+        "ready after {} ms, taking calls on {}",
+        started.elapsed().as_millis(),
+        bound.join(", ")
+    );
+    let drain = config.appliance.drain;
+    let control = signalling::run(sip, agent, engines, events, given, Box::new(watch));
+    let obedience = async {
+        obey_signals(&mut signals, &orders, drain).await;
+        std::future::pending::<()>().await;
+    };
+    let watch = tokio::select! {
+        watch = control => Some(watch),
+        () = obedience => None,
+    };
+    if let Some(watch) = watch {
+        watch.close(CLOSE_LIMIT).await;
+    }
+    scope.close(Duration::from_millis(200)).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The first signal drains, the next one hurries; both close the files.
+async fn obey_signals(signals: &mut Signals, orders: &Sender<Order, Fifo>, drain: Duration) {
+    signals.next().await;
+    service::stopping(drain + CLOSE_LIMIT);
+    tracing::info!("stopping: no new calls, running ones may go on for {} s", drain.as_secs());
+    orders.offer(Order::Drain);
+    orders.offer(Order::Finish);
+    tokio::select! {
+        () = tokio::time::sleep(drain) => {}
+        ask = next_hurry(signals) => tracing::info!("stopping now: {ask:?}"),
+    }
+    orders.offer(Order::HangUpAll(EndReason::Shutdown));
+}
+
+async fn next_hurry(signals: &mut Signals) -> Ask {
+    signals.next().await
+}
+
+async fn serve_console(config: &Config, scope: &mut Scope, shared: Arc<Shared>) -> anyhow::Result<()> {
+    let Some(address) = config.console.listen else { return Ok(()) };
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("the console cannot listen on {address}: is something else there? Change console.listen")
+    })?;
+    let (settings, stop) = (config.console.clone(), scope.token());
+    let source: console::Source = Arc::new(move || shared.snapshot(Instant::now()));
+    scope.task("console", async move {
+        console::serve(listener, &settings, source, stop).await;
+        Outcome::Done
+    });
+    Ok(())
+}
+
+/// Spoken once at the start, so that no caller waits for the first time.
+fn prepare_greetings(scope: &mut Scope, config: &Config, speaker: Speaker) {
+    let greetings: Vec<String> = config
+        .agents
+        .values()
+        .filter_map(|agent| match agent {
+            Agent::Mirror { greeting, .. } if !greeting.is_empty() => Some(greeting.clone()),
+            Agent::Mirror { .. } | Agent::Record => None,
+        })
+        .collect();
+    scope.thread("greetings", move || {
+        for greeting in greetings {
+            speaker.say(&greeting, 8000);
+        }
+        Outcome::Done
+    });
 }

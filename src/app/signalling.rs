@@ -5,7 +5,9 @@
 //! own oldest messages, counted), so message order is total and nothing here takes a lock.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -246,6 +248,8 @@ pub trait Watch: Send {
     fn happened(&mut self, now: Instant, what: &Do);
     /// The loop has turned; the state may be published. Called at least once a second.
     fn turned(&mut self, now: Instant, agent: &UserAgent, engines: &Engines);
+    /// The loop has ended: finishes what is still being written.
+    fn close(self: Box<Self>, limit: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
 /// Runs until [`Order::Finish`] and the last call is over.

@@ -509,6 +509,7 @@ fn stream_report(statistics: &StreamStatistics, first_packet_ms: Option<u64>) ->
         packets_received: statistics.packets_received,
         packets_lost: statistics.packets_lost,
         packets_late: statistics.packets_late,
+        duplicates: statistics.duplicates,
         foreign_packets: statistics.foreign_packets,
         malformed_packets: statistics.malformed,
         packets_sent: statistics.packets_sent,

@@ -248,6 +248,14 @@ pub struct Label {
     pub call: String,
     pub from: String,
     pub to: String,
+    /// The agent that has the call.
+    pub agent: String,
+    /// The peer called us.
+    pub incoming: bool,
+    /// The Call-ID header field, empty before there is one.
+    pub sip_call_id: String,
+    /// The peer's signalling address.
+    pub peer: String,
 }
 
 /// Everything one call's engine needs to run.
@@ -422,6 +430,7 @@ pub struct StreamReport {
     pub packets_received: u64,
     pub packets_lost: u64,
     pub packets_late: u64,
+    pub duplicates: u64,
     pub foreign_packets: u64,
     pub malformed_packets: u64,
     pub packets_sent: u64,

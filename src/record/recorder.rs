@@ -451,7 +451,7 @@ impl SoundFeed {
         self.code(order)?;
         // The coder still holds what does not fill a packet.
         let held =
-            crate::codec::aac::PACKET_SAMPLES as i64 * 2 * 1_000_000_000 / i64::from(self.settings.rate);
+            PACKET_SAMPLES as i64 * 2 * 1_000_000_000 / i64::from(self.settings.rate);
         order.sound_is_complete_until(self.timeline.given_until() - held);
         Ok(())
     }

@@ -190,7 +190,10 @@ impl UserAgent {
         let settings = CallSettings {
             media: dial.media.clone(),
             address: self.settings.advertise.unwrap_or(dial.local.ip()),
-            label: self.label(id, user_of(&dial.from.uri), user_of(&dial.to)),
+            label: Label {
+                peer: dial.destination.to_string(),
+                ..self.label(id, user_of(&dial.from.uri), user_of(&dial.to))
+            },
             behaviour: dial.behaviour.clone(),
             room: Room { signalling: Some(dial.destination.ip()), ..dial.room.clone() },
             origin: id.0,
@@ -297,7 +300,13 @@ impl UserAgent {
                 ..self.settings.media.clone()
             },
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
-            label: self.label(id, from, to),
+            label: Label {
+                agent: route.agent.clone(),
+                incoming: true,
+                sip_call_id: invite.call_id.clone(),
+                peer: invite.peer.remote.to_string(),
+                ..self.label(id, from, to)
+            },
             behaviour: route.behaviour,
             room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
             origin: id.0,
@@ -316,7 +325,7 @@ impl UserAgent {
     }
 
     fn label(&self, id: CallId, from: String, to: String) -> Label {
-        Label { name: self.settings.name.clone(), call: id.to_string(), from, to }
+        Label { name: self.settings.name.clone(), call: id.to_string(), from, to, ..Label::default() }
     }
 
     fn new_call_id(&mut self) -> CallId {
@@ -333,6 +342,10 @@ impl UserAgent {
         let mut wanted = Vec::new();
         while let Some(what) = call.poll() {
             wanted.push(what);
+        }
+        if wanted.is_empty() {
+            let wake_at = call.wake_at();
+            return self.arm(id, wake_at);
         }
         let label = call.label().clone();
         let wake_at = call.wake_at();

@@ -12,9 +12,12 @@ pub struct Route {
     /// Globs over user parts; `None`: anything.
     pub to: Option<String>,
     pub from: Option<String>,
-    pub source: Option<IpNet>,
+    /// Networks the call may come from; empty: any.
+    pub sources: Vec<IpNet>,
     /// Header names with the glob their value must match.
     pub headers: Vec<(String, String)>,
+    /// The agent's name, for the console and the record.
+    pub agent: String,
     pub behaviour: Behaviour,
     pub room: Room,
     /// Whether video is taken at all.
@@ -41,7 +44,8 @@ impl Route {
             |pattern: &Option<String>, text: &str| pattern.as_ref().is_none_or(|pattern| glob(pattern, text));
         fits(&self.to, asked.to)
             && fits(&self.from, asked.from)
-            && self.source.is_none_or(|network| network.contains(&asked.source.to_canonical()))
+            && (self.sources.is_empty()
+                || self.sources.iter().any(|network| network.contains(&asked.source.to_canonical())))
             && self
                 .headers
                 .iter()

@@ -1,0 +1,219 @@
+//! From configuration to the settings of the floors below: one function per receiver, nothing decided here.
+
+use std::net::IpAddr;
+
+use crate::app::config::settings::{
+    self, Agent, Busy, Config, DEFAULT_RECORDING, Listen, MirrorAudio, OnFailure, RecordVideo, Style, Transform,
+    Word,
+};
+use crate::app::detectors::Detectors;
+use crate::call::behaviour::mirror::Mirror;
+use crate::call::behaviour::record::Record;
+use crate::call::behaviour::{Behaviour, Room};
+use crate::call::negotiate::MediaSettings;
+use crate::codec::h264::encoder::EncoderKind;
+use crate::codec::h264::probe;
+use crate::engine::plan::{
+    Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
+};
+use crate::sip::{self, Strangers, Transport};
+use crate::useragent::admission::Admission;
+use crate::useragent::routing::Route;
+use crate::useragent::{self};
+use crate::vision::censor::{self, CensorSettings};
+use crate::vision::filters;
+use crate::vision::mask::{self, Zone};
+use crate::vision::overlay::{OverlaySettings, Position, Template, Watermark};
+use crate::vision::paint::Color;
+
+/// Written in User-Agent and Server.
+pub fn product() -> String {
+    format!("Eyeline/{}", env!("CARGO_PKG_VERSION"))
+}
+
+pub fn listeners(listen: &[Listen]) -> Vec<(Transport, std::net::SocketAddr)> {
+    let transport = |listen: &Listen| match listen.transport {
+        settings::Transport::Udp => Transport::Udp,
+        settings::Transport::Tcp => Transport::Tcp,
+    };
+    listen.iter().map(|listen| (transport(listen), listen.address)).collect()
+}
+
+pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::Settings, String> {
+    Ok(useragent::Settings {
+        sip: sip::Settings {
+            user_agent: product(),
+            strangers: match config.sip.strangers {
+                settings::Strangers::Drop => Strangers::Drop,
+                settings::Strangers::Reject => Strangers::Reject,
+            },
+            contact_user: config.appliance.name.clone(),
+            advertise: config.sip.advertise,
+            ..sip::Settings::default()
+        },
+        admission: Admission::new(config.sip.trusted.clone()),
+        routes: config.routes.iter().map(|found| route(config, detectors, found)).collect::<Result<_, _>>()?,
+        media: media(config),
+        name: config.appliance.name.clone(),
+        advertise: config.sip.advertise,
+        max_calls: config.sip.max_calls as usize,
+        busy: match config.sip.busy {
+            Busy::Unavailable503 => 503,
+            Busy::Busy486 => 486,
+        },
+        max_call: config.sip.max_call,
+    })
+}
+
+pub fn media(config: &Config) -> MediaSettings {
+    MediaSettings {
+        audio_codecs: config.media.audio_codecs.clone(),
+        audio_direction: Direction::SendReceive,
+        video: !config.media.video_codecs.is_empty(),
+        video_direction: Direction::SendReceive,
+        max_size: config.video.max_size,
+        fps: config.video.fps,
+        max_kbps: config.video.bitrate_kbps,
+    }
+}
+
+fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Result<Route, String> {
+    let agent = config.agents.get(&route.agent).cloned().unwrap_or_default();
+    let behaviour = match agent {
+        Agent::Mirror { audio, greeting } => Behaviour::Mirror(Mirror {
+            greeting: if audio == MirrorAudio::Greeting { greeting } else { String::new() },
+            echo: audio != MirrorAudio::Silence,
+        }),
+        Agent::Record => Behaviour::Record(Record {
+            greeting: String::new(),
+            text: "this call is recorded".to_owned(),
+        }),
+    };
+    let any = |glob: &String| (glob != "*").then(|| glob.clone());
+    Ok(Route {
+        to: any(&route.to),
+        from: any(&route.from),
+        sources: route.source.clone(),
+        headers: route.headers.iter().map(|(name, glob)| (name.clone(), glob.clone())).collect(),
+        agent: route.agent.clone(),
+        behaviour,
+        room: room(config, detectors, route)?,
+        video: route.video,
+    })
+}
+
+fn room(config: &Config, detectors: &Detectors, route: &settings::Route) -> Result<Room, String> {
+    let gate = if route.censor && config.censor.hides() {
+        Some(Gating { censor: censor(config)?, detectors: detectors.for_gate() })
+    } else {
+        None
+    };
+    // A detector that already looks at every picture for the gate need not look again for its boxes.
+    let gated = gate.as_ref().map_or(Vec::new(), |gate| gate.detectors.clone());
+    let observers = route.detect.iter().filter(|name| !gated.contains(name)).cloned().collect();
+    let recording = route.record.as_deref().and_then(|name| {
+        config.recording.get(name).or_else(|| config.recording.get(DEFAULT_RECORDING))
+    });
+    Ok(Room {
+        signalling: None,
+        gate,
+        look: look(config, observers)?,
+        video_out: VideoOut {
+            picture: Picture::Mirror,
+            max: config.video.max_size,
+            fps: config.video.fps,
+            kbps: config.video.bitrate_kbps,
+            encoder: config.video.encoder.word().to_owned(),
+        },
+        recording: recording.map(|recording| recording_of(config, recording)),
+        timeouts: timeouts(config),
+    })
+}
+
+pub fn timeouts(config: &Config) -> Timeouts {
+    Timeouts {
+        start: config.media.rtp_start_timeout,
+        flow: config.media.rtp_timeout,
+        hold: config.media.hold_timeout,
+    }
+}
+
+fn recording_of(config: &Config, recording: &settings::Recording) -> Recording {
+    Recording {
+        place: Place::Dated(config.recordings_dir(recording)),
+        audio: match recording.audio {
+            settings::RecordAudio::Stereo => RecordAudio::Stereo,
+            settings::RecordAudio::Mixed => RecordAudio::Mixed,
+            settings::RecordAudio::None => RecordAudio::None,
+        },
+        video: recording.video == RecordVideo::Caller,
+        encoder: recording.encoder.word().to_owned(),
+        kbps: config.video.bitrate_kbps,
+        min_free_bytes: recording.min_free_bytes(),
+    }
+}
+
+fn censor(config: &Config) -> Result<CensorSettings, String> {
+    let zone = |points: &settings::Zone| {
+        let points = points.iter().map(|[x, y]| (*x, *y)).collect();
+        Zone::new(points).ok_or("censor.zones: a zone needs three corners or more, as shares of the picture")
+    };
+    Ok(CensorSettings {
+        targets: config.censor.targets.clone(),
+        style: match config.censor.style {
+            Style::Pixelate => mask::Style::Pixelate,
+            Style::Blur => mask::Style::Blur,
+            Style::Black => mask::Style::Black,
+        },
+        margin: config.censor.margin,
+        hold_ms: u64::try_from(config.censor.hold.as_millis()).unwrap_or(u64::MAX),
+        zones: config.censor.zones.iter().map(zone).collect::<Result<_, _>>()?,
+        on_failure: match config.censor.on_failure {
+            OnFailure::Slate => censor::OnFailure::Slate,
+            OnFailure::BlurFrame => censor::OnFailure::BlurFrame,
+        },
+        heads: true,
+    })
+}
+
+fn look(config: &Config, observers: Vec<String>) -> Result<Look, String> {
+    let overlay = &config.overlay;
+    let watermark = if overlay.watermark.is_empty() {
+        None
+    } else {
+        let template = Template::parse(&overlay.watermark)
+            .map_err(|error| format!("overlay.watermark: {error}"))?;
+        let position = Position::parse(overlay.watermark_position.word())
+            .ok_or("overlay.watermark_position is unknown")?;
+        let [red, green, blue] = overlay.watermark_color;
+        Some(Watermark {
+            template,
+            position,
+            size: overlay.watermark_size,
+            color: Color::rgb(red, green, blue),
+        })
+    };
+    let transform = |transform: &Transform| {
+        filters::Transform::parse(transform.word()).ok_or("filters.transforms: unknown name")
+    };
+    Ok(Look {
+        observers,
+        overlay: OverlaySettings { boxes: overlay.boxes, watermark },
+        transforms: config.filters.transforms.iter().map(transform).collect::<Result<_, _>>()?,
+        resize: config.filters.resize,
+    })
+}
+
+/// The encoder a setting means, by proof; remembered by the prober.
+pub fn choose_encoder(setting: &str, bounded: bool) -> Result<EncoderKind, String> {
+    let chosen = if bounded { probe::choose_bounded(setting) } else { probe::choose(setting) };
+    chosen.map_err(|error| error.to_string())
+}
+
+/// The RTCP name of this box.
+pub fn cname(config: &Config, address: Option<IpAddr>) -> String {
+    match address {
+        Some(address) => format!("{}@{address}", config.appliance.name),
+        None => config.appliance.name.clone(),
+    }
+}

@@ -1,0 +1,480 @@
+//! Driver. What the control loop tells the rest of the program: log lines, call records on disk, the console's view.
+
+#![expect(clippy::disallowed_methods, reason = "a call record is written by a thread of its own")]
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::runtime::Handle;
+
+use crate::app::config::settings::Config;
+use crate::app::console::view::{
+    CallDirection, CallView, ModelView, Part, Parts, RecordingView, SipView, Snapshot, StagesView, StreamView,
+    Totals, VideoView, WorkerView,
+};
+use crate::app::detectors::Detectors;
+use crate::app::service::Heartbeat;
+use crate::app::signalling::{Signalling, Watch};
+use crate::base::stop::{Outcome, Scope};
+use crate::base::time::Clock;
+use crate::call::{Call, Ended, Tell};
+use crate::engine::Engines;
+use crate::engine::plan::{CallId, Label, StreamReport, Streams};
+use crate::record::record::{CallRecord, DigitRecord, PictureRecord, RecordingRecord, StreamRecord};
+use crate::record::store::{free_bytes, record_path};
+use crate::useragent::{Do, UserAgent};
+
+/// The view is renewed at most this often.
+const RENEWAL: Duration = Duration::from_millis(250);
+/// The disk is asked this often.
+const DISK_RENEWAL: Duration = Duration::from_secs(5);
+/// Ended calls shown.
+const RECENT: usize = 50;
+
+/// The latest view, read by the console.
+pub struct Shared {
+    name: String,
+    started: Instant,
+    heartbeat: Heartbeat,
+    latest: Mutex<Snapshot>,
+}
+
+impl Shared {
+    pub fn new(name: String, started: Instant, heartbeat: Heartbeat) -> Self {
+        Shared { name, started, heartbeat, latest: Mutex::default() }
+    }
+
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Snapshot {
+            appliance: self.name.clone(),
+            uptime: now.saturating_duration_since(self.started),
+            loop_age: self.heartbeat.age(now),
+            ..latest
+        }
+    }
+}
+
+/// What is remembered of a live call besides what the call itself knows.
+#[derive(Default)]
+struct Live {
+    digits: Vec<(char, Instant)>,
+    recording: Option<PathBuf>,
+}
+
+/// Watches the control loop.
+pub struct Watching {
+    clock: Clock,
+    detectors: Arc<Detectors>,
+    shared: Arc<Shared>,
+    transports: Vec<Part>,
+    data: PathBuf,
+    min_free: u64,
+    live: HashMap<CallId, Live>,
+    recent: VecDeque<CallView>,
+    ended: Totals,
+    recorded: RecordingView,
+    renew_at: Option<Instant>,
+    disk: Part,
+    disk_at: Option<Instant>,
+    scope: Scope,
+}
+
+impl Watching {
+    pub fn new(
+        config: &Config,
+        clock: Clock,
+        detectors: Arc<Detectors>,
+        shared: Arc<Shared>,
+        sip: &Signalling,
+        runtime: Handle,
+    ) -> Self {
+        let transports = sip
+            .bound()
+            .iter()
+            .map(|(transport, address)| Part::good(format!("{}:{address}", transport.name().to_lowercase())))
+            .collect();
+        let recorded = config.routes.iter().find_map(|route| route.record.as_ref());
+        let profile = recorded.and_then(|name| config.recording.get(name));
+        Watching {
+            clock,
+            detectors,
+            shared,
+            transports,
+            data: profile.map_or(config.appliance.data_dir.clone(), |profile| config.recordings_dir(profile)),
+            min_free: profile.map_or(0, |profile| profile.min_free_bytes()),
+            live: HashMap::new(),
+            recent: VecDeque::new(),
+            ended: Totals::default(),
+            recorded: RecordingView::default(),
+            renew_at: None,
+            disk: Part::good("disk"),
+            disk_at: None,
+            scope: Scope::new("records", runtime),
+        }
+    }
+
+    fn told(&mut self, now: Instant, call: CallId, label: &Label, tell: &Tell) {
+        let live = self.live.entry(call).or_default();
+        match tell {
+            Tell::Ringing => {
+                tracing::info!(call = %label.call, agent = %label.agent, "ringing");
+                tracing::debug!(call = %label.call, from = %label.from, to = %label.to, peer = %label.peer, "parties");
+            }
+            Tell::Answered { streams } => {
+                tracing::info!(call = %label.call, media = %media_of(streams), "answered");
+            }
+            Tell::Updated { streams } => {
+                tracing::info!(call = %label.call, media = %media_of(streams), "media renegotiated");
+            }
+            Tell::Digit(digit) => {
+                tracing::debug!(call = %label.call, %digit, "digit");
+                live.digits.push((*digit, now));
+            }
+        }
+    }
+
+    fn over(&mut self, call: CallId, label: &Label, ended: &Ended) {
+        let live = self.live.remove(&call).unwrap_or_default();
+        tracing::info!(call = %label.call, "ended: {}", ended.reason);
+        for fault in ended.report.iter().flat_map(|report| &report.faults) {
+            tracing::warn!(call = %label.call, "{fault}");
+        }
+        let view = self.view_of_ended(label, ended);
+        self.ended.add(&view);
+        self.recent.push_front(view);
+        self.recent.truncate(RECENT);
+        let recording = ended.report.as_ref().and_then(|report| report.recording.as_ref());
+        if let Some(recording) = recording {
+            self.recorded.bytes += recording.bytes;
+            self.recorded.errors += u64::from(recording.error.is_some());
+        }
+        let path = recording.and_then(|recording| recording.paths.first().cloned()).or(live.recording.clone());
+        if let Some(path) = path {
+            let record = self.record(label, ended, &live);
+            let path = record_path(&path);
+            self.scope.thread("record", move || match record.write(&path) {
+                Ok(()) => Outcome::Done,
+                Err(error) => Outcome::Failed(error.to_string()),
+            });
+        }
+    }
+
+    fn record(&self, label: &Label, ended: &Ended, live: &Live) -> CallRecord {
+        let wall = |at: Instant| seconds(self.clock.wall(at));
+        let report = ended.report.as_deref();
+        let audio = report.and_then(|report| report.audio.as_ref());
+        let video = report.and_then(|report| report.video.as_ref());
+        let since_answer = |at: Instant| at.saturating_duration_since(ended.answered.unwrap_or(ended.started));
+        CallRecord {
+            id: label.call.clone(),
+            call_id: label.sip_call_id.clone(),
+            direction: if label.incoming { "in" } else { "out" }.to_owned(),
+            from: label.from.clone(),
+            to: label.to.clone(),
+            peer: (!label.peer.is_empty()).then(|| label.peer.clone()),
+            route: None,
+            agent: Some(label.agent.clone()),
+            started: wall(ended.started),
+            answered: ended.answered.map(wall),
+            ended: Some(wall(ended.ended)),
+            end_reason: Some(ended.reason.name().to_owned()),
+            audio: audio.map(|audio| stream_record(audio_codec(&ended.streams), audio)),
+            video: video.map(|video| {
+                let pictures = report.map(|report| {
+                    let size = report.pictures.size;
+                    PictureRecord {
+                        decoded: report.pictures.decoded,
+                        withheld: report.pictures.withheld,
+                        sent: report.pictures.encoded,
+                        width: size.map_or(0, |size| size.width),
+                        height: size.map_or(0, |size| size.height),
+                    }
+                });
+                StreamRecord { pictures, ..stream_record("H264".to_owned(), video) }
+            }),
+            recording: report.and_then(|report| report.recording.as_ref()).map(RecordingRecord::from),
+            digits: live
+                .digits
+                .iter()
+                .map(|(digit, at)| DigitRecord {
+                    digit: digit.to_string(),
+                    at: since_answer(*at).as_secs_f64(),
+                })
+                .collect(),
+        }
+    }
+
+    fn view_of_ended(&self, label: &Label, ended: &Ended) -> CallView {
+        let report = ended.report.as_deref();
+        let status = match ended.answered {
+            Some(_) => 200,
+            None => ended.reason.status().0,
+        };
+        CallView {
+            state: "ended".to_owned(),
+            started: Some(self.clock.wall(ended.started)),
+            duration: ended.ended.saturating_duration_since(ended.answered.unwrap_or(ended.ended)),
+            setup: ended.answered.map(|at| at.saturating_duration_since(ended.started)),
+            end_reason: Some(ended.reason.name().to_owned()),
+            status: Some(status),
+            audio: report
+                .and_then(|report| report.audio.as_ref())
+                .map(|audio| stream_view(audio_codec(&ended.streams), audio)),
+            video: report.and_then(|report| {
+                let stream = stream_view("H264".to_owned(), report.video.as_ref()?);
+                let pictures = &report.pictures;
+                Some(VideoView {
+                    stream,
+                    width: pictures.size.map_or(0, |size| size.width as u32),
+                    height: pictures.size.map_or(0, |size| size.height as u32),
+                    stages_ms: StagesView {
+                        decode: pictures.decode_ms,
+                        gate: pictures.gate_ms,
+                        encode: pictures.encode_ms,
+                        inference: 0.0,
+                    },
+                    pictures_decoded: pictures.decoded,
+                    pictures_passed: pictures.passed,
+                    pictures_withheld: pictures.withheld,
+                    pictures_dropped: pictures.dropped,
+                    key_requests_sent: pictures.key_requests_sent,
+                    key_requests_received: pictures.key_requests_received,
+                    ..VideoView::default()
+                })
+            }),
+            recording: report
+                .and_then(|report| report.recording.as_ref()?.paths.first())
+                .map(|path| path.display().to_string()),
+            ..named(label)
+        }
+    }
+
+    fn view(&self, now: Instant, call: &Call, engines: &Engines) -> CallView {
+        let running = engines.running(call.id());
+        let gauges = running.map(|running| running.gauges.clone());
+        let (audio, video) = gauges.as_ref().map_or((None, None), |gauges| gauges.streams());
+        let inference = self.detectors.status().map_or(0.0, |status| mean_inference(&status));
+        CallView {
+            state: call.state_name().to_owned(),
+            started: Some(self.clock.wall(call.started())),
+            duration: call.answered().map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
+            setup: call.answered().map(|at| at.saturating_duration_since(call.started())),
+            audio: audio.map(|audio| stream_view(audio_codec(call.streams()), &audio)),
+            video: video.zip(gauges).map(|(video, gauges)| {
+                let pictures = gauges.pictures();
+                VideoView {
+                    stream: stream_view("H264".to_owned(), &video),
+                    width: pictures.size.map_or(0, |size| size.width as u32),
+                    height: pictures.size.map_or(0, |size| size.height as u32),
+                    fps_in: gauges.fps_in.value() as f64 / 1e3,
+                    fps_out: gauges.fps_out.value() as f64 / 1e3,
+                    age_ms: gauges.age.last_ms(),
+                    stages_ms: StagesView {
+                        decode: pictures.decode_ms,
+                        gate: pictures.gate_ms,
+                        encode: pictures.encode_ms,
+                        inference,
+                    },
+                    pictures_decoded: pictures.decoded,
+                    pictures_passed: pictures.passed,
+                    pictures_withheld: pictures.withheld,
+                    pictures_dropped: pictures.dropped,
+                    queue_dropped: BTreeMap::new(),
+                    key_requests_sent: pictures.key_requests_sent,
+                    key_requests_received: pictures.key_requests_received,
+                }
+            }),
+            recording: running
+                .and_then(|running| running.recording.as_ref())
+                .map(|path| path.display().to_string()),
+            ..named(call.label())
+        }
+    }
+
+    fn disk(&mut self, now: Instant) -> Part {
+        if self.disk_at.is_none_or(|at| now >= at) {
+            self.disk_at = Some(now + DISK_RENEWAL);
+            self.disk = match free_bytes(existing(&self.data)) {
+                Ok(free) => {
+                    self.recorded.free_bytes = free;
+                    if free < self.min_free {
+                        let text = format!("{} MiB free in {}: make room", free >> 20, self.data.display());
+                        Part::bad("disk", text)
+                    } else {
+                        Part::good("disk")
+                    }
+                }
+                Err(error) => Part::bad("disk", format!("{}: {error}", self.data.display())),
+            };
+        }
+        self.disk.clone()
+    }
+
+    fn parts(&mut self, now: Instant, draining: bool) -> Parts {
+        let part = |(name, problem): (String, Option<String>)| match problem {
+            None => Part::good(name),
+            Some(problem) => Part::bad(name, problem),
+        };
+        Parts {
+            transports: self.transports.clone(),
+            disk: self.disk(now),
+            censor: self.detectors.target_states().into_iter().map(part).collect(),
+            detectors: self.detectors.detector_states().into_iter().map(part).collect(),
+            draining,
+        }
+    }
+}
+
+impl Watch for Watching {
+    fn happened(&mut self, now: Instant, what: &Do) {
+        match what {
+            Do::Tell { call, label, tell } => self.told(now, *call, label, tell),
+            Do::Ended { call, label, ended } => {
+                // A view of what has just ended must not wait for the next renewal.
+                self.renew_at = None;
+                self.over(*call, label, ended);
+            }
+            Do::Send { .. } | Do::Connect { .. } | Do::Close(_) | Do::Engine(_) => {}
+        }
+    }
+
+    fn turned(&mut self, now: Instant, agent: &UserAgent, engines: &Engines) {
+        self.shared.heartbeat.beat(now);
+        if self.renew_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.renew_at = Some(now + RENEWAL);
+        for call in agent.calls() {
+            let recording = engines.running(call.id()).and_then(|running| running.recording.clone());
+            if let (Some(path), Some(live)) = (recording, self.live.get_mut(&call.id())) {
+                live.recording = Some(path);
+            }
+        }
+        let snapshot = Snapshot {
+            parts: self.parts(now, agent.is_draining()),
+            calls: agent.calls().map(|call| self.view(now, call, engines)).collect(),
+            recent: self.recent.iter().cloned().collect(),
+            ended: self.ended.clone(),
+            sip: sip_view(agent),
+            worker: worker_view(&self.detectors),
+            recording: self.recorded.clone(),
+            ..Snapshot::default()
+        };
+        *self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    fn close(
+        self: Box<Self>,
+        limit: Duration,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            for (name, outcome) in self.scope.close(limit).await {
+                if outcome != Outcome::Done {
+                    tracing::error!("{name}: {outcome:?}");
+                }
+            }
+        })
+    }
+}
+
+fn named(label: &Label) -> CallView {
+    CallView {
+        id: label.call.clone(),
+        direction: if label.incoming { CallDirection::Inbound } else { CallDirection::Outbound },
+        from: label.from.clone(),
+        to: label.to.clone(),
+        agent: label.agent.clone(),
+        ..CallView::default()
+    }
+}
+
+fn sip_view(agent: &UserAgent) -> SipView {
+    let counters = agent.sip_counters();
+    SipView {
+        requests: BTreeMap::from([("all".to_owned(), counters.requests)]),
+        responses: BTreeMap::new(),
+        retransmissions: counters.retransmissions,
+        malformed: counters.malformed,
+        dropped: BTreeMap::from([
+            ("acl".to_owned(), counters.strangers_dropped),
+            ("stray".to_owned(), counters.stray),
+            ("overload".to_owned(), counters.overload),
+        ]),
+    }
+}
+
+fn worker_view(detectors: &Detectors) -> WorkerView {
+    let Some(status) = detectors.status() else { return WorkerView::default() };
+    let models = status
+        .models
+        .iter()
+        .map(|model| {
+            let view = ModelView { runs: model.count, failures: 0, inference_ms: model.mean_ms };
+            (model.name.clone(), view)
+        })
+        .collect();
+    WorkerView { wanted: true, alive: status.alive, restarts: status.restarts, models }
+}
+
+fn mean_inference(status: &crate::worker::client::WorkerStatus) -> f64 {
+    let busy: Vec<f64> =
+        status.models.iter().filter(|model| model.count > 0).map(|model| model.mean_ms).collect();
+    if busy.is_empty() { 0.0 } else { busy.iter().sum::<f64>() / busy.len() as f64 }
+}
+
+fn stream_view(codec: String, report: &StreamReport) -> StreamView {
+    StreamView {
+        codec,
+        packets_received: report.packets_received,
+        packets_sent: report.packets_sent,
+        packets_lost: report.packets_lost,
+        packets_late: report.packets_late,
+        duplicates: report.duplicates,
+        packets_foreign: report.foreign_packets,
+        packets_malformed: report.malformed_packets,
+        bytes_received: report.bytes_received,
+        bytes_sent: report.bytes_sent,
+        jitter_ms: report.jitter_ms,
+        round_trip_ms: report.round_trip_ms,
+    }
+}
+
+fn stream_record(codec: String, report: &StreamReport) -> StreamRecord {
+    StreamRecord {
+        codec,
+        packets_received: report.packets_received,
+        packets_lost: report.packets_lost,
+        packets_sent: report.packets_sent,
+        bytes_received: report.bytes_received,
+        bytes_sent: report.bytes_sent,
+        jitter_ms: report.jitter_ms,
+        round_trip_ms: report.round_trip_ms,
+        pictures: None,
+    }
+}
+
+fn audio_codec(streams: &Streams) -> String {
+    streams.audio.as_ref().map_or(String::new(), |audio| audio.codec.name().to_owned())
+}
+
+fn media_of(streams: &Streams) -> String {
+    let audio = streams.audio.as_ref().map(|audio| format!("{} {:?}", audio.codec.name(), audio.route.direction));
+    let video = streams
+        .video
+        .as_ref()
+        .map(|video| format!("H264 {:?} {:?}", video.send_mode, video.route.direction));
+    [audio, video].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// The nearest folder that exists: free space is asked before the first recording makes its own.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."))
+}
