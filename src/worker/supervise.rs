@@ -287,11 +287,12 @@ fn settle_model(shared: &Shared, model: u32, to: ModelState) {
 fn count(shared: &Shared, answer: &Answer) -> Option<Arc<Seat>> {
     let mut state = shared.lock();
     state.queue = answer.waiting;
-    for (model, micros) in &answer.times {
-        if let Some(entry) = state.models.get_mut(*model as usize) {
+    for took in &answer.times {
+        if let Some(entry) = state.models.get_mut(took.model as usize) {
             entry.count += 1;
-            entry.total_us += u64::from(*micros);
-            entry.last_us = *micros;
+            entry.total_us += u64::from(took.total_us);
+            entry.run_us += u64::from(took.run_us);
+            entry.last_us = took.total_us;
         }
     }
     state.seats.get(&answer.detector).cloned()
