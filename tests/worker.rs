@@ -334,11 +334,48 @@ fn the_child_ends_with_the_last_holder_of_the_worker() {
     drop(bench);
     assert!(rustix::process::test_kill_process(child).is_ok(), "the detector still holds it");
     drop(detector);
+    gone(child);
+}
+
+/// Waits until a process has ended; one that nobody has waited for yet counts as ended.
+fn gone(process: Pid) {
     let limit = Instant::now() + Duration::from_secs(10);
-    while rustix::process::test_kill_process(child).is_ok() {
-        assert!(Instant::now() < limit, "process {child:?} is still there");
+    let stat = format!("/proc/{}/stat", process.as_raw_nonzero());
+    while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(Instant::now() < limit, "process {process:?} is still there");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Not a test of its own: the program that the next test kills.
+#[test]
+fn a_program_with_a_worker() {
+    if std::env::var_os("EYELINE_TEST_HOLD").is_none() {
+        return;
+    }
+    let bench = bench(settings());
+    println!("child={}", bench.worker.status().pid.expect("a running child"));
+    std::thread::sleep(Duration::from_secs(30));
+}
+
+#[test]
+fn the_child_dies_with_a_killed_program_even_when_it_hangs() {
+    let mut program = std::process::Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "a_program_with_a_worker", "--nocapture"])
+        .env("EYELINE_TEST_HOLD", "1")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    let lines = std::io::BufReader::new(program.stdout.take().expect("piped"));
+    let mut lines = std::io::BufRead::lines(lines).map(|line| line.expect("text"));
+    let child = lines.find_map(|line| line.split("child=").nth(1)?.trim().parse().ok()).expect("its number");
+    let child = Pid::from_raw(child).expect("not 0");
+    // A stopped process cannot notice that its socket closes.
+    std::thread::sleep(Duration::from_millis(200));
+    rustix::process::kill_process(child, Signal::STOP).expect("stopped");
+    program.kill().expect("killed");
+    program.wait().expect("gone");
+    gone(child);
 }
 
 #[cfg(feature = "faults")]

@@ -306,7 +306,7 @@ impl Faults {
         for fault in due {
             self.add(fault);
         }
-        std::thread::sleep(std::time::Duration::from_millis(std::mem::take(&mut self.stall_ms)));
+        std::thread::sleep(Duration::from_millis(std::mem::take(&mut self.stall_ms)));
         if self.silent > 0 {
             self.silent -= 1;
             return Strike::Silent;

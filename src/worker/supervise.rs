@@ -134,6 +134,8 @@ impl Running {
         // A Ctrl-C at the terminal is for the program alone.
         command.process_group(0);
         command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        #[cfg(feature = "faults")]
+        command.envs(std::env::var_os("EYELINE_FAULTS").map(|plan| ("EYELINE_FAULTS", plan)));
         command.envs(settings.environment.iter().map(|(name, value)| (name, value)));
         let child = command.spawn()?;
         let socket = Arc::new(ours);
