@@ -275,7 +275,7 @@ fn a_killed_child_is_replaced_with_its_models_and_detectors_say_down_meanwhile()
 
 #[test]
 fn a_child_that_hangs_is_killed_and_replaced() {
-    let bench = bench(WorkerSettings { stall: Duration::from_millis(400), ..settings() });
+    let bench = bench(WorkerSettings { stall: Duration::from_secs(1), ..settings() });
     let mut detector = bench.detector();
     detector.detect(&picture(SMALL, &[]), soon()).expect("an answer");
     let hung = bench.child();
@@ -385,7 +385,7 @@ mod faults {
 
     #[test]
     fn injected_faults_are_errors_and_pass() {
-        let bench = bench(WorkerSettings { stall: Duration::from_millis(400), ..settings() });
+        let bench = bench(WorkerSettings { stall: Duration::from_secs(1), ..settings() });
         let mut detector = bench.detector();
         let mut look =
             |ms| detector.detect(&picture(SMALL, &[(4, 4)]), Instant::now() + Duration::from_millis(ms));
@@ -413,7 +413,11 @@ mod faults {
         let bench = bench(WorkerSettings { environment: vec![plan], ..settings() });
         let mut detector = bench.detector();
         let mut answers = 0;
-        for turn in 0..200 {
+        let mut turn = 0;
+        let limit = soon() + Duration::from_secs(50);
+        while answers < 60 {
+            assert!(Instant::now() < limit, "{answers} answers, {:?}", bench.worker.status());
+            turn += 1;
             let corner = (turn % 15 * 4, turn / 15 % 15 * 4);
             match detector.detect(&picture(SMALL, &[corner]), Instant::now() + Duration::from_millis(50)) {
                 Ok(found) => {
@@ -423,7 +427,6 @@ mod faults {
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         }
-        assert!(answers > 40, "{answers} answers, {:?}", bench.worker.status());
         assert!(bench.worker.status().restarts > 0);
     }
 }
