@@ -162,6 +162,23 @@ fn centerface_as_published_finds_what_the_reference_finds() {
     assert!(total.matched == total.required && total.extra == 0, "{total:#?}");
 }
 
+/// In calls its tensor follows the picture, 320 pixels at most.
+#[test]
+fn centerface_at_the_size_of_calls_finds_the_large_faces() {
+    let Some(spec) = spec("centerface") else { return };
+    let Some(runtime) = runtime() else { return };
+    let Some(images) = shared().map(|shared| shared.join("images")) else { return };
+    let mut network = Network::load(runtime, &ModelSpec { live: true, ..spec }).expect("the model loads");
+    let bytes = decode(&images.join("astronaut.png"), "yuv420p");
+    let picture = Picture::I420 { size: Size::new(512, 512), bytes: &bytes };
+    let limits = Limits { confidence: 0.4, iou: 0.3, classes: &[] };
+    let mut found = Vec::new();
+    network.detect(&picture, &limits, &mut found).expect("an answer");
+    // YuNet's box: the reference of CenterFace itself is of a picture stretched to another aspect ratio.
+    let face = Rect { x1: 177.7, y1: 61.8, x2: 271.6, y2: 176.1 };
+    assert!(found.len() == 1 && found[0].rect.iou(&face) > 0.8, "{found:?}");
+}
+
 /// Video is I420, whose chroma has half the resolution: nearly the same boxes.
 #[test]
 fn i420_pictures_give_nearly_the_same_boxes() {

@@ -95,10 +95,42 @@ impl Filler {
         tensor.resize(3 * area, 0.0);
         pad(contract, placement, tensor);
         self.prepare(picture, placement);
-        let Size { width, height } = placement.content;
         for row in &mut self.rows {
-            row.resize(width, 0);
+            row.resize(placement.content.width, 0);
         }
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2.
+            unsafe { self.fill_rows_avx2(picture, contract, placement, tensor) };
+            return;
+        }
+        self.fill_rows(picture, contract, placement, tensor);
+    }
+
+    /// The same code for processors with wider registers: half the time.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn fill_rows_avx2(
+        &mut self,
+        picture: &Picture<'_>,
+        contract: &Contract,
+        placement: &Placement,
+        tensor: &mut [f32],
+    ) {
+        self.fill_rows(picture, contract, placement, tensor);
+    }
+
+    // Inlined, with what it calls, so that it is compiled once for each kind of processor.
+    #[inline(always)]
+    fn fill_rows(
+        &mut self,
+        picture: &Picture<'_>,
+        contract: &Contract,
+        placement: &Placement,
+        tensor: &mut [f32],
+    ) {
+        let area = placement.tensor.width * placement.tensor.height;
+        let Size { width, height } = placement.content;
         let planes = channels(picture);
         let [first, second, third] = &mut self.rows;
         for y in 0..height {
@@ -168,6 +200,7 @@ fn pad(contract: &Contract, placement: &Placement, tensor: &mut [f32]) {
     }
 }
 
+#[inline(always)]
 fn normalise(source: &[u8], target: &mut [f32], mean: f32, scale: f32) {
     for (value, pixel) in target.iter_mut().zip(source) {
         *value = (f32::from(*pixel) - mean) * scale;
@@ -175,6 +208,7 @@ fn normalise(source: &[u8], target: &mut [f32], mean: f32, scale: f32) {
 }
 
 /// BT.601 limited-range Y, U, V to full-range R, G, B, in place; 16-bit fixed point.
+#[inline(always)]
 fn to_rgb(first: &mut [u8], second: &mut [u8], third: &mut [u8]) {
     const HALF: i32 = 1 << 15;
     for ((a, b), c) in first.iter_mut().zip(second).zip(third) {
@@ -233,6 +267,7 @@ impl PlaneScaler {
     }
 
     /// Target row `y` of `plane` into `out`.
+    #[inline(always)]
     fn row(&mut self, plane: &[u8], y: usize, out: &mut [u8]) {
         if self.from == self.to && self.step == 1 {
             let start = y * self.from.0;
@@ -253,6 +288,7 @@ impl PlaneScaler {
     }
 
     /// Source line `line`, interpolated across, into its cache place. Neighbouring lines never share one.
+    #[inline(always)]
     fn interpolate(&mut self, plane: &[u8], line: u32) {
         let cached = &mut self.cached[(line & 1) as usize];
         if cached.line == Some(line) {

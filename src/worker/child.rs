@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
@@ -18,7 +19,7 @@ use crate::inference::tensor::Picture;
 use crate::media::frame::Size;
 use crate::worker::control::{self, Blocking, Received, monotonic_ns};
 use crate::worker::picture::Readable;
-use crate::worker::wire::{Answer, Ask, Hello, MAX_BOXES, MAX_MESSAGE, Refusal, Reply, Request, Setup};
+use crate::worker::wire::{Answer, Ask, Hello, MAX_BOXES, MAX_MESSAGE, Refusal, Reply, Request, Setup, Took};
 
 /// Runs until the program closes its end of `control`. The result is the exit code.
 pub fn run(control: impl AsFd) -> i32 {
@@ -30,7 +31,7 @@ pub fn run(control: impl AsFd) -> i32 {
     isolate();
     let mut child = Child::new(control);
     loop {
-        let limit = child.has_requests().then_some(std::time::Duration::ZERO);
+        let limit = child.has_requests().then_some(Duration::ZERO);
         if control::wait(&[&control], limit).is_err() {
             return 1;
         }
@@ -241,8 +242,9 @@ impl<'a> Child<'a> {
             let limits = Limits { confidence: look.confidence, iou: look.iou, classes: &look.classes };
             let timing = network.detect(&picture, &limits, &mut self.found);
             let timing = timing.map_err(|error| Refusal::Failed(error.to_string()))?;
-            let micros = u32::try_from(timing.total().as_micros()).unwrap_or(u32::MAX);
-            answer.times.push((look.model, micros));
+            let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+            let (total_us, run_us) = (micros(timing.total()), micros(timing.run));
+            answer.times.push(Took { model: look.model, total_us, run_us });
             answer.boxes.extend(self.found.iter().map(|found| (look.model, *found)));
         }
         if answer.boxes.len() > MAX_BOXES {
@@ -304,7 +306,7 @@ impl Faults {
         for fault in due {
             self.add(fault);
         }
-        std::thread::sleep(std::time::Duration::from_millis(std::mem::take(&mut self.stall_ms)));
+        std::thread::sleep(Duration::from_millis(std::mem::take(&mut self.stall_ms)));
         if self.silent > 0 {
             self.silent -= 1;
             return Strike::Silent;

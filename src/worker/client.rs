@@ -127,6 +127,8 @@ pub struct ModelStatus {
     pub count: u64,
     /// Milliseconds per picture in the child: preparing, running, decoding.
     pub mean_ms: f64,
+    /// The network alone, without preparing and decoding.
+    pub mean_run_ms: f64,
     pub last_ms: f64,
 }
 
@@ -206,6 +208,7 @@ pub(super) struct ModelEntry {
     pub attempts: u32,
     pub count: u64,
     pub total_us: u64,
+    pub run_us: u64,
     pub last_us: u32,
 }
 
@@ -337,11 +340,13 @@ impl Worker {
 
     pub fn status(&self) -> WorkerStatus {
         let state = self.shared().lock();
+        let mean = |sum: u64, count: u64| if count == 0 { 0.0 } else { sum as f64 / count as f64 / 1e3 };
         let models = state.models.iter().map(|entry| ModelStatus {
             name: entry.spec.name.clone(),
             state: entry.state.clone(),
             count: entry.count,
-            mean_ms: if entry.count == 0 { 0.0 } else { entry.total_us as f64 / entry.count as f64 / 1e3 },
+            mean_ms: mean(entry.total_us, entry.count),
+            mean_run_ms: mean(entry.run_us, entry.count),
             last_ms: f64::from(entry.last_us) / 1e3,
         });
         let pid = if let Link::Up { pid, .. } = state.link { Some(pid) } else { None };
@@ -381,6 +386,7 @@ impl ModelEntry {
             attempts: 0,
             count: 0,
             total_us: 0,
+            run_us: 0,
             last_us: 0,
         }
     }

@@ -134,6 +134,8 @@ impl Running {
         // A Ctrl-C at the terminal is for the program alone.
         command.process_group(0);
         command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        #[cfg(feature = "faults")]
+        command.envs(std::env::var_os("EYELINE_FAULTS").map(|plan| ("EYELINE_FAULTS", plan)));
         command.envs(settings.environment.iter().map(|(name, value)| (name, value)));
         let child = command.spawn()?;
         let socket = Arc::new(ours);
@@ -287,11 +289,12 @@ fn settle_model(shared: &Shared, model: u32, to: ModelState) {
 fn count(shared: &Shared, answer: &Answer) -> Option<Arc<Seat>> {
     let mut state = shared.lock();
     state.queue = answer.waiting;
-    for (model, micros) in &answer.times {
-        if let Some(entry) = state.models.get_mut(*model as usize) {
+    for took in &answer.times {
+        if let Some(entry) = state.models.get_mut(took.model as usize) {
             entry.count += 1;
-            entry.total_us += u64::from(*micros);
-            entry.last_us = *micros;
+            entry.total_us += u64::from(took.total_us);
+            entry.run_us += u64::from(took.run_us);
+            entry.last_us = took.total_us;
         }
     }
     state.seats.get(&answer.detector).cloned()

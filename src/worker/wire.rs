@@ -95,14 +95,23 @@ pub enum Refusal {
     Failed(String),
 }
 
+/// Microseconds one model took for one picture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Took {
+    pub model: u32,
+    /// With preparation and decoding.
+    pub total_us: u32,
+    /// The network alone.
+    pub run_us: u32,
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
     pub detector: u32,
     pub sequence: u64,
     /// Requests of other detectors waiting when this one was done.
     pub waiting: u32,
-    /// Model and the microseconds it took, with preparation and decoding.
-    pub times: Vec<(u32, u32)>,
+    pub times: Vec<Took>,
     pub boxes: Vec<(u32, Found)>,
 }
 
@@ -234,9 +243,10 @@ fn write_answer(answer: &Answer, out: &mut Vec<u8>) {
     out.extend(answer.sequence.to_le_bytes());
     out.extend(answer.waiting.to_le_bytes());
     out.extend((answer.times.len() as u32).to_le_bytes());
-    for (model, micros) in &answer.times {
-        out.extend(model.to_le_bytes());
-        out.extend(micros.to_le_bytes());
+    for took in &answer.times {
+        for value in [took.model, took.total_us, took.run_us] {
+            out.extend(value.to_le_bytes());
+        }
     }
     let boxes = &answer.boxes[..answer.boxes.len().min(MAX_BOXES)];
     out.extend((boxes.len() as u32).to_le_bytes());
@@ -254,7 +264,7 @@ fn read_answer(fields: &mut Fields<'_>) -> Option<Answer> {
     let count = fields.u32()? as usize;
     let mut times = Vec::with_capacity(count.min(16));
     for _ in 0..count {
-        times.push((fields.u32()?, fields.u32()?));
+        times.push(Took { model: fields.u32()?, total_us: fields.u32()?, run_us: fields.u32()? });
     }
     let count = fields.u32()? as usize;
     let mut boxes = Vec::with_capacity(count.min(MAX_BOXES));
@@ -304,7 +314,7 @@ mod tests {
             detector: 3,
             sequence: 9,
             waiting: 1,
-            times: vec![(0, 4800)],
+            times: vec![Took { model: 0, total_us: 4800, run_us: 4500 }],
             boxes: vec![(0, found); boxes],
         }
     }

@@ -36,7 +36,7 @@ pub enum ModelsCommand {
     Verify,
     /// A folder, or a wheel.
     Import {
-        from: PathBuf,
+        dir: PathBuf,
     },
 }
 
@@ -56,7 +56,7 @@ pub fn run(command: &ModelsCommand, settings: &ModelsSettings, out: &mut dyn Wri
             ModelsCommand::List { json: false } => models.list(),
             ModelsCommand::Verify => models.verify(),
             ModelsCommand::Pull { names } => models.pull(names),
-            ModelsCommand::Import { from } => models.import(from),
+            ModelsCommand::Import { dir } => models.import(dir),
         }
     });
     result.unwrap_or_else(|error| {
@@ -433,7 +433,7 @@ mod tests {
         std::fs::create_dir_all(&from).expect("made");
         std::fs::write(from.join("renamed.bin"), b"weights").expect("written");
         std::fs::write(from.join("holiday.jpg"), b"picture").expect("written");
-        let (code, text) = site.run(ModelsCommand::Import { from: site.folder.path().join("stick") });
+        let (code, text) = site.run(ModelsCommand::Import { dir: site.folder.path().join("stick") });
         assert_eq!(code, OK, "{text}");
         assert!(
             text.contains("own: imported") && text.contains("skipped") && text.contains("holiday.jpg"),
@@ -444,17 +444,17 @@ mod tests {
         std::fs::remove_file(site.file()).expect("removed");
         let wheel = site.folder.path().join("own-1.0-py3-none-any.whl");
         fetch::tests::wheel(&wheel, "own/data/own.onnx", b"weights");
-        let (code, text) = site.run(ModelsCommand::Import { from: wheel });
+        let (code, text) = site.run(ModelsCommand::Import { dir: wheel });
         assert_eq!((code, site.file().exists()), (OK, true), "{text}");
     }
 
     #[test]
     fn importing_nothing_known_into_an_empty_folder_fails() {
         let site = site("");
-        let (code, text) = site.run(ModelsCommand::Import { from: site.folder.path().to_owned() });
+        let (code, text) = site.run(ModelsCommand::Import { dir: site.folder.path().to_owned() });
         assert_eq!(code, FAILED);
         assert!(text.contains("0 models are present"), "{text}");
-        let (code, text) = site.run(ModelsCommand::Import { from: "/nowhere".into() });
+        let (code, text) = site.run(ModelsCommand::Import { dir: "/nowhere".into() });
         assert!(code == FAILED && text.contains("/nowhere does not exist"), "{text}");
     }
 
