@@ -13,4 +13,5 @@ say "building eyeline ($profile), which fetches its own models"
 eyeline=$TARGET/$folder/eyeline
 say "fetching models"
 "$eyeline" models pull --set "models.dir=\"$ROOT/models\"" || fail "no model could be fetched; what was tried stands above"
+compgen -G "$ROOT/models/*.onnx" >/dev/null || { say "no model is in $ROOT/models: pictures will be slates"; exit 0; }
 stamp models "$(manifest)"

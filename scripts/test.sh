@@ -14,11 +14,11 @@ step() {
     summary+=("$(printf '%-28s %6s  %4d s' "$name" "$result" $((SECONDS - start)))")
 }
 
-# Tests capture what a peer receives, which needs the right to read packets on loopback. Whoever is not root becomes it
+# Tests capture what a peer receives, which needs the right to read packets on loopback. Whoever is not root gets it
 # in a namespace of their own, with a loopback of its own.
 in_own_network() {
     if [ "$(id -u)" = 0 ]; then "$@"
-    else unshare --map-root-user --net sh -c 'ip link set lo up && exec "$@"' sh "$@"
+    else unshare --map-current-user --keep-caps --net sh -c 'ip link set lo up && exec "$@"' sh "$@"
     fi
 }
 run_tests() {

@@ -8,6 +8,7 @@ mod harness;
 
 mod calls;
 mod client;
+mod examples;
 mod offers;
 mod peers;
 mod recordings;

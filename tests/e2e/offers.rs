@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::harness::appliance::Appliance;
 use crate::harness::capture::Stream;
 use crate::harness::picture::{self, Clip, judge_face};
+use crate::harness::sipp;
 use crate::harness::uac::{Caller, Packetized};
 use crate::harness::{media, turn};
 
@@ -95,4 +96,13 @@ fn bad_bodies_are_refused_and_nothing_is_left_of_them() {
     caller.hang_up();
     appliance.finished_recording();
     assert_eq!(appliance.recordings().len(), 1, "refused calls leave no file");
+}
+
+#[test]
+fn every_call_of_sipps_own_scenario_succeeds() {
+    let _turn = turn();
+    let appliance = Appliance::start(&[]);
+    sipp::call(&appliance.uri(), 40, 10);
+    let (status, _) = appliance.get("/readyz").expect("an answer");
+    assert_eq!(status, 200, "ready for more after 40 calls");
 }

@@ -6,6 +6,7 @@ use crate::harness::baresip::{Baresip, Settings};
 use crate::harness::capture::{Capture, streams_to};
 use crate::harness::picture::{self, Clip, judge_face, median_psnr};
 use crate::harness::process::usage_of_tree;
+use crate::harness::sipp;
 use crate::harness::uac::{Caller, Packetized};
 use crate::harness::{media, sound, turn};
 
@@ -70,4 +71,11 @@ fn the_scripted_caller_talks_with_baresip() {
     assert_eq!((answer.status, answer.ports().last()), (200, Some(&0)), "{answer:?}");
     assert!(caller.stream(&answer, Duration::from_secs(1), None).audio.packets.len() > 40);
     caller.hang_up();
+}
+
+#[test]
+fn sipp_calls_baresip() {
+    let _turn = turn();
+    let callee = Baresip::start(&Settings { answers: true, clip: None, ..Settings::default() });
+    sipp::call(&callee.uri(), 5, 5);
 }

@@ -47,12 +47,30 @@ impl Appliance {
 
     /// Starts it and does not wait.
     pub fn spawn(settings: &[&str]) -> Appliance {
+        Appliance::spawn_with(&[], settings)
+    }
+
+    /// Starts it with a configuration file and waits until its process answers, ready or not: a model an example asks
+    /// for may not be there.
+    pub fn start_with_file(file: &Path, settings: &[&str]) -> Appliance {
+        let mut appliance = Appliance::spawn_with(&[Path::new("--config"), file], settings);
+        let alive = wait_for(Duration::from_secs(15), || {
+            if !appliance.process.is_running() {
+                return Some(false);
+            }
+            matches!(appliance.get("/healthz"), Some((200, _))).then_some(true)
+        });
+        assert!(alive == Some(true), "{}: {}", file.display(), appliance.process.last_words());
+        appliance
+    }
+
+    fn spawn_with(arguments: &[&Path], settings: &[&str]) -> Appliance {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ports = free_ports(64);
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (sip, console, rtp_ports) = (address(ports), address(ports + 1), (ports + 2, ports + 63));
         let mut command = eyeline();
-        command.current_dir(folder.path()).arg("serve");
+        command.current_dir(folder.path()).args(arguments).arg("serve");
         let own = [
             format!("sip.listen=[\"udp:{sip}\", \"tcp:{sip}\"]"),
             format!("console.listen=\"{console}\""),

@@ -10,6 +10,7 @@ pub mod baresip;
 pub mod capture;
 pub mod picture;
 pub mod process;
+pub mod sipp;
 pub mod sound;
 pub mod uac;
 
