@@ -63,7 +63,9 @@ fn record(settings: RecorderSettings, seconds: u32) -> RecorderReport {
         let (pool, card) = (FramePool::new(4), TestCard::new(SIZE, 5));
         for number in 0..seconds * FPS {
             pictures.offer(card.draw(number, at(number), &pool).expect("room"));
-            while pictures.counters().offered > 0 && pool.in_use() > 1 {
+            // The queue keeps only the newest: the next one waits until this one has been encoded.
+            let patience = Instant::now();
+            while pool.in_use() > 0 && patience.elapsed() < Duration::from_secs(2) {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
@@ -85,6 +87,8 @@ struct Contents {
     left: Vec<f32>,
     right: Vec<f32>,
     rate: u32,
+    /// Packets of sound that do not decode.
+    broken: usize,
 }
 
 /// Reads a whole file with FFmpeg. `None`: it cannot even be opened.
@@ -95,8 +99,13 @@ fn read(path: &Path) -> Option<Contents> {
     let (sound_at, parameters) = (sound.index(), sound.parameters());
     let mut decoder =
         ffmpeg::codec::context::Context::from_parameters(parameters).ok()?.decoder().audio().ok()?;
-    let mut contents =
-        Contents { pictures: Vec::new(), left: Vec::new(), right: Vec::new(), rate: decoder.rate() };
+    let mut contents = Contents {
+        pictures: Vec::new(),
+        left: Vec::new(),
+        right: Vec::new(),
+        rate: decoder.rate(),
+        broken: 0,
+    };
     let packets: Vec<_> = input
         .packets()
         .map(|(stream, packet)| (stream.index(), f64::from(stream.time_base()), packet))
@@ -108,7 +117,7 @@ fn read(path: &Path) -> Option<Contents> {
             contents.pictures.push(seconds);
             continue;
         }
-        decoder.send_packet(&packet).expect("AAC");
+        contents.broken += usize::from(decoder.send_packet(&packet).is_err());
         while decoder.receive_frame(&mut frame).is_ok() {
             contents.left.extend_from_slice(frame.plane::<f32>(0));
             contents.right.extend_from_slice(frame.plane::<f32>(if frame.planes() > 1 { 1 } else { 0 }));
@@ -155,7 +164,7 @@ fn five_seconds_keep_both_voices_apart_and_the_pictures_in_step() {
     assert!((4.9..5.3).contains(&report.duration.as_secs_f64()), "{:?}", report.duration);
 
     let contents = read(&path).expect("readable");
-    assert_eq!(contents.pictures.len() as u64, report.pictures);
+    assert_eq!((contents.pictures.len() as u64, contents.broken), (report.pictures, 0));
     let seconds = contents.left.len() as f64 / f64::from(contents.rate);
     assert!((4.9..5.2).contains(&seconds), "{seconds}");
     let (from, to) = (contents.rate as usize, 4 * contents.rate as usize);
