@@ -339,3 +339,38 @@ fn a_clip_repeats_with_rising_times() {
     assert!(times.windows(2).all(|w| w[0] < w[1]), "{times:?}");
     assert!(sound.windows(2).all(|w| w[0] < w[1]), "{sound:?}");
 }
+
+#[test]
+fn pictures_that_come_after_the_file_has_begun_find_their_track_in_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("call.mp4");
+    let (pictures, from_pictures) = queue(Latest);
+    let (caller, from_caller) = queue(Fifo { depth: 4_000 });
+    (0..3).for_each(|second| speak(&caller, 8_000, CALLER_HZ, second));
+    let inputs = RecorderInputs {
+        pictures: Some(PictureInput::Pictures(from_pictures)),
+        caller: Some(from_caller),
+        agent: None,
+    };
+    // Two seconds of the call are over when the recorder looks for the first time.
+    let epoch = Instant::now() - Duration::from_secs(2);
+    let begun = RecorderSettings { epoch, ..settings(&path) };
+    let recorder = std::thread::spawn(move || run(begun, inputs));
+    let patience = Instant::now();
+    while std::fs::metadata(&path).map_or(0, |file| file.len()) == 0 && patience.elapsed().as_secs() < 5 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let (pool, card) = (FramePool::new(4), TestCard::new(SIZE, 5));
+    for number in 40..50 {
+        pictures.offer(card.draw(number, at(number), &pool).expect("room"));
+        while pool.in_use() > 0 && patience.elapsed().as_secs() < 5 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    drop((pictures, caller));
+    let report = recorder.join().expect("ends");
+    assert_eq!((report.error, report.paths.len(), report.pictures), (None, 1, 10));
+    let found = pictures_of(&path);
+    assert_eq!((found.len(), found[0].1), (10, 40));
+    assert!((found[0].0 - at(40).millis()).abs() <= 1, "{found:?}");
+}

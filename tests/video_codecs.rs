@@ -222,3 +222,24 @@ fn rubbish_and_a_stream_without_a_key_picture_give_no_picture_and_no_error() {
         assert!(decoder.decode(&coded, &pool).expect("no error").is_none());
     }
 }
+
+#[test]
+fn a_lost_picture_hides_at_most_the_rest_of_its_frame_num_cycle() {
+    let pool = FramePool::new(6);
+    let mut encoder = open(EncoderKind::X264, &EncoderSettings::new(SIZE, FPS, 800)).expect("an encoder");
+    let coded = encode(encoder.as_mut(), 0..64, &pool);
+    for lost in 1..40 {
+        let mut decoder = H264Decoder::new(SIZE).expect("a decoder");
+        let mut shown = Vec::new();
+        for (number, unit) in coded.iter().enumerate() {
+            if number != lost && decoder.decode(unit, &pool).expect("decoded").is_some() {
+                shown.push(number);
+            }
+        }
+        let longest = shown.windows(2).map(|w| w[1] - w[0] - 1).max().expect("pictures");
+        // FFmpeg misses the wrap of frame_num (16 pictures here) when the picture at the wrap is the lost one; the
+        // next key picture or the next wrap ends it. Anywhere else one lost picture is one picture.
+        let bound = if lost % 16 == 0 { 15 } else { 1 };
+        assert!(longest <= bound, "picture {lost} lost: {longest} pictures hidden");
+    }
+}

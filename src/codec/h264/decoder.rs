@@ -1,6 +1,8 @@
 //! The decoder of inbound H.264: FFmpeg, one thread, no delay, concealing what was lost.
 //!
-//! Damaged units are decoded anyway; asking the peer for a key picture is the engine's business.
+//! Damaged units are decoded anyway; asking the peer for a key picture is the engine's business. It must also ask
+//! when units go in and no pictures come out: a picture lost at the wrap of `frame_num` hides those up to the next
+//! wrap (FFmpeg, streams with picture order count type 2).
 
 use ffmpeg_next::ffi::{self, AVCodecID};
 
