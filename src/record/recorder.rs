@@ -182,7 +182,7 @@ impl Recorder {
         Ok(Recorder {
             epoch: settings.epoch,
             origin,
-            order: Interleave::new(sound.is_some()),
+            order: Interleave::new(pictures.is_some(), sound.is_some()),
             pictures,
             sound,
             parts: Parts::new(settings.path),
@@ -200,6 +200,9 @@ impl Recorder {
         loop {
             let pictures = self.take_picture(inputs)?;
             let open = self.take_sound(inputs, pictures)? || pictures;
+            if !pictures {
+                self.order.pictures_are_over();
+            }
             let now = self.now();
             if let Some(sound) = &mut self.sound {
                 sound.advance(now, &mut self.order)?;
@@ -280,7 +283,7 @@ impl Recorder {
         if !self.parts.begun() && !self.begin(now, last)? {
             return Ok(());
         }
-        while let Some(next) = self.order.take() {
+        while let Some(next) = self.order.take(now - self.origin) {
             match next {
                 Next::Picture(unit) => {
                     self.ends = self.ends.max(unit.time + LAST_PICTURE_NANOS);
@@ -302,6 +305,9 @@ impl Recorder {
 
     /// Begins the file once its tracks are known. `false`: not yet.
     fn begin(&mut self, now: Pts, last: bool) -> Result<bool, RecordError> {
+        if last && self.order.first_picture().is_none() && !self.order.has_sound() {
+            return Ok(false);
+        }
         let first = self.order.first_picture().and_then(|unit| unit.track.clone());
         let track = match (&mut self.pictures, first) {
             (_, Some(track)) => Some(track),
@@ -450,8 +456,7 @@ impl SoundFeed {
         self.timeline.take(now, &mut self.samples);
         self.code(order)?;
         // The coder still holds what does not fill a packet.
-        let held =
-            PACKET_SAMPLES as i64 * 2 * 1_000_000_000 / i64::from(self.settings.rate);
+        let held = PACKET_SAMPLES as i64 * 2 * 1_000_000_000 / i64::from(self.settings.rate);
         order.sound_is_complete_until(self.timeline.given_until() - held);
         Ok(())
     }
@@ -460,6 +465,9 @@ impl SoundFeed {
         self.samples.clear();
         self.timeline.finish(&mut self.samples);
         self.code(order)?;
+        if self.timeline.given_until() == 0 {
+            return Ok(());
+        }
         self.encoder.finish(&mut self.packets)?;
         self.hand_over(order);
         Ok(())

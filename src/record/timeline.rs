@@ -167,19 +167,21 @@ pub enum Next<V, S> {
     Sound(S),
 }
 
-/// Pictures and sound in one order: a picture waits until the sound before it has been coded.
+/// Pictures and sound in one order: a picture waits for the sound before it, sound a moment for pictures.
 #[derive(Debug)]
 pub struct Interleave<V, S> {
     pictures: VecDeque<V>,
     sound: VecDeque<S>,
     /// `None`: there is no sound to wait for.
     sound_until: Option<i64>,
+    pictures_open: bool,
 }
 
 impl<V: Timed, S: Timed> Interleave<V, S> {
-    pub fn new(with_sound: bool) -> Self {
+    pub fn new(with_pictures: bool, with_sound: bool) -> Self {
         let sound_until = with_sound.then_some(0);
-        Interleave { pictures: VecDeque::new(), sound: VecDeque::new(), sound_until }
+        let pictures_open = with_pictures;
+        Interleave { pictures: VecDeque::new(), sound: VecDeque::new(), sound_until, pictures_open }
     }
 
     pub fn picture(&mut self, picture: V) {
@@ -200,6 +202,11 @@ impl<V: Timed, S: Timed> Interleave<V, S> {
         self.sound_until = None;
     }
 
+    /// No more pictures will come.
+    pub fn pictures_are_over(&mut self) {
+        self.pictures_open = false;
+    }
+
     pub fn first_picture(&self) -> Option<&V> {
         self.pictures.front()
     }
@@ -208,16 +215,20 @@ impl<V: Timed, S: Timed> Interleave<V, S> {
         !self.sound.is_empty()
     }
 
-    /// The next one whose turn it is for sure.
-    pub fn take(&mut self) -> Option<Next<V, S>> {
+    /// The next one whose turn it is for sure; `now` is the recording's time.
+    pub fn take(&mut self, now: i64) -> Option<Next<V, S>> {
         let picture = self.pictures.front().map(Timed::time);
-        match (picture, self.sound.front().map(Timed::time)) {
-            (Some(picture), Some(sound)) if picture < sound => self.pictures.pop_front().map(Next::Picture),
-            (_, Some(_)) => self.sound.pop_front().map(Next::Sound),
-            (Some(picture), None) if self.sound_until.is_none_or(|until| picture < until) => {
-                self.pictures.pop_front().map(Next::Picture)
-            }
-            _ => None,
+        let sound = self.sound.front().map(Timed::time);
+        let first = match (picture, sound) {
+            (Some(picture), Some(sound)) => picture < sound,
+            (Some(picture), None) if self.sound_until.is_none_or(|until| picture < until) => true,
+            (None, Some(sound)) if !self.pictures_open || now - sound >= HOLD_MS * 1_000_000 => false,
+            _ => return None,
+        };
+        if first {
+            self.pictures.pop_front().map(Next::Picture)
+        } else {
+            self.sound.pop_front().map(Next::Sound)
         }
     }
 }
@@ -349,20 +360,31 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_waits_for_the_sound_before_it_and_sound_waits_for_nothing() {
-        let mut interleave: Interleave<i64, i64> = Interleave::new(true);
+    fn a_picture_waits_for_the_sound_before_it() {
+        let mut interleave: Interleave<i64, i64> = Interleave::new(true, true);
         interleave.picture(30);
-        assert_eq!(interleave.take(), None);
+        assert_eq!(interleave.take(0), None);
         interleave.sound(10);
-        interleave.sound(40);
+        interleave.sound_is_complete_until(20);
+        assert_eq!(interleave.take(0), Some(Next::Sound(10)));
+        assert_eq!(interleave.take(0), None);
         interleave.sound_is_complete_until(50);
-        assert_eq!(interleave.take(), Some(Next::Sound(10)));
-        assert_eq!(interleave.take(), Some(Next::Picture(30)));
-        assert_eq!(interleave.take(), Some(Next::Sound(40)));
+        assert_eq!(interleave.take(0), Some(Next::Picture(30)));
         interleave.picture(60);
-        assert_eq!(interleave.take(), None);
+        assert_eq!(interleave.take(0), None);
         interleave.sound_is_over();
-        assert_eq!(interleave.take(), Some(Next::Picture(60)));
+        assert_eq!(interleave.take(0), Some(Next::Picture(60)));
+    }
+
+    #[test]
+    fn sound_waits_for_pictures_a_moment_and_not_for_ever() {
+        let mut interleave: Interleave<i64, i64> = Interleave::new(true, true);
+        interleave.sound(10);
+        assert_eq!(interleave.take(HOLD_MS * 1_000_000), None);
+        assert_eq!(interleave.take(HOLD_MS * 1_000_000 + 10), Some(Next::Sound(10)));
+        interleave.sound(20);
+        interleave.pictures_are_over();
+        assert_eq!(interleave.take(0), Some(Next::Sound(20)));
     }
 
     #[test]

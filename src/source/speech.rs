@@ -219,4 +219,15 @@ mod tests {
         assert!((8_000..8_800).contains(&spoken.len()), "{}", spoken.len());
         assert!(tone::share(&spoken[1_000..7_000], 8_000, 440.0) > 0.9);
     }
+
+    #[test]
+    fn words_are_spoken_where_the_program_is_installed() {
+        match say("Good morning. This call is recorded.", &SpeechSettings::new(8_000)) {
+            Ok(samples) => {
+                assert!((8_000..64_000).contains(&samples.len()), "{}", samples.len());
+                assert!(samples.iter().any(|s| s.abs() > 3_000));
+            }
+            Err(error) => assert!(matches!(error, SpeechError::Absent { .. }), "{error}"),
+        }
+    }
 }

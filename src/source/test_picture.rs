@@ -1,4 +1,5 @@
-//! The moving test card: colour bars, a bouncing ball, a counter to read by eye, and a marker to read by machine.
+//! The moving test card: colour bars, a drifting texture, a bouncing ball, a counter to read by eye, and a marker to
+//! read by machine.
 //!
 //! The marker is two rows of sixteen black or white blocks: frame number, then source and a check byte. It is laid
 //! out in fractions of the picture, so it survives coding, scaling and a change of shape. Pure: the same number
@@ -88,12 +89,14 @@ pub struct TestCard {
     source: u8,
     /// Everything that does not move, I420.
     still: Vec<u8>,
+    /// A strip of luma that drifts sideways: detail for encoders to work on.
+    texture: Vec<u8>,
 }
 
 impl TestCard {
     /// `source` is what [`Marker::source`] will say. Sizes from 160x90 up can be read back.
     pub fn new(size: Size, source: u8) -> Self {
-        TestCard { size, source, still: background(size) }
+        TestCard { size, source, still: background(size), texture: texture(size) }
     }
 
     pub fn size(&self) -> Size {
@@ -123,6 +126,7 @@ impl TestCard {
                 luma.fill(block(self.size, row, column), value);
             }
         }
+        luma.strip(&self.texture, number);
         luma.counter(number);
         luma.ball(number);
         // A bright line sweeps the bars.
@@ -161,6 +165,20 @@ fn background(size: Size) -> Vec<u8> {
     out
 }
 
+/// First and last row of the texture.
+fn strip_rows(size: Size) -> (usize, usize) {
+    (size.height * 5 / 8, size.height * 3 / 4)
+}
+
+fn texture(size: Size) -> Vec<u8> {
+    let (top, bottom) = strip_rows(size);
+    let grain = |x: usize, y: usize| {
+        let mixed = (x as u32).wrapping_mul(0x9e37_79b1) ^ (y as u32).wrapping_mul(0x85eb_ca77);
+        70 + ((mixed ^ mixed >> 15).wrapping_mul(0x2c1b_3c6d) >> 24) as u8 / 5 * 2
+    };
+    (top..bottom).flat_map(|y| (0..size.width).map(move |x| grain(x / 2, y / 2))).collect()
+}
+
 /// Segments of the digits 0 to 9: top, upper left, upper right, middle, lower left, lower right, bottom.
 const DIGITS: [[u8; 7]; 10] = [
     [1, 1, 1, 0, 1, 1, 1],
@@ -190,6 +208,16 @@ impl Luma<'_> {
             if let Some(run) = row.get_mut(left..right) {
                 run.fill(value);
             }
+        }
+    }
+
+    fn strip(&mut self, texture: &[u8], number: u32) {
+        let (width, (top, bottom)) = (self.size.width, strip_rows(self.size));
+        let shift = number as usize * 3 % width;
+        let rows = self.pixels.chunks_exact_mut(width).take(bottom).skip(top);
+        for (row, from) in rows.zip(texture.chunks_exact(width)) {
+            row[..shift].copy_from_slice(&from[width - shift..]);
+            row[shift..].copy_from_slice(&from[..width - shift]);
         }
     }
 

@@ -1,12 +1,15 @@
 //! The decoder of inbound H.264: FFmpeg, one thread, no delay, concealing what was lost.
 //!
-//! Damaged units are decoded anyway; asking the peer for a key picture is the engine's business.
+//! Damaged units are decoded anyway; asking the peer for a key picture is the engine's business. It must also ask
+//! when units go in and no pictures come out: a picture lost at the wrap of `frame_num` hides those up to the next
+//! wrap (FFmpeg, streams with picture order count type 2).
 
 use ffmpeg_next::ffi::{self, AVCodecID};
 
 use crate::base::time::Pts;
-use crate::codec::convert::{Converted, Converter};
+use crate::codec::convert::{Converted, Converter, fits};
 use crate::codec::ffmpeg::{AGAIN, CodecContext, Options, Packet, Picture, check};
+use crate::codec::h264::picture_size;
 use crate::media::access_unit::AccessUnit;
 use crate::media::codec::{CodecError, VideoDecoder};
 use crate::media::frame::{Frame, RawFrame, Size};
@@ -54,8 +57,8 @@ impl H264Decoder {
         fields.flags |= (ffi::AV_CODEC_FLAG_LOW_DELAY | ffi::AV_CODEC_FLAG_OUTPUT_CORRUPT) as i32;
         fields.error_concealment = ffi::FF_EC_GUESS_MVS | ffi::FF_EC_DEBLOCK;
         fields.err_recognition = 0;
-        // Coded sizes are whole macroblocks, up to 15 pixels more each way than what is shown.
-        let sides = [max.width, max.height].map(|side| i64::try_from(side.next_multiple_of(16)).unwrap_or(0));
+        // FFmpeg counts what it would allocate, with rows padded; the exact size is checked on the picture.
+        let sides = [max.width, max.height].map(|side| i64::try_from(side.next_multiple_of(64)).unwrap_or(0));
         fields.max_pixels = sides[0].saturating_mul(sides[1]);
         context.open(&mut Options::new(), "opening the H.264 decoder")?;
         Ok(H264Decoder {
@@ -112,7 +115,7 @@ impl H264Decoder {
                 Ok(Some(frame.freeze()))
             }
             Converted::BadSize(size) => {
-                self.refuse(&size.to_string());
+                self.refuse(size);
                 Ok(None)
             }
             Converted::NoRoom => {
@@ -122,7 +125,7 @@ impl H264Decoder {
         }
     }
 
-    fn refuse(&mut self, size: &str) {
+    fn refuse(&mut self, size: Size) {
         self.counters.too_large += 1;
         if self.counters.too_large == 1 {
             tracing::warn!("a picture of {size} was refused: the limit is {}", self.max);
@@ -147,10 +150,11 @@ impl H264Decoder {
         }
         if code < 0 {
             self.counters.unusable += 1;
-            let fields = self.context.fields();
-            if i64::from(fields.width).saturating_mul(i64::from(fields.height)) > fields.max_pixels {
-                let size = format!("{}x{}", fields.width, fields.height);
-                self.refuse(&size);
+            if unit.key
+                && let Some(size) = picture_size(&unit.data)?
+                && !fits(size, self.max)
+            {
+                self.refuse(size);
             }
         }
         Ok(self.receive(pool)?.or(earlier))

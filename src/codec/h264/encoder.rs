@@ -124,6 +124,9 @@ fn open_openh264(_settings: &EncoderSettings) -> Result<Box<dyn VideoEncoder>, C
 /// How much the rate control may send ahead, in milliseconds of the bitrate: what bounds a key picture.
 const BUFFER_MS: i64 = 400;
 
+/// Finer than this nobody sees (about 50 dB), while a picture that stands still would cost the whole bitrate.
+const QUANTIZER_MIN: c_int = 12;
+
 /// Nanoseconds: an encoder hands back the time of the picture a unit belongs to.
 const TIME_BASE: ffi::AVRational = ffi::AVRational { num: 1, den: 1_000_000_000 };
 
@@ -266,6 +269,9 @@ fn open_variant(
     fields.max_b_frames = 0;
     fields.thread_count = 1;
     fields.color_range = ffi::AVColorRange::AVCOL_RANGE_MPEG;
+    if kind == EncoderKind::X264 {
+        fields.qmin = QUANTIZER_MIN;
+    }
     set_rate(fields, settings.kbps);
     if let Some(level) = settings.profile_level_id.map(level_of) {
         fields.level = level;
