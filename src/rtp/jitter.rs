@@ -31,8 +31,9 @@ const LENGTHEN_AFTER: Duration = Duration::from_secs(2);
 const CONCEAL_MAX: u32 = 5;
 /// Longer holes are not bridged block by block.
 const HOLE_MAX: i64 = 10;
-/// Bound on what waits.
+/// Bounds on what waits: 64 packets of a quarter second of G.711.
 const PACKETS_MAX: usize = 64;
+const PAYLOAD_MAX: usize = 2048;
 /// Timestamps this far off both arrival and numbering have jumped.
 const JUMP_US: i64 = 500_000;
 /// This late, several times in a row, is a new path and not jitter.
@@ -216,6 +217,10 @@ impl JitterBuffer {
             None => self.packet_samples,
         };
         if packet.payload.is_empty() || samples == 0 {
+            return;
+        }
+        if packet.payload.len() > PAYLOAD_MAX {
+            self.counters.overflow += 1;
             return;
         }
         let arrival_us = self.now_us(now);

@@ -114,6 +114,8 @@ pub struct VideoStream {
 struct Assembly {
     depacketizer: Depacketizer,
     timeline: Timeline,
+    /// Timestamp and first packet of the picture being received and of the one before.
+    begun: [Option<(u32, Instant)>; 2],
     /// Since the last whole key picture something was lost, or there was none yet.
     broken: bool,
     /// A key picture is needed since the last look.
@@ -138,6 +140,7 @@ impl VideoStream {
             assembly: Assembly {
                 depacketizer: Depacketizer::new(settings.parameter_sets.iter().map(Vec::as_slice)),
                 timeline,
+                begun: [None; 2],
                 broken: true,
                 wants_key: false,
                 got_key: false,
@@ -371,6 +374,9 @@ impl Assembly {
             self.broken = true;
             self.wants_key = true;
         }
+        if self.begun[0].is_none_or(|(timestamp, _)| timestamp != piece.timestamp) {
+            self.begun = [Some((piece.timestamp, now)), self.begun[0]];
+        }
         let Assembly { depacketizer, .. } = self;
         // A packet completes two units at most: the one before it and its own.
         let mut done = [None, None];
@@ -408,7 +414,8 @@ impl Assembly {
         } else {
             unit.data
         };
-        let pts = self.timeline.pts(now, unit.timestamp);
+        let begun = self.begun.iter().flatten().find(|(timestamp, _)| *timestamp == unit.timestamp);
+        let pts = self.timeline.pts(begun.map_or(now, |(_, at)| *at), unit.timestamp);
         self.counters.units_damaged += u64::from(self.broken);
         self.units.push_back(AccessUnit { data, pts, key, damaged: self.broken });
     }
