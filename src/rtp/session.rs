@@ -137,6 +137,8 @@ pub struct Session {
     sequence: Sequence,
     jitter: Jitter,
     last_report: Option<(u64, Instant)>,
+    /// A restart nobody was told of, because nothing was received (hold).
+    restarted: bool,
     ssrc: u32,
     next_sequence: u16,
     /// A moment of our stream: its time and timestamp.
@@ -174,6 +176,7 @@ impl Session {
             sequence: Sequence::new(misorder_max),
             jitter: Jitter::default(),
             last_report: None,
+            restarted: false,
             ssrc: random.random(),
             next_sequence: random.random_range(0..0x8000),
             sent: None,
@@ -207,6 +210,11 @@ impl Session {
 
     pub fn sequence(&self) -> &Sequence {
         &self.sequence
+    }
+
+    /// Where packets go: the locked source, before that the address of the SDP.
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.lock.destination()
     }
 
     /// A new offer/answer moved the peer or the direction. Where nothing changed, nothing starts anew.
@@ -271,7 +279,11 @@ impl Session {
             let arrival = (i128::from(since) * i128::from(self.settings.clock_rate) / 1_000_000_000) as u32;
             self.jitter.arrive(arrival, packet.timestamp, self.settings.clock_rate);
         }
-        self.settings.receives.then_some(Received { packet, extended, restarted, known })
+        self.restarted |= restarted;
+        if !self.settings.receives {
+            return None;
+        }
+        Some(Received { packet, extended, restarted: std::mem::take(&mut self.restarted), known })
     }
 
     fn begin_source(&mut self, source: SocketAddr) {
@@ -567,6 +579,18 @@ mod tests {
         assert_eq!(hear(&mut session, start + MS(1500), 1, 90, 8), Some(true), "it really came back");
         assert_eq!(session.statistics().source_changes, 2);
         assert_eq!(session.statistics().packets_received, 4);
+    }
+
+    #[test]
+    fn a_restart_during_hold_is_told_afterwards() {
+        let start = Instant::now();
+        let mut session = session(start, "x");
+        hear(&mut session, start, 1, 10, 8);
+        session.redirect(Some(peer()), None, false, false);
+        assert_eq!(hear(&mut session, start, 2, 500, 8), None);
+        session.redirect(Some(peer()), None, true, true);
+        assert_eq!(hear(&mut session, start, 2, 501, 8), Some(true));
+        assert_eq!(hear(&mut session, start, 2, 502, 8), Some(false));
     }
 
     #[test]

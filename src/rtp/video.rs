@@ -107,6 +107,7 @@ pub struct VideoStream {
     pacer: Pacer,
     /// A unit was not sent whole: the peer cannot decode until the next key picture.
     sending_broken: bool,
+    sent_to: Option<SocketAddr>,
 }
 
 /// Packets in order to units the decoder takes.
@@ -156,6 +157,7 @@ impl VideoStream {
             send_timeline: SendTimeline::new(90_000, first_timestamp),
             pacer: Pacer::new(settings.pace_kbps),
             sending_broken: false,
+            sent_to: None,
         }
     }
 
@@ -265,8 +267,18 @@ impl VideoStream {
         if !self.session.settings().sends {
             return;
         }
+        let destination = self.session.destination();
+        if destination.is_none() {
+            self.assembly.counters.units_unsent += 1;
+            return;
+        }
+        let elsewhere = destination != self.sent_to;
+        self.sent_to = destination;
         if unit.key {
             self.sending_broken = false;
+        } else if elsewhere {
+            // Whoever begins to receive here cannot decode yet.
+            self.obeying.asked(now);
         }
         if self.sending_broken || !self.pacer.has_room(unit.data.len()) {
             self.sending_broken = true;
@@ -856,6 +868,20 @@ mod tests {
         assert_eq!(world.units().len(), 2);
         let events: Vec<_> = std::iter::from_fn(|| world.stream.poll_event()).collect();
         assert_eq!(events, [SourceEvent::Locked(peer()), SourceEvent::Bye]);
+    }
+
+    #[test]
+    fn whoever_begins_to_receive_gets_a_key_picture() {
+        let mut world = World::new(|settings| settings.stream.remote = None);
+        world.stream.send(world.now(0), &picture(true, true, 500, Pts::ZERO));
+        assert_eq!(world.stream.counters().units_unsent, 1);
+        for n in 0..5 {
+            world.show(100 + n * 20, &picture(n == 0, n == 0, 500, Pts::ZERO));
+        }
+        world.stream.send(world.now(300), &picture(false, false, 500, Pts::ZERO));
+        assert!(world.stream.take_key_request());
+        world.stream.send(world.now(2000), &picture(false, false, 500, Pts::ZERO));
+        assert!(!world.stream.take_key_request());
     }
 
     #[test]
