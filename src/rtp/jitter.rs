@@ -11,13 +11,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::rtp::delay::{TARGET_MIN_US, Timing};
 use crate::rtp::sequence::Sequence;
 
 /// Length of a block.
 const BLOCK_US: i64 = 20_000;
-/// Bounds of the wait beyond the fastest packets.
-const TARGET_MIN_US: i64 = 10_000;
-const TARGET_MAX_US: i64 = 200_000;
 /// A wait this far outside of `target..target + block` is corrected.
 const ABOVE_US: i64 = 8_000;
 const BELOW_US: i64 = 5_000;
@@ -31,13 +29,11 @@ const LENGTHEN_AFTER: Duration = Duration::from_secs(2);
 const CONCEAL_MAX: u32 = 5;
 /// Longer holes are not bridged block by block.
 const HOLE_MAX: i64 = 10;
-/// Bound on what waits.
+/// Bounds on what waits: 64 packets of a quarter second of G.711.
 const PACKETS_MAX: usize = 64;
+const PAYLOAD_MAX: usize = 2048;
 /// Timestamps this far off both arrival and numbering have jumped.
 const JUMP_US: i64 = 500_000;
-/// This late, several times in a row, is a new path and not jitter.
-const FAR_US: i64 = 300_000;
-const FAR_RUN: u32 = 5;
 
 /// One received packet.
 #[derive(Clone, Copy, Debug)]
@@ -216,6 +212,10 @@ impl JitterBuffer {
             None => self.packet_samples,
         };
         if packet.payload.is_empty() || samples == 0 {
+            return;
+        }
+        if packet.payload.len() > PAYLOAD_MAX {
+            self.counters.overflow += 1;
             return;
         }
         let arrival_us = self.now_us(now);
@@ -480,106 +480,6 @@ impl JitterBuffer {
 
 fn gcd(a: i64, b: i64) -> i64 {
     if b == 0 { a } else { gcd(b, a % b) }
-}
-
-const BUCKETS: usize = 80;
-const BUCKET_US: i64 = 5_000;
-const PARTS: usize = 4;
-const PART_PACKETS: u32 = 25;
-
-/// How fast packets come: the fastest of the last 100, and how much longer the others take.
-#[derive(Debug)]
-struct Timing {
-    parts: [Option<i64>; PARTS],
-    part: usize,
-    in_part: u32,
-    /// Share of packets by how much later than the fastest they came, newer ones weighing more.
-    late: [f32; BUCKETS],
-    target_us: i64,
-    floor_us: i64,
-    far_run: u32,
-    far_fastest: i64,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        let mut late = [0.0; BUCKETS];
-        late[0] = 1.0;
-        Timing {
-            parts: [None; PARTS],
-            part: 0,
-            in_part: 0,
-            late,
-            target_us: TARGET_MIN_US,
-            floor_us: TARGET_MIN_US,
-            far_run: 0,
-            far_fastest: 0,
-        }
-    }
-}
-
-impl Timing {
-    /// Weight of one packet against all before: what it says is forgotten in about 1.3 s.
-    const WEIGHT: f32 = 0.015;
-    /// Share of packets that may come later than the target.
-    const MISSED: f32 = 0.01;
-
-    /// The smallest difference between arrival and timestamp lately.
-    fn base_us(&self) -> i64 {
-        self.parts.iter().flatten().min().copied().unwrap_or(0)
-    }
-
-    fn target_us(&self) -> i64 {
-        self.target_us.clamp(self.floor_us, TARGET_MAX_US)
-    }
-
-    /// Forgets how fast packets were, not how much they vary.
-    fn rebase(&mut self) {
-        self.parts = [None; PARTS];
-        self.in_part = 0;
-        self.far_run = 0;
-    }
-
-    fn arrive(&mut self, transit_us: i64) {
-        let known = self.parts.iter().any(Option::is_some);
-        let late = if known { transit_us - self.base_us() } else { 0 };
-        if late > FAR_US {
-            self.far_fastest = if self.far_run == 0 { transit_us } else { self.far_fastest.min(transit_us) };
-            self.far_run += 1;
-            if self.far_run < FAR_RUN {
-                return;
-            }
-            let fastest = self.far_fastest;
-            self.rebase();
-            return self.note_fastest(fastest);
-        }
-        self.far_run = 0;
-        self.note_fastest(transit_us);
-        self.note_late(late.max(0));
-    }
-
-    fn note_fastest(&mut self, transit_us: i64) {
-        if self.in_part >= PART_PACKETS {
-            self.in_part = 0;
-            self.part = (self.part + 1) % PARTS;
-            self.parts[self.part] = None;
-        }
-        self.in_part += 1;
-        let fastest = &mut self.parts[self.part];
-        *fastest = Some(fastest.map_or(transit_us, |fastest| fastest.min(transit_us)));
-    }
-
-    fn note_late(&mut self, late_us: i64) {
-        self.late.iter_mut().for_each(|share| *share *= 1.0 - Self::WEIGHT);
-        let bucket = (late_us / BUCKET_US).clamp(0, BUCKETS as i64 - 1) as usize;
-        self.late[bucket] += Self::WEIGHT;
-        let mut missed = 0.0;
-        let highest = (0..BUCKETS).rev().find(|bucket| {
-            missed += self.late[*bucket];
-            missed > Self::MISSED
-        });
-        self.target_us = (highest.unwrap_or(0) as i64 + 2) * BUCKET_US;
-    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! Pure machines: sockets and clocks are `engine::network`'s, what was negotiated arrives as settings.
 
 pub mod audio;
+pub mod delay;
 pub mod jitter;
 pub mod key_request;
 pub mod pacer;

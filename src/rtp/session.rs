@@ -137,6 +137,8 @@ pub struct Session {
     sequence: Sequence,
     jitter: Jitter,
     last_report: Option<(u64, Instant)>,
+    /// A restart nobody was told of, because nothing was received (hold).
+    restarted: bool,
     ssrc: u32,
     next_sequence: u16,
     /// A moment of our stream: its time and timestamp.
@@ -174,6 +176,7 @@ impl Session {
             sequence: Sequence::new(misorder_max),
             jitter: Jitter::default(),
             last_report: None,
+            restarted: false,
             ssrc: random.random(),
             next_sequence: random.random_range(0..0x8000),
             sent: None,
@@ -207,6 +210,11 @@ impl Session {
 
     pub fn sequence(&self) -> &Sequence {
         &self.sequence
+    }
+
+    /// Where packets go: the locked source, before that the address of the SDP.
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.lock.destination()
     }
 
     /// A new offer/answer moved the peer or the direction. Where nothing changed, nothing starts anew.
@@ -271,7 +279,11 @@ impl Session {
             let arrival = (i128::from(since) * i128::from(self.settings.clock_rate) / 1_000_000_000) as u32;
             self.jitter.arrive(arrival, packet.timestamp, self.settings.clock_rate);
         }
-        self.settings.receives.then_some(Received { packet, extended, restarted, known })
+        self.restarted |= restarted;
+        if !self.settings.receives {
+            return None;
+        }
+        Some(Received { packet, extended, restarted: std::mem::take(&mut self.restarted), known })
     }
 
     fn begin_source(&mut self, source: SocketAddr) {
@@ -392,7 +404,8 @@ impl Session {
             return false;
         };
         let ntp = self.settings.clock.ntp(now);
-        let sender = self.sent.map(|(pts, timestamp)| SenderInfo {
+        let sent = self.sent.filter(|_| self.settings.sends);
+        let sender = sent.map(|(pts, timestamp)| SenderInfo {
             ssrc: self.ssrc,
             ntp,
             rtp_timestamp: timestamp.wrapping_add(self.ticks(Pts::at(self.settings.epoch, now) - pts)),
@@ -516,5 +529,132 @@ impl Jitter {
                 self.estimate += (distance - self.estimate) / 16.0;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn session(start: Instant, cname: &str) -> Session {
+        let remote: SocketAddr = "192.0.2.1:4000".parse().expect("an address");
+        let settings = StreamSettings {
+            clock_rate: 8000,
+            cname: cname.into(),
+            remote: Some(remote),
+            remote_rtcp: None,
+            signalling: None,
+            rtcp_mux: false,
+            receives: true,
+            sends: true,
+            clock: Clock::new(start, SystemTime::UNIX_EPOCH),
+            epoch: start,
+        };
+        Session::new(start, settings, 100, 4096, 5)
+    }
+
+    fn peer() -> SocketAddr {
+        "192.0.2.1:4000".parse().expect("an address")
+    }
+
+    fn hear(session: &mut Session, now: Instant, ssrc: u32, sequence: u16, payload_type: u8) -> Option<bool> {
+        let header =
+            Header { marker: false, payload_type, sequence, timestamp: u32::from(sequence) * 160, ssrc };
+        let bytes = Writer::new(64).write(&header, &[&[0; 20]]);
+        session.receive(now, peer(), &bytes, |kind| kind == 8).map(|received| received.restarted)
+    }
+
+    #[test]
+    fn stragglers_of_the_old_source_do_not_switch_back() {
+        let start = Instant::now();
+        let mut session = session(start, "x");
+        assert_eq!(hear(&mut session, start, 1, 10, 8), Some(true));
+        assert_eq!(hear(&mut session, start + MS(20), 2, 900, 8), Some(true));
+        assert_eq!(hear(&mut session, start + MS(30), 1, 11, 8), None);
+        assert_eq!(hear(&mut session, start + MS(40), 2, 901, 8), Some(false));
+        assert_eq!(hear(&mut session, start + MS(1500), 1, 90, 8), Some(true), "it really came back");
+        assert_eq!(session.statistics().source_changes, 2);
+        assert_eq!(session.statistics().packets_received, 4);
+    }
+
+    #[test]
+    fn a_restart_during_hold_is_told_afterwards() {
+        let start = Instant::now();
+        let mut session = session(start, "x");
+        hear(&mut session, start, 1, 10, 8);
+        session.redirect(Some(peer()), None, false, false);
+        assert_eq!(hear(&mut session, start, 2, 500, 8), None);
+        session.redirect(Some(peer()), None, true, true);
+        assert_eq!(hear(&mut session, start, 2, 501, 8), Some(true));
+        assert_eq!(hear(&mut session, start, 2, 502, 8), Some(false));
+    }
+
+    #[test]
+    fn unknown_payload_types_do_not_lock_and_later_only_keep_their_number() {
+        let start = Instant::now();
+        let mut session = session(start, "x");
+        assert_eq!(hear(&mut session, start, 1, 10, 77), None);
+        assert_eq!(session.poll_event(), None);
+        hear(&mut session, start, 1, 11, 8);
+        assert_eq!(hear(&mut session, start, 1, 12, 77), Some(false));
+        hear(&mut session, start, 1, 13, 8);
+        let statistics = session.statistics();
+        assert_eq!((statistics.packets_lost, statistics.unknown_payload_type), (0, 2));
+    }
+
+    #[test]
+    fn the_round_trip_is_read_from_the_peers_report_and_nonsense_is_not() {
+        let start = Instant::now();
+        let mut session = session(start, "x");
+        hear(&mut session, start, 1, 10, 8);
+        let ntp = rtcp::middle(session.settings().clock.ntp(start + MS(1000)));
+        let block = |last, delay| Block {
+            ssrc: session.ssrc(),
+            fraction_lost: 64,
+            last_sender_report: last,
+            delay_since_last: delay,
+            ..Block::default()
+        };
+        let good = rtcp::write(1, None, Some(block(ntp, 65_536 / 2)), "p", Tail::Nothing);
+        let nonsense = rtcp::write(1, None, Some(block(ntp, 65_536 * 900)), "p", Tail::Nothing);
+        session.receive_rtcp(start + MS(1540), peer(), &good, |_| {});
+        session.receive_rtcp(start + MS(1540), peer(), &nonsense, |_| {});
+        let statistics = session.statistics();
+        assert!(statistics.round_trip_ms.is_some_and(|ms| (ms - 40.0).abs() < 1.0), "{statistics:?}");
+        assert_eq!(statistics.remote_lost_fraction, Some(0.25));
+    }
+
+    #[test]
+    fn interarrival_jitter_settles_at_the_mean_difference() {
+        let start = Instant::now();
+        let mut session = session(start, "x");
+        for n in 0..2000u16 {
+            hear(&mut session, start + MS(u64::from(n) * 20 + u64::from(n % 2) * 8), 1, n, 8);
+        }
+        assert!((session.statistics().jitter_ms - 8.0).abs() < 0.5);
+    }
+
+    #[test]
+    fn a_long_name_is_cut_and_reports_still_leave() {
+        let start = Instant::now();
+        let mut session = session(start, &"é".repeat(200));
+        assert!(session.settings().cname.len() == 254);
+        session.handle_time(start + MS(500));
+        assert!(matches!(session.poll(), Some(Out::Rtcp(to, _)) if to.port() == 4001));
+    }
+
+    #[test]
+    fn a_driver_that_never_drains_costs_bounded_memory() {
+        let start = Instant::now();
+        let mut session = session(start, "x");
+        let header = SendHeader { marker: false, payload_type: 8, timestamp: 1 };
+        for _ in 0..2 * OUT_MAX {
+            session.send(start, header, Pts::ZERO, &[&[0; 20]]);
+        }
+        assert_eq!(session.statistics().unsent, OUT_MAX as u64);
     }
 }

@@ -127,7 +127,8 @@ impl SourceLock {
             return false;
         }
         if candidate.ssrc != ssrc || candidate.next != sequence {
-            *candidate = Candidate { since: candidate.since, ..fresh };
+            // Keeps its age and its last good moment: nonsense cannot hold the place against others.
+            *candidate = Candidate { since: candidate.since, last: candidate.last, ..fresh };
             return false;
         }
         candidate.next = sequence.wrapping_add(1);
@@ -219,6 +220,17 @@ mod tests {
             assert_eq!(lock.judge(then, at("192.0.2.1:9999"), 7, n.wrapping_mul(31)), Verdict::Foreign);
         }
         assert_eq!(lock.locked(), None);
+    }
+
+    #[test]
+    fn nonsense_from_one_stranger_does_not_keep_a_peer_behind_nat_out() {
+        let (mut lock, now) = (lock(), Instant::now());
+        for n in 0..100u16 {
+            let then = now + Duration::from_millis(u64::from(n) * 20);
+            lock.judge(then, at("203.0.113.9:1"), 7, n.wrapping_mul(31));
+            lock.judge(then, at("198.51.100.7:9999"), 8, n);
+        }
+        assert_eq!(lock.locked(), Some(at("198.51.100.7:9999")));
     }
 
     #[test]

@@ -14,6 +14,9 @@ const JUMP_MS: i64 = 2000;
 /// How often the anchor is corrected, and by how much at most: up to 500 parts per million.
 const WINDOW: Duration = Duration::from_secs(4);
 const STEP_NANOS: i64 = 2_000_000;
+/// A first packet that was slow shows in the faster ones after it: they are believed sooner, a little each.
+const SETTLING: Duration = Duration::from_secs(5);
+const SETTLE_NANOS: i64 = 5_000_000;
 
 /// Timestamps of one received stream.
 #[derive(Clone, Debug)]
@@ -34,6 +37,7 @@ struct Anchor {
     newest: Pts,
     window_ends: Instant,
     earliest: i64,
+    settled_at: Instant,
 }
 
 impl Timeline {
@@ -89,8 +93,9 @@ impl Timeline {
         let extended = i64::from(timestamp);
         let offset = pts.nanos() - self.nanos(extended);
         let window_ends = now + WINDOW;
+        let (earliest, settled_at) = (i64::MAX, now + SETTLING);
         self.anchor =
-            Some(Anchor { extended, timestamp, offset, newest: pts, window_ends, earliest: i64::MAX });
+            Some(Anchor { extended, timestamp, offset, newest: pts, window_ends, earliest, settled_at });
     }
 
     fn follow(&mut self, now: Instant, extended: i64, timestamp: u32, late: i64, pts: Pts) {
@@ -98,6 +103,11 @@ impl Timeline {
             return;
         };
         anchor.earliest = anchor.earliest.min(late);
+        if late < 0 && extended > anchor.extended && now < anchor.settled_at {
+            let step = late.max(-SETTLE_NANOS);
+            anchor.offset += step;
+            anchor.earliest = anchor.earliest.saturating_sub(step);
+        }
         if extended > anchor.extended {
             anchor.extended = extended;
             anchor.timestamp = timestamp;
@@ -158,6 +168,20 @@ mod tests {
         assert_eq!(timeline.pts(epoch + MS(41), 1600 + 320).millis(), 40);
         assert_eq!(timeline.pts(epoch + MS(42), 1600 + 160).millis(), 20);
         assert_eq!(timeline.pts(epoch + MS(60), 1600 + 480).millis(), 60);
+    }
+
+    #[test]
+    fn a_slow_first_picture_is_forgotten_within_seconds() {
+        let epoch = Instant::now();
+        let mut timeline = Timeline::new(90_000, epoch);
+        let mut last = Pts::from_millis(-1);
+        for picture in 0..50u32 {
+            let delay = if picture == 0 { 150 } else { 10 };
+            let pts = timeline.pts(epoch + MS(u64::from(picture) * 66 + delay), picture * 5940);
+            assert!(pts > last);
+            last = pts;
+        }
+        assert!((last.millis() - (49 * 66 + 10)).abs() <= 5, "{}", last.millis());
     }
 
     #[test]

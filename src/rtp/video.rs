@@ -107,6 +107,7 @@ pub struct VideoStream {
     pacer: Pacer,
     /// A unit was not sent whole: the peer cannot decode until the next key picture.
     sending_broken: bool,
+    sent_to: Option<SocketAddr>,
 }
 
 /// Packets in order to units the decoder takes.
@@ -114,6 +115,8 @@ pub struct VideoStream {
 struct Assembly {
     depacketizer: Depacketizer,
     timeline: Timeline,
+    /// Timestamp and first packet of the picture being received and of the one before.
+    begun: [Option<(u32, Instant)>; 2],
     /// Since the last whole key picture something was lost, or there was none yet.
     broken: bool,
     /// A key picture is needed since the last look.
@@ -138,6 +141,7 @@ impl VideoStream {
             assembly: Assembly {
                 depacketizer: Depacketizer::new(settings.parameter_sets.iter().map(Vec::as_slice)),
                 timeline,
+                begun: [None; 2],
                 broken: true,
                 wants_key: false,
                 got_key: false,
@@ -153,6 +157,7 @@ impl VideoStream {
             send_timeline: SendTimeline::new(90_000, first_timestamp),
             pacer: Pacer::new(settings.pace_kbps),
             sending_broken: false,
+            sent_to: None,
         }
     }
 
@@ -262,8 +267,18 @@ impl VideoStream {
         if !self.session.settings().sends {
             return;
         }
+        let destination = self.session.destination();
+        if destination.is_none() {
+            self.assembly.counters.units_unsent += 1;
+            return;
+        }
+        let elsewhere = destination != self.sent_to;
+        self.sent_to = destination;
         if unit.key {
             self.sending_broken = false;
+        } else if elsewhere {
+            // Whoever begins to receive here cannot decode yet.
+            self.obeying.asked(now);
         }
         if self.sending_broken || !self.pacer.has_room(unit.data.len()) {
             self.sending_broken = true;
@@ -371,6 +386,9 @@ impl Assembly {
             self.broken = true;
             self.wants_key = true;
         }
+        if self.begun[0].is_none_or(|(timestamp, _)| timestamp != piece.timestamp) {
+            self.begun = [Some((piece.timestamp, now)), self.begun[0]];
+        }
         let Assembly { depacketizer, .. } = self;
         // A packet completes two units at most: the one before it and its own.
         let mut done = [None, None];
@@ -408,7 +426,8 @@ impl Assembly {
         } else {
             unit.data
         };
-        let pts = self.timeline.pts(now, unit.timestamp);
+        let begun = self.begun.iter().flatten().find(|(timestamp, _)| *timestamp == unit.timestamp);
+        let pts = self.timeline.pts(begun.map_or(now, |(_, at)| *at), unit.timestamp);
         self.counters.units_damaged += u64::from(self.broken);
         self.units.push_back(AccessUnit { data, pts, key, damaged: self.broken });
     }
@@ -849,6 +868,20 @@ mod tests {
         assert_eq!(world.units().len(), 2);
         let events: Vec<_> = std::iter::from_fn(|| world.stream.poll_event()).collect();
         assert_eq!(events, [SourceEvent::Locked(peer()), SourceEvent::Bye]);
+    }
+
+    #[test]
+    fn whoever_begins_to_receive_gets_a_key_picture() {
+        let mut world = World::new(|settings| settings.stream.remote = None);
+        world.stream.send(world.now(0), &picture(true, true, 500, Pts::ZERO));
+        assert_eq!(world.stream.counters().units_unsent, 1);
+        for n in 0..5 {
+            world.show(100 + n * 20, &picture(n == 0, n == 0, 500, Pts::ZERO));
+        }
+        world.stream.send(world.now(300), &picture(false, false, 500, Pts::ZERO));
+        assert!(world.stream.take_key_request());
+        world.stream.send(world.now(2000), &picture(false, false, 500, Pts::ZERO));
+        assert!(!world.stream.take_key_request());
     }
 
     #[test]
