@@ -39,6 +39,9 @@ const LARGEST_DATAGRAM: usize = 65_535;
 pub enum Order {
     Dial(Box<Dial>),
     HangUp { call: CallId, reason: EndReason },
+    Hold { call: CallId },
+    Resume { call: CallId },
+    SendDigits { call: CallId, digits: String },
     /// Refuse new calls.
     Drain,
     HangUpAll(EndReason),
@@ -325,6 +328,9 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
             agent.dial(now, *dial);
         }
         Order::HangUp { call, reason } => agent.hang_up(now, call, reason),
+        Order::Hold { call } => agent.hold(now, call),
+        Order::Resume { call } => agent.resume(now, call),
+        Order::SendDigits { call, digits } => agent.send_digits(now, call, digits),
         Order::Drain => agent.drain(),
         Order::HangUpAll(reason) => agent.hang_up_all(now, &reason),
         Order::Finish => return true,
