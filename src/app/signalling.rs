@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket, tcp};
 
+use crate::base::datagram;
 use crate::base::queue::{self, Fifo, Offered, Receiver, Sender, Taken};
 use crate::base::stop::{Outcome, Scope};
 use crate::call::end::EndReason;
@@ -223,7 +224,7 @@ impl Signalling {
         };
         let same_family = |listener: &&Listener| listener.local.is_ipv4() == peer.remote.is_ipv4();
         let socket = self.udp.iter().find(same_port).or_else(|| self.udp.iter().find(same_family));
-        if socket.is_none_or(|listener| listener.socket.try_send_to(&bytes, peer.remote).is_err()) {
+        if socket.is_none_or(|listener| datagram::send(&*listener.socket, &bytes, peer.remote).is_err()) {
             // A lost datagram is SIP's everyday: the transaction repeats it.
             self.unsent += 1;
         }
