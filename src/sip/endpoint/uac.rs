@@ -206,8 +206,13 @@ impl Endpoint {
         self.start_client(now, peer, branch, request, user);
     }
 
-    /// A response: matched by branch and CSeq method (§17.1.3).
+    /// A response: matched by branch and CSeq method (§17.1.3). One with a second Via is for somebody behind us, and
+    /// we are no proxy (§8.1.3.3).
     pub(super) fn handle_response(&mut self, now: Instant, response: ResponseMessage) {
+        if response.headers.list("Via").nth(1).is_some() {
+            self.counters.stray += 1;
+            return;
+        }
         let branch = response.via().and_then(|via| via.branch().map(str::to_owned));
         let method = response.cseq().map(|cseq| cseq.method);
         let (Some(branch), Some(method)) = (branch, method) else {
