@@ -290,7 +290,7 @@ impl Call {
                 self.requested(request, method, body.as_ref())
             }
             // `Invited` made this call; the endpoint has no other news for us that changes anything.
-            sip::Event::Invited { .. } | sip::Event::Responded { .. } => {}
+            sip::Event::Invited { .. } | sip::Event::Responded { .. } | sip::Event::Withdrawn { .. } => {}
         }
     }
 

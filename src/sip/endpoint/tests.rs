@@ -559,6 +559,60 @@ fn a_lost_stream_is_opened_again_for_the_bye() {
     assert!(matches!(wire.events_a.last(), Some(Event::Ended { .. })));
 }
 
+/// A call that Bob answered and whose re-INVITE he has not: his session and the request.
+fn reinvited() -> (Wire, SessionId, SessionId, RequestId) {
+    let mut wire = Wire::new(Transport::Udp);
+    let (a, b) = wire.establish();
+    wire.alice.request(wire.now, a, Method::Invite, Vec::new(), sdp("more"));
+    wire.settle();
+    let Some(Event::Reinvited { request, .. }) = wire.events_b.last() else { panic!("{:?}", wire.carried) };
+    let request = *request;
+    (wire, a, b, request)
+}
+
+#[test]
+fn a_hang_up_leaves_no_request_without_an_answer() {
+    let (mut wire, _, b, _) = reinvited();
+    wire.bob.bye(wire.now, b, None);
+    wire.settle();
+    assert!(wire.carried.iter().any(|line| line.contains("487")), "{:?}", wire.carried);
+    wire.assert_nothing_left();
+    let (mut wire, a, _, _) = reinvited();
+    wire.alice.bye(wire.now, a, None);
+    wire.settle();
+    assert!(wire.carried.iter().any(|line| line.contains("487")), "{:?}", wire.carried);
+    wire.assert_nothing_left();
+}
+
+#[test]
+fn a_cancelled_reinvite_is_withdrawn_and_the_call_goes_on() {
+    let mut phone = Scripted::new(Settings::default());
+    phone.hears(ALICE, Access::Trusted, &request("INVITE", "1", "", 1, ""));
+    let session = phone.events[0].session();
+    phone.endpoint.respond(phone.now, session, ok());
+    let tag = our_tag(&phone.says());
+    phone.hears(ALICE, Access::Trusted, &request("ACK", "2", &tag, 1, ""));
+    phone.hears(ALICE, Access::Trusted, &request("INVITE", "3", &tag, 2, ""));
+    let said = phone.hears(ALICE, Access::Trusted, &request("CANCEL", "3", &tag, 2, ""));
+    assert_eq!(status(&said), ["200", "487"]);
+    assert!(matches!(phone.events.last(), Some(Event::Withdrawn { .. })), "{:?}", phone.events.last());
+    assert_eq!(phone.endpoint.open_sessions(), 1);
+}
+
+#[test]
+fn a_session_that_is_hanging_up_knows_no_more_requests() {
+    let mut phone = Scripted::new(Settings::default());
+    phone.hears(ALICE, Access::Trusted, &request("INVITE", "1", "", 1, ""));
+    let session = phone.events[0].session();
+    phone.endpoint.respond(phone.now, session, ok());
+    let tag = our_tag(&phone.says());
+    phone.hears(ALICE, Access::Trusted, &request("ACK", "2", &tag, 1, ""));
+    phone.endpoint.bye(phone.now, session, None);
+    phone.says();
+    assert_eq!(status(&phone.hears(ALICE, Access::Trusted, &request("INVITE", "3", &tag, 2, ""))), ["481"]);
+    assert_eq!(status(&phone.hears(ALICE, Access::Trusted, &request("BYE", "4", &tag, 3, ""))), ["200"]);
+}
+
 #[test]
 fn an_ack_of_a_2xx_is_taken_whatever_its_branch() {
     for branch in ["1", "2"] {
