@@ -37,7 +37,13 @@ fn settings(path: &Path) -> RecorderSettings {
         path: path.to_owned(),
         epoch: Instant::now(),
         origin: Pts::ZERO,
-        video: Some(RecordVideo { size: SIZE, fps: FPS, kbps: 500, encoder: EncoderKind::X264, expected: true }),
+        video: Some(RecordVideo {
+            size: SIZE,
+            fps: FPS,
+            kbps: 500,
+            encoder: EncoderKind::X264,
+            expected: true,
+        }),
         audio: Some(RecordAudio { rate: 16_000, layout: SoundLayout::Stereo }),
     }
 }

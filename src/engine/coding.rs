@@ -88,16 +88,7 @@ pub struct Coding {
 
 impl Coding {
     pub fn new(coder: Coder, units: Sender<AccessUnit, Gop>, pool: FramePool, gauges: Arc<Gauges>) -> Self {
-        Coding {
-            coder,
-            units,
-            pool,
-            gauges,
-            encoder: None,
-            resize: None,
-            last_sent: None,
-            failures: 0,
-        }
+        Coding { coder, units, pool, gauges, encoder: None, resize: None, last_sent: None, failures: 0 }
     }
 
     /// Encodes and queues one picture. `Ok(false)`: the network is gone.

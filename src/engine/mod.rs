@@ -28,3 +28,6 @@ mod voice;
 pub use graph::Running;
 pub use start::{Catalogue, Engines, Settings};
 pub use voice::Speaker;
+
+#[cfg(test)]
+mod tests;

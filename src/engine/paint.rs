@@ -91,7 +91,8 @@ impl Painter for Playing {
     /// The picture whose turn it is at `pts`; the last one again while the file's next is not due.
     fn paint(&mut self, _n: u64, pts: Pts, pool: &FramePool) -> Option<CleanFrame> {
         let mut began = self.began.unwrap_or(pts);
-        let pause = Duration::from_nanos(self.asked.map_or(0, |asked| u64::try_from(pts - asked).unwrap_or(0)));
+        let pause =
+            Duration::from_nanos(self.asked.map_or(0, |asked| u64::try_from(pts - asked).unwrap_or(0)));
         if pause > HELD {
             began = began + pause;
         }
