@@ -3,7 +3,10 @@
 //! The same user agent and engine as the appliance, with an ephemeral SIP port, free RTP ports and an open gate: what
 //! comes back is looked at by nobody and only saved. It always ends by itself.
 
-#![expect(clippy::disallowed_methods, reason = "the command takes its clock at the start and paces its steps")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the command takes its clock at the start and paces its steps"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -143,7 +146,9 @@ fn target(arguments: &CallArguments) -> anyhow::Result<Target> {
         None => std::net::ToSocketAddrs::to_socket_addrs(&(uri.host.as_str(), port))
             .ok()
             .and_then(|mut found| found.next())
-            .with_context(|| format!("{} has no address: check the name or write the IP address", uri.host))?,
+            .with_context(|| {
+                format!("{} has no address: check the name or write the IP address", uri.host)
+            })?,
     };
     let local = match arguments.bind {
         Some(local) => local,
@@ -311,10 +316,7 @@ impl Watch for Watching {
 
     fn turned(&mut self, _now: Instant, _agent: &UserAgent, _engines: &Engines) {}
 
-    fn close(
-        self: Box<Self>,
-        _limit: Duration,
-    ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn close(self: Box<Self>, _limit: Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async {})
     }
 }

@@ -39,10 +39,20 @@ const LARGEST_DATAGRAM: usize = 65_535;
 #[derive(Debug)]
 pub enum Order {
     Dial(Box<Dial>),
-    HangUp { call: CallId, reason: EndReason },
-    Hold { call: CallId },
-    Resume { call: CallId },
-    SendDigits { call: CallId, digits: String },
+    HangUp {
+        call: CallId,
+        reason: EndReason,
+    },
+    Hold {
+        call: CallId,
+    },
+    Resume {
+        call: CallId,
+    },
+    SendDigits {
+        call: CallId,
+        digits: String,
+    },
     /// Refuse new calls.
     Drain,
     HangUpAll(EndReason),
@@ -84,13 +94,18 @@ impl Signalling {
         let (mut udp, mut tcp) = (Vec::new(), Vec::new());
         for (transport, address) in listen {
             let taken = || {
-                format!("cannot listen for SIP on {address}: is another SIP program running? Change sip.listen")
+                format!(
+                    "cannot listen for SIP on {address}: is another SIP program running? Change sip.listen"
+                )
             };
             match transport {
                 Transport::Udp => {
                     let socket = Arc::new(udp_socket(*address).with_context(taken)?);
                     let local = socket.local_addr().with_context(taken)?;
-                    scope.task_until_stopped("sip-udp", read_datagrams(socket.clone(), udp.len(), inbound.clone()));
+                    scope.task_until_stopped(
+                        "sip-udp",
+                        read_datagrams(socket.clone(), udp.len(), inbound.clone()),
+                    );
                     udp.push(Listener { socket, local });
                 }
                 Transport::Tcp => {
@@ -171,8 +186,7 @@ impl Signalling {
                 let connection = ConnectionId(self.next_accepted);
                 self.next_accepted -= 1;
                 self.carry(connection, stream);
-                let peer =
-                    Peer { transport: Transport::Tcp, local, remote, connection: Some(connection) };
+                let peer = Peer { transport: Transport::Tcp, local, remote, connection: Some(connection) };
                 agent.handle_accepted(now, connection, peer);
             }
             Inbound::Connected { connection, stream, local } => {
@@ -231,7 +245,13 @@ impl Signalling {
     }
 
     /// Carries out everything the user agent wants. `ended` and `tell` go to `watch`.
-    fn carry_out(&mut self, agent: &mut UserAgent, engines: &mut Engines, now: Instant, watch: &mut dyn Watch) {
+    fn carry_out(
+        &mut self,
+        agent: &mut UserAgent,
+        engines: &mut Engines,
+        now: Instant,
+        watch: &mut dyn Watch,
+    ) {
         while let Some(wanted) = agent.poll() {
             match wanted {
                 Do::Send { peer, bytes } => self.send(&peer, bytes),
@@ -267,7 +287,10 @@ pub async fn run(
 ) -> Box<dyn Watch> {
     let mut finishing = false;
     loop {
-        #[expect(clippy::disallowed_methods, reason = "the control loop reads the clock for the machines below")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the control loop reads the clock for the machines below"
+        )]
         let now = Instant::now();
         signalling.carry_out(&mut agent, &mut engines, now, &mut *watch);
         watch.turned(now, &agent, &engines);
@@ -282,7 +305,10 @@ pub async fn run(
             order = orders.recv() => Arrived::Order(order),
             () = tokio::time::sleep_until(wake_at.into()) => Arrived::Time,
         };
-        #[expect(clippy::disallowed_methods, reason = "the control loop reads the clock for the machines below")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the control loop reads the clock for the machines below"
+        )]
         let now = Instant::now();
         match arrived {
             Arrived::Message(message) => {

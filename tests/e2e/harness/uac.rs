@@ -264,9 +264,9 @@ impl Caller {
             let Some(message) = self.receive_within(left) else { continue };
             if message.starts_with("BYE ") {
                 let kept = ["via:", "from:", "to:", "call-id:", "cseq:"];
-                let lines = message.lines().filter(|line| {
-                    kept.iter().any(|name| line.to_ascii_lowercase().starts_with(name))
-                });
+                let lines = message
+                    .lines()
+                    .filter(|line| kept.iter().any(|name| line.to_ascii_lowercase().starts_with(name)));
                 let lines: String = lines.map(|line| format!("{}\r\n", line.trim_end())).collect();
                 self.send(&format!("SIP/2.0 200 OK\r\n{lines}Content-Length: 0\r\n\r\n"));
                 return true;
