@@ -232,7 +232,7 @@ mod tests {
         let (dir, store) = store_with(&entry(b"weights"), "own.onnx", b"cut");
         let text = |name: &str| store.spec(name, Sizing::Live).expect_err("not there").to_string();
         assert!(text("own").contains("models pull own"), "a file of the wrong length does not count");
-        assert!(text("auto").contains("models pull yunet-dyn"));
+        assert!(text("auto").contains("run `eyeline models pull`"));
         assert!(text("yolo-from-outer-space").contains("models list"));
         assert!(text("silero-vad").contains("models pull"));
         drop(dir);
