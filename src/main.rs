@@ -68,7 +68,7 @@ fn models_command(written: cli::ModelsCommand) -> ModelsCommand {
         cli::ModelsCommand::List { json, .. } => ModelsCommand::List { json },
         cli::ModelsCommand::Pull { names, .. } => ModelsCommand::Pull { names },
         cli::ModelsCommand::Verify { .. } => ModelsCommand::Verify,
-        cli::ModelsCommand::Import { dir, .. } => ModelsCommand::Import { from: dir },
+        cli::ModelsCommand::Import { dir, .. } => ModelsCommand::Import { dir },
     }
 }
 

@@ -139,7 +139,7 @@ pub enum ModelsCommand {
     },
     /// Fetch models, checked by SHA-256
     Pull {
-        /// Names of `eyeline models list` [all]
+        /// Names of `eyeline models list` [the defaults, and a face model]
         names: Vec<String>,
         #[command(flatten)]
         global: Global,

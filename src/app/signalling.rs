@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket, tcp};
 
+use crate::base::datagram;
 use crate::base::queue::{self, Fifo, Offered, Receiver, Sender, Taken};
 use crate::base::stop::{Outcome, Scope};
 use crate::call::end::EndReason;
@@ -38,7 +39,20 @@ const LARGEST_DATAGRAM: usize = 65_535;
 #[derive(Debug)]
 pub enum Order {
     Dial(Box<Dial>),
-    HangUp { call: CallId, reason: EndReason },
+    HangUp {
+        call: CallId,
+        reason: EndReason,
+    },
+    Hold {
+        call: CallId,
+    },
+    Resume {
+        call: CallId,
+    },
+    SendDigits {
+        call: CallId,
+        digits: String,
+    },
     /// Refuse new calls.
     Drain,
     HangUpAll(EndReason),
@@ -80,13 +94,18 @@ impl Signalling {
         let (mut udp, mut tcp) = (Vec::new(), Vec::new());
         for (transport, address) in listen {
             let taken = || {
-                format!("cannot listen for SIP on {address}: is another SIP program running? Change sip.listen")
+                format!(
+                    "cannot listen for SIP on {address}: is another SIP program running? Change sip.listen"
+                )
             };
             match transport {
                 Transport::Udp => {
                     let socket = Arc::new(udp_socket(*address).with_context(taken)?);
                     let local = socket.local_addr().with_context(taken)?;
-                    scope.task_until_stopped("sip-udp", read_datagrams(socket.clone(), udp.len(), inbound.clone()));
+                    scope.task_until_stopped(
+                        "sip-udp",
+                        read_datagrams(socket.clone(), udp.len(), inbound.clone()),
+                    );
                     udp.push(Listener { socket, local });
                 }
                 Transport::Tcp => {
@@ -167,8 +186,7 @@ impl Signalling {
                 let connection = ConnectionId(self.next_accepted);
                 self.next_accepted -= 1;
                 self.carry(connection, stream);
-                let peer =
-                    Peer { transport: Transport::Tcp, local, remote, connection: Some(connection) };
+                let peer = Peer { transport: Transport::Tcp, local, remote, connection: Some(connection) };
                 agent.handle_accepted(now, connection, peer);
             }
             Inbound::Connected { connection, stream, local } => {
@@ -220,14 +238,20 @@ impl Signalling {
         };
         let same_family = |listener: &&Listener| listener.local.is_ipv4() == peer.remote.is_ipv4();
         let socket = self.udp.iter().find(same_port).or_else(|| self.udp.iter().find(same_family));
-        if socket.is_none_or(|listener| listener.socket.try_send_to(&bytes, peer.remote).is_err()) {
+        if socket.is_none_or(|listener| datagram::send(&*listener.socket, &bytes, peer.remote).is_err()) {
             // A lost datagram is SIP's everyday: the transaction repeats it.
             self.unsent += 1;
         }
     }
 
     /// Carries out everything the user agent wants. `ended` and `tell` go to `watch`.
-    fn carry_out(&mut self, agent: &mut UserAgent, engines: &mut Engines, now: Instant, watch: &mut dyn Watch) {
+    fn carry_out(
+        &mut self,
+        agent: &mut UserAgent,
+        engines: &mut Engines,
+        now: Instant,
+        watch: &mut dyn Watch,
+    ) {
         while let Some(wanted) = agent.poll() {
             match wanted {
                 Do::Send { peer, bytes } => self.send(&peer, bytes),
@@ -263,7 +287,10 @@ pub async fn run(
 ) -> Box<dyn Watch> {
     let mut finishing = false;
     loop {
-        #[expect(clippy::disallowed_methods, reason = "the control loop reads the clock for the machines below")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the control loop reads the clock for the machines below"
+        )]
         let now = Instant::now();
         signalling.carry_out(&mut agent, &mut engines, now, &mut *watch);
         watch.turned(now, &agent, &engines);
@@ -278,7 +305,10 @@ pub async fn run(
             order = orders.recv() => Arrived::Order(order),
             () = tokio::time::sleep_until(wake_at.into()) => Arrived::Time,
         };
-        #[expect(clippy::disallowed_methods, reason = "the control loop reads the clock for the machines below")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the control loop reads the clock for the machines below"
+        )]
         let now = Instant::now();
         match arrived {
             Arrived::Message(message) => {
@@ -325,6 +355,9 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
             agent.dial(now, *dial);
         }
         Order::HangUp { call, reason } => agent.hang_up(now, call, reason),
+        Order::Hold { call } => agent.hold(now, call),
+        Order::Resume { call } => agent.resume(now, call),
+        Order::SendDigits { call, digits } => agent.send_digits(now, call, digits),
         Order::Drain => agent.drain(),
         Order::HangUpAll(reason) => agent.hang_up_all(now, &reason),
         Order::Finish => return true,

@@ -225,7 +225,8 @@ impl Call {
         }
     }
 
-    fn update(&mut self, streams: Streams) {
+    fn update(&mut self, mut streams: Streams) {
+        self.settings.reach.limit(&mut streams);
         if streams == self.streams {
             return;
         }

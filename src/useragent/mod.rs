@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
+use crate::call::reach::Reach;
 use crate::call::{self, Call, CallSettings, Ended, SipDo, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
@@ -201,6 +202,7 @@ impl UserAgent {
             },
             behaviour: dial.behaviour.clone(),
             room: Room { signalling: Some(dial.destination.ip()), ..dial.room.clone() },
+            reach: self.reach(dial.destination.ip()),
             origin: id.0,
             max_call: self.settings.max_call,
             ring_timeout: dial.ring_timeout,
@@ -334,6 +336,7 @@ impl UserAgent {
             },
             behaviour: route.behaviour,
             room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
+            reach: self.reach(invite.peer.remote.ip()),
             origin: id.0,
             max_call: self.settings.max_call,
             ring_timeout: self.settings.max_call,
@@ -355,6 +358,10 @@ impl UserAgent {
                 self.endpoint.respond(now, session, response);
             }
         }
+    }
+
+    fn reach(&self, signalling: IpAddr) -> Reach {
+        Reach { signalling: Some(signalling), networks: self.settings.admission.networks().to_vec() }
     }
 
     fn is_full(&self) -> bool {
