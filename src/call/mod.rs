@@ -108,7 +108,7 @@ enum State {
     /// Outgoing, INVITE sent.
     Inviting {
         offered: SessionDescription,
-        early: Option<SessionDescription>,
+        early: Option<Box<SessionDescription>>,
         give_up_at: Instant,
     },
     Established {
@@ -446,7 +446,7 @@ impl Call {
     fn progress(&mut self, status: u16, body: Option<&Body>) {
         if let State::Inviting { early, .. } = &mut self.state {
             if let Some(answer) = body.and_then(|body| negotiate::read(&body.bytes).ok()) {
-                *early = Some(answer);
+                *early = Some(Box::new(answer));
             }
             if status == 180 {
                 self.tell(Tell::Ringing);

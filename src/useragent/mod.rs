@@ -269,19 +269,13 @@ impl UserAgent {
                 }
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
-                sip::Do::Event(event) => match self.call_of.get(&event.session()).copied() {
-                    Some(call) => self.step(now, call, |call| call.handle_sip(now, event)),
-                    None => self.answer_for_nobody(now, &event),
-                },
+                // A call may be gone before its dialog: the endpoint ends that alone.
+                sip::Do::Event(event) => {
+                    if let Some(call) = self.call_of.get(&event.session()).copied() {
+                        self.step(now, call, |call| call.handle_sip(now, event));
+                    }
+                }
             }
-        }
-    }
-
-    /// The call is gone while its dialog still ends: requests inside it get an answer all the same.
-    fn answer_for_nobody(&mut self, now: Instant, event: &Event) {
-        if let Event::Reinvited { session, request, .. } | Event::Requested { session, request, .. } = event {
-            let response = Response { status: 481, ..Response::default() };
-            self.endpoint.respond_to(now, *session, *request, response);
         }
     }
 
