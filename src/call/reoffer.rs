@@ -230,6 +230,11 @@ impl Call {
         if streams == self.streams {
             return;
         }
+        // The engine gives the port of a stream that is gone back; whoever wants it again has to ask for a new one.
+        if let Some(ports) = &mut self.ports {
+            ports.audio = ports.audio.filter(|_| streams.audio.is_some() || self.streams.audio.is_none());
+            ports.video = ports.video.filter(|_| streams.video.is_some() || self.streams.video.is_none());
+        }
         self.streams = streams.clone();
         self.out.push_back(Do::Engine(Command::Update { call: self.id, streams: streams.clone() }));
         self.tell(Tell::Updated { streams });
