@@ -1,8 +1,8 @@
-//! ONNX Runtime: finding and loading the library, and one network with its input tensor.
+//! Driver. ONNX Runtime: finding and loading the library, and one network with its input tensor.
 //!
-//! Driver (loads a library, reads model files). The library is opened at run time, so the program starts without it
-//! and says what is missing. One intra-op thread that does not spin: on small boxes ONNX Runtime's defaults are
-//! slower and burn twice the CPU. `ort` knows one environment per process; it lives as long as its [`Runtime`].
+//! The library is opened at run time, so the program starts without it and says what is missing. One intra-op thread
+//! that does not spin: on small boxes ONNX Runtime's defaults are slower and burn twice the CPU. `ort` knows one
+//! environment per process; it lives as long as its [`Runtime`]. What the numbers mean is [`super::family`]'s.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
