@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::base::datagram;
 use crate::base::queue::{Fifo, Gop, Latest, Offered, Receiver, Sender, Taken};
 use crate::base::stop::{Outcome, StopToken};
 use crate::base::time::Pts;
@@ -472,9 +473,9 @@ fn note_first(epoch: Instant, now: Instant, first_ms: &mut Option<u64>, received
 
 fn send(sockets: &Sockets, out: &Out) {
     let sent = match out {
-        Out::Rtp(to, bytes) => sockets.rtp.try_send_to(bytes, *to),
-        Out::Rtcp(to, bytes) if sockets.mux => sockets.rtp.try_send_to(bytes, *to),
-        Out::Rtcp(to, bytes) => sockets.rtcp.try_send_to(bytes, *to),
+        Out::Rtp(to, bytes) => datagram::send(&sockets.rtp, bytes, *to),
+        Out::Rtcp(to, bytes) if sockets.mux => datagram::send(&sockets.rtp, bytes, *to),
+        Out::Rtcp(to, bytes) => datagram::send(&sockets.rtcp, bytes, *to),
     };
     if let Err(error) = sent {
         tracing::trace!(%error, "a media packet was not sent");
