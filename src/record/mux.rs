@@ -141,10 +141,6 @@ impl Mux {
         Ok(mux)
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Bytes handed to the operating system.
     pub fn bytes(&self) -> u64 {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).bytes
