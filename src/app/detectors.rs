@@ -135,11 +135,6 @@ impl Detectors {
         self.worker.as_ref().map(Worker::status)
     }
 
-    /// The running child, for fault injection.
-    pub fn running(&self) -> Option<&Worker> {
-        self.worker.as_ref()
-    }
-
     fn entry(&self, name: &str) -> Result<(&Entry, &Worker, ModelHandle), String> {
         let entry = self.entries.get(name).ok_or_else(|| format!("no detector finds {name}"))?;
         let model = entry.model.clone()?;
