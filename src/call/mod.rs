@@ -576,3 +576,6 @@ fn warning(refusal: &Refusal) -> (String, String) {
 fn body_of(description: &SessionDescription) -> Body {
     Body { content_type: SDP.to_owned(), bytes: description.to_string().into_bytes() }
 }
+
+#[cfg(test)]
+mod tests;
