@@ -45,8 +45,12 @@ use crate::vision::schedule::Schedule;
 
 /// RTP ports of a client: any that is free.
 const RTP_PORTS: (u16, u16) = (16_384, 60_999);
-/// Dialling fails at last after Timer B, hanging up after Timer F; files are closed after that.
-const PATIENCE: Duration = Duration::from_secs(80);
+/// Hanging up fails at last after Timer F; files are closed after that.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// A peer that answers nothing at all is not waited for longer than this after the ringing time.
+const AFTER_RINGING: Duration = Duration::from_secs(2);
+/// The sockets close in it.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// A hold lasts this long.
 const HOLD: Duration = Duration::from_secs(2);
 /// Digits follow the answer after this pause: some peers miss the first packets.
@@ -117,7 +121,15 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
         let watch = Box::new(Watching { happened });
         let control = signalling::run(sip, agent, engines, events, given, watch);
         let conversation = converse(arguments, dial, orders, heard);
-        let (_, story) = tokio::join!(control, conversation);
+        let mut control = std::pin::pin!(control);
+        let story = tokio::select! {
+            story = conversation => story,
+            _ = &mut control => bail!("the call's control loop ended by itself"),
+        };
+        // Nobody answered at all: what is left is only waiting for the last repeats.
+        if story.ended.is_some() {
+            let _ = tokio::time::timeout(CLOSE_LIMIT, control).await;
+        }
         anyhow::Ok(story)
     })?;
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -132,7 +144,12 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
 /// Reads the URI and finds its address: an IP address, or a name by the system's resolver.
 fn target(arguments: &CallArguments) -> anyhow::Result<Target> {
     let written = &arguments.uri;
-    let with_scheme = if written.starts_with("sip:") { written.clone() } else { format!("sip:{written}") };
+    let scheme = written.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+    if scheme.as_deref() == Some("sips") {
+        bail!("sips: is not in this version: use sip:, over UDP or TCP");
+    }
+    let is_sip = scheme.as_deref() == Some("sip");
+    let with_scheme = if is_sip { written.clone() } else { format!("sip:{written}") };
     let uri = Uri::parse(&with_scheme)
         .with_context(|| format!("{written} is not a SIP URI: write sip:USER@HOST[:PORT][;transport=tcp]"))?;
     let transport = match uri.transport().map(str::to_ascii_lowercase).as_deref() {
@@ -258,7 +275,7 @@ fn dial(
             max_kbps: arguments.kbps,
             ..assemble::media(config)
         },
-        ring_timeout: arguments.ring_timeout,
+        ring_timeout: arguments.ring_timeout.unwrap_or(config.sip.ring_timeout),
     }
 }
 
@@ -330,7 +347,7 @@ async fn converse(
 ) -> Story {
     let mut story = Story::new(Instant::now());
     let mut steps = Steps::default();
-    let give_up_at = story.started + arguments.ring_timeout + arguments.duration + PATIENCE;
+    let mut give_up_at = story.started + dial.ring_timeout + AFTER_RINGING;
     orders.offer(Order::Dial(Box::new(dial)));
     loop {
         let next = steps.next_at().map_or(give_up_at, |at| at.min(give_up_at));
@@ -339,6 +356,7 @@ async fn converse(
                 Some(Happened::Told(now, _, Tell::Ringing)) => story.ringing = Some(now),
                 Some(Happened::Told(now, call, Tell::Answered { .. })) => {
                     story.answered = Some(now);
+                    give_up_at = now + arguments.duration + PATIENCE;
                     steps = Steps::of(now, call, arguments);
                 }
                 Some(Happened::Told(now, _, Tell::Updated { streams })) => story.updates.push((now, streams)),

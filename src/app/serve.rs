@@ -7,6 +7,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, anyhow};
@@ -24,7 +25,7 @@ use crate::app::service::{self, Ask, Heartbeat, Signals};
 use crate::app::signalling::{self, Order, Signalling};
 use crate::app::watch::{Shared, Watching};
 use crate::base::queue::{self, Fifo, Sender};
-use crate::base::stop::{Outcome, Scope};
+use crate::base::stop::{Outcome, Scope, joined_thread};
 use crate::base::time::Clock;
 use crate::call::end::EndReason;
 use crate::engine::{self, Engines, Speaker};
@@ -60,7 +61,7 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let media = media_runtime()?;
     check_disk(config)?;
     // Both take time and need nothing of each other.
-    let prober = prove_encoder(config);
+    let prober = prove_encoder(config).context("cannot start the encoder proof")?;
     let detectors = Arc::new(Detectors::load(config));
     report_detectors(&detectors);
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
@@ -81,10 +82,10 @@ pub fn media_runtime() -> anyhow::Result<Handle> {
 }
 
 /// The first proof of an encoder takes some 100 ms; calls must not wait for it.
-fn prove_encoder(config: &Config) -> std::thread::JoinHandle<anyhow::Result<()>> {
+fn prove_encoder(config: &Config) -> std::io::Result<JoinHandle<anyhow::Result<()>>> {
     let wanted = !config.media.video_codecs.is_empty();
     let setting = crate::app::config::settings::Word::word(config.video.encoder);
-    std::thread::spawn(move || {
+    joined_thread("encoder-proof", move || {
         if !wanted {
             return Ok(());
         }

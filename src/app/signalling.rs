@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket, tcp};
 
 use crate::base::datagram;
 use crate::base::queue::{self, Fifo, Offered, Receiver, Sender, Taken};
-use crate::base::stop::{Outcome, Scope};
+use crate::base::stop::{Outcome, Scope, StopToken};
 use crate::call::end::EndReason;
 use crate::engine::Engines;
 use crate::engine::plan::{CallId, Event as EngineEvent};
@@ -73,11 +73,23 @@ struct Listener {
     local: SocketAddr,
 }
 
+/// One stream connection; dropping it ends both of its tasks.
+struct Stream {
+    outgoing: Sender<Vec<u8>, Fifo>,
+    closed: StopToken,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.closed.stop();
+    }
+}
+
 /// The sockets of one SIP user agent.
 pub struct Signalling {
     udp: Vec<Listener>,
     tcp: Vec<SocketAddr>,
-    streams: HashMap<ConnectionId, Sender<Vec<u8>, Fifo>>,
+    streams: HashMap<ConnectionId, Stream>,
     /// Connections accepted by us count down from the top, those the endpoint asked for count up.
     next_accepted: u64,
     inbound: Sender<Inbound, Fifo>,
@@ -177,6 +189,7 @@ impl Signalling {
                 };
                 let local = SocketAddr::new(ip, listening.port());
                 let peer = Peer { transport: Transport::Udp, local, remote, connection: None };
+                ladder("<-", &remote, &bytes);
                 agent.handle_datagram(now, peer, &bytes);
             }
             Inbound::Accepted { stream, local, remote } => {
@@ -193,7 +206,10 @@ impl Signalling {
                 self.carry(connection, stream);
                 agent.handle_connected(now, connection, local);
             }
-            Inbound::Data { connection, bytes } => agent.handle_stream(now, connection, &bytes),
+            Inbound::Data { connection, bytes } => {
+                ladder("<-", &connection, &bytes);
+                agent.handle_stream(now, connection, &bytes);
+            }
             Inbound::Closed { connection } => {
                 self.streams.remove(&connection);
                 agent.handle_closed(now, connection);
@@ -204,8 +220,15 @@ impl Signalling {
     fn carry(&mut self, connection: ConnectionId, stream: TcpStream) {
         let (reader, writer) = stream.into_split();
         let (sender, outgoing) = queue::queue(Fifo { depth: STREAM_DEPTH });
-        self.streams.insert(connection, sender);
-        self.scope.task_until_stopped("sip-stream-in", read_stream(reader, connection, self.inbound.clone()));
+        let closed = StopToken::default();
+        self.streams.insert(connection, Stream { outgoing: sender, closed: closed.clone() });
+        let reading = read_stream(reader, connection, self.inbound.clone());
+        self.scope.task_until_stopped("sip-stream-in", async move {
+            tokio::select! {
+                outcome = reading => outcome,
+                () = closed.stopped() => Outcome::Done,
+            }
+        });
         self.scope.task_until_stopped("sip-stream-out", write_stream(writer, outgoing));
     }
 
@@ -226,8 +249,9 @@ impl Signalling {
     }
 
     fn send(&mut self, peer: &Peer, bytes: Vec<u8>) {
+        ladder("->", &peer.remote, &bytes);
         if let Some(connection) = peer.connection {
-            let sent = self.streams.get(&connection).map(|stream| stream.offer(bytes));
+            let sent = self.streams.get(&connection).map(|stream| stream.outgoing.offer(bytes));
             if !matches!(sent, Some(Offered::Queued)) {
                 self.unsent += 1;
             }
@@ -363,6 +387,22 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
         Order::Finish => return true,
     }
     false
+}
+
+/// One line per message at DEBUG, the whole message at TRACE.
+fn ladder(arrow: &str, with: &dyn std::fmt::Debug, bytes: &[u8]) {
+    if !tracing::enabled!(target: "eyeline::sip", tracing::Level::DEBUG) {
+        return;
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let header = |name: &str| {
+        let found =
+            text.lines().find(|line| line.get(..name.len()).is_some_and(|n| n.eq_ignore_ascii_case(name)));
+        found.unwrap_or_default().to_owned()
+    };
+    let first = text.lines().next().unwrap_or_default();
+    tracing::debug!(target: "eyeline::sip", "{arrow} {with:?} {first} | {} | {}", header("CSeq:"), header("Call-ID:"));
+    tracing::trace!(target: "eyeline::sip", "{arrow} {with:?}\n{text}");
 }
 
 fn udp_socket(address: SocketAddr) -> std::io::Result<UdpSocket> {

@@ -1,7 +1,5 @@
 //! Driver. What the control loop tells the rest of the program: log lines, call records on disk, the console's view.
 
-#![expect(clippy::disallowed_methods, reason = "a call record is written by a thread of its own")]
-
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;

@@ -175,10 +175,12 @@ impl Call {
 /// What the peer asks inside the call.
 impl Call {
     pub(super) fn reinvited(&mut self, request: RequestId, body: Option<&Body>) {
-        if !matches!(self.state, State::Answered { .. } | State::Established { .. }) {
+        let answered = matches!(self.state, State::Answered { .. });
+        if !answered && !matches!(self.state, State::Established { .. }) {
             return self.respond_to(request, 481, None);
         }
-        if matches!(self.reoffer, Reoffer::Preparing { .. } | Reoffer::Asking { .. }) {
+        // Before the ACK the offer and answer of the call itself are not complete.
+        if answered || matches!(self.reoffer, Reoffer::Preparing { .. } | Reoffer::Asking { .. }) {
             return self.respond_to(request, 491, None);
         }
         let Some(body) = body else { return self.offer_again(request) };
@@ -223,7 +225,8 @@ impl Call {
         }
     }
 
-    fn update(&mut self, streams: Streams) {
+    fn update(&mut self, mut streams: Streams) {
+        self.settings.reach.limit(&mut streams);
         if streams == self.streams {
             return;
         }

@@ -674,7 +674,9 @@ mod tests {
         let mut world = World::new(|settings| settings.parameter_sets = vec![SPS.to_vec(), PPS.to_vec()]);
         world.show(100, &picture(true, false, 500, Pts::ZERO));
         let units = world.units();
-        assert!(units[0].key && nal::parameter_sets(&units[0].data) == Some((&SPS[..], &PPS[..])));
+        let mut sets = Vec::new();
+        [&SPS[..], &PPS].iter().for_each(|set| nal::push(&mut sets, set));
+        assert!(units[0].key && nal::parameter_sets(&units[0].data) == Some(sets));
         let mut without = World::new(|_| {});
         without.show(100, &picture(true, false, 500, Pts::ZERO));
         assert!(without.units().is_empty(), "nothing a decoder could use");
