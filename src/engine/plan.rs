@@ -169,7 +169,7 @@ pub enum Command {
     Start { call: CallId, plan: Box<Plan> },
     /// Offer and answer were renewed: addresses, directions, payload types, streams added or removed. A stream that is
     /// added needs its port prepared before; the port of one that is removed is given back.
-    Update { call: CallId, streams: Streams },
+    Update { call: CallId, streams: Box<Streams> },
     /// The peer asked for a key picture by signalling (RFC 5168).
     SendKey { call: CallId },
     /// Press keys, one after the other (RFC 4733).
