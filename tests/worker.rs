@@ -462,7 +462,10 @@ mod faults {
         let settings = CensorSettings { targets: vec!["square".to_owned()], style, ..Default::default() };
         // Unpaced: a picture comes as soon as the one before has left.
         let schedule = Schedule { deadline: Duration::from_millis(5), ..Schedule::default() };
-        Gate::filtering(vec![Box::new(Censor::new(settings, bench.detector(), schedule))], Box::new(BlackSlate))
+        Gate::filtering(
+            vec![Box::new(Censor::new(settings, bench.detector(), schedule))],
+            Box::new(BlackSlate),
+        )
     }
 
     #[test]
@@ -473,8 +476,7 @@ mod faults {
         drop(raw);
         let plan = "fail:7,stall:50:8,stall:1500:1300,drop:2200,kill:3100".to_owned();
         let environment = vec![("EYELINE_FAULTS".to_owned(), plan)];
-        let bench =
-            bench(WorkerSettings { environment, stall: Duration::from_millis(700), ..settings() });
+        let bench = bench(WorkerSettings { environment, stall: Duration::from_millis(700), ..settings() });
         let mut gate = censor(&bench, Style::Black);
         let start = Instant::now();
         let (mut number, mut leaked) = (0, 0);

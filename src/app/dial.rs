@@ -3,7 +3,10 @@
 //! The same user agent and engine as the appliance, with an ephemeral SIP port, free RTP ports and an open gate: what
 //! comes back is looked at by nobody and only saved. It always ends by itself.
 
-#![expect(clippy::disallowed_methods, reason = "the command takes its clock at the start and paces its steps")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the command takes its clock at the start and paces its steps"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -42,8 +45,12 @@ use crate::vision::schedule::Schedule;
 
 /// RTP ports of a client: any that is free.
 const RTP_PORTS: (u16, u16) = (16_384, 60_999);
-/// Dialling fails at last after Timer B, hanging up after Timer F; files are closed after that.
-const PATIENCE: Duration = Duration::from_secs(80);
+/// Hanging up fails at last after Timer F; files are closed after that.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// A peer that answers nothing at all is not waited for longer than this after the ringing time.
+const AFTER_RINGING: Duration = Duration::from_secs(2);
+/// The sockets close in it.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// A hold lasts this long.
 const HOLD: Duration = Duration::from_secs(2);
 /// Digits follow the answer after this pause: some peers miss the first packets.
@@ -114,7 +121,15 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
         let watch = Box::new(Watching { happened });
         let control = signalling::run(sip, agent, engines, events, given, watch);
         let conversation = converse(arguments, dial, orders, heard);
-        let (_, story) = tokio::join!(control, conversation);
+        let mut control = std::pin::pin!(control);
+        let story = tokio::select! {
+            story = conversation => story,
+            _ = &mut control => bail!("the call's control loop ended by itself"),
+        };
+        // Nobody answered at all: what is left is only waiting for the last repeats.
+        if story.ended.is_some() {
+            let _ = tokio::time::timeout(CLOSE_LIMIT, control).await;
+        }
         anyhow::Ok(story)
     })?;
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -129,7 +144,12 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
 /// Reads the URI and finds its address: an IP address, or a name by the system's resolver.
 fn target(arguments: &CallArguments) -> anyhow::Result<Target> {
     let written = &arguments.uri;
-    let with_scheme = if written.starts_with("sip:") { written.clone() } else { format!("sip:{written}") };
+    let scheme = written.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+    if scheme.as_deref() == Some("sips") {
+        bail!("sips: is not in this version: use sip:, over UDP or TCP");
+    }
+    let is_sip = scheme.as_deref() == Some("sip");
+    let with_scheme = if is_sip { written.clone() } else { format!("sip:{written}") };
     let uri = Uri::parse(&with_scheme)
         .with_context(|| format!("{written} is not a SIP URI: write sip:USER@HOST[:PORT][;transport=tcp]"))?;
     let transport = match uri.transport().map(str::to_ascii_lowercase).as_deref() {
@@ -143,7 +163,9 @@ fn target(arguments: &CallArguments) -> anyhow::Result<Target> {
         None => std::net::ToSocketAddrs::to_socket_addrs(&(uri.host.as_str(), port))
             .ok()
             .and_then(|mut found| found.next())
-            .with_context(|| format!("{} has no address: check the name or write the IP address", uri.host))?,
+            .with_context(|| {
+                format!("{} has no address: check the name or write the IP address", uri.host)
+            })?,
     };
     let local = match arguments.bind {
         Some(local) => local,
@@ -253,7 +275,7 @@ fn dial(
             max_kbps: arguments.kbps,
             ..assemble::media(config)
         },
-        ring_timeout: arguments.ring_timeout,
+        ring_timeout: arguments.ring_timeout.unwrap_or(config.sip.ring_timeout),
     }
 }
 
@@ -311,10 +333,7 @@ impl Watch for Watching {
 
     fn turned(&mut self, _now: Instant, _agent: &UserAgent, _engines: &Engines) {}
 
-    fn close(
-        self: Box<Self>,
-        _limit: Duration,
-    ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn close(self: Box<Self>, _limit: Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async {})
     }
 }
@@ -328,7 +347,7 @@ async fn converse(
 ) -> Story {
     let mut story = Story::new(Instant::now());
     let mut steps = Steps::default();
-    let give_up_at = story.started + arguments.ring_timeout + arguments.duration + PATIENCE;
+    let mut give_up_at = story.started + dial.ring_timeout + AFTER_RINGING;
     orders.offer(Order::Dial(Box::new(dial)));
     loop {
         let next = steps.next_at().map_or(give_up_at, |at| at.min(give_up_at));
@@ -337,6 +356,7 @@ async fn converse(
                 Some(Happened::Told(now, _, Tell::Ringing)) => story.ringing = Some(now),
                 Some(Happened::Told(now, call, Tell::Answered { .. })) => {
                     story.answered = Some(now);
+                    give_up_at = now + arguments.duration + PATIENCE;
                     steps = Steps::of(now, call, arguments);
                 }
                 Some(Happened::Told(now, _, Tell::Updated { streams })) => story.updates.push((now, streams)),

@@ -179,7 +179,9 @@ impl CallReport {
             return;
         }
         match &self.video {
-            None => self.problems.push("the peer takes no video (say --audio-only if that is meant)".to_owned()),
+            None => {
+                self.problems.push("the peer takes no video (say --audio-only if that is meant)".to_owned())
+            }
             Some(video) if video.packets.packets_received == 0 => {
                 self.problems.push("no video came back".to_owned());
             }
@@ -212,7 +214,11 @@ impl CallReport {
             let _ = writeln!(
                 text,
                 "  audio {}: {} packets sent, {} received, {:.1} % lost, jitter {:.1} ms",
-                audio.codec, packets.packets_sent, packets.packets_received, packets.loss_percent, packets.jitter_ms
+                audio.codec,
+                packets.packets_sent,
+                packets.packets_received,
+                packets.loss_percent,
+                packets.jitter_ms
             );
         }
         if let Some(video) = &self.video {

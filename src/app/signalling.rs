@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket, tcp};
 
 use crate::base::datagram;
 use crate::base::queue::{self, Fifo, Offered, Receiver, Sender, Taken};
-use crate::base::stop::{Outcome, Scope};
+use crate::base::stop::{Outcome, Scope, StopToken};
 use crate::call::end::EndReason;
 use crate::engine::Engines;
 use crate::engine::plan::{CallId, Event as EngineEvent};
@@ -39,10 +39,20 @@ const LARGEST_DATAGRAM: usize = 65_535;
 #[derive(Debug)]
 pub enum Order {
     Dial(Box<Dial>),
-    HangUp { call: CallId, reason: EndReason },
-    Hold { call: CallId },
-    Resume { call: CallId },
-    SendDigits { call: CallId, digits: String },
+    HangUp {
+        call: CallId,
+        reason: EndReason,
+    },
+    Hold {
+        call: CallId,
+    },
+    Resume {
+        call: CallId,
+    },
+    SendDigits {
+        call: CallId,
+        digits: String,
+    },
     /// Refuse new calls.
     Drain,
     HangUpAll(EndReason),
@@ -63,11 +73,23 @@ struct Listener {
     local: SocketAddr,
 }
 
+/// One stream connection; dropping it ends both of its tasks.
+struct Stream {
+    outgoing: Sender<Vec<u8>, Fifo>,
+    closed: StopToken,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.closed.stop();
+    }
+}
+
 /// The sockets of one SIP user agent.
 pub struct Signalling {
     udp: Vec<Listener>,
     tcp: Vec<SocketAddr>,
-    streams: HashMap<ConnectionId, Sender<Vec<u8>, Fifo>>,
+    streams: HashMap<ConnectionId, Stream>,
     /// Connections accepted by us count down from the top, those the endpoint asked for count up.
     next_accepted: u64,
     inbound: Sender<Inbound, Fifo>,
@@ -84,13 +106,18 @@ impl Signalling {
         let (mut udp, mut tcp) = (Vec::new(), Vec::new());
         for (transport, address) in listen {
             let taken = || {
-                format!("cannot listen for SIP on {address}: is another SIP program running? Change sip.listen")
+                format!(
+                    "cannot listen for SIP on {address}: is another SIP program running? Change sip.listen"
+                )
             };
             match transport {
                 Transport::Udp => {
                     let socket = Arc::new(udp_socket(*address).with_context(taken)?);
                     let local = socket.local_addr().with_context(taken)?;
-                    scope.task_until_stopped("sip-udp", read_datagrams(socket.clone(), udp.len(), inbound.clone()));
+                    scope.task_until_stopped(
+                        "sip-udp",
+                        read_datagrams(socket.clone(), udp.len(), inbound.clone()),
+                    );
                     udp.push(Listener { socket, local });
                 }
                 Transport::Tcp => {
@@ -162,6 +189,7 @@ impl Signalling {
                 };
                 let local = SocketAddr::new(ip, listening.port());
                 let peer = Peer { transport: Transport::Udp, local, remote, connection: None };
+                ladder("<-", &remote, &bytes);
                 agent.handle_datagram(now, peer, &bytes);
             }
             Inbound::Accepted { stream, local, remote } => {
@@ -171,15 +199,17 @@ impl Signalling {
                 let connection = ConnectionId(self.next_accepted);
                 self.next_accepted -= 1;
                 self.carry(connection, stream);
-                let peer =
-                    Peer { transport: Transport::Tcp, local, remote, connection: Some(connection) };
+                let peer = Peer { transport: Transport::Tcp, local, remote, connection: Some(connection) };
                 agent.handle_accepted(now, connection, peer);
             }
             Inbound::Connected { connection, stream, local } => {
                 self.carry(connection, stream);
                 agent.handle_connected(now, connection, local);
             }
-            Inbound::Data { connection, bytes } => agent.handle_stream(now, connection, &bytes),
+            Inbound::Data { connection, bytes } => {
+                ladder("<-", &connection, &bytes);
+                agent.handle_stream(now, connection, &bytes);
+            }
             Inbound::Closed { connection } => {
                 self.streams.remove(&connection);
                 agent.handle_closed(now, connection);
@@ -190,8 +220,15 @@ impl Signalling {
     fn carry(&mut self, connection: ConnectionId, stream: TcpStream) {
         let (reader, writer) = stream.into_split();
         let (sender, outgoing) = queue::queue(Fifo { depth: STREAM_DEPTH });
-        self.streams.insert(connection, sender);
-        self.scope.task_until_stopped("sip-stream-in", read_stream(reader, connection, self.inbound.clone()));
+        let closed = StopToken::default();
+        self.streams.insert(connection, Stream { outgoing: sender, closed: closed.clone() });
+        let reading = read_stream(reader, connection, self.inbound.clone());
+        self.scope.task_until_stopped("sip-stream-in", async move {
+            tokio::select! {
+                outcome = reading => outcome,
+                () = closed.stopped() => Outcome::Done,
+            }
+        });
         self.scope.task_until_stopped("sip-stream-out", write_stream(writer, outgoing));
     }
 
@@ -212,8 +249,9 @@ impl Signalling {
     }
 
     fn send(&mut self, peer: &Peer, bytes: Vec<u8>) {
+        ladder("->", &peer.remote, &bytes);
         if let Some(connection) = peer.connection {
-            let sent = self.streams.get(&connection).map(|stream| stream.offer(bytes));
+            let sent = self.streams.get(&connection).map(|stream| stream.outgoing.offer(bytes));
             if !matches!(sent, Some(Offered::Queued)) {
                 self.unsent += 1;
             }
@@ -231,7 +269,13 @@ impl Signalling {
     }
 
     /// Carries out everything the user agent wants. `ended` and `tell` go to `watch`.
-    fn carry_out(&mut self, agent: &mut UserAgent, engines: &mut Engines, now: Instant, watch: &mut dyn Watch) {
+    fn carry_out(
+        &mut self,
+        agent: &mut UserAgent,
+        engines: &mut Engines,
+        now: Instant,
+        watch: &mut dyn Watch,
+    ) {
         while let Some(wanted) = agent.poll() {
             match wanted {
                 Do::Send { peer, bytes } => self.send(&peer, bytes),
@@ -267,7 +311,10 @@ pub async fn run(
 ) -> Box<dyn Watch> {
     let mut finishing = false;
     loop {
-        #[expect(clippy::disallowed_methods, reason = "the control loop reads the clock for the machines below")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the control loop reads the clock for the machines below"
+        )]
         let now = Instant::now();
         signalling.carry_out(&mut agent, &mut engines, now, &mut *watch);
         watch.turned(now, &agent, &engines);
@@ -282,7 +329,10 @@ pub async fn run(
             order = orders.recv() => Arrived::Order(order),
             () = tokio::time::sleep_until(wake_at.into()) => Arrived::Time,
         };
-        #[expect(clippy::disallowed_methods, reason = "the control loop reads the clock for the machines below")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the control loop reads the clock for the machines below"
+        )]
         let now = Instant::now();
         match arrived {
             Arrived::Message(message) => {
@@ -337,6 +387,22 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
         Order::Finish => return true,
     }
     false
+}
+
+/// One line per message at DEBUG, the whole message at TRACE.
+fn ladder(arrow: &str, with: &dyn std::fmt::Debug, bytes: &[u8]) {
+    if !tracing::enabled!(target: "eyeline::sip", tracing::Level::DEBUG) {
+        return;
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let header = |name: &str| {
+        let found =
+            text.lines().find(|line| line.get(..name.len()).is_some_and(|n| n.eq_ignore_ascii_case(name)));
+        found.unwrap_or_default().to_owned()
+    };
+    let first = text.lines().next().unwrap_or_default();
+    tracing::debug!(target: "eyeline::sip", "{arrow} {with:?} {first} | {} | {}", header("CSeq:"), header("Call-ID:"));
+    tracing::trace!(target: "eyeline::sip", "{arrow} {with:?}\n{text}");
 }
 
 fn udp_socket(address: SocketAddr) -> std::io::Result<UdpSocket> {

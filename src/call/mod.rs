@@ -10,6 +10,7 @@
 pub mod behaviour;
 pub mod end;
 pub mod negotiate;
+pub mod reach;
 mod reoffer;
 
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::{MediaSettings, Origin, Refusal};
+use crate::call::reach::Reach;
 use crate::engine::plan::{BoundPorts, CallId, Command, Event, Label, Report, Streams, Wanted};
 use crate::sdp::SessionDescription;
 use crate::sip::{self, Body, Method, RequestId};
@@ -41,6 +43,8 @@ pub struct CallSettings {
     pub label: Label,
     pub behaviour: Behaviour,
     pub room: Room,
+    /// Where its media may go.
+    pub reach: Reach,
     /// `o=` session id.
     pub origin: u64,
     pub max_call: Duration,
@@ -104,7 +108,7 @@ enum State {
     /// Outgoing, INVITE sent.
     Inviting {
         offered: SessionDescription,
-        early: Option<SessionDescription>,
+        early: Option<Box<SessionDescription>>,
         give_up_at: Instant,
     },
     Established {
@@ -401,7 +405,8 @@ impl Call {
         }
     }
 
-    fn start(&mut self, now: Instant, streams: Streams) {
+    fn start(&mut self, now: Instant, mut streams: Streams) {
+        self.settings.reach.limit(&mut streams);
         self.answered.get_or_insert(now);
         self.streams = streams.clone();
         let plan =
@@ -441,7 +446,7 @@ impl Call {
     fn progress(&mut self, status: u16, body: Option<&Body>) {
         if let State::Inviting { early, .. } = &mut self.state {
             if let Some(answer) = body.and_then(|body| negotiate::read(&body.bytes).ok()) {
-                *early = Some(answer);
+                *early = Some(Box::new(answer));
             }
             if status == 180 {
                 self.tell(Tell::Ringing);

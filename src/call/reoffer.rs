@@ -175,10 +175,12 @@ impl Call {
 /// What the peer asks inside the call.
 impl Call {
     pub(super) fn reinvited(&mut self, request: RequestId, body: Option<&Body>) {
-        if !matches!(self.state, State::Answered { .. } | State::Established { .. }) {
+        let answered = matches!(self.state, State::Answered { .. });
+        if !answered && !matches!(self.state, State::Established { .. }) {
             return self.respond_to(request, 481, None);
         }
-        if matches!(self.reoffer, Reoffer::Preparing { .. } | Reoffer::Asking { .. }) {
+        // Before the ACK the offer and answer of the call itself are not complete.
+        if answered || matches!(self.reoffer, Reoffer::Preparing { .. } | Reoffer::Asking { .. }) {
             return self.respond_to(request, 491, None);
         }
         let Some(body) = body else { return self.offer_again(request) };
@@ -223,9 +225,15 @@ impl Call {
         }
     }
 
-    fn update(&mut self, streams: Streams) {
+    fn update(&mut self, mut streams: Streams) {
+        self.settings.reach.limit(&mut streams);
         if streams == self.streams {
             return;
+        }
+        // The engine gives the port of a stream that is gone back; whoever wants it again has to ask for a new one.
+        if let Some(ports) = &mut self.ports {
+            ports.audio = ports.audio.filter(|_| streams.audio.is_some() || self.streams.audio.is_none());
+            ports.video = ports.video.filter(|_| streams.video.is_some() || self.streams.video.is_none());
         }
         self.streams = streams.clone();
         self.out.push_back(Do::Engine(Command::Update { call: self.id, streams: streams.clone() }));

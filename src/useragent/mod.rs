@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
+use crate::call::reach::Reach;
 use crate::call::{self, Call, CallSettings, Ended, SipDo, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
@@ -201,6 +202,7 @@ impl UserAgent {
             },
             behaviour: dial.behaviour.clone(),
             room: Room { signalling: Some(dial.destination.ip()), ..dial.room.clone() },
+            reach: self.reach(dial.destination.ip()),
             origin: id.0,
             max_call: self.settings.max_call,
             ring_timeout: dial.ring_timeout,
@@ -267,19 +269,13 @@ impl UserAgent {
                 }
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
-                sip::Do::Event(event) => match self.call_of.get(&event.session()).copied() {
-                    Some(call) => self.step(now, call, |call| call.handle_sip(now, event)),
-                    None => self.answer_for_nobody(now, &event),
-                },
+                // A call may be gone before its dialog: the endpoint ends that alone.
+                sip::Do::Event(event) => {
+                    if let Some(call) = self.call_of.get(&event.session()).copied() {
+                        self.step(now, call, |call| call.handle_sip(now, event));
+                    }
+                }
             }
-        }
-    }
-
-    /// The call is gone while its dialog still ends: requests inside it get an answer all the same.
-    fn answer_for_nobody(&mut self, now: Instant, event: &Event) {
-        if let Event::Reinvited { session, request, .. } | Event::Requested { session, request, .. } = event {
-            let response = Response { status: 481, ..Response::default() };
-            self.endpoint.respond_to(now, *session, *request, response);
         }
     }
 
@@ -340,6 +336,7 @@ impl UserAgent {
             },
             behaviour: route.behaviour,
             room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
+            reach: self.reach(invite.peer.remote.ip()),
             origin: id.0,
             max_call: self.settings.max_call,
             ring_timeout: self.settings.max_call,
@@ -361,6 +358,10 @@ impl UserAgent {
                 self.endpoint.respond(now, session, response);
             }
         }
+    }
+
+    fn reach(&self, signalling: IpAddr) -> Reach {
+        Reach { signalling: Some(signalling), networks: self.settings.admission.networks().to_vec() }
     }
 
     fn is_full(&self) -> bool {

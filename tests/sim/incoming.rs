@@ -212,7 +212,7 @@ fn a_hang_up_before_the_ack_waits_for_it_and_ends_without_it_too() {
             world.act(|phone| phone.ack(None));
             assert_eq!(world.appliance().ended.len(), 1);
         } else {
-            world.run(seconds(33));
+            world.run(ms(32_200));
         }
         assert_eq!(world.phone().requests(Method::Bye).len(), 1);
         assert_eq!(*world.appliance().end(), EndReason::HungUp);

@@ -14,13 +14,6 @@ pub struct Datagram {
     pub bytes: Vec<u8>,
 }
 
-/// What was sent, lost or not.
-pub struct Sent {
-    pub at: Instant,
-    pub from: SocketAddr,
-    pub text: String,
-}
-
 type Rule = Box<dyn FnMut(&str) -> bool>;
 
 pub struct Network {
@@ -31,8 +24,6 @@ pub struct Network {
     pub loss: f64,
     pub doubles: f64,
     pub delay: Range<Duration>,
-    pub sent: Vec<Sent>,
-    pub keeps_texts: bool,
 }
 
 impl Network {
@@ -46,8 +37,6 @@ impl Network {
             loss: 0.0,
             doubles: 0.0,
             delay: Duration::from_millis(5)..Duration::from_nanos(5_000_001),
-            sent: Vec::new(),
-            keeps_texts: true,
         }
     }
 
@@ -57,11 +46,8 @@ impl Network {
     }
 
     pub fn send(&mut self, now: Instant, datagram: Datagram) {
-        let text = String::from_utf8_lossy(&datagram.bytes).into_owned();
+        let text = String::from_utf8_lossy(&datagram.bytes);
         let swallowed = self.rule.as_mut().is_some_and(|rule| rule(&text));
-        if self.keeps_texts {
-            self.sent.push(Sent { at: now, from: datagram.from, text });
-        }
         if swallowed || self.rng.random_bool(self.loss) {
             return;
         }

@@ -18,7 +18,6 @@ fn storm(seed: u64, loss: f64) -> World {
     world.network.loss = loss;
     world.network.doubles = 0.05;
     world.network.delay = ms(1)..ms(300);
-    world.network.keeps_texts = false;
     world
 }
 
