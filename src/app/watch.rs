@@ -1,4 +1,6 @@
 //! Driver. What the control loop tells the rest of the program: log lines, call records on disk, the console's view.
+//!
+//! It watches and decides nothing; how the view looks is `console`'s.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::view::{CallView, Readiness, SETUP_BOUNDS_S, Snapshot, StreamView, Totals, VideoView};
 
-/// What `Content-Type` says of [`write`]'s text.
+/// What `Content-Type` says of [`write()`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The snapshot as OpenMetrics text.
