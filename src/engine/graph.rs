@@ -273,7 +273,7 @@ impl Site<'_> {
             first_ms: None,
             receives: stream.route.direction.receives(),
             decoder,
-            encoded,
+            encoded: Some(encoded),
             key_wanted,
             key_needed,
             recorder: taps.units.take(),
@@ -429,9 +429,13 @@ impl Site<'_> {
         };
         let path = settings.path.clone();
         let inputs = taps.inputs;
-        let slot = recorded.clone();
+        let (slot, call) = (recorded.clone(), self.call);
         self.scope.thread("recorder", move || {
             let report = recorder::run(settings, inputs);
+            // Now, not when the call is over: somebody may still make room.
+            if let Some(error) = &report.error {
+                tracing::error!(%call, "the recording has ended before its call: {error}");
+            }
             let outcome = report.error.clone().map_or(Outcome::Done, Outcome::Failed);
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
             outcome

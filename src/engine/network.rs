@@ -84,7 +84,8 @@ pub struct VideoPart {
     pub first_ms: Option<u64>,
     pub receives: bool,
     pub decoder: Sender<AccessUnit, Gop>,
-    pub encoded: Receiver<AccessUnit, Gop>,
+    /// `None`: the encoder has ended; nothing more comes.
+    pub encoded: Option<Receiver<AccessUnit, Gop>>,
     /// Set for the encoder: the next picture is to be a key picture.
     pub key_wanted: Arc<AtomicBool>,
     /// Set by the decoder: it needs a key picture.
@@ -171,7 +172,7 @@ impl Network {
                 Woken::Unit(unit) => self.send_unit(&unit),
                 Woken::EncoderGone => {
                     if let Some(video) = &mut self.video {
-                        video.encoded = crate::base::queue::queue(Gop::new(1)).1;
+                        video.encoded = None;
                     }
                     self.fail("the video encoder ended");
                 }
@@ -491,8 +492,8 @@ async fn readable(sockets: Option<&Sockets>) {
 }
 
 async fn encoded(video: Option<&VideoPart>) -> Option<AccessUnit> {
-    match video {
-        Some(video) => video.encoded.recv().await,
+    match video.and_then(|video| video.encoded.as_ref()) {
+        Some(encoded) => encoded.recv().await,
         None => pending().await,
     }
 }
