@@ -5,16 +5,17 @@
 use std::time::Instant;
 
 use eyeline::base::time::Pts;
-use eyeline::codec::h264::annexb;
 use eyeline::codec::h264::decoder::H264Decoder;
 use eyeline::codec::h264::encoder::{EncoderKind, EncoderSettings, open};
-use eyeline::codec::h264::{picture_size, probe};
+use eyeline::codec::h264::probe;
 use eyeline::media::access_unit::AccessUnit;
 use eyeline::media::codec::{VideoDecoder, VideoEncoder};
 use eyeline::media::filter::Gate;
 use eyeline::media::frame::{CleanFrame, RawFrame, Size};
+use eyeline::media::nal;
 use eyeline::media::pool::FramePool;
 use eyeline::media::psnr::psnr_y;
+use eyeline::media::sps::{self, Sps};
 use eyeline::source::test_picture::{Marker, TestCard, read_marker};
 
 const SIZE: Size = Size::new(640, 360);
@@ -70,7 +71,7 @@ fn sixty_pictures_come_back_as_they_were_from_every_encoder() {
                 encoding += cpu_ms() - start;
                 let Some(unit) = unit else { continue };
                 bytes += unit.data.len();
-                longest = longest.max(annexb::longest(&unit.data));
+                longest = longest.max(nal::longest(&unit.data));
                 let start = cpu_ms();
                 let raw = decoder.decode(&unit, &pool).expect("decoded");
                 decoding += cpu_ms() - start;
@@ -110,10 +111,15 @@ fn a_key_picture_comes_when_asked_for_with_its_parameter_sets() {
             let picture = card.draw(number, at(number), &pool).expect("room");
             let unit = encoder.encode(&picture, number == 7 || number == 20).expect("encoded");
             if let Some(unit) = unit.filter(|unit| unit.key) {
-                assert!(annexb::ParameterSets::of(&unit.data).complete(), "{kind:?}");
-                assert_eq!(picture_size(&unit.data), Ok(Some(SIZE)), "{kind:?}");
-                let sps = annexb::ParameterSets::of(&unit.data).sps.expect("an SPS");
-                assert_eq!((sps[1], sps[2] & 0x40), (66, 0x40), "{kind:?} is Constrained Baseline");
+                assert!(nal::parameter_sets(&unit.data).is_some(), "{kind:?}");
+                assert_eq!(sps::picture_size(&unit.data), Some(SIZE), "{kind:?}");
+                let sets = nal::units(&unit.data).find_map(|nal| Sps::parse(nal).ok());
+                let sps = sets.expect("a sequence parameter set");
+                assert_eq!(
+                    (sps.profile_idc, sps.constraint_flags & 0x40),
+                    (66, 0x40),
+                    "{kind:?} is Constrained Baseline"
+                );
                 keys.push(unit.pts);
             }
         }
@@ -182,8 +188,7 @@ fn a_lost_slice_costs_sharpness_but_no_picture() {
     let card = TestCard::new(SIZE, 9);
     let (mut seen, mut damaged) = (0, 0);
     for (number, mut unit) in encode(encoder.as_mut(), 0..40, &pool).into_iter().enumerate() {
-        let slices: Vec<Vec<u8>> =
-            annexb::nal_units(&unit.data).map(|(_, nal)| [&[0, 0, 1][..], nal].concat()).collect();
+        let slices: Vec<Vec<u8>> = nal::units(&unit.data).map(|nal| [&[0, 0, 1][..], nal].concat()).collect();
         if number % 5 == 3 && slices.len() > 1 {
             let kept: Vec<Vec<u8>> =
                 slices.iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, s)| s.clone()).collect();

@@ -462,7 +462,10 @@ mod faults {
         let settings = CensorSettings { targets: vec!["square".to_owned()], style, ..Default::default() };
         // Unpaced: a picture comes as soon as the one before has left.
         let schedule = Schedule { deadline: Duration::from_millis(5), ..Schedule::default() };
-        Gate::filtering(vec![Box::new(Censor::new(settings, bench.detector(), schedule))], Box::new(BlackSlate))
+        Gate::filtering(
+            vec![Box::new(Censor::new(settings, bench.detector(), schedule))],
+            Box::new(BlackSlate),
+        )
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::app::config::settings::{
-    self, Agent, Busy, Config, DEFAULT_RECORDING, Listen, MirrorAudio, OnFailure, RecordVideo, Style, Transform,
-    Word,
+    self, Agent, Busy, Config, DEFAULT_RECORDING, Listen, MirrorAudio, OnFailure, RecordVideo, Style,
+    Transform, Word,
 };
 use crate::app::detectors::Detectors;
 use crate::call::behaviour::mirror::Mirror;
@@ -52,7 +52,11 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             ..sip::Settings::default()
         },
         admission: Admission::new(config.sip.trusted.clone()),
-        routes: config.routes.iter().map(|found| route(config, detectors, found)).collect::<Result<_, _>>()?,
+        routes: config
+            .routes
+            .iter()
+            .map(|found| route(config, detectors, found))
+            .collect::<Result<_, _>>()?,
         media: media(config),
         name: config.appliance.name.clone(),
         advertise: config.sip.advertise,
@@ -84,10 +88,9 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
             greeting: if audio == MirrorAudio::Greeting { greeting } else { String::new() },
             echo: audio != MirrorAudio::Silence,
         }),
-        Agent::Record => Behaviour::Record(Record {
-            greeting: String::new(),
-            text: "this call is recorded".to_owned(),
-        }),
+        Agent::Record => {
+            Behaviour::Record(Record { greeting: String::new(), text: "this call is recorded".to_owned() })
+        }
     };
     let any = |glob: &String| (glob != "*").then(|| glob.clone());
     Ok(Route {
@@ -111,9 +114,10 @@ fn room(config: &Config, detectors: &Detectors, route: &settings::Route) -> Resu
     // A detector that already looks at every picture for the gate need not look again for its boxes.
     let gated = gate.as_ref().map_or(Vec::new(), |gate| gate.detectors.clone());
     let observers = route.detect.iter().filter(|name| !gated.contains(name)).cloned().collect();
-    let recording = route.record.as_deref().and_then(|name| {
-        config.recording.get(name).or_else(|| config.recording.get(DEFAULT_RECORDING))
-    });
+    let recording = route
+        .record
+        .as_deref()
+        .and_then(|name| config.recording.get(name).or_else(|| config.recording.get(DEFAULT_RECORDING)));
     Ok(Room {
         signalling: None,
         gate,
@@ -181,8 +185,8 @@ fn look(config: &Config, observers: Vec<String>) -> Result<Look, String> {
     let watermark = if overlay.watermark.is_empty() {
         None
     } else {
-        let template = Template::parse(&overlay.watermark)
-            .map_err(|error| format!("overlay.watermark: {error}"))?;
+        let template =
+            Template::parse(&overlay.watermark).map_err(|error| format!("overlay.watermark: {error}"))?;
         let position = Position::parse(overlay.watermark_position.word())
             .ok_or("overlay.watermark_position is unknown")?;
         let [red, green, blue] = overlay.watermark_color;

@@ -139,7 +139,7 @@ pub enum ModelsCommand {
     },
     /// Fetch models, checked by SHA-256
     Pull {
-        /// Names of `eyeline models list` [all]
+        /// Names of `eyeline models list` [the defaults, and a face model]
         names: Vec<String>,
         #[command(flatten)]
         global: Global,
@@ -188,9 +188,9 @@ pub struct CallArguments {
     /// Keys to press once the call is up
     #[arg(long, value_name = "DIGITS", value_parser = digits)]
     pub dtmf: Option<String>,
-    /// Seconds to wait for an answer
-    #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
-    pub ring_timeout: Duration,
+    /// Seconds to wait for an answer [sip.ring_timeout_s]
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub ring_timeout: Option<Duration>,
     /// Local address [the one that faces the peer]
     #[arg(long, value_name = "ADDR")]
     pub bind: Option<IpAddr>,
@@ -274,7 +274,7 @@ mod tests {
         let Command::Call(call) = line.command else { panic!("a call") };
         assert_eq!((call.size, call.codec), (Size::new(320, 240), Some(AudioCodec::Pcmu)));
         assert_eq!((call.dtmf.as_deref(), call.hold_after), (Some("1#A"), Some(Duration::from_millis(2500))));
-        assert_eq!((call.duration, call.ring_timeout), (Duration::from_secs(10), Duration::from_secs(30)));
+        assert_eq!((call.duration, call.ring_timeout), (Duration::from_secs(10), None));
         for wrong in [
             "--size 321x240",
             "--codec opus",

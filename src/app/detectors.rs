@@ -18,7 +18,7 @@ use crate::worker::client::{DetectorOptions, ModelHandle, Worker, WorkerSettings
 struct Entry {
     config: DetectorConfig,
     model: Result<ModelHandle, String>,
-    /// Classes its model knows; empty when there is no model.
+    /// Classes its model knows, present or not; empty for a model nobody has heard of.
     labels: Vec<String>,
 }
 
@@ -46,21 +46,16 @@ impl Detectors {
             let spec = store.as_ref().map_err(Clone::clone).and_then(|store| {
                 store.spec(&detector.model, Sizing::Live).map_err(|error| error.to_string())
             });
-            let needed = wanted.contains(name) || detectors.may_find_target(name, spec.as_ref().ok());
+            let labels = store.as_ref().map_or(Vec::new(), |store| store.labels(&detector.model));
+            let labels = lower(&labels);
+            let needed =
+                wanted.contains(name) || labels.iter().any(|label| detectors.targets.contains(label));
             if needed {
-                let entry = detectors.load_one(config, detector, spec);
+                let entry = detectors.load_one(config, detector, spec, labels);
                 detectors.entries.insert(name.clone(), entry);
             }
         }
         detectors
-    }
-
-    /// A missing model has no labels; the built-in `faces` is known to be for faces.
-    fn may_find_target(&self, name: &str, spec: Option<&ModelSpec>) -> bool {
-        match spec {
-            Some(spec) => spec.labels.iter().any(|label| self.targets.contains(&label.to_lowercase())),
-            None => name == "faces" && self.targets.iter().any(|target| target == "face"),
-        }
     }
 
     fn load_one(
@@ -68,8 +63,8 @@ impl Detectors {
         config: &Config,
         detector: &DetectorConfig,
         spec: Result<ModelSpec, String>,
+        labels: Vec<String>,
     ) -> Entry {
-        let labels = spec.as_ref().map_or(Vec::new(), |spec| lower(&spec.labels));
         let model = spec.and_then(|spec| {
             let worker = self.worker(config)?;
             worker.load(spec).map_err(|error| error.to_string())
@@ -125,7 +120,8 @@ impl Detectors {
     }
 
     fn why_missing(&self, target: &str) -> String {
-        let failed = self.entries.values().find_map(|entry| entry.model.as_ref().err());
+        let finders = self.entries.values().filter(|entry| entry.labels.iter().any(|label| label == target));
+        let failed = finders.filter_map(|entry| entry.model.as_ref().err()).next();
         failed.cloned().unwrap_or_else(|| format!("no detector finds {target}: see `eyeline models list`"))
     }
 
@@ -137,11 +133,6 @@ impl Detectors {
     /// The inference child, when one is needed.
     pub fn status(&self) -> Option<WorkerStatus> {
         self.worker.as_ref().map(Worker::status)
-    }
-
-    /// The running child, for fault injection.
-    pub fn running(&self) -> Option<&Worker> {
-        self.worker.as_ref()
     }
 
     fn entry(&self, name: &str) -> Result<(&Entry, &Worker, ModelHandle), String> {

@@ -7,6 +7,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, anyhow};
@@ -24,7 +25,7 @@ use crate::app::service::{self, Ask, Heartbeat, Signals};
 use crate::app::signalling::{self, Order, Signalling};
 use crate::app::watch::{Shared, Watching};
 use crate::base::queue::{self, Fifo, Sender};
-use crate::base::stop::{Outcome, Scope};
+use crate::base::stop::{Outcome, Scope, joined_thread};
 use crate::base::time::Clock;
 use crate::call::end::EndReason;
 use crate::engine::{self, Engines, Speaker};
@@ -61,11 +62,12 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let media = media_runtime()?;
     check_disk(config)?;
     // Both take time and need nothing of each other.
-    let prober = prove_encoder(config);
+    let prober = prove_encoder(config).context("cannot start the encoder proof")?;
     let detectors = Arc::new(Detectors::load(config));
     report_detectors(&detectors);
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
-    let result = runtime.block_on(run_until_told(config, started, detectors, media, runtime.handle().clone()));
+    let result =
+        runtime.block_on(run_until_told(config, started, detectors, media, runtime.handle().clone()));
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
@@ -81,10 +83,10 @@ pub fn media_runtime() -> anyhow::Result<Handle> {
 }
 
 /// The first proof of an encoder takes some 100 ms; calls must not wait for it.
-fn prove_encoder(config: &Config) -> std::thread::JoinHandle<anyhow::Result<()>> {
+fn prove_encoder(config: &Config) -> std::io::Result<JoinHandle<anyhow::Result<()>>> {
     let wanted = !config.media.video_codecs.is_empty();
     let setting = crate::app::config::settings::Word::word(config.video.encoder);
-    std::thread::spawn(move || {
+    joined_thread("encoder-proof", move || {
         if !wanted {
             return Ok(());
         }
@@ -101,15 +103,13 @@ fn check_disk(config: &Config) -> anyhow::Result<()> {
     for name in config.routes.iter().filter_map(|route| route.record.as_ref()) {
         let Some(recording) = config.recording.get(name) else { continue };
         let folder = config.recordings_dir(recording);
-        std::fs::create_dir_all(&folder)
-            .and_then(|()| tempfile_in(&folder))
-            .with_context(|| {
-                format!(
-                    "recordings cannot be written to {}: check the folder's owner, set recording.dir, or \
+        std::fs::create_dir_all(&folder).and_then(|()| tempfile_in(&folder)).with_context(|| {
+            format!(
+                "recordings cannot be written to {}: check the folder's owner, set recording.dir, or \
                      recording.enabled = false",
-                    folder.display()
-                )
-            })?;
+                folder.display()
+            )
+        })?;
     }
     Ok(())
 }
@@ -123,7 +123,9 @@ fn tempfile_in(folder: &std::path::Path) -> std::io::Result<()> {
 fn report_detectors(detectors: &Detectors) {
     for (target, problem) in detectors.target_states() {
         if let Some(problem) = problem {
-            tracing::error!("{target} cannot be hidden, so no picture will be shown on censored routes: {problem}");
+            tracing::error!(
+                "{target} cannot be hidden, so no picture will be shown on censored routes: {problem}"
+            );
         }
     }
     for (name, problem) in detectors.detector_states() {
@@ -171,13 +173,10 @@ async fn run_until_told(
     service::watch(&mut scope, heartbeat);
     let watch = Watching::new(config, clock, detectors, shared, &sip, handle);
     let (orders, given) = queue::queue(Fifo { depth: ORDERS });
-    let bound: Vec<String> = sip.bound().iter().map(|(t, a)| format!("{}:{a}", t.name().to_lowercase())).collect();
+    let bound: Vec<String> =
+        sip.bound().iter().map(|(t, a)| format!("{}:{a}", t.name().to_lowercase())).collect();
     service::ready(&format!("taking calls on {}", bound.join(", ")));
-    tracing::info!(
-        "ready after {} ms, taking calls on {}",
-        started.elapsed().as_millis(),
-        bound.join(", ")
-    );
+    tracing::info!("ready after {} ms, taking calls on {}", started.elapsed().as_millis(), bound.join(", "));
     let drain = config.appliance.drain;
     let control = signalling::run(sip, agent, engines, events, given, Box::new(watch));
     let obedience = async {

@@ -51,11 +51,6 @@ pub fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// Tells systemd what is going on.
-pub fn status(status: &str) {
-    notify(&[NotifyState::Status(status)]);
-}
-
 /// Tells systemd that the process is on its way out, and that it may take `patience`.
 pub fn stopping(patience: Duration) {
     let micros = u32::try_from(patience.as_micros()).unwrap_or(u32::MAX);

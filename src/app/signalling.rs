@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket, tcp};
 
+use crate::base::datagram;
 use crate::base::queue::{self, Fifo, Offered, Receiver, Sender, Taken};
 use crate::base::stop::{Outcome, Scope, StopToken};
 use crate::call::end::EndReason;
@@ -50,7 +51,20 @@ const LARGEST_DATAGRAM: usize = 65_535;
 #[derive(Debug)]
 pub enum Order {
     Dial(Box<Dial>),
-    HangUp { call: CallId, reason: EndReason },
+    HangUp {
+        call: CallId,
+        reason: EndReason,
+    },
+    Hold {
+        call: CallId,
+    },
+    Resume {
+        call: CallId,
+    },
+    SendDigits {
+        call: CallId,
+        digits: String,
+    },
     /// Refuse new calls.
     Drain,
     HangUpAll(EndReason),
@@ -71,16 +85,17 @@ struct Listener {
     local: SocketAddr,
 }
 
-/// Our handle of one stream: what it is to send, and its end.
+/// One stream connection; dropping it ends both of its tasks.
 struct Stream {
+    /// Without it the writing half ends once all is sent.
     outgoing: Sender<Vec<u8>, Fifo>,
-    /// Stops the reading half; dropping `outgoing` ends the writing half once all is sent.
-    token: StopToken,
+    /// Ends the reading half.
+    closed: StopToken,
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.token.stop();
+        self.closed.stop();
     }
 }
 
@@ -105,13 +120,18 @@ impl Signalling {
         let (mut udp, mut tcp) = (Vec::new(), Vec::new());
         for (transport, address) in listen {
             let taken = || {
-                format!("cannot listen for SIP on {address}: is another SIP program running? Change sip.listen")
+                format!(
+                    "cannot listen for SIP on {address}: is another SIP program running? Change sip.listen"
+                )
             };
             match transport {
                 Transport::Udp => {
                     let socket = Arc::new(udp_socket(*address).with_context(taken)?);
                     let local = socket.local_addr().with_context(taken)?;
-                    scope.task_until_stopped("sip-udp", read_datagrams(socket.clone(), udp.len(), inbound.clone()));
+                    scope.task_until_stopped(
+                        "sip-udp",
+                        read_datagrams(socket.clone(), udp.len(), inbound.clone()),
+                    );
                     udp.push(Listener { socket, local });
                 }
                 Transport::Tcp => {
@@ -183,6 +203,7 @@ impl Signalling {
                 };
                 let local = SocketAddr::new(ip, listening.port());
                 let peer = Peer { transport: Transport::Udp, local, remote, connection: None };
+                ladder("<-", &remote, &bytes);
                 agent.handle_datagram(now, peer, &bytes);
             }
             Inbound::Accepted { stream, local, remote } => {
@@ -196,15 +217,17 @@ impl Signalling {
                 let connection = ConnectionId(self.next_accepted);
                 self.next_accepted -= 1;
                 self.carry(connection, stream);
-                let peer =
-                    Peer { transport: Transport::Tcp, local, remote, connection: Some(connection) };
+                let peer = Peer { transport: Transport::Tcp, local, remote, connection: Some(connection) };
                 agent.handle_accepted(now, connection, peer);
             }
             Inbound::Connected { connection, stream, local } => {
                 self.carry(connection, stream);
                 agent.handle_connected(now, connection, local);
             }
-            Inbound::Data { connection, bytes } => agent.handle_stream(now, connection, &bytes),
+            Inbound::Data { connection, bytes } => {
+                ladder("<-", &connection, &bytes);
+                agent.handle_stream(now, connection, &bytes);
+            }
             Inbound::Closed { connection } => {
                 self.streams.remove(&connection);
                 agent.handle_closed(now, connection);
@@ -218,11 +241,11 @@ impl Signalling {
         }
         let (reader, writer) = stream.into_split();
         let (sender, outgoing) = queue::queue(Fifo { depth: STREAM_DEPTH });
-        let token = StopToken::default();
-        self.streams.insert(connection, Stream { outgoing: sender, token: token.clone() });
-        let reading = read_stream(reader, connection, self.inbound.clone(), token.clone());
+        let closed = StopToken::default();
+        self.streams.insert(connection, Stream { outgoing: sender, closed: closed.clone() });
+        let reading = read_stream(reader, connection, self.inbound.clone(), closed.clone());
         self.scope.task_until_stopped("sip-stream-in", reading);
-        self.scope.task_until_stopped("sip-stream-out", write_stream(writer, outgoing, token));
+        self.scope.task_until_stopped("sip-stream-out", write_stream(writer, outgoing, closed));
     }
 
     fn connect(&mut self, connection: ConnectionId, remote: SocketAddr) {
@@ -242,6 +265,7 @@ impl Signalling {
     }
 
     fn send(&mut self, peer: &Peer, bytes: Vec<u8>) {
+        ladder("->", &peer.remote, &bytes);
         if let Some(connection) = peer.connection {
             let sent = self.streams.get(&connection).map(|stream| stream.outgoing.offer(bytes));
             if !matches!(sent, Some(Offered::Queued)) {
@@ -254,14 +278,20 @@ impl Signalling {
         };
         let same_family = |listener: &&Listener| listener.local.is_ipv4() == peer.remote.is_ipv4();
         let socket = self.udp.iter().find(same_port).or_else(|| self.udp.iter().find(same_family));
-        if socket.is_none_or(|listener| listener.socket.try_send_to(&bytes, peer.remote).is_err()) {
+        if socket.is_none_or(|listener| datagram::send(&*listener.socket, &bytes, peer.remote).is_err()) {
             // A lost datagram is SIP's everyday: the transaction repeats it.
             self.unsent += 1;
         }
     }
 
     /// Carries out everything the user agent wants. `ended` and `tell` go to `watch`.
-    fn carry_out(&mut self, agent: &mut UserAgent, engines: &mut Engines, now: Instant, watch: &mut dyn Watch) {
+    fn carry_out(
+        &mut self,
+        agent: &mut UserAgent,
+        engines: &mut Engines,
+        now: Instant,
+        watch: &mut dyn Watch,
+    ) {
         while let Some(wanted) = agent.poll() {
             match wanted {
                 Do::Send { peer, bytes } => self.send(&peer, bytes),
@@ -301,7 +331,10 @@ pub async fn run(
 ) -> Box<dyn Watch> {
     let (mut finishing, mut goodbye) = (false, None);
     loop {
-        #[expect(clippy::disallowed_methods, reason = "the control loop reads the clock for the machines below")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the control loop reads the clock for the machines below"
+        )]
         let now = Instant::now();
         signalling.carry_out(&mut agent, &mut engines, now, &mut *watch);
         watch.turned(now, &agent, &engines);
@@ -316,7 +349,10 @@ pub async fn run(
             order = orders.recv() => Arrived::Order(order),
             () = tokio::time::sleep_until(wake_at.into()) => Arrived::Time,
         };
-        #[expect(clippy::disallowed_methods, reason = "the control loop reads the clock for the machines below")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the control loop reads the clock for the machines below"
+        )]
         let now = Instant::now();
         match arrived {
             Arrived::Message(message) => {
@@ -373,11 +409,30 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
             agent.dial(now, *dial);
         }
         Order::HangUp { call, reason } => agent.hang_up(now, call, reason),
+        Order::Hold { call } => agent.hold(now, call),
+        Order::Resume { call } => agent.resume(now, call),
+        Order::SendDigits { call, digits } => agent.send_digits(now, call, digits),
         Order::Drain => agent.drain(),
         Order::HangUpAll(reason) => agent.hang_up_all(now, &reason),
         Order::Finish => return true,
     }
     false
+}
+
+/// One line per message at DEBUG, the whole message at TRACE.
+fn ladder(arrow: &str, with: &dyn std::fmt::Debug, bytes: &[u8]) {
+    if !tracing::enabled!(target: "eyeline::sip", tracing::Level::DEBUG) {
+        return;
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let header = |name: &str| {
+        let found =
+            text.lines().find(|line| line.get(..name.len()).is_some_and(|n| n.eq_ignore_ascii_case(name)));
+        found.unwrap_or_default().to_owned()
+    };
+    let first = text.lines().next().unwrap_or_default();
+    tracing::debug!(target: "eyeline::sip", "{arrow} {with:?} {first} | {} | {}", header("CSeq:"), header("Call-ID:"));
+    tracing::trace!(target: "eyeline::sip", "{arrow} {with:?}\n{text}");
 }
 
 fn udp_socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
@@ -430,10 +485,8 @@ async fn accept(listener: TcpListener, inbound: Sender<Inbound, Fifo>) -> Outcom
 
 /// Peers vanish without a word; the kernel finds out.
 fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
-    let probing = socket2::TcpKeepalive::new()
-        .with_time(PROBE_AFTER)
-        .with_interval(PROBE_EVERY)
-        .with_retries(PROBES);
+    let probing =
+        socket2::TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
     socket2::SockRef::from(stream).set_tcp_keepalive(&probing)
 }
 
@@ -441,13 +494,13 @@ async fn read_stream(
     mut reader: tcp::OwnedReadHalf,
     connection: ConnectionId,
     inbound: Sender<Inbound, Fifo>,
-    token: StopToken,
+    closed: StopToken,
 ) -> Outcome {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = tokio::select! {
             read = reader.read(&mut buffer) => read.unwrap_or(0),
-            () = token.stopped() => 0,
+            () = closed.stopped() => 0,
         };
         if read == 0 {
             inbound.offer(Inbound::Closed { connection });
@@ -463,7 +516,7 @@ async fn read_stream(
 async fn write_stream(
     mut writer: tcp::OwnedWriteHalf,
     outgoing: Receiver<Vec<u8>, Fifo>,
-    token: StopToken,
+    closed: StopToken,
 ) -> Outcome {
     while let Some(bytes) = outgoing.recv().await {
         match tokio::time::timeout(WRITE_LIMIT, writer.write_all(&bytes)).await {
@@ -473,6 +526,6 @@ async fn write_stream(
     }
     let _ = writer.shutdown().await;
     // The reader tells the endpoint.
-    token.stop();
+    closed.stop();
     Outcome::Done
 }

@@ -1,7 +1,5 @@
 //! Driver. What the control loop tells the rest of the program: log lines, call records on disk, the console's view.
 
-#![expect(clippy::disallowed_methods, reason = "a call record is written by a thread of its own")]
-
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -12,8 +10,8 @@ use tokio::runtime::Handle;
 
 use crate::app::config::settings::Config;
 use crate::app::console::view::{
-    CallDirection, CallView, ModelView, Part, Parts, RecordingView, SipView, Snapshot, StagesView, StreamView,
-    Totals, VideoView, WorkerView,
+    CallDirection, CallView, ModelView, Part, Parts, RecordingView, SipView, Snapshot, StagesView,
+    StreamView, Totals, VideoView, WorkerView,
 };
 use crate::app::detectors::Detectors;
 use crate::app::service::Heartbeat;
@@ -155,7 +153,8 @@ impl Watching {
             self.recorded.bytes += recording.bytes;
             self.recorded.errors += u64::from(recording.error.is_some());
         }
-        let path = recording.and_then(|recording| recording.paths.first().cloned()).or(live.recording.clone());
+        let path =
+            recording.and_then(|recording| recording.paths.first().cloned()).or(live.recording.clone());
         if let Some(path) = path {
             let record = self.record(label, ended, &live);
             let path = record_path(&path);
@@ -171,7 +170,8 @@ impl Watching {
         let report = ended.report.as_deref();
         let audio = report.and_then(|report| report.audio.as_ref());
         let video = report.and_then(|report| report.video.as_ref());
-        let since_answer = |at: Instant| at.saturating_duration_since(ended.answered.unwrap_or(ended.started));
+        let since_answer =
+            |at: Instant| at.saturating_duration_since(ended.answered.unwrap_or(ended.started));
         CallRecord {
             id: label.call.clone(),
             call_id: label.sip_call_id.clone(),
@@ -376,10 +376,7 @@ impl Watch for Watching {
         self.renew_at.filter(|_| self.stale)
     }
 
-    fn close(
-        self: Box<Self>,
-        limit: Duration,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn close(self: Box<Self>, limit: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             for (name, outcome) in self.scope.close(limit).await {
                 if outcome != Outcome::Done {
@@ -471,11 +468,10 @@ fn audio_codec(streams: &Streams) -> String {
 }
 
 fn media_of(streams: &Streams) -> String {
-    let audio = streams.audio.as_ref().map(|audio| format!("{} {:?}", audio.codec.name(), audio.route.direction));
-    let video = streams
-        .video
-        .as_ref()
-        .map(|video| format!("H264 {:?} {:?}", video.send_mode, video.route.direction));
+    let audio =
+        streams.audio.as_ref().map(|audio| format!("{} {:?}", audio.codec.name(), audio.route.direction));
+    let video =
+        streams.video.as_ref().map(|video| format!("H264 {:?} {:?}", video.send_mode, video.route.direction));
     [audio, video].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 

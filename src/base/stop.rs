@@ -199,6 +199,14 @@ pub fn process_thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
 
+/// A thread whose result is waited for, for example a proof at the start.
+pub fn joined_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<T>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Outcome {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());

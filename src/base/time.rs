@@ -36,10 +36,6 @@ impl Pts {
     pub const fn millis(self) -> i64 {
         self.0 / 1_000_000
     }
-
-    pub fn seconds(self) -> f64 {
-        self.0 as f64 / 1e9
-    }
 }
 
 fn nanos_of(duration: Duration) -> i64 {

@@ -14,7 +14,6 @@ const CHUNK_MS: usize = 10;
 /// One stream's converter.
 pub struct Resampler {
     from: u32,
-    to: u32,
     /// `None`: the rates are equal.
     fft: Option<Fft<f32>>,
     waiting: Vec<f32>,
@@ -33,15 +32,11 @@ impl Resampler {
             .then(|| Fft::new(input, output, chunk, 1, FixedSync::Both))
             .transpose()
             .map_err(|error| broken(format!("no conversion from {from} Hz to {to} Hz: {error}")))?;
-        Ok(Resampler { from, to, fft, waiting: Vec::new(), converted: Vec::new() })
+        Ok(Resampler { from, fft, waiting: Vec::new(), converted: Vec::new() })
     }
 
     pub fn from(&self) -> u32 {
         self.from
-    }
-
-    pub fn to(&self) -> u32 {
-        self.to
     }
 
     /// How many samples at the new rate the output lags behind the input.

@@ -167,7 +167,8 @@ pub enum Command {
     Prepare { call: CallId, wanted: Wanted, address: IpAddr },
     /// Media may flow.
     Start { call: CallId, plan: Box<Plan> },
-    /// Offer and answer were renewed: addresses, directions, payload types, streams added or removed.
+    /// Offer and answer were renewed: addresses, directions, payload types, streams added or removed. A stream that is
+    /// added needs its port prepared before; the port of one that is removed is given back.
     Update { call: CallId, streams: Streams },
     /// The peer asked for a key picture by signalling (RFC 5168).
     SendKey { call: CallId },

@@ -1,8 +1,8 @@
-//! ONNX Runtime: finding and loading the library, and one network with its input tensor.
+//! Driver. ONNX Runtime: finding and loading the library, and one network with its input tensor.
 //!
-//! Driver (loads a library, reads model files). The library is opened at run time, so the program starts without it
-//! and says what is missing. One intra-op thread that does not spin: on small boxes ONNX Runtime's defaults are
-//! slower and burn twice the CPU. `ort` knows one environment per process; it lives as long as its [`Runtime`].
+//! The library is opened at run time, so the program starts without it and says what is missing. One intra-op thread
+//! that does not spin: on small boxes ONNX Runtime's defaults are slower and burn twice the CPU. `ort` knows one
+//! environment per process; it lives as long as its [`Runtime`]. What the numbers mean is [`super::family`]'s.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,6 @@ pub fn library_candidates(
 /// The loaded library. Only one can exist in a process.
 pub struct Runtime {
     environment: Environment,
-    pub library: PathBuf,
 }
 
 impl Runtime {
@@ -82,7 +81,7 @@ impl Runtime {
                     let environment =
                         environment.map_err(|error| SessionError::NoRuntime(error.to_string()))?;
                     environment.set_log_level(LogLevel::Error);
-                    return Ok(Runtime { environment, library });
+                    return Ok(Runtime { environment });
                 }
                 Err(error) => reasons.push(error.to_string()),
             }
@@ -175,19 +174,6 @@ impl Network {
             .map_err(|e| fail(e.to_string()))?;
         let decoded = clock();
         Ok(Timing { prepare: prepared - started, run: answered - prepared, decode: decoded - answered })
-    }
-
-    /// The bare network on the tensor of the last [`Network::detect`]: what a benchmark compares with.
-    pub fn run_again(&mut self, picture: crate::media::frame::Size) -> Result<Duration, SessionError> {
-        let fail = |problem: String| SessionError::Model { model: self.name.clone(), problem };
-        let size = self.contract.tensor_size(picture, self.live);
-        let shape = [1, 3, size.height, size.width];
-        let input =
-            TensorRef::from_array_view((shape, self.tensor.as_slice())).map_err(|e| fail(e.to_string()))?;
-        let started = clock();
-        let inputs = ort::inputs![self.contract.input.as_str() => input];
-        self.session.run(inputs).map_err(|e| fail(e.to_string()))?;
-        Ok(clock() - started)
     }
 }
 

@@ -26,6 +26,8 @@ pub enum StoreError {
     Unknown { name: String },
     #[error("model {name} is not in {searched}: run `eyeline models pull {name}`")]
     Absent { name: String, searched: String },
+    #[error("none of the models {names} is in {searched}: run `eyeline models pull`")]
+    AbsentAny { names: String, searched: String },
     #[error("model {name}: this build cannot read decode = {decode:?} yet")]
     Undecodable { name: String, decode: String },
 }
@@ -80,7 +82,10 @@ impl Store {
         if wanted == "auto" {
             let present = FACE_MODELS.iter().filter_map(|name| self.manifest.model(name));
             let present = present.into_iter().find_map(|model| Some((model, self.locate(model)?)));
-            let (model, path) = present.ok_or_else(|| self.absent(FACE_MODELS.join(", nor ")))?;
+            let (model, path) = present.ok_or_else(|| StoreError::AbsentAny {
+                names: FACE_MODELS.join(", "),
+                searched: self.searched(),
+            })?;
             return self.spec_of(model, path, sizing);
         }
         if let Some(model) = self.manifest.model(wanted) {
@@ -99,9 +104,24 @@ impl Store {
         self.spec_of(model, path, sizing)
     }
 
-    fn absent(&self, name: String) -> StoreError {
+    /// The classes a detector's `model` setting stands for, whether its file is here or not; empty when unknown.
+    pub fn labels(&self, wanted: &str) -> Vec<String> {
+        let name = if wanted == "auto" { FACE_MODELS[0] } else { wanted };
+        match self.manifest.model(name).map(|model| &model.labels) {
+            Some(Labels::Inline(labels)) => labels.clone(),
+            Some(Labels::File(_)) | None => {
+                self.spec(wanted, Sizing::Live).map_or(Vec::new(), |spec| spec.labels)
+            }
+        }
+    }
+
+    fn searched(&self) -> String {
         let searched: Vec<String> = self.directories.iter().map(|dir| dir.display().to_string()).collect();
-        StoreError::Absent { name, searched: searched.join(", ") }
+        searched.join(", ")
+    }
+
+    fn absent(&self, name: String) -> StoreError {
+        StoreError::Absent { name, searched: self.searched() }
     }
 
     fn spec_of(&self, model: &Model, path: PathBuf, sizing: Sizing) -> Result<ModelSpec, StoreError> {
@@ -212,7 +232,7 @@ mod tests {
         let (dir, store) = store_with(&entry(b"weights"), "own.onnx", b"cut");
         let text = |name: &str| store.spec(name, Sizing::Live).expect_err("not there").to_string();
         assert!(text("own").contains("models pull own"), "a file of the wrong length does not count");
-        assert!(text("auto").contains("models pull yunet-dyn"));
+        assert!(text("auto").contains("run `eyeline models pull`"));
         assert!(text("yolo-from-outer-space").contains("models list"));
         assert!(text("silero-vad").contains("models pull"));
         drop(dir);

@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use crate::media::codec::Detection;
-use crate::media::frame::{CleanFrame, Frame, FrameMut, Plane, RawFrame, Size};
+use crate::media::frame::{CleanFrame, Frame, FrameMut, Plane, RawFrame};
 use crate::media::pool::FramePool;
 
 /// What one filter says of one picture.
@@ -145,13 +145,6 @@ impl Gate {
             State::Filtering(_) | State::Closed => None,
         }
     }
-
-    /// A slate of `size`, for the time before the first picture.
-    pub fn slate(&mut self, size: Size, pts: crate::base::time::Pts, pool: &FramePool) -> Option<CleanFrame> {
-        let mut picture = pool.take_sized(size, pts)?;
-        self.slate.paint(&mut picture);
-        Some(CleanFrame::drawn_here(picture))
-    }
 }
 
 /// Plain black, limited range.
@@ -169,6 +162,7 @@ impl Slate for BlackSlate {
 mod tests {
     use super::*;
     use crate::base::time::Pts;
+    use crate::media::frame::Size;
 
     struct Says(Verdict);
     impl VideoFilter for Says {

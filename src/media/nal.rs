@@ -116,49 +116,31 @@ pub fn unescaped(unit: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// The first sequence and the first picture parameter set of a stream, without start codes.
-pub fn parameter_sets(annexb: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (mut sps, mut pps) = (None, None);
+/// The parameter sets in front of the first slice, as Annex B. `None`: a sequence or a picture parameter set is missing.
+pub fn parameter_sets(annexb: &[u8]) -> Option<Vec<u8>> {
+    let (mut sets, mut sps, mut pps) = (Vec::new(), false, false);
     for unit in units(annexb) {
         match NalType::of(unit[0]) {
-            NalType::Sps => sps = sps.or(Some(unit)),
-            NalType::Pps => pps = pps.or(Some(unit)),
+            NalType::Sps => sps = true,
+            NalType::Pps => pps = true,
             kind if kind.is_picture() => break,
-            _ => {}
+            _ => continue,
         }
+        push(&mut sets, unit);
     }
-    sps.zip(pps)
+    (sps && pps).then_some(sets)
 }
 
-/// Whether the stream holds an IDR slice.
-pub fn has_idr(annexb: &[u8]) -> bool {
-    units(annexb).any(|unit| NalType::of(unit[0]) == NalType::Idr)
+/// What stands from the start code of the first slice on; nothing where there is no slice.
+pub fn slices(annexb: &[u8]) -> &[u8] {
+    let first = units(annexb).find(|unit| NalType::of(unit[0]).is_picture());
+    let at = first.map_or(annexb.len(), |unit| unit.as_ptr().addr() - annexb.as_ptr().addr() - 3);
+    &annexb[at..]
 }
 
-/// The `AVCDecoderConfigurationRecord` (ISO/IEC 14496-15 §5.3.3.1) of one pair of parameter sets.
-/// `None`: a set is too short or too long to be one.
-pub fn avcc(sps: &[u8], pps: &[u8]) -> Option<Vec<u8>> {
-    let [_, profile, compatibility, level, ..] = *sps else {
-        return None;
-    };
-    let (sps_len, pps_len) = (u16::try_from(sps.len()).ok()?, u16::try_from(pps.len()).ok()?);
-    let mut out = vec![1, profile, compatibility, level, 0xff, 0xe1];
-    out.extend_from_slice(&sps_len.to_be_bytes());
-    out.extend_from_slice(sps);
-    out.push(1);
-    out.extend_from_slice(&pps_len.to_be_bytes());
-    out.extend_from_slice(pps);
-    // The High profiles carry chroma format and bit depths behind the sets.
-    if matches!(profile, 100 | 110 | 122 | 144) {
-        let read = super::sps::Sps::parse(sps).ok()?;
-        out.extend_from_slice(&[
-            0xfc | read.chroma_format_idc,
-            0xf8 | (read.bit_depth_luma - 8),
-            0xf8 | (read.bit_depth_chroma - 8),
-            0,
-        ]);
-    }
-    Some(out)
+/// The longest NAL unit in bytes.
+pub fn longest(annexb: &[u8]) -> usize {
+    units(annexb).map(<[u8]>::len).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -173,8 +155,7 @@ mod tests {
     fn units_are_found_behind_short_and_long_start_codes() {
         let stream = [9, 9, 0, 0, 1, 0x67, 1, 0, 0, 0, 1, 0x68, 2, 0, 0, 0, 0, 1, 0x65, 3, 4, 0, 0];
         assert_eq!(split(&stream), [&[0x67, 1][..], &[0x68, 2], &[0x65, 3, 4]]);
-        assert_eq!(parameter_sets(&stream), Some((&[0x67, 1][..], &[0x68, 2][..])));
-        assert!(has_idr(&stream));
+        assert_eq!(longest(&stream), 3);
     }
 
     #[test]
@@ -201,12 +182,25 @@ mod tests {
     }
 
     #[test]
-    fn the_decoder_configuration_names_profile_and_level() {
-        let record = avcc(&[0x67, 0x42, 0xc0, 0x1e, 9], &[0x68, 1]).expect("long enough");
-        assert_eq!(
-            record,
-            [1, 0x42, 0xc0, 0x1e, 0xff, 0xe1, 0, 5, 0x67, 0x42, 0xc0, 0x1e, 9, 1, 0, 2, 0x68, 1]
-        );
-        assert_eq!(avcc(&[0x67], &[0x68]), None);
+    fn slices_leave_the_parameter_sets_behind() {
+        let stream =
+            [&[0, 0, 0, 1, 0x67, 1, 0, 0, 1, 0x68, 2, 0, 0, 1, 6, 9], &[0, 0, 1, 0x65, 9][..]].concat();
+        assert_eq!(slices(&stream), [0, 0, 1, 0x65, 9]);
+        assert_eq!(slices(slices(&stream)), slices(&stream));
+        assert_eq!(parameter_sets(&stream), Some(vec![0, 0, 0, 1, 0x67, 1, 0, 0, 0, 1, 0x68, 2]));
+        assert_eq!(slices(&stream[..8]), [0; 0]);
+        assert_eq!(parameter_sets(&stream[..8]), None);
+    }
+
+    #[test]
+    fn every_parameter_set_in_front_of_a_slice_counts_and_none_behind_it() {
+        let mut stream = Vec::new();
+        for unit in [&[0x67, 1][..], &[0x68, 2], &[0x68, 3]] {
+            push(&mut stream, unit);
+        }
+        let all = stream.clone();
+        push(&mut stream, &[0x65, 4]);
+        push(&mut stream, &[0x68, 5]);
+        assert_eq!(parameter_sets(&stream), Some(all));
     }
 }

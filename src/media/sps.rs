@@ -3,6 +3,7 @@
 //!
 //! Display information (VUI) is not read. Finding parameter sets in a stream is [`super::nal`].
 
+use crate::media::frame::Size;
 use crate::media::nal::{self, NalType};
 
 /// The largest picture taken, in pixels.
@@ -107,6 +108,18 @@ pub fn pps_ids(unit: &[u8]) -> Result<(u8, u8), SpsError> {
     let bytes = nal::unescaped(&unit[..unit.len().min(64)]);
     let mut bits = Bits::new(&bytes[1..]);
     Ok((bits.ue_to(255, "id")? as u8, bits.ue_to(31, "sequence id")? as u8))
+}
+
+/// The size that the last sequence parameter set of an Annex B stream declares, beyond the limits or not.
+/// `None`: there is none, or it makes no sense.
+pub fn picture_size(annexb: &[u8]) -> Option<Size> {
+    let sets = nal::units(annexb).filter(|unit| NalType::of(unit[0]) == NalType::Sps);
+    let (width, height) = match Sps::parse(sets.last()?) {
+        Ok(sps) => (sps.width, sps.height),
+        Err(SpsError::TooLarge { width, height }) => (width, height),
+        Err(_) => return None,
+    };
+    Some(Size::new(usize::try_from(width).ok()?, usize::try_from(height).ok()?))
 }
 
 struct Chroma {
@@ -317,6 +330,11 @@ mod tests {
         assert_eq!(giant, Err(SpsError::TooLarge { width: 65_536, height: 65_536 }));
         assert!(Sps::parse(&baseline(256, 144, None)).is_ok(), "the limit itself is taken");
         assert!(Sps::parse(&baseline(257, 144, None)).is_err());
+        let mut stream = Vec::new();
+        nal::push(&mut stream, &X264_640X360);
+        assert_eq!(picture_size(&stream), Some(Size::new(640, 360)));
+        nal::push(&mut stream, &baseline(4096, 4096, None));
+        assert_eq!(picture_size(&stream), Some(Size::new(65_536, 65_536)), "for a refusal that says so");
         assert_eq!(Sps::parse(&baseline(4, 4, Some([0, 40, 0, 0]))), Err(SpsError::OutOfRange("cropping")));
     }
 
@@ -352,7 +370,6 @@ mod tests {
             }
             unit[0] = 0x68;
             let _ = pps_ids(&unit);
-            let _ = nal::avcc(&unit, &unit);
         }
     }
 

@@ -14,7 +14,6 @@ use ffmpeg_next::ffi;
 use ffmpeg_next::format::context::{Output, StreamIo};
 
 use crate::codec::ffmpeg::{self, Options, Packet, check};
-use crate::codec::h264::annexb::ParameterSets;
 use crate::media::codec::CodecError;
 use crate::media::frame::Size;
 
@@ -49,7 +48,8 @@ fn advice(error: &io::Error) -> &'static str {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PictureTrack {
     pub size: Size,
-    pub sets: ParameterSets,
+    /// Its parameter sets, as Annex B.
+    pub sets: Vec<u8>,
 }
 
 /// The sound track's declaration.
@@ -141,10 +141,6 @@ impl Mux {
         Ok(mux)
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Bytes handed to the operating system.
     pub fn bytes(&self) -> u64 {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).bytes
@@ -157,7 +153,7 @@ impl Mux {
         parameters.format = ffi::AVPixelFormat::AV_PIX_FMT_YUV420P as c_int;
         parameters.width = c_int::try_from(track.size.width).unwrap_or(0);
         parameters.height = c_int::try_from(track.size.height).unwrap_or(0);
-        self.extradata(index, &track.sets.annex_b())?;
+        self.extradata(index, &track.sets)?;
         Ok(index)
     }
 

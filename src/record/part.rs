@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::base::time::Pts;
-use crate::codec::h264::annexb::{self, ParameterSets};
 use crate::media::frame::Size;
+use crate::media::{nal, sps};
 use crate::record::mux::{Mux, MuxError, PictureTrack, SoundTrack};
 use crate::record::timeline::{Fragments, Timed};
 
@@ -45,7 +45,7 @@ impl Timed for Packet {
 
 struct Part {
     mux: Mux,
-    sets: Option<ParameterSets>,
+    sets: Option<Vec<u8>>,
     origin: i64,
     /// The last picture: how long it is shown is known when the next one comes.
     shown: Option<Unit>,
@@ -163,7 +163,7 @@ impl Part {
                 self.mux.cut()?;
             }
             // The file declares the parameter sets; repeating them in the samples is not allowed (ISO 14496-15).
-            let data = if unit.key { annexb::slices(&unit.data) } else { &unit.data };
+            let data = if unit.key { nal::slices(&unit.data) } else { &unit.data };
             self.mux.picture(data, time, lasts, unit.key)?;
         }
         self.shown = next;
@@ -182,9 +182,9 @@ pub(super) fn numbered(path: &Path, number: usize) -> PathBuf {
 
 /// What a key picture declares; `size` where it is known already.
 pub(super) fn track_of(data: &[u8], size: Option<Size>) -> Option<PictureTrack> {
-    let sets = ParameterSets::of(data);
-    let size = size.or_else(|| crate::codec::h264::picture_size(data).ok().flatten())?;
-    sets.complete().then_some(PictureTrack { size, sets })
+    let sets = nal::parameter_sets(data)?;
+    let size = size.or_else(|| sps::picture_size(&sets))?;
+    Some(PictureTrack { size, sets })
 }
 
 #[cfg(test)]

@@ -93,10 +93,6 @@ impl Dialog {
         self.build(Method::Ack, cseq)
     }
 
-    pub fn local_cseq(&self) -> u32 {
-        self.local_cseq
-    }
-
     /// The URI the next request goes to: the first route, else the target.
     pub fn next_hop(&self) -> &Uri {
         self.routes.first().map_or(&self.remote_target, |route| &route.uri)

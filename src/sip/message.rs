@@ -235,10 +235,6 @@ impl Headers {
         self.0.iter().map(|(name, value)| (name.as_ref(), value.as_str()))
     }
 
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -267,11 +263,6 @@ impl Headers {
     /// The first Contact; `None` for `*`.
     pub fn contact(&self) -> Option<NameAddr> {
         NameAddr::parse(self.list("Contact").next()?)
-    }
-
-    /// The elements of Record-Route or Route that can be read, in order.
-    pub fn routes(&self, name: &str) -> Vec<NameAddr> {
-        self.list(name).filter_map(NameAddr::parse).collect()
     }
 }
 

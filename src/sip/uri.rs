@@ -157,12 +157,6 @@ impl Uri {
     pub fn parameter(&self, name: &str) -> Option<Option<&str>> {
         parameter(&self.parameters, name)
     }
-
-    #[must_use]
-    pub fn with_parameter(mut self, name: &str, value: Option<&str>) -> Uri {
-        set_parameter(&mut self.parameters, name, value);
-        self
-    }
 }
 
 impl fmt::Display for Uri {
@@ -453,8 +447,9 @@ mod tests {
 
     #[test]
     fn a_parameter_is_replaced_and_not_doubled() {
-        let changed =
-            uri("sip:h;Transport=udp;x").with_parameter("transport", Some("tcp")).with_parameter("lr", None);
+        let mut changed = uri("sip:h;Transport=udp;x");
+        set_parameter(&mut changed.parameters, "transport", Some("tcp"));
+        set_parameter(&mut changed.parameters, "lr", None);
         assert_eq!(changed.to_string(), "sip:h;Transport=tcp;x;lr");
     }
 }

@@ -99,10 +99,6 @@ impl TestCard {
         TestCard { size, source, still: background(size), texture: texture(size) }
     }
 
-    pub fn size(&self) -> Size {
-        self.size
-    }
-
     /// Picture `number` in a buffer of `pool`. `None`: the pool is empty.
     pub fn draw(&self, number: u32, pts: Pts, pool: &FramePool) -> Option<CleanFrame> {
         let mut picture = pool.take_sized(self.size, pts)?;

@@ -17,6 +17,10 @@ impl Admission {
         Admission { trusted }
     }
 
+    pub fn networks(&self) -> &[IpNet] {
+        &self.trusted
+    }
+
     /// An IPv4 address that arrived on an IPv6 socket counts as IPv4.
     pub fn access(&self, source: IpAddr) -> Access {
         let source = source.to_canonical();

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
+use crate::call::reach::Reach;
 use crate::call::{self, Call, CallSettings, Ended, SipDo, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
@@ -131,6 +132,11 @@ impl UserAgent {
         self.endpoint.counters()
     }
 
+    /// SIP sessions whose dialog is not over, and transactions not yet forgotten.
+    pub fn sip_open(&self) -> (usize, usize) {
+        (self.endpoint.open_sessions(), self.endpoint.open_transactions())
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining
     }
@@ -196,6 +202,7 @@ impl UserAgent {
             },
             behaviour: dial.behaviour.clone(),
             room: Room { signalling: Some(dial.destination.ip()), ..dial.room.clone() },
+            reach: self.reach(dial.destination.ip()),
             origin: id.0,
             max_call: self.settings.max_call,
             ring_timeout: dial.ring_timeout,
@@ -209,6 +216,23 @@ impl UserAgent {
 
     pub fn hang_up(&mut self, now: Instant, call: CallId, reason: EndReason) {
         self.step(now, call, |call| call.hang_up(now, reason));
+        self.settle(now);
+    }
+
+    /// Asks the peer to stop sending; see [`Call::hold`].
+    pub fn hold(&mut self, now: Instant, call: CallId) {
+        self.step(now, call, |call| call.hold());
+        self.settle(now);
+    }
+
+    pub fn resume(&mut self, now: Instant, call: CallId) {
+        self.step(now, call, |call| call.resume());
+        self.settle(now);
+    }
+
+    /// Presses keys towards the peer.
+    pub fn send_digits(&mut self, now: Instant, call: CallId, digits: String) {
+        self.step(now, call, |call| call.send_digits(&digits));
         self.settle(now);
     }
 
@@ -245,6 +269,7 @@ impl UserAgent {
                 }
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
+                // A call may be gone before its dialog: the endpoint ends that alone.
                 sip::Do::Event(event) => {
                     if let Some(call) = self.call_of.get(&event.session()).copied() {
                         self.step(now, call, |call| call.handle_sip(now, event));
@@ -262,7 +287,7 @@ impl UserAgent {
         let refusal = if self.draining {
             Some((503, "Service Unavailable"))
         } else if self.is_full() {
-            Some((self.settings.busy, "Busy Here"))
+            Some((self.settings.busy, if self.settings.busy == 486 { "Busy Here" } else { "Too Many Calls" }))
         } else {
             None
         };
@@ -276,8 +301,10 @@ impl UserAgent {
             }
         };
         self.counters.refused += 1;
-        let headers =
-            if status == 503 { vec![("Retry-After".to_owned(), "10".to_owned())] } else { Vec::new() };
+        let headers = match refusal {
+            Some(_) => vec![("Retry-After".to_owned(), "10".to_owned())],
+            None => Vec::new(),
+        };
         let response = Response { status, reason: Some(text.to_owned()), headers, body: None };
         self.endpoint.respond(now, session, response);
         tracing::info!(%from, %to, status, "call refused: {text}");
@@ -309,14 +336,32 @@ impl UserAgent {
             },
             behaviour: route.behaviour,
             room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
+            reach: self.reach(invite.peer.remote.ip()),
             origin: id.0,
             max_call: self.settings.max_call,
             ring_timeout: self.settings.max_call,
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
-        self.calls.insert(id, Call::incoming(now, id, settings, invite.body.as_ref()));
-        self.step(now, id, |_| ());
+        // The first step reads the offer: it is guarded like every later one.
+        match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
+            Ok(call) => {
+                self.calls.insert(id, call);
+                self.step(now, id, |_| ());
+            }
+            Err(_) => {
+                tracing::error!(call = %id, "reading an INVITE panicked and it is refused");
+                self.counters.faults += 1;
+                self.call_of.remove(&session);
+                self.session_of.remove(&id);
+                let response = Response { status: 500, ..Response::default() };
+                self.endpoint.respond(now, session, response);
+            }
+        }
+    }
+
+    fn reach(&self, signalling: IpAddr) -> Reach {
+        Reach { signalling: Some(signalling), networks: self.settings.admission.networks().to_vec() }
     }
 
     fn is_full(&self) -> bool {
@@ -449,6 +494,10 @@ impl UserAgent {
     }
 }
 
+/// The user part as people read it. An escaped control character is drawn, not obeyed.
 fn user_of(uri: &Uri) -> String {
-    uri.user().unwrap_or_default().to_owned()
+    let user = uri.user_decoded().unwrap_or_default();
+    user.chars()
+        .map(|letter| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter })
+        .collect()
 }

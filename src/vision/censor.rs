@@ -33,20 +33,6 @@ pub enum OnFailure {
     BlurFrame,
 }
 
-impl OnFailure {
-    /// The names of the configuration, in the order of the variants.
-    pub const NAMES: [&'static str; 2] = ["slate", "blur_frame"];
-
-    /// The choice of that name.
-    pub fn parse(name: &str) -> Option<OnFailure> {
-        match name {
-            "slate" => Some(OnFailure::Slate),
-            "blur_frame" => Some(OnFailure::BlurFrame),
-            _ => None,
-        }
-    }
-}
-
 /// What is hidden, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CensorSettings {
@@ -182,11 +168,6 @@ impl Censor {
     /// A handle to the counters that outlives the move into the gate.
     pub fn counters(&self) -> Arc<CensorCounters> {
         self.counters.clone()
-    }
-
-    /// Everything the detectors found at their last look, of all classes; empty after a failure.
-    pub fn boxes(&self) -> &[Detection] {
-        &self.boxes
     }
 
     /// Looks and plans the masks. The only way to `Ok` is through a good, fresh look of every detector.

@@ -21,21 +21,6 @@ pub enum Style {
     Black,
 }
 
-impl Style {
-    /// The names of the configuration, in the order of the variants.
-    pub const NAMES: [&'static str; 3] = ["pixelate", "blur", "black"];
-
-    /// The style of that name.
-    pub fn parse(name: &str) -> Option<Style> {
-        match name {
-            "pixelate" => Some(Style::Pixelate),
-            "blur" => Some(Style::Blur),
-            "black" => Some(Style::Black),
-            _ => None,
-        }
-    }
-}
-
 /// A polygon in shares of the picture: (0, 0) is the top left corner, (1, 1) the bottom right one.
 ///
 /// The inside follows the even-odd rule; blocks of 2x2 pixels that an edge crosses belong to it.

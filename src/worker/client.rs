@@ -89,22 +89,12 @@ pub struct DetectorOptions {
 #[derive(Clone, Debug)]
 pub struct ModelHandle {
     pub(super) index: u32,
-    name: Arc<str>,
     labels: Arc<[Arc<str>]>,
     confidence: f32,
     iou: f32,
 }
 
 impl ModelHandle {
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Class names by index.
-    pub fn labels(&self) -> &[Arc<str>] {
-        &self.labels
-    }
-
     /// The manifest's confidence and overlap, all classes.
     pub fn options(&self) -> DetectorOptions {
         DetectorOptions { confidence: self.confidence, iou: self.iou, classes: Vec::new() }
@@ -374,7 +364,6 @@ impl ModelEntry {
     fn new(index: u32, spec: ModelSpec) -> Self {
         let handle = ModelHandle {
             index,
-            name: spec.name.as_str().into(),
             labels: spec.labels.iter().map(|label| label.as_str().into()).collect(),
             confidence: spec.contract.confidence,
             iou: spec.contract.iou,

@@ -42,7 +42,10 @@ fn a_taken_port_is_one_clear_line() {
     let (code, line) = refused(&[&format!("sip.listen=[\"tcp:127.0.0.1:{port}\"]")]);
     assert!(code == 1 && line.contains(&port.to_string()) && line.contains("sip.listen"), "{code} {line}");
     let (code, line) = refused(&[&format!("console.listen=\"127.0.0.1:{port}\"")]);
-    assert!(code == 1 && line.contains(&port.to_string()) && line.contains("console.listen"), "{code} {line}");
+    assert!(
+        code == 1 && line.contains(&port.to_string()) && line.contains("console.listen"),
+        "{code} {line}"
+    );
     drop(taken);
 }
 
@@ -215,12 +218,8 @@ fn a_flood_of_broken_media_is_counted_and_the_call_goes_on() {
     let clip = Packetized::read(&media("face.mp4"), 1);
     let mut caller = Caller::new(&appliance.uri());
     let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(1))));
-    let clean = Sending {
-        time: Duration::from_secs(2),
-        video: Some(&clip),
-        tone: Some(HERTZ),
-        ..Sending::default()
-    };
+    let clean =
+        Sending { time: Duration::from_secs(2), video: Some(&clip), tone: Some(HERTZ), ..Sending::default() };
     caller.stream_as(&answer, &clean, |_, _| ());
 
     let mut random = StdRng::seed_from_u64(20_260_307);
@@ -381,8 +380,7 @@ fn broken_and_silent_connections_are_let_go() {
         assert!(ended.is_ok() || reset, "a broken stream is closed: {ended:?}");
     }
     let expected = before + silent.len() + halves.len();
-    let closed =
-        wait_for(Duration::from_secs(2), || (open_files(&appliance) <= expected + 2).then_some(()));
+    let closed = wait_for(Duration::from_secs(2), || (open_files(&appliance) <= expected + 2).then_some(()));
     assert!(closed.is_some(), "{} files open, {expected} expected", open_files(&appliance));
     let mut caller = Caller::new(&appliance.uri());
     assert!(caller.is_answered(Duration::from_secs(2)), "OPTIONS is answered");

@@ -117,7 +117,8 @@ fn assert_recording(appliance: &Appliance, recording: &Path, clip: &Clip, least:
 
 fn metric(appliance: &Appliance, name: &str) -> f64 {
     let (_, page) = appliance.get("/metrics").expect("the console answers");
-    let line = page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}: {page}"));
+    let line =
+        page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}: {page}"));
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
 }
 

@@ -16,4 +16,5 @@ mod missing;
 mod offers;
 mod peers;
 mod recordings;
+mod reoffers;
 mod shutdown;

@@ -198,7 +198,9 @@ mod tests {
         check("overlay.watermark='{nam}'", "did you mean \"name\"?");
         check("overlay.watermark='{name'", "other half");
         check("overlay.watermark='name}'", "other half");
-        check("overlay.watermark_color=white", "is no colour");
+        for wrong in ["white", "ffffff", "#fff", "#gggggg", "#ffffff0", "", "#+12345", "#ééé"] {
+            check(&format!("overlay.watermark_color={wrong}"), "is no colour");
+        }
         check("overlay.captions=true", "not in this version");
     }
 

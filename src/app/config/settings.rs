@@ -156,7 +156,7 @@ pub struct Sip {
     pub advertise: Option<IpAddr>,
     pub trusted: Vec<IpNet>,
     pub strangers: Strangers,
-    /// 0: by measured capacity.
+    /// 0: no limit.
     pub max_calls: u32,
     pub busy: Busy,
     /// Outgoing calls: CANCEL after this long without an answer.

@@ -9,11 +9,11 @@ use ffmpeg_next::ffi::{self, AVCodecID};
 use crate::base::time::Pts;
 use crate::codec::convert::{Converted, Converter, fits};
 use crate::codec::ffmpeg::{AGAIN, CodecContext, Options, Packet, Picture, check};
-use crate::codec::h264::picture_size;
 use crate::media::access_unit::AccessUnit;
 use crate::media::codec::{CodecError, VideoDecoder};
 use crate::media::frame::{Frame, RawFrame, Size};
 use crate::media::pool::FramePool;
+use crate::media::sps;
 
 /// So many pictures are withheld while none is known to be complete; then a stream that never sends a key picture
 /// (gradual intra refresh without recovery points) is shown as it is.
@@ -151,7 +151,7 @@ impl H264Decoder {
         if code < 0 {
             self.counters.unusable += 1;
             if unit.key
-                && let Some(size) = picture_size(&unit.data)?
+                && let Some(size) = sps::picture_size(&unit.data)
                 && !fits(size, self.max)
             {
                 self.refuse(size);

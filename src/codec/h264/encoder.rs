@@ -10,8 +10,8 @@ use ffmpeg_next::ffi::{self, AVPictureType, AVPixelFormat};
 
 use crate::base::time::Pts;
 use crate::codec::ffmpeg::{AGAIN, CodecContext, Packet, Picture, broken, check};
-use crate::codec::h264::annexb::Shaper;
 use crate::codec::h264::hardware::{self, Upload, Variant};
+use crate::codec::h264::shape::Shaper;
 use crate::media::access_unit::AccessUnit;
 use crate::media::codec::{CodecError, VideoEncoder};
 use crate::media::frame::{CleanFrame, Plane, Size};

@@ -11,8 +11,8 @@ use openh264::encoder::{
 use openh264::formats::YUVSlices;
 
 use crate::codec::ffmpeg::broken;
-use crate::codec::h264::annexb::Shaper;
 use crate::codec::h264::encoder::EncoderSettings;
+use crate::codec::h264::shape::Shaper;
 use crate::media::access_unit::AccessUnit;
 use crate::media::codec::{CodecError, VideoEncoder};
 use crate::media::frame::{CleanFrame, Plane, Size};

@@ -9,12 +9,12 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::base::time::Pts;
 use crate::codec::ffmpeg::broken;
-use crate::codec::h264::annexb;
 use crate::codec::h264::decoder::H264Decoder;
 use crate::codec::h264::encoder::{EncoderKind, EncoderSettings, open};
 use crate::media::access_unit::AccessUnit;
 use crate::media::codec::CodecError;
 use crate::media::frame::{CleanFrame, FrameMut, Plane, Size};
+use crate::media::nal;
 use crate::media::pool::FramePool;
 use crate::media::psnr::psnr_y;
 
@@ -121,7 +121,7 @@ fn judge_stream(units: &[AccessUnit], max_nal_bytes: Option<usize>) -> Result<()
             return Err(broken(format!("picture {wanted} was asked to be a key picture and is none")));
         }
     }
-    let longest = units.iter().map(|unit| annexb::longest(&unit.data)).max().unwrap_or(0);
+    let longest = units.iter().map(|unit| nal::longest(&unit.data)).max().unwrap_or(0);
     match max_nal_bytes {
         Some(limit) if longest > limit => {
             Err(broken(format!("a NAL unit of {longest} bytes where {limit} were allowed")))

@@ -110,11 +110,6 @@ impl Receiver {
         self.pressed.map(|pressed| pressed.last + SILENT_END)
     }
 
-    /// Whether a key is down.
-    pub fn is_pressed(&self) -> bool {
-        self.pressed.is_some()
-    }
-
     /// A packet of an event that is over: repeated or overtaken.
     fn is_past(&self, timestamp: u32) -> bool {
         let behind = |other: u32| other.wrapping_sub(timestamp) < self.clock_rate.saturating_mul(10);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::super::dialog::DialogKey;
 use super::super::message::{Message, Method, RequestMessage};
-use super::super::parse::{Malformed, parse};
+use super::super::parse::{Malformed, is_keep_alive, parse};
 use super::compose::{ACCEPT, ALLOW, response_peer, response_to, stamp_source};
 use super::transactions::ServerMachine;
 use super::{Access, Endpoint, Peer, Response, SessionId, Strangers};
@@ -13,11 +13,9 @@ use super::{Access, Endpoint, Peer, Response, SessionId, Strangers};
 impl Endpoint {
     /// One datagram from the peer.
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, access: Access, bytes: &[u8]) {
-        // A keep-alive of RFC 5626 on UDP, or a stray line end.
-        if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-            return;
+        if !is_keep_alive(bytes) {
+            self.handle_message(now, peer, access, bytes);
         }
-        self.handle_message(now, peer, access, bytes);
     }
 
     pub(super) fn handle_message(&mut self, now: Instant, peer: Peer, access: Access, bytes: &[u8]) {
@@ -153,10 +151,12 @@ impl Endpoint {
     }
 
     fn handle_ack(&mut self, now: Instant, key: &str, dialog: Option<SessionId>, request: &RequestMessage) {
-        // The ACK of a failure has the branch of its INVITE; that of a 2xx is a request of the dialog.
+        // The ACK of a failure has the branch of its INVITE; that of a 2xx is a request of the dialog, also from
+        // peers that give it the branch of the INVITE.
         if let Some(id) = self.server_of.get(key).copied()
             && let Some(transaction) = self.servers.get_mut(&id)
             && let ServerMachine::Invite(machine) = &mut transaction.machine
+            && !machine.is_accepted()
         {
             machine.handle_ack(now);
             return self.tend_server(id);

@@ -43,6 +43,15 @@ pub struct Caller {
     server: SocketAddr,
     remote_tag: String,
     cseq: u32,
+    /// Where sound and pictures stand: every call of `stream` goes on where the last one stopped.
+    sent: [Position; 2],
+}
+
+/// The next packet of an outgoing RTP stream. Both numbers soon begin again at zero.
+#[derive(Clone, Copy)]
+struct Position {
+    sequence: u16,
+    timestamp: u32,
 }
 
 /// What the caller sends.
@@ -102,6 +111,7 @@ impl Caller {
             server: server.expect("a URI with address and port"),
             remote_tag: String::new(),
             cseq: 1,
+            sent: [Position { sequence: 65_500, timestamp: u32::MAX - 50_000 }; 2],
         }
     }
 
@@ -112,8 +122,9 @@ impl Caller {
     /// An offer of PCMU and, with `video`, of a video line made of that text; `PORT` in it becomes the video port.
     pub fn offer(&self, video: Option<&str>) -> String {
         let mut sdp = format!(
-            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+            "v=0\r\no=- 1 {} IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
              m=audio {} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=sendrecv\r\n",
+            self.cseq,
             Self::port_of(&self.audio)
         );
         if let Some(video) = video {
@@ -221,8 +232,8 @@ impl Caller {
         let ports = answer.ports();
         let to =
             |index: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, ports.get(index).copied().unwrap_or(0)));
-        let mut audio = Sender::new(&self.audio, to(0), 0, 160);
-        let mut pictures = Sender::new(&self.video, to(1), 97, 90_000 / sending.fps);
+        let mut audio = Sender::new(&self.audio, to(0), 0, 160, self.sent[0]);
+        let mut pictures = Sender::new(&self.video, to(1), 97, 90_000 / sending.fps, self.sent[1]);
         let mut received = Received { audio: Stream { packets: vec![] }, video: Stream { packets: vec![] } };
         let lines = Lines { audio: (&self.audio, to(0)), video: (&self.video, to(1)) };
         let start = Instant::now();
@@ -254,7 +265,14 @@ impl Caller {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
+        self.sent = [audio.at, pictures.at];
         received
+    }
+
+    /// A renewed offer inside the call, and its answer.
+    pub fn reinvite(&mut self, sdp: &str) -> Answer {
+        self.cseq += 1;
+        self.invite(sdp)
     }
 
     /// Waits for the other side's BYE and answers it.
@@ -264,9 +282,9 @@ impl Caller {
             let Some(message) = self.receive_within(left) else { continue };
             if message.starts_with("BYE ") {
                 let kept = ["via:", "from:", "to:", "call-id:", "cseq:"];
-                let lines = message.lines().filter(|line| {
-                    kept.iter().any(|name| line.to_ascii_lowercase().starts_with(name))
-                });
+                let lines = message
+                    .lines()
+                    .filter(|line| kept.iter().any(|name| line.to_ascii_lowercase().starts_with(name)));
                 let lines: String = lines.map(|line| format!("{}\r\n", line.trim_end())).collect();
                 self.send(&format!("SIP/2.0 200 OK\r\n{lines}Content-Length: 0\r\n\r\n"));
                 return true;
@@ -300,13 +318,12 @@ struct Sender<'a> {
     to: SocketAddr,
     payload_type: u8,
     step: u32,
-    sequence: u16,
-    timestamp: u32,
+    at: Position,
 }
 
 impl<'a> Sender<'a> {
-    fn new(socket: &'a UdpSocket, to: SocketAddr, payload_type: u8, step: u32) -> Self {
-        Sender { socket, to, payload_type, step, sequence: 65_500, timestamp: u32::MAX - 50_000 }
+    fn new(socket: &'a UdpSocket, to: SocketAddr, payload_type: u8, step: u32, at: Position) -> Self {
+        Sender { socket, to, payload_type, step, at }
     }
 
     /// The packets of one block of sound or one picture; the last has the marker when there is video.
@@ -314,15 +331,15 @@ impl<'a> Sender<'a> {
         for (number, payload) in payloads.iter().enumerate() {
             let marker = u8::from(self.payload_type >= 96 && number + 1 == payloads.len()) << 7;
             let mut packet = vec![0x80, marker | self.payload_type];
-            packet.extend(self.sequence.to_be_bytes());
-            packet.extend(self.timestamp.to_be_bytes());
+            packet.extend(self.at.sequence.to_be_bytes());
+            packet.extend(self.at.timestamp.to_be_bytes());
             packet.extend(0x5eed_0000u32.wrapping_add(u32::from(self.payload_type)).to_be_bytes());
             packet.extend_from_slice(payload);
             // A closed port answers with ICMP, which shows up as an error of the next send; media does not care.
             let _ = self.socket.send_to(&packet, self.to);
-            self.sequence = self.sequence.wrapping_add(1);
+            self.at.sequence = self.at.sequence.wrapping_add(1);
         }
-        self.timestamp = self.timestamp.wrapping_add(self.step);
+        self.at.timestamp = self.at.timestamp.wrapping_add(self.step);
     }
 }
 

@@ -1,0 +1,592 @@
+//! Engines driven by a scripted peer over loopback: streams that come, go, change, are held, and break.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::runtime::Handle;
+
+use crate::base::queue::{Fifo, Receiver, Taken};
+use crate::base::time::{Clock, Pts};
+use crate::codec::g711::{self, Law};
+use crate::codec::h264::encoder::{EncoderKind, EncoderSettings, open};
+use crate::engine::plan::*;
+use crate::engine::{Catalogue, Engines, Settings, runtime};
+use crate::media::access_unit::AccessUnit;
+use crate::media::codec::{DetectError, Detection, Detector};
+use crate::media::frame::{Frame, Size};
+use crate::media::nal;
+use crate::media::pool::FramePool;
+use crate::rtp::packet::{self, Header, Packet, Writer};
+use crate::rtp::payload::h264::{PacketizationMode as Mode, Packetizer};
+use crate::source::test_picture::TestCard;
+use crate::source::tone;
+use crate::vision::censor::CensorSettings;
+use crate::vision::observer::ObserverSettings;
+use crate::vision::overlay::OverlaySettings;
+use crate::vision::schedule::Schedule;
+
+const CALL: CallId = CallId(7);
+const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const SIZE: Size = Size::new(320, 180);
+const BLOCK: Duration = Duration::from_millis(20);
+const FRAME: Duration = Duration::from_millis(66);
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+/// A detector that breaks the thread it runs on.
+struct Panics;
+
+impl Detector for Panics {
+    fn detect(&mut self, _picture: &Frame, _deadline: Instant) -> Result<Vec<Detection>, DetectError> {
+        panic!("a broken model");
+    }
+}
+
+struct Broken;
+
+impl Catalogue for Broken {
+    fn gate(&self, _name: &str) -> Result<(Box<dyn Detector>, Schedule), String> {
+        Ok((Box::new(Panics), Schedule::default()))
+    }
+
+    fn observer(&self, name: &str) -> Result<(Box<dyn Detector>, ObserverSettings), String> {
+        Err(format!("no {name}"))
+    }
+}
+
+fn media() -> Handle {
+    static MEDIA: OnceLock<Handle> = OnceLock::new();
+    MEDIA.get_or_init(|| runtime::start(|| ()).expect("a media thread")).clone()
+}
+
+/// Two seconds of the test card, a key picture at the start.
+fn clip() -> Vec<AccessUnit> {
+    let settings = EncoderSettings { key_interval_s: 60, ..EncoderSettings::new(SIZE, 15, 300) };
+    let mut encoder = open(EncoderKind::X264, &settings).expect("an encoder");
+    let (pool, card) = (FramePool::new(2), TestCard::new(SIZE, 3));
+    let picture = |n: u32| card.draw(n, Pts::from_millis(i64::from(n) * 66), &pool).expect("room");
+    (0..30).filter_map(|n| encoder.encode(&picture(n), n == 0).expect("coded")).collect()
+}
+
+/// One packet the peer received.
+struct Seen {
+    at: Instant,
+    payload_type: u8,
+    timestamp: u32,
+    payload: Vec<u8>,
+}
+
+impl Seen {
+    fn is_key(&self) -> bool {
+        let kind = self.payload[0] & 31;
+        kind == 5 || (kind == 28 && self.payload[1] & 0x9f == 0x85)
+    }
+
+    fn is_slice(&self) -> bool {
+        let kind = self.payload[0] & 31;
+        self.is_key() || kind == 1 || kind == 28
+    }
+}
+
+fn pictures(seen: &[Seen]) -> usize {
+    let mut timestamps: Vec<u32> = seen.iter().map(|packet| packet.timestamp).collect();
+    timestamps.dedup();
+    timestamps.len()
+}
+
+/// One direction of a stream at the peer.
+struct Line {
+    socket: UdpSocket,
+    to: Option<SocketAddr>,
+    payload_type: u8,
+    sequence: u16,
+    timestamp: u32,
+    due: Instant,
+}
+
+impl Line {
+    fn new(payload_type: u8) -> Self {
+        let socket = UdpSocket::bind((HOME, 0)).expect("a port");
+        socket.set_nonblocking(true).expect("does not block");
+        Line { socket, to: None, payload_type, sequence: 65_530, timestamp: 1, due: Instant::now() }
+    }
+
+    fn send(&mut self, marker: bool, parts: &[&[u8]]) {
+        let header = Header {
+            marker,
+            payload_type: self.payload_type,
+            sequence: self.sequence,
+            timestamp: self.timestamp,
+            ssrc: 0x5eed + u32::from(self.payload_type >= 96),
+        };
+        self.sequence = self.sequence.wrapping_add(1);
+        if let Some(to) = self.to {
+            let _ = self.socket.send_to(&Writer::new(2048).write(&header, parts), to);
+        }
+    }
+
+    fn receive(&self, into: &mut Vec<Seen>) {
+        let mut buffer = [0; 4096];
+        while let Ok((length, _)) = self.socket.recv_from(&mut buffer) {
+            if packet::is_rtcp(&buffer[..length]) {
+                continue;
+            }
+            let Some(packet) = Packet::parse(&buffer[..length]) else { continue };
+            into.push(Seen {
+                at: Instant::now(),
+                payload_type: packet.payload_type,
+                timestamp: packet.timestamp,
+                payload: packet.payload.to_vec(),
+            });
+        }
+    }
+
+    fn route(&self, direction: Direction) -> Route {
+        let remote = self.socket.local_addr().ok();
+        Route { remote, remote_rtcp: remote, rtcp_mux: true, direction }
+    }
+}
+
+/// One call of an engine and the peer on its other side.
+struct World {
+    engines: Engines,
+    events: Receiver<Event, Fifo>,
+    happened: Vec<Event>,
+    ports: Option<BoundPorts>,
+    audio: Line,
+    video: Line,
+    law: Law,
+    voice: Vec<i16>,
+    clip: Vec<AccessUnit>,
+    blocks: usize,
+    frames: usize,
+    talks: bool,
+    shows: bool,
+    heard: Vec<Seen>,
+    seen: Vec<Seen>,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    /// `port`: of this test alone, among those of this process.
+    fn new(port: u16) -> World {
+        World::with(port, |_, _| Ok(EncoderKind::X264))
+    }
+
+    fn with(port: u16, choose_encoder: fn(&str, bool) -> Result<EncoderKind, String>) -> World {
+        // Below what the kernel hands out by itself.
+        let first_port = 2_000 + (std::process::id() % 50) as u16 * 200 + port;
+        let settings = Settings {
+            rtp_ports: (first_port, first_port + 19),
+            seed: [3; 32],
+            clock: Clock::new(Instant::now(), SystemTime::now()),
+            cname: "test".to_owned(),
+            catalogue: Arc::new(Broken),
+            choose_encoder,
+        };
+        let (engines, events) = Engines::new(settings, media(), media());
+        World {
+            engines,
+            events,
+            happened: Vec::new(),
+            ports: None,
+            audio: Line::new(0),
+            video: Line::new(97),
+            law: Law::Mu,
+            voice: tone::sine(8000, 500.0, 1000, 0.4),
+            clip: clip(),
+            blocks: 0,
+            frames: 0,
+            talks: true,
+            shows: true,
+            heard: Vec::new(),
+            seen: Vec::new(),
+            folder: tempfile::tempdir().expect("a folder"),
+        }
+    }
+
+    fn audio(&self, direction: Direction) -> AudioStream {
+        AudioStream {
+            route: self.audio.route(direction),
+            codec: AudioCodec::Pcmu,
+            send_payload_type: 0,
+            receive: vec![(0, AudioCodec::Pcmu)],
+            telephone_event: None,
+            ptime_ms: 20,
+        }
+    }
+
+    fn video(&self, direction: Direction) -> VideoStream {
+        VideoStream {
+            route: self.video.route(direction),
+            send_payload_type: 97,
+            send_mode: PacketizationMode::NonInterleaved,
+            receive: vec![97],
+            profile_level_id: [0x42, 0xe0, 0x1f],
+            parameter_sets: Vec::new(),
+            feedback: Feedback { pli: true, fir: false, nack: false },
+            max_kbps: None,
+            max_macroblocks: 3600,
+            max_macroblocks_per_second: 108_000,
+        }
+    }
+
+    fn streams(&self, audio: bool, video: bool) -> Streams {
+        Streams {
+            audio: audio.then(|| self.audio(Direction::SendReceive)),
+            video: video.then(|| self.video(Direction::SendReceive)),
+        }
+    }
+
+    fn plan(&self, streams: Streams) -> Plan {
+        let look = Look {
+            observers: Vec::new(),
+            overlay: OverlaySettings::default(),
+            transforms: Vec::new(),
+            resize: None,
+        };
+        Plan {
+            label: Label { name: "test".to_owned(), ..Label::default() },
+            streams,
+            signalling: Some(HOME),
+            video_in: VideoIn::Open { record: OpenRecord::Reencode, look },
+            video_out: VideoOut {
+                picture: Picture::Mirror,
+                max: Size::new(640, 360),
+                fps: 15,
+                kbps: 300,
+                encoder: "auto".to_owned(),
+            },
+            voice: Voice { greeting: None, then: Then::Echo },
+            recording: Some(Recording {
+                place: Place::Exact(self.folder.path().join("call.mp4")),
+                audio: RecordAudio::Stereo,
+                video: true,
+                encoder: "auto".to_owned(),
+                kbps: 300,
+                min_free_bytes: 0,
+            }),
+            timeouts: Timeouts { start: MS(30_000), flow: MS(20_000), hold: MS(60_000) },
+        }
+    }
+
+    fn tell(&mut self, command: Command) {
+        self.engines.handle(Instant::now(), command);
+        self.listen();
+    }
+
+    fn listen(&mut self) {
+        while let Taken::Item(event) = self.events.try_take() {
+            match event {
+                Event::Prepared { ports, .. } => self.ports = Some(ports),
+                other => self.happened.push(other),
+            }
+        }
+    }
+
+    /// Binds what the streams need and lets the peer know.
+    fn prepare(&mut self, streams: &Streams) {
+        let wanted = Wanted { audio: streams.audio.is_some(), video: streams.video.is_some() };
+        self.tell(Command::Prepare { call: CALL, wanted, address: HOME });
+        let ports = self.ports.expect("ports are bound");
+        self.audio.to = ports.audio.filter(|_| wanted.audio).map(|port| (HOME, port).into());
+        self.video.to = ports.video.filter(|_| wanted.video).map(|port| (HOME, port).into());
+    }
+
+    fn start(&mut self, streams: Streams) {
+        let plan = self.plan(streams);
+        self.start_plan(plan);
+    }
+
+    fn start_plan(&mut self, plan: Plan) {
+        self.prepare(&plan.streams);
+        self.tell(Command::Start { call: CALL, plan: Box::new(plan) });
+    }
+
+    fn update(&mut self, streams: Streams) {
+        self.prepare(&streams);
+        self.tell(Command::Update { call: CALL, streams });
+    }
+
+    fn send(&mut self) {
+        let now = Instant::now();
+        if self.talks && now >= self.audio.due {
+            let from = self.blocks % 50 * 160;
+            let mut coded = Vec::new();
+            g711::encode(self.law, &self.voice[from..from + 160], &mut coded);
+            self.audio.send(false, &[&coded]);
+            self.audio.timestamp = self.audio.timestamp.wrapping_add(160);
+            self.audio.due = (self.audio.due + BLOCK).max(now - BLOCK);
+            self.blocks += 1;
+        }
+        if self.shows && now >= self.video.due {
+            let unit = &self.clip[self.frames % self.clip.len()];
+            let packetizer = Packetizer { mode: Mode::NonInterleaved, max_payload: 1200 };
+            let line = &mut self.video;
+            packetizer.packetize(&unit.data, |payload| line.send(payload.marker, &payload.parts()));
+            line.timestamp = line.timestamp.wrapping_add(6000);
+            line.due = (line.due + FRAME).max(now - FRAME);
+            self.frames += 1;
+        }
+    }
+
+    /// Lets time pass; what came before is forgotten.
+    fn run(&mut self, time: Duration) {
+        self.heard.clear();
+        self.seen.clear();
+        self.run_until(time, |_| false);
+    }
+
+    /// Lets time pass until something is so. How long it took; `None`: it never was.
+    fn run_until(&mut self, time: Duration, is_so: impl Fn(&World) -> bool) -> Option<Duration> {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            self.send();
+            self.audio.receive(&mut self.heard);
+            self.video.receive(&mut self.seen);
+            self.listen();
+            if is_so(self) {
+                return Some(start.elapsed());
+            }
+            std::thread::sleep(MS(3));
+        }
+        None
+    }
+
+    fn stop(mut self) -> (Report, tempfile::TempDir) {
+        self.tell(Command::Stop { call: CALL });
+        self.happened.retain(|event| !matches!(event, Event::WantsKey { .. }));
+        assert!(
+            self.happened.iter().all(|event| matches!(event, Event::Stopped { .. })),
+            "{:?}",
+            self.happened
+        );
+        let ended = |world: &World| matches!(world.happened.last(), Some(Event::Stopped { .. }));
+        self.run_until(MS(8000), ended).expect("it stops");
+        let Some(Event::Stopped { report, .. }) = self.happened.pop() else { panic!("no report") };
+        (*report, self.folder)
+    }
+
+    fn gauges(&self) -> &crate::engine::report::Gauges {
+        &self.engines.running(CALL).expect("it runs").gauges
+    }
+
+    /// Packets of sound in the last run, and whether they are evenly spread: no hole longer than 100 ms.
+    fn assert_sound(&self, time: Duration) {
+        let blocks = time.as_millis() as usize / 20;
+        assert!(self.heard.len() + 8 > blocks, "{} of {blocks} packets of sound", self.heard.len());
+        let hole = self.heard.windows(2).map(|pair| pair[1].at - pair[0].at).max();
+        assert!(hole.is_some_and(|hole| hole < MS(100)), "{hole:?} without sound");
+    }
+}
+
+#[test]
+fn video_comes_goes_and_comes_back_while_the_sound_goes_on() {
+    let mut world = World::new(0);
+    world.start(world.streams(true, false));
+    world.run(MS(1200));
+    world.assert_sound(MS(1200));
+    assert!(world.seen.is_empty());
+
+    let mut ports = Vec::new();
+    for _ in 0..2 {
+        world.update(world.streams(true, true));
+        ports.extend(world.ports.and_then(|ports| ports.video));
+        (world.frames, world.seen) = (0, Vec::new());
+        let shown = world.gauges().passed.value();
+        let first = world.run_until(MS(1000), |world| world.seen.iter().any(Seen::is_slice));
+        assert!(first.is_some_and(|first| first < MS(400)), "a picture after {first:?}");
+        assert!(world.seen.iter().find(|packet| packet.is_slice()).is_some_and(Seen::is_key));
+        world.run(MS(1500));
+        world.assert_sound(MS(1500));
+        assert!(pictures(&world.seen) > 15, "{} pictures come back", pictures(&world.seen));
+        assert!(world.gauges().passed.value() > shown + 15, "they are the peer's own");
+
+        world.update(world.streams(true, false));
+        world.run(MS(150));
+        world.run(MS(500));
+        assert!(world.seen.is_empty(), "no video any more");
+        world.assert_sound(MS(500));
+        let port = *ports.last().expect("a port");
+        UdpSocket::bind((HOME, port)).expect("the port is closed");
+    }
+    assert_ne!(ports[0], ports[1], "a port rests before it is used again");
+    let (report, _folder) = world.stop();
+    assert_eq!(report.faults, Vec::<String>::new());
+    let video = report.video.expect("there was video");
+    assert!(video.packets_received > 60 && video.packets_sent > 60, "both times count: {video:?}");
+    let recording = report.recording.expect("recorded");
+    let names: Vec<_> = recording.paths.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+    assert_eq!((names, recording.error), (vec!["call.mp4", "call-2.mp4"], None));
+    assert!(recording.pictures > 30, "{} pictures recorded", recording.pictures);
+}
+
+#[test]
+fn sound_joins_a_call_of_pictures_alone() {
+    let mut world = World::new(20);
+    world.start(world.streams(false, true));
+    world.run(MS(600));
+    assert!(pictures(&world.seen) > 4 && world.heard.is_empty());
+    world.update(world.streams(true, true));
+    world.run(MS(1000));
+    world.assert_sound(MS(1000));
+    assert!(pictures(&world.seen) > 10, "the pictures went on");
+    world.update(world.streams(false, true));
+    world.run(MS(100));
+    world.run(MS(300));
+    assert!(world.heard.is_empty() && pictures(&world.seen) > 2);
+    let (report, _folder) = world.stop();
+    assert_eq!(report.faults, Vec::<String>::new());
+    assert!(report.audio.is_some_and(|audio| audio.packets_received > 40));
+}
+
+#[test]
+fn another_sound_codec_is_spoken_and_understood_from_one_packet_to_the_next() {
+    let mut world = World::new(40);
+    world.start(world.streams(true, false));
+    world.run(MS(800));
+    let mut streams = world.streams(true, false);
+    let audio = streams.audio.as_mut().expect("audio");
+    (audio.codec, audio.send_payload_type) = (AudioCodec::Pcma, 8);
+    audio.receive = vec![(8, AudioCodec::Pcma)];
+    world.update(streams);
+    // The peer's last packets of before are still on their way.
+    world.run(MS(100));
+    (world.law, world.audio.payload_type) = (Law::A, 8);
+    world.run(MS(1200));
+    world.assert_sound(MS(1200));
+    assert!(world.heard.iter().all(|packet| packet.payload_type == 8));
+    let mut echo = Vec::new();
+    for packet in &world.heard[15..] {
+        g711::decode(Law::A, &packet.payload, &mut echo);
+    }
+    let share = tone::share(&echo, 8000, 500.0);
+    assert!(share > 0.9, "{share:.2} of the echo is the tone that was said");
+    let (report, _folder) = world.stop();
+    assert_eq!(report.audio.map(|audio| audio.packets_lost), Some(0));
+}
+
+#[test]
+fn a_peer_that_falls_back_to_mode_0_gets_small_nal_units_from_a_key_picture_on() {
+    let mut world = World::new(60);
+    world.start(world.streams(true, true));
+    world.run(MS(700));
+    assert!(world.seen.iter().any(|packet| packet.payload[0] & 31 > 23), "mode 1 packs and fragments");
+    let mut streams = world.streams(true, true);
+    let video = streams.video.as_mut().expect("video");
+    (video.send_mode, video.send_payload_type) = (PacketizationMode::SingleNal, 104);
+    (video.receive, video.max_kbps) = (vec![104], Some(1));
+    world.update(streams);
+    world.video.payload_type = 104;
+    world.run(MS(1200));
+    let new: Vec<&Seen> = world.seen.iter().skip_while(|packet| packet.payload_type == 97).collect();
+    assert!(new.iter().all(|packet| packet.payload_type == 104 && packet.payload[0] & 31 < 24));
+    assert!(new.iter().all(|packet| packet.payload.len() <= 1200));
+    assert!(new.iter().find(|packet| packet.is_slice()).is_some_and(|packet| packet.is_key()));
+    assert!(world.run_until(MS(1000), |world| pictures(&world.seen) > 12).is_some());
+    let (report, _folder) = world.stop();
+    assert_eq!(report.faults, Vec::<String>::new());
+}
+
+#[test]
+fn a_hold_costs_nothing_and_a_resume_begins_with_a_key_picture() {
+    let mut world = World::new(80);
+    world.start(world.streams(true, true));
+    world.run(MS(700));
+    for direction in [Direction::Inactive, Direction::ReceiveOnly, Direction::Inactive] {
+        let held = Streams { audio: Some(world.audio(direction)), video: Some(world.video(direction)) };
+        world.talks = direction.receives();
+        world.shows = direction.receives();
+        world.update(held);
+        world.run(MS(100));
+        let encoded = world.gauges().encoded.value();
+        world.run(MS(500));
+        assert!(world.heard.is_empty() && world.seen.is_empty(), "nothing is sent on hold");
+        assert_eq!(world.gauges().encoded.value(), encoded, "nothing is encoded on hold");
+        world.update(world.streams(true, true));
+        (world.talks, world.shows) = (true, false);
+        let first = world.run_until(MS(1000), |world| world.seen.iter().any(Seen::is_slice));
+        assert!(first.is_some_and(|first| first < MS(200)), "a picture {first:?} after the resume");
+        assert!(world.seen.iter().find(|packet| packet.is_slice()).is_some_and(Seen::is_key));
+        (world.shows, world.frames) = (true, 0);
+        world.run(MS(600));
+        world.assert_sound(MS(600));
+        assert!(pictures(&world.seen) > 5);
+    }
+    let (report, _folder) = world.stop();
+    assert_eq!(report.faults, Vec::<String>::new());
+}
+
+#[test]
+fn a_peer_that_shows_nothing_sees_a_slate_at_once() {
+    let mut world = World::new(100);
+    world.shows = false;
+    world.start(world.streams(true, true));
+    let first = world.run_until(MS(1000), |world| world.seen.iter().any(Seen::is_key));
+    assert!(first.is_some_and(|first| first < MS(200)), "a slate after {first:?}");
+    let (report, _folder) = world.stop();
+    assert_eq!(report.pictures.decoded, 0);
+}
+
+#[test]
+fn a_broken_picture_thread_costs_the_picture_only() {
+    let mut world = World::new(120);
+    let mut plan = world.plan(world.streams(true, true));
+    plan.video_in = VideoIn::Gated {
+        gate: Gating { censor: CensorSettings::default(), detectors: vec!["faces".to_owned()] },
+        record: GatedRecord::Reencode,
+        look: plan.video_in.look().clone(),
+    };
+    world.start_plan(plan);
+    world.run(MS(800));
+    world.run(MS(1500));
+    world.assert_sound(MS(1500));
+    assert!((1..=4).contains(&pictures(&world.seen)), "the slate, again and again");
+    assert_eq!(world.gauges().passed.value(), 0);
+    let (report, _folder) = world.stop();
+    let faults = report.faults.join("; ");
+    assert!(faults.contains("the peer sees the slate") && faults.contains("a broken model"), "{faults}");
+    assert!(
+        report.recording.is_some_and(|recording| recording.error.is_none() && recording.audio_blocks > 50)
+    );
+}
+
+#[test]
+fn a_call_without_an_encoder_is_still_heard() {
+    let mut world = World::with(140, |_, _| Err("no encoder works".to_owned()));
+    world.start(world.streams(true, true));
+    world.run(MS(800));
+    world.assert_sound(MS(800));
+    assert!(world.seen.is_empty());
+    let (report, _folder) = world.stop();
+    assert!(report.pictures.decoded > 5, "the peer's picture is still looked at");
+    assert!(report.faults.iter().any(|fault| fault.contains("no encoder works")), "{:?}", report.faults);
+}
+
+#[test]
+fn without_feedback_a_key_picture_is_asked_for_by_signalling_and_given_by_it() {
+    let mut world = World::new(160);
+    let mut streams = world.streams(true, true);
+    streams.video.as_mut().expect("video").feedback = Feedback::default();
+    world.frames = 1;
+    world.start(streams);
+    let asked = |world: &World| world.happened.iter().any(|event| matches!(event, Event::WantsKey { .. }));
+    assert!(world.run_until(MS(1000), asked).is_some(), "no key picture came, so one is asked for");
+    world.frames = 0;
+    world.run(MS(1300));
+    world.run(MS(300));
+    assert!(!world.seen.iter().any(Seen::is_key), "nobody asked for a key picture");
+    for _ in 0..5 {
+        world.tell(Command::SendKey { call: CALL });
+    }
+    world.run(MS(400));
+    assert_eq!(world.seen.iter().filter(|packet| packet.is_key()).count(), 1, "one for all five");
+    let (report, _folder) = world.stop();
+    assert_eq!((report.pictures.key_requests_received, report.faults), (5, Vec::new()));
+}
+
+#[test]
+fn the_clip_is_what_it_says() {
+    let clip = clip();
+    assert!(clip.len() == 30 && clip[0].key && !clip[1].key && nal::parameter_sets(&clip[0].data).is_some());
+}
