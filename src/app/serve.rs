@@ -41,6 +41,7 @@ pub fn run(loaded: Loaded) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    service::file_limit_is_an_error();
     match serve(&loaded.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

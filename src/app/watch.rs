@@ -78,6 +78,8 @@ pub struct Watching {
     ended: Totals,
     recorded: RecordingView,
     renew_at: Option<Instant>,
+    /// The loop has turned since the view was renewed.
+    stale: bool,
     disk: Part,
     disk_at: Option<Instant>,
     scope: Scope,
@@ -111,6 +113,7 @@ impl Watching {
             ended: Totals::default(),
             recorded: RecordingView::default(),
             renew_at: None,
+            stale: false,
             disk: Part::good("disk"),
             disk_at: None,
             scope: Scope::new("records", runtime),
@@ -346,7 +349,8 @@ impl Watch for Watching {
 
     fn turned(&mut self, now: Instant, agent: &UserAgent, engines: &Engines) {
         self.shared.heartbeat.beat(now);
-        if self.renew_at.is_some_and(|at| now < at) {
+        self.stale = self.renew_at.is_some_and(|at| now < at);
+        if self.stale {
             return;
         }
         self.renew_at = Some(now + RENEWAL);
@@ -367,6 +371,11 @@ impl Watch for Watching {
             ..Snapshot::default()
         };
         *self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    /// What happened since the last renewal must not wait for the next thing to happen.
+    fn wake_at(&self) -> Option<Instant> {
+        self.renew_at.filter(|_| self.stale)
     }
 
     fn close(self: Box<Self>, limit: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
