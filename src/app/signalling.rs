@@ -385,6 +385,10 @@ pub async fn run(
             }
             Arrived::Time => {}
         }
+        // A burst of INVITEs makes a burst of engine events: all of them, not one a turn.
+        while let Taken::Item(event) = events.try_take() {
+            agent.handle_engine(now, event);
+        }
         agent.handle_time(now);
         if finishing && let Some(said) = goodbye.take_if(|said| now >= *said + GOODBYE_LIMIT) {
             // Whoever has not answered by now will not: as if its time had passed. Files are closed all the same.

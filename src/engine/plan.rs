@@ -451,6 +451,8 @@ pub struct PictureReport {
     pub withheld: u64,
     /// Lost between stages for want of a buffer or a place in a queue.
     pub dropped: u64,
+    /// Lost in each queue, by who should have had them.
+    pub lost: [(&'static str, u64); 3],
     pub encoded: u64,
     pub size: Option<Size>,
     pub key_requests_sent: u64,
