@@ -27,10 +27,10 @@ bench:
 	@bench/run
 
 check:
-	@scripts/cargo check --all-targets
+	@scripts/cargo check --all-targets --features faults
 
 fmt:
 	@scripts/cargo fmt
 
 clippy:
-	@scripts/cargo clippy --all-targets -- -D warnings
+	@scripts/cargo clippy --all-targets --features faults -- -D warnings

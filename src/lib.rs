@@ -1,6 +1,9 @@
 //! Eyeline answers video calls at the edge. Modules stand in floor order; see ARCHITECTURE.md.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may read clocks and spawn"))]
 
+#[cfg(all(feature = "faults", not(debug_assertions)))]
+compile_error!("the feature `faults` breaks detectors on purpose; it is for test builds, not for a release");
+
 pub mod base;
 
 pub mod media;

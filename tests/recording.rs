@@ -37,7 +37,7 @@ fn settings(path: &Path) -> RecorderSettings {
         path: path.to_owned(),
         epoch: Instant::now(),
         origin: Pts::ZERO,
-        video: Some(RecordVideo { size: SIZE, fps: FPS, kbps: 500, encoder: EncoderKind::X264 }),
+        video: Some(RecordVideo { size: SIZE, fps: FPS, kbps: 500, encoder: EncoderKind::X264, expected: true }),
         audio: Some(RecordAudio { rate: 16_000, layout: SoundLayout::Stereo }),
     }
 }
@@ -373,4 +373,38 @@ fn pictures_that_come_after_the_file_has_begun_find_their_track_in_it() {
     let found = pictures_of(&path);
     assert_eq!((found.len(), found[0].1), (10, 40));
     assert!((found[0].0 - at(40).millis()).abs() <= 1, "{found:?}");
+}
+
+#[test]
+fn pictures_nobody_expected_begin_the_second_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("call.mp4");
+    let (pictures, from_pictures) = queue(Latest);
+    let (caller, from_caller) = queue(Fifo { depth: 4_000 });
+    (0..4).for_each(|second| speak(&caller, 8_000, CALLER_HZ, second));
+    let inputs = RecorderInputs {
+        pictures: Some(PictureInput::Pictures(from_pictures)),
+        caller: Some(from_caller),
+        agent: None,
+    };
+    let epoch = Instant::now() - Duration::from_secs(2);
+    let settings = RecorderSettings { epoch, ..settings(&path) };
+    let video = settings.video.clone().map(|video| RecordVideo { expected: false, ..video });
+    let recorder = std::thread::spawn(move || run(RecorderSettings { video, ..settings }, inputs));
+    let (pool, card) = (FramePool::new(4), TestCard::new(SIZE, 5));
+    let patience = Instant::now();
+    for number in 30..45 {
+        pictures.offer(card.draw(number, at(number), &pool).expect("room"));
+        while pool.in_use() > 0 && patience.elapsed().as_secs() < 5 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    drop((pictures, caller));
+    let report = recorder.join().expect("ends");
+    let second = dir.path().join("call-2.mp4");
+    assert_eq!((report.error, report.paths, report.pictures), (None, vec![path.clone(), second.clone()], 15));
+    let first = ffmpeg::format::input(&path).expect("a file");
+    let kinds: Vec<_> = first.streams().map(|stream| stream.parameters().medium()).collect();
+    assert_eq!(kinds, [ffmpeg::media::Type::Audio], "no picture, no track for one");
+    assert_eq!(pictures_of(&second).len(), 15);
 }

@@ -381,6 +381,11 @@ fn the_child_dies_with_a_killed_program_even_when_it_hangs() {
 #[cfg(feature = "faults")]
 mod faults {
     use super::*;
+    use eyeline::media::filter::{BlackSlate, Gate};
+    use eyeline::media::frame::{CleanFrame, RawFrame};
+    use eyeline::vision::censor::{Censor, CensorSettings};
+    use eyeline::vision::mask::Style;
+    use eyeline::vision::schedule::Schedule;
     use eyeline::worker::Fault;
 
     #[test]
@@ -428,5 +433,61 @@ mod faults {
             }
         }
         assert!(bench.worker.status().restarts > 0);
+    }
+
+    /// A red tint that occurs only in the square; the censor leaves none of it.
+    const MARKER: u8 = 210;
+
+    fn marked(pool: &FramePool, number: usize) -> RawFrame {
+        let mut picture = pool.take_sized(SMALL, Pts::from_millis(number as i64)).expect("room");
+        picture.plane_mut(Plane::Y).fill(16);
+        picture.plane_mut(Plane::U).fill(128);
+        picture.plane_mut(Plane::V).fill(128);
+        let (x, y) = (number % 15 * 4, number / 15 % 15 * 4);
+        for row in y..y + 4 {
+            picture.plane_mut(Plane::Y)[row * SMALL.width + x..][..4].fill(235);
+        }
+        for row in y / 2..y / 2 + 2 {
+            picture.plane_mut(Plane::V)[row * SMALL.width / 2 + x / 2..][..2].fill(MARKER);
+        }
+        RawFrame::new(picture.freeze())
+    }
+
+    fn leaks(picture: &CleanFrame) -> bool {
+        let (luma, red) = (picture.frame().plane(Plane::Y), picture.frame().plane(Plane::V));
+        luma.iter().any(|luma| *luma > 100) || red.iter().any(|red| red.abs_diff(MARKER) < 40)
+    }
+
+    fn censor(bench: &Bench, style: Style) -> Gate {
+        let settings = CensorSettings { targets: vec!["square".to_owned()], style, ..Default::default() };
+        // Unpaced: a picture comes as soon as the one before has left.
+        let schedule = Schedule { deadline: Duration::from_millis(5), ..Schedule::default() };
+        Gate::filtering(vec![Box::new(Censor::new(settings, bench.detector(), schedule))], Box::new(BlackSlate))
+    }
+
+    #[test]
+    fn no_marker_passes_the_gate_whatever_happens_to_the_child() {
+        let pool = FramePool::new(2);
+        let raw = Gate::open().release(Instant::now(), marked(&pool, 7), &pool).expect("room");
+        assert!(leaks(&raw), "the judge sees an uncensored marker");
+        drop(raw);
+        let plan = "fail:7,stall:50:8,stall:1500:1300,drop:2200,kill:3100".to_owned();
+        let environment = vec![("EYELINE_FAULTS".to_owned(), plan)];
+        let bench =
+            bench(WorkerSettings { environment, stall: Duration::from_millis(700), ..settings() });
+        let mut gate = censor(&bench, Style::Black);
+        let start = Instant::now();
+        let (mut number, mut leaked) = (0, 0);
+        // While the child is down pictures are withheld without a wait; they must not make up the number.
+        while gate.counters().passed < 12_000 || number < 20_000 {
+            let picture = gate.release(Instant::now(), marked(&pool, number), &pool).expect("room");
+            leaked += usize::from(leaks(&picture));
+            number += 1;
+            assert!(start.elapsed() < Duration::from_secs(60), "{number}: {:?}", bench.worker.status());
+        }
+        let status = bench.worker.status();
+        println!("{number} pictures, {:?}, {status:?}, {:?}", gate.counters(), start.elapsed());
+        assert_eq!(leaked, 0, "of {number} pictures");
+        assert!(status.restarts >= 3 && status.late > 50 && gate.counters().withheld > 2_000, "{status:?}");
     }
 }

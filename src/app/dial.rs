@@ -1,11 +1,411 @@
-//! Driver. `eyeline call`.
+//! Driver. `eyeline call`: one real A/V call as a client, with a report and an exit code that can be scripted.
+//!
+//! The same user agent and engine as the appliance, with an ephemeral SIP port, free RTP ports and an open gate: what
+//! comes back is looked at by nobody and only saved. It always ends by itself.
 
+#![expect(clippy::disallowed_methods, reason = "the command takes its clock at the start and paces its steps")]
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
-use super::cli::{CallArguments, FAILED};
-use super::config::settings::Config;
+use anyhow::{Context as _, anyhow, bail};
+use ipnet::IpNet;
+
+use crate::app::assemble;
+use crate::app::cli::{CallArguments, FAILED};
+use crate::app::config::settings::{Config, Word as _};
+use crate::app::report::{CallReport, Story};
+use crate::app::serve::{media_runtime, seed};
+use crate::app::signalling::{self, Order, Signalling, Watch};
+use crate::base::queue::{self, Fifo, Receiver, Sender};
+use crate::base::stop::Scope;
+use crate::base::time::Clock;
+use crate::call::Tell;
+use crate::call::behaviour::dialled::Dialled;
+use crate::call::behaviour::{Behaviour, Room};
+use crate::call::end::EndReason;
+use crate::call::negotiate::MediaSettings;
+use crate::engine::plan::{CallId, Look, Picture, Place, RecordAudio, Recording, Then, VideoOut};
+use crate::engine::{self, Catalogue, Engines};
+use crate::media::codec::Detector;
+use crate::media::pool::FramePool;
+use crate::sip::{NameAddr, Transport, Uri};
+use crate::source::clip::{Clip, ClipSettings};
+use crate::useragent::admission::Admission;
+use crate::useragent::{self, Dial, Do, UserAgent};
+use crate::vision::observer::ObserverSettings;
+use crate::vision::overlay::OverlaySettings;
+use crate::vision::schedule::Schedule;
+
+/// RTP ports of a client: any that is free.
+const RTP_PORTS: (u16, u16) = (16_384, 60_999);
+/// Dialling fails at last after Timer B, hanging up after Timer F; files are closed after that.
+const PATIENCE: Duration = Duration::from_secs(80);
+/// A hold lasts this long.
+const HOLD: Duration = Duration::from_secs(2);
+/// Digits follow the answer after this pause: some peers miss the first packets.
+const BEFORE_DIGITS: Duration = Duration::from_millis(500);
+const TONE_HZ: u32 = 440;
 
 /// Makes one call and reports.
-pub fn run(_arguments: &CallArguments, _config: &Config) -> ExitCode {
-    ExitCode::from(FAILED)
+pub fn run(arguments: &CallArguments, config: &Config) -> ExitCode {
+    match call(arguments, config) {
+        Ok(report) => {
+            let written = if arguments.json { report.json() } else { report.text() };
+            use std::io::Write as _;
+            let shown = std::io::stdout().write_all(written.as_bytes());
+            if report.ok() && shown.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+        }
+        Err(error) => {
+            eprintln!("eyeline: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Where and how to dial.
+struct Target {
+    uri: Uri,
+    transport: Transport,
+    destination: SocketAddr,
+    local: IpAddr,
+}
+
+fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport> {
+    let target = target(arguments)?;
+    let received = arguments.out.as_deref().map(prepare_folder).transpose()?;
+    let behaviour = behaviour(arguments)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    let media = media_runtime()?;
+    let setting = config.video.encoder.word();
+    if !arguments.audio_only {
+        assemble::choose_encoder(setting, false).map_err(|why| anyhow!(why))?;
+    }
+    let handle = runtime.handle().clone();
+    let story = runtime.block_on(async {
+        let sip = Signalling::bind(
+            &[(target.transport, SocketAddr::new(target.local, 0))],
+            Scope::new("sip", handle.clone()),
+        )
+        .await?;
+        let agent = UserAgent::new(agent_settings(config, &target), seed()?);
+        let clock = Clock::new(Instant::now(), SystemTime::now());
+        let settings = engine::Settings {
+            rtp_ports: RTP_PORTS,
+            seed: seed()?,
+            clock,
+            cname: assemble::cname(config, Some(target.local)),
+            catalogue: Arc::new(NoDetectors),
+            choose_encoder: assemble::choose_encoder,
+        };
+        let (engines, events) = Engines::new(settings, media, handle);
+        let local = sip.bound().first().map_or(SocketAddr::new(target.local, 0), |(_, address)| *address);
+        let dial = dial(arguments, config, &target, local, behaviour, received.clone());
+        let (orders, given) = queue::queue(Fifo { depth: 16 });
+        let (happened, heard) = queue::queue(Fifo { depth: 64 });
+        let watch = Box::new(Watching { happened });
+        let control = signalling::run(sip, agent, engines, events, given, watch);
+        let conversation = converse(arguments, dial, orders, heard);
+        let (_, story) = tokio::join!(control, conversation);
+        anyhow::Ok(story)
+    })?;
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    let report = CallReport::new(&arguments.uri, !arguments.audio_only, story);
+    if let Some(folder) = &arguments.out {
+        let path = folder.join("report.json");
+        std::fs::write(&path, report.json()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(report)
+}
+
+/// Reads the URI and finds its address: an IP address, or a name by the system's resolver.
+fn target(arguments: &CallArguments) -> anyhow::Result<Target> {
+    let written = &arguments.uri;
+    let with_scheme = if written.starts_with("sip:") { written.clone() } else { format!("sip:{written}") };
+    let uri = Uri::parse(&with_scheme)
+        .with_context(|| format!("{written} is not a SIP URI: write sip:USER@HOST[:PORT][;transport=tcp]"))?;
+    let transport = match uri.transport().map(str::to_ascii_lowercase).as_deref() {
+        None | Some("udp") => Transport::Udp,
+        Some("tcp") => Transport::Tcp,
+        Some(other) => bail!("transport={other} is not in this version: use udp or tcp"),
+    };
+    let port = uri.port.unwrap_or(5060);
+    let destination = match uri.host_ip() {
+        Some(ip) => SocketAddr::new(ip, port),
+        None => std::net::ToSocketAddrs::to_socket_addrs(&(uri.host.as_str(), port))
+            .ok()
+            .and_then(|mut found| found.next())
+            .with_context(|| format!("{} has no address: check the name or write the IP address", uri.host))?,
+    };
+    let local = match arguments.bind {
+        Some(local) => local,
+        None => facing(destination)
+            .with_context(|| format!("no route to {destination}: check the address, or give --bind"))?,
+    };
+    Ok(Target { uri, transport, destination, local })
+}
+
+/// Our address that faces a peer, by the routing table; nothing is sent.
+fn facing(destination: SocketAddr) -> std::io::Result<IpAddr> {
+    let any = if destination.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = std::net::UdpSocket::bind(any)?;
+    socket.connect(destination)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+fn prepare_folder(folder: &Path) -> anyhow::Result<PathBuf> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let received = folder.join("received.mp4");
+    match std::fs::remove_file(&received) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot replace {}", received.display()))
+        }
+        Ok(()) | Err(_) => Ok(received),
+    }
+}
+
+/// What is sent; a file is opened now, so that a wrong name costs no call.
+fn behaviour(arguments: &CallArguments) -> anyhow::Result<Behaviour> {
+    let mut sound = Then::Tone(TONE_HZ);
+    let picture = match &arguments.video {
+        Some(path) => {
+            let clip = open(path)?;
+            if !clip.has_video() {
+                bail!("{} has no picture", path.display());
+            }
+            if clip.has_audio() {
+                sound = Then::Clip(path.clone());
+            }
+            Picture::Clip { path: path.clone(), size: arguments.size }
+        }
+        None => Picture::TestCard { source: 1, size: arguments.size },
+    };
+    if let Some(path) = &arguments.audio {
+        if !open(path)?.has_audio() {
+            bail!("{} has no sound", path.display());
+        }
+        sound = Then::Clip(path.clone());
+    }
+    Ok(Behaviour::Dialled(Dialled { picture, sound }))
+}
+
+fn open(path: &Path) -> anyhow::Result<Clip> {
+    let max = crate::codec::h264::decoder::H264Decoder::MAX;
+    let settings = ClipSettings { path: path.to_owned(), max, rate: 8000, repeat: false };
+    let mut clip = Clip::open(settings)?;
+    clip.next(&FramePool::new(2))?;
+    Ok(clip)
+}
+
+fn agent_settings(config: &Config, target: &Target) -> useragent::Settings {
+    useragent::Settings {
+        sip: crate::sip::Settings {
+            user_agent: assemble::product(),
+            contact_user: config.appliance.name.clone(),
+            ..crate::sip::Settings::default()
+        },
+        admission: Admission::new(vec![IpNet::from(target.destination.ip())]),
+        // Nobody can call a caller.
+        routes: Vec::new(),
+        media: assemble::media(config),
+        name: config.appliance.name.clone(),
+        advertise: None,
+        max_calls: 1,
+        busy: 486,
+        max_call: Duration::from_secs(86_400),
+    }
+}
+
+fn dial(
+    arguments: &CallArguments,
+    config: &Config,
+    target: &Target,
+    local: SocketAddr,
+    behaviour: Behaviour,
+    received: Option<PathBuf>,
+) -> Dial {
+    let from = Uri::sip(&config.appliance.name, &local.ip().to_string(), Some(local.port()));
+    let audio_codecs = match arguments.codec {
+        Some(codec) => vec![codec],
+        None => config.media.audio_codecs.clone(),
+    };
+    Dial {
+        to: target.uri.clone(),
+        from: NameAddr::new(from),
+        destination: target.destination,
+        transport: target.transport,
+        local,
+        behaviour,
+        room: room(arguments, config, received),
+        media: MediaSettings {
+            audio_codecs,
+            video: !arguments.audio_only,
+            max_size: arguments.size,
+            fps: arguments.fps,
+            max_kbps: arguments.kbps,
+            ..assemble::media(config)
+        },
+        ring_timeout: arguments.ring_timeout,
+    }
+}
+
+fn room(arguments: &CallArguments, config: &Config, received: Option<PathBuf>) -> Room {
+    Room {
+        signalling: None,
+        gate: None,
+        look: Look {
+            observers: Vec::new(),
+            overlay: OverlaySettings { boxes: false, watermark: None },
+            transforms: Vec::new(),
+            resize: None,
+        },
+        video_out: VideoOut {
+            picture: Picture::Mirror,
+            max: arguments.size,
+            fps: arguments.fps,
+            kbps: arguments.kbps,
+            encoder: config.video.encoder.word().to_owned(),
+        },
+        recording: received.map(|path| Recording {
+            place: Place::Exact(path),
+            audio: RecordAudio::Stereo,
+            video: true,
+            encoder: config.video.encoder.word().to_owned(),
+            kbps: arguments.kbps,
+            min_free_bytes: 0,
+        }),
+        timeouts: assemble::timeouts(config),
+    }
+}
+
+/// What of the call this command wants to know.
+enum Happened {
+    Told(Instant, CallId, Tell),
+    Ended(Box<crate::call::Ended>),
+}
+
+struct Watching {
+    happened: Sender<Happened, Fifo>,
+}
+
+impl Watch for Watching {
+    fn happened(&mut self, now: Instant, what: &Do) {
+        match what {
+            Do::Tell { call, tell, .. } => {
+                self.happened.offer(Happened::Told(now, *call, tell.clone()));
+            }
+            Do::Ended { ended, .. } => {
+                self.happened.offer(Happened::Ended(ended.clone()));
+            }
+            Do::Send { .. } | Do::Connect { .. } | Do::Close(_) | Do::Engine(_) => {}
+        }
+    }
+
+    fn turned(&mut self, _now: Instant, _agent: &UserAgent, _engines: &Engines) {}
+
+    fn close(
+        self: Box<Self>,
+        _limit: Duration,
+    ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async {})
+    }
+}
+
+/// Dials, waits, presses keys, holds, hangs up. Ends with the call, or when nothing more can come of it.
+async fn converse(
+    arguments: &CallArguments,
+    dial: Dial,
+    orders: Sender<Order, Fifo>,
+    heard: Receiver<Happened, Fifo>,
+) -> Story {
+    let mut story = Story::new(Instant::now());
+    let mut steps = Steps::default();
+    let give_up_at = story.started + arguments.ring_timeout + arguments.duration + PATIENCE;
+    orders.offer(Order::Dial(Box::new(dial)));
+    loop {
+        let next = steps.next_at().map_or(give_up_at, |at| at.min(give_up_at));
+        tokio::select! {
+            what = heard.recv() => match what {
+                Some(Happened::Told(now, _, Tell::Ringing)) => story.ringing = Some(now),
+                Some(Happened::Told(now, call, Tell::Answered { .. })) => {
+                    story.answered = Some(now);
+                    steps = Steps::of(now, call, arguments);
+                }
+                Some(Happened::Told(now, _, Tell::Updated { streams })) => story.updates.push((now, streams)),
+                Some(Happened::Told(_, _, Tell::Digit(digit))) => story.digits.push(digit),
+                Some(Happened::Ended(ended)) => {
+                    story.ended = Some(ended);
+                    break;
+                }
+                None => break,
+            },
+            () = tokio::time::sleep_until(next.into()) => {
+                let now = Instant::now();
+                if now >= give_up_at {
+                    break;
+                }
+                for order in steps.due(now) {
+                    orders.offer(order);
+                }
+            }
+            _ = tokio::signal::ctrl_c() => {
+                orders.offer(Order::HangUpAll(EndReason::HungUp));
+            }
+        }
+    }
+    orders.offer(Order::Finish);
+    story
+}
+
+/// What is done after the answer, and when.
+#[derive(Default)]
+struct Steps(Vec<(Instant, Order)>);
+
+impl Steps {
+    fn of(answered: Instant, call: CallId, arguments: &CallArguments) -> Self {
+        let hang_up = Order::HangUp { call, reason: EndReason::HungUp };
+        let mut steps = vec![(answered + arguments.duration, hang_up)];
+        if let Some(digits) = &arguments.dtmf {
+            steps.push((answered + BEFORE_DIGITS, Order::SendDigits { call, digits: digits.clone() }));
+        }
+        if let Some(after) = arguments.hold_after {
+            steps.push((answered + after, Order::Hold { call }));
+            steps.push((answered + after + HOLD, Order::Resume { call }));
+        }
+        steps.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        Steps(steps)
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        self.0.last().map(|(at, _)| *at)
+    }
+
+    fn due(&mut self, now: Instant) -> Vec<Order> {
+        let mut due = Vec::new();
+        while self.next_at().is_some_and(|at| at <= now) {
+            due.extend(self.0.pop().map(|(_, order)| order));
+        }
+        due
+    }
+}
+
+/// A client looks at nothing.
+struct NoDetectors;
+
+impl Catalogue for NoDetectors {
+    fn gate(&self, name: &str) -> Result<(Box<dyn Detector>, Schedule), String> {
+        Err(format!("a client has no detector {name}"))
+    }
+
+    fn observer(&self, name: &str) -> Result<(Box<dyn Detector>, ObserverSettings), String> {
+        Err(format!("a client has no detector {name}"))
+    }
 }

@@ -10,6 +10,7 @@ pub mod detectors;
 pub mod dial;
 pub mod log;
 pub mod models;
+pub mod report;
 pub mod serve;
 pub mod service;
 pub mod signalling;

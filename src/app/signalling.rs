@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket, tcp};
 
+use crate::base::datagram;
 use crate::base::queue::{self, Fifo, Offered, Receiver, Sender, Taken};
 use crate::base::stop::{Outcome, Scope};
 use crate::call::end::EndReason;
@@ -39,6 +40,9 @@ const LARGEST_DATAGRAM: usize = 65_535;
 pub enum Order {
     Dial(Box<Dial>),
     HangUp { call: CallId, reason: EndReason },
+    Hold { call: CallId },
+    Resume { call: CallId },
+    SendDigits { call: CallId, digits: String },
     /// Refuse new calls.
     Drain,
     HangUpAll(EndReason),
@@ -223,7 +227,7 @@ impl Signalling {
         };
         let same_family = |listener: &&Listener| listener.local.is_ipv4() == peer.remote.is_ipv4();
         let socket = self.udp.iter().find(same_port).or_else(|| self.udp.iter().find(same_family));
-        if socket.is_none_or(|listener| listener.socket.try_send_to(&bytes, peer.remote).is_err()) {
+        if socket.is_none_or(|listener| datagram::send(&*listener.socket, &bytes, peer.remote).is_err()) {
             // A lost datagram is SIP's everyday: the transaction repeats it.
             self.unsent += 1;
         }
@@ -340,6 +344,9 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
             agent.dial(now, *dial);
         }
         Order::HangUp { call, reason } => agent.hang_up(now, call, reason),
+        Order::Hold { call } => agent.hold(now, call),
+        Order::Resume { call } => agent.resume(now, call),
+        Order::SendDigits { call, digits } => agent.send_digits(now, call, digits),
         Order::Drain => agent.drain(),
         Order::HangUpAll(reason) => agent.hang_up_all(now, &reason),
         Order::Finish => return true,

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows SIP, media or models.
 
+pub mod datagram;
 pub mod queue;
 pub mod stop;
 pub mod time;

@@ -114,6 +114,8 @@ struct State<T, P> {
     policy: P,
     senders: usize,
     receiver_alive: bool,
+    /// The receiver is to look up from its wait although nothing arrived.
+    nudged: bool,
 }
 
 struct Shared<T, P> {
@@ -150,7 +152,7 @@ pub struct Receiver<T, P> {
 
 /// Makes a queue with the given loss policy.
 pub fn queue<T: Send, P: Policy<T>>(policy: P) -> (Sender<T, P>, Receiver<T, P>) {
-    let state = State { items: VecDeque::new(), policy, senders: 1, receiver_alive: true };
+    let state = State { items: VecDeque::new(), policy, senders: 1, receiver_alive: true, nudged: false };
     let shared = Arc::new(Shared {
         state: Mutex::new(state),
         arrived: Condvar::new(),
@@ -165,6 +167,12 @@ pub fn queue<T: Send, P: Policy<T>>(policy: P) -> (Sender<T, P>, Receiver<T, P>)
 impl<T, P> Sender<T, P> {
     pub fn counters(&self) -> QueueCounters {
         counters_of(&self.shared)
+    }
+
+    /// Ends the present or the next [`Receiver::take_within`] with `Empty`, if nothing arrives before it looks.
+    pub fn nudge(&self) {
+        self.shared.lock().nudged = true;
+        self.shared.arrived.notify_one();
     }
 
     fn wake(&self) {
@@ -249,7 +257,7 @@ impl<T, P> Drop for Sender<T, P> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Taken<T> {
     Item(T),
-    /// Nothing came in time.
+    /// Nothing came in time, or the sender nudged.
     Empty,
     /// All senders are gone and everything has been taken.
     Closed,
@@ -274,12 +282,13 @@ impl<T, P> Receiver<T, P> {
     /// For threads: blocks at most `patience`.
     pub fn take_within(&self, patience: Duration) -> Taken<T> {
         let state = self.shared.lock();
-        let idle = |state: &mut State<T, P>| state.items.is_empty() && state.senders > 0;
+        let idle = |state: &mut State<T, P>| state.items.is_empty() && state.senders > 0 && !state.nudged;
         let (mut state, _) = self
             .shared
             .arrived
             .wait_timeout_while(state, patience, idle)
             .unwrap_or_else(PoisonError::into_inner);
+        state.nudged = false;
         match state.items.pop_front() {
             Some(item) => {
                 self.shared.room.notify_one();
@@ -400,6 +409,20 @@ mod tests {
         let taker = std::thread::spawn(move || rx.take());
         drop(tx);
         assert_eq!(taker.join().ok(), Some(None));
+    }
+
+    #[test]
+    fn a_nudge_ends_one_wait_and_an_item_goes_before_it() {
+        let (tx, rx) = queue(Latest);
+        let long = Duration::from_secs(60);
+        tx.nudge();
+        assert_eq!(rx.take_within(long), Taken::Empty);
+        tx.nudge();
+        tx.offer(1);
+        assert_eq!(rx.take_within(long), Taken::Item(1));
+        let taker = std::thread::spawn(move || rx.take_within(long));
+        tx.nudge();
+        assert_eq!(taker.join().ok(), Some(Taken::Empty));
     }
 
     #[tokio::test]

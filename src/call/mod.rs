@@ -23,6 +23,8 @@ use crate::engine::plan::{BoundPorts, CallId, Command, Event, Label, Report, Str
 use crate::sdp::SessionDescription;
 use crate::sip::{self, Body, Method, RequestId};
 
+/// The engine is given this long to bind ports.
+const PREPARE_LIMIT: Duration = Duration::from_secs(10);
 /// The engine is given this long to stop after it was told.
 const ENGINE_STOP_LIMIT: Duration = Duration::from_secs(15);
 /// A dialog that does not end by itself after BYE or CANCEL is given up (64 × T1 and a second).
@@ -139,6 +141,7 @@ pub struct Call {
     started: Instant,
     answered: Option<Instant>,
     reoffer: reoffer::Reoffer,
+    hold: reoffer::Hold,
     out: VecDeque<Do>,
 }
 
@@ -163,6 +166,7 @@ impl Call {
         let wanted = Wanted { audio: true, video: settings.media.video };
         let mut call = Call::new(now, id, settings, State::Dialling);
         call.dialog_open = false;
+        call.hold.own_dialog();
         call.prepare(wanted);
         call
     }
@@ -170,6 +174,7 @@ impl Call {
     fn new(now: Instant, id: CallId, settings: CallSettings, state: State) -> Self {
         Call {
             id,
+            hold: reoffer::Hold::new(&settings.media),
             origin: Origin::new("eyeline", settings.origin),
             settings,
             state,
@@ -230,8 +235,11 @@ impl Call {
     pub fn wake_at(&self) -> Option<Instant> {
         match &self.state {
             State::Inviting { give_up_at, .. } | State::Ending { give_up_at } => Some(*give_up_at),
-            State::Established { until } => Some(*until),
-            State::Offered { .. } | State::Answered { .. } | State::Dialling | State::Over => None,
+            State::Established { until } => {
+                Some(self.reoffer.wake_at().map_or(*until, |again| again.min(*until)))
+            }
+            State::Offered { .. } | State::Dialling => Some(self.started + PREPARE_LIMIT),
+            State::Answered { .. } | State::Over => None,
         }
     }
 
@@ -239,6 +247,10 @@ impl Call {
         match &self.state {
             State::Inviting { give_up_at, .. } if now >= *give_up_at => self.finish(now, EndReason::NoAnswer),
             State::Established { until } if now >= *until => self.finish(now, EndReason::TooLong),
+            State::Established { .. } => self.ask_again(now),
+            State::Offered { .. } | State::Dialling if now >= self.started + PREPARE_LIMIT => {
+                self.finish(now, EndReason::EngineFault("the engine binds no ports".to_owned()));
+            }
             State::Ending { give_up_at } if now >= *give_up_at => {
                 self.dialog_open = false;
                 self.engine = Engine::Stopped;
@@ -248,9 +260,16 @@ impl Call {
             | State::Answered { .. }
             | State::Dialling
             | State::Inviting { .. }
-            | State::Established { .. }
             | State::Ending { .. }
             | State::Over => {}
+        }
+    }
+
+    /// Presses keys towards the peer; what is no key of a telephone is left out.
+    pub fn send_digits(&mut self, digits: &str) {
+        let digits: String = digits.chars().filter_map(reoffer::key).collect();
+        if !digits.is_empty() && matches!(self.state, State::Established { .. }) {
+            self.out.push_back(Do::Engine(Command::SendDigits { call: self.id, digits }));
         }
     }
 
@@ -289,7 +308,11 @@ impl Call {
             sip::Event::Requested { request, method, body, .. } => {
                 self.requested(request, method, body.as_ref())
             }
-            // `Invited` made this call; the endpoint has no other news for us that changes anything.
+            sip::Event::Withdrawn { request, .. } => self.withdrawn(request),
+            sip::Event::Responded { method: Method::Invite, status, body, .. } => {
+                self.reoffer_answered(now, status, body.as_ref());
+            }
+            // `Invited` made this call, and nothing hangs on the answer to an INFO.
             sip::Event::Invited { .. } | sip::Event::Responded { .. } => {}
         }
     }
@@ -306,6 +329,10 @@ impl Call {
             Event::Stopped { report, .. } => {
                 self.engine = Engine::Stopped;
                 self.report = Some(report);
+                if self.is_live() {
+                    let text = "the engine stopped by itself".to_owned();
+                    return self.finish(now, EndReason::EngineFault(text));
+                }
                 self.forget_when_over(now);
             }
         }
@@ -350,11 +377,17 @@ impl Call {
     }
 
     fn not_prepared(&mut self, now: Instant, why: String) {
-        if self.refuse_reoffer(500) {
-            return;
-        }
         tracing::warn!(call = %self.id, "no media ports: {why}");
-        self.finish(now, EndReason::Refused { status: 503, text: "Service Unavailable".to_owned() });
+        match self.state {
+            State::Offered { .. } => {
+                let text = "Service Unavailable".to_owned();
+                self.finish(now, EndReason::Refused { status: 503, text });
+            }
+            State::Dialling => self.finish(now, EndReason::EngineFault(format!("no media ports: {why}"))),
+            // The media that flows goes on.
+            State::Answered { .. } | State::Established { .. } => self.refuse_reoffer(500),
+            State::Inviting { .. } | State::Ending { .. } | State::Over => {}
+        }
     }
 
     fn answer(&mut self, now: Instant, offer: &SessionDescription, ports: &BoundPorts) {
@@ -381,16 +414,18 @@ impl Call {
         match std::mem::replace(&mut self.state, State::Over) {
             State::Answered { offered } => {
                 self.state = State::Established { until: now + self.settings.max_call };
-                let Some(offered) = offered else { return };
-                match self.accept(&offered, body) {
-                    Ok(streams) => self.start(now, streams),
-                    Err(text) => self.finish(now, EndReason::NegotiationFailed(text)),
+                match offered.map(|offered| self.accept(&offered, body)) {
+                    Some(Ok(streams)) => self.start(now, streams),
+                    Some(Err(text)) => return self.finish(now, EndReason::NegotiationFailed(text)),
+                    None => {}
                 }
+                self.renew();
             }
             other => {
                 self.state = other;
-                if let Some(text) = self.reoffer_acked(body) {
-                    self.finish(now, EndReason::NegotiationFailed(text));
+                match self.reoffer_acked(body) {
+                    Some(text) => self.finish(now, EndReason::NegotiationFailed(text)),
+                    None => self.renew(),
                 }
             }
         }
@@ -427,7 +462,10 @@ impl Call {
                     (body, _) => self.accept(&offered, body),
                 };
                 match accepted {
-                    Ok(streams) => self.start(now, streams),
+                    Ok(streams) => {
+                        self.start(now, streams);
+                        self.renew();
+                    }
                     Err(text) => self.finish(now, EndReason::NegotiationFailed(text)),
                 }
             }
@@ -451,8 +489,7 @@ impl Call {
             Refusal::Malformed(_) => (400, "Bad Request"),
             Refusal::NotAcceptable(_) => (488, "Not Acceptable Here"),
         };
-        let warning = format!("304 eyeline \"{}\"", refusal.to_string().replace('"', "'"));
-        self.respond(status, Some(("Warning".to_owned(), warning)), None);
+        self.respond(status, Some(warning(&refusal)), None);
         self.dialog_open = false;
         self.finish(now, EndReason::Refused { status, text: text.to_owned() });
     }
@@ -469,8 +506,10 @@ impl Call {
     /// The only way a call ends: says the right thing to the peer, stops the engine, keeps the first reason.
     fn finish(&mut self, now: Instant, reason: EndReason) {
         if self.end.is_some() {
-            return;
+            // The news may be that the last thing this call waited for is over.
+            return self.forget_when_over(now);
         }
+        self.reoffer = reoffer::Reoffer::None;
         if self.dialog_open {
             self.close_dialog(&reason);
         }
@@ -521,6 +560,12 @@ impl Call {
         };
         self.out.push_back(Do::Forget(Box::new(ended)));
     }
+}
+
+/// RFC 3261 §20.43, 304: media type not available.
+fn warning(refusal: &Refusal) -> (String, String) {
+    let text = refusal.to_string().replace(['"', '\\', '\r', '\n'], "'");
+    ("Warning".to_owned(), format!("304 eyeline \"{text}\""))
 }
 
 fn body_of(description: &SessionDescription) -> Body {

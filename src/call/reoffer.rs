@@ -1,11 +1,13 @@
 //! A renewed offer inside an established call (RFC 3264 §8): hold, resume, video added or removed, new addresses;
 //! and the requests beside it that a call answers itself (INFO).
 //!
-//! A re-offer that fails leaves the media as it was.
+//! A re-offer that fails, theirs or ours, leaves the media as it was.
+
+use std::time::{Duration, Instant};
 
 use super::{Call, Do, SipDo, State, Tell, body_of};
-use crate::call::negotiate::{self, Refusal};
-use crate::engine::plan::{Command, Wanted};
+use crate::call::negotiate::{self, MediaSettings, Refusal};
+use crate::engine::plan::{BoundPorts, Command, Direction, Streams, Wanted};
 use crate::sdp::SessionDescription;
 use crate::sip::{Body, Method, RequestId};
 
@@ -22,14 +24,161 @@ pub(super) enum Reoffer {
     Preparing { request: RequestId, offer: SessionDescription },
     /// The re-INVITE carried no offer; ours went out in the 200 and its answer comes with the ACK.
     Offered { offered: SessionDescription },
+    /// Our answer went out and its ACK has not come: no new offer of ours before it (RFC 3261 §14.1).
+    Unacknowledged,
+    /// Our re-INVITE is out. `hold`: what it asks for.
+    Asking { offered: SessionDescription, hold: bool },
+    /// Ours met theirs (491).
+    Pausing { until: Instant },
 }
 
+impl Reoffer {
+    /// When to ask again.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        match self {
+            Reoffer::Pausing { until } => Some(*until),
+            Reoffer::None
+            | Reoffer::Preparing { .. }
+            | Reoffer::Offered { .. }
+            | Reoffer::Unacknowledged
+            | Reoffer::Asking { .. } => None,
+        }
+    }
+}
+
+/// Holding the peer: what is wanted, and what it last agreed to.
+#[derive(Debug)]
+pub(super) struct Hold {
+    wanted: bool,
+    held: bool,
+    /// The directions without hold.
+    audio: Direction,
+    video: Direction,
+    /// We dialled: the Call-ID is ours.
+    own_dialog: bool,
+    /// How often ours met theirs.
+    glares: u8,
+}
+
+impl Hold {
+    pub(super) fn new(media: &MediaSettings) -> Self {
+        Hold {
+            wanted: false,
+            held: false,
+            audio: media.audio_direction,
+            video: media.video_direction,
+            own_dialog: false,
+            glares: 0,
+        }
+    }
+
+    pub(super) fn own_dialog(&mut self) {
+        self.own_dialog = true;
+    }
+
+    fn direct(&self, hold: bool, media: &mut MediaSettings) {
+        let limited = |direction: Direction| match (hold, direction.sends()) {
+            (false, _) => direction,
+            (true, true) => Direction::SendOnly,
+            (true, false) => Direction::Inactive,
+        };
+        media.audio_direction = limited(self.audio);
+        media.video_direction = limited(self.video);
+    }
+
+    /// RFC 3261 §14.1: 2.1 to 4 s for the owner of the Call-ID, up to 2 s for the other side, in steps of 10 ms.
+    fn pause(&self, seed: u64) -> Duration {
+        let mixed = (seed ^ u64::from(self.glares)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let milliseconds = if self.own_dialog { 2_100 + mixed % 191 * 10 } else { mixed % 201 * 10 };
+        Duration::from_millis(milliseconds)
+    }
+}
+
+/// Holding and resuming from our side.
+impl Call {
+    /// Asks the peer to stop sending. Until it agrees, and if it does not, the media stays as it is.
+    pub fn hold(&mut self) {
+        self.want_hold(true);
+    }
+
+    /// Takes a hold back.
+    pub fn resume(&mut self) {
+        self.want_hold(false);
+    }
+
+    /// Whether the peer has agreed to be held.
+    pub fn is_held(&self) -> bool {
+        self.hold.held
+    }
+
+    fn want_hold(&mut self, hold: bool) {
+        self.hold.wanted = hold;
+        self.hold.glares = 0;
+        self.renew();
+    }
+
+    /// Sends the offer that is wanted, if nothing else is on the way; whatever ends calls this again.
+    pub(super) fn renew(&mut self) {
+        let idle = matches!(self.reoffer, Reoffer::None) && matches!(self.state, State::Established { .. });
+        let hold = self.hold.wanted;
+        let Some(ports) = self.ports.filter(|_| idle && hold != self.hold.held) else { return };
+        self.hold.direct(hold, &mut self.settings.media);
+        // Only the streams there are: a hold does not bring back what the peer took away.
+        let video = self.settings.media.video && self.streams.video.is_some();
+        let media = MediaSettings { video, ..self.settings.media.clone() };
+        let ports = BoundPorts { audio: ports.audio.filter(|_| self.streams.audio.is_some()), ..ports };
+        let offered = negotiate::offer(&media, &ports, &mut self.origin);
+        let body = Some(body_of(&offered));
+        self.out.push_back(Do::Sip(SipDo::Request { method: Method::Invite, body }));
+        self.reoffer = Reoffer::Asking { offered, hold };
+    }
+
+    /// The final response to our re-INVITE.
+    pub(super) fn reoffer_answered(&mut self, now: Instant, status: u16, body: Option<&Body>) {
+        let (offered, hold) = match std::mem::take(&mut self.reoffer) {
+            Reoffer::Asking { offered, hold } => (offered, hold),
+            other => {
+                self.reoffer = other;
+                return;
+            }
+        };
+        let accepted = if (200..300).contains(&status) { self.accept(&offered, body).ok() } else { None };
+        match accepted {
+            Some(streams) => {
+                self.hold.held = hold;
+                self.update(streams);
+            }
+            None if status == 491 && self.hold.glares == 0 => {
+                self.reoffer = Reoffer::Pausing { until: now + self.hold.pause(self.settings.origin) };
+                self.hold.glares = 1;
+            }
+            None => {
+                tracing::info!(call = %self.id, status, hold, "the peer does not agree");
+                if self.hold.wanted == hold {
+                    self.hold.wanted = self.hold.held;
+                }
+            }
+        }
+        self.hold.direct(self.hold.held, &mut self.settings.media);
+        self.renew();
+    }
+
+    /// The pause after a 491 may be over.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        if self.reoffer.wake_at().is_some_and(|at| now >= at) {
+            self.reoffer = Reoffer::None;
+            self.renew();
+        }
+    }
+}
+
+/// What the peer asks inside the call.
 impl Call {
     pub(super) fn reinvited(&mut self, request: RequestId, body: Option<&Body>) {
         if !matches!(self.state, State::Answered { .. } | State::Established { .. }) {
             return self.respond_to(request, 481, None);
         }
-        if matches!(self.reoffer, Reoffer::Preparing { .. }) {
+        if matches!(self.reoffer, Reoffer::Preparing { .. } | Reoffer::Asking { .. }) {
             return self.respond_to(request, 491, None);
         }
         let Some(body) = body else { return self.offer_again(request) };
@@ -39,7 +188,7 @@ impl Call {
                 self.reoffer = Reoffer::Preparing { request, offer };
                 self.prepare(wanted);
             }
-            Err(refusal) => self.respond_to(request, status_of(&refusal), None),
+            Err(refusal) => self.refuse_request(request, &refusal),
         }
     }
 
@@ -67,13 +216,14 @@ impl Call {
         match negotiate::answer(offer, &self.settings.media, &ports, &mut self.origin) {
             Ok((answer, streams)) => {
                 self.respond_to(request, 200, Some(body_of(&answer)));
+                self.reoffer = Reoffer::Unacknowledged;
                 self.update(streams);
             }
-            Err(refusal) => self.respond_to(request, status_of(&refusal), None),
+            Err(refusal) => self.refuse_request(request, &refusal),
         }
     }
 
-    fn update(&mut self, streams: crate::engine::plan::Streams) {
+    fn update(&mut self, streams: Streams) {
         if streams == self.streams {
             return;
         }
@@ -84,21 +234,34 @@ impl Call {
 
     /// The ports of a new stream are bound.
     pub(super) fn continue_reoffer(&mut self) {
-        if let Reoffer::Preparing { request, offer } = std::mem::take(&mut self.reoffer) {
+        if let Some((request, offer)) = self.take_preparing() {
             self.answer_again(request, &offer);
+            self.renew();
         }
     }
 
-    /// Answers a waiting re-offer with a failure. `false`: there is none.
-    pub(super) fn refuse_reoffer(&mut self, status: u16) -> bool {
+    /// Answers a re-offer that waits for ports with a failure.
+    pub(super) fn refuse_reoffer(&mut self, status: u16) {
+        if let Some((request, _)) = self.take_preparing() {
+            self.respond_to(request, status, None);
+            self.renew();
+        }
+    }
+
+    /// The peer took its re-INVITE back before we answered.
+    pub(super) fn withdrawn(&mut self, request: RequestId) {
+        if matches!(self.reoffer, Reoffer::Preparing { request: waiting, .. } if waiting == request) {
+            self.reoffer = Reoffer::None;
+            self.renew();
+        }
+    }
+
+    fn take_preparing(&mut self) -> Option<(RequestId, SessionDescription)> {
         match std::mem::take(&mut self.reoffer) {
-            Reoffer::Preparing { request, .. } => {
-                self.respond_to(request, status, None);
-                true
-            }
+            Reoffer::Preparing { request, offer } => Some((request, offer)),
             other => {
                 self.reoffer = other;
-                false
+                None
             }
         }
     }
@@ -106,6 +269,7 @@ impl Call {
     /// An ACK inside the call. `Some`: the answer it should have carried cannot be used.
     pub(super) fn reoffer_acked(&mut self, body: Option<&Body>) -> Option<String> {
         match std::mem::take(&mut self.reoffer) {
+            Reoffer::Unacknowledged => None,
             Reoffer::Offered { offered } => match self.accept(&offered, body) {
                 Ok(streams) => {
                     self.update(streams);
@@ -143,6 +307,16 @@ impl Call {
         }
     }
 
+    fn refuse_request(&mut self, request: RequestId, refusal: &Refusal) {
+        let headers = vec![super::warning(refusal)];
+        self.out.push_back(Do::Sip(SipDo::RespondTo {
+            request,
+            status: refusal.status(),
+            headers,
+            body: None,
+        }));
+    }
+
     fn respond_to(&mut self, request: RequestId, status: u16, body: Option<Body>) {
         let headers = match status {
             415 => vec![(
@@ -155,11 +329,10 @@ impl Call {
     }
 }
 
-fn status_of(refusal: &Refusal) -> u16 {
-    match refusal {
-        Refusal::Malformed(_) => 400,
-        Refusal::NotAcceptable(_) => 488,
-    }
+/// A key of a telephone as RFC 4733 knows it.
+pub(super) fn key(digit: char) -> Option<char> {
+    let digit = digit.to_ascii_uppercase();
+    matches!(digit, '0'..='9' | '*' | '#' | 'A'..='D').then_some(digit)
 }
 
 /// `Signal=5` of dtmf-relay, or the bare digit of application/dtmf.
@@ -169,8 +342,7 @@ fn digit_of(bytes: &[u8]) -> Option<char> {
         let (key, value) = line.split_once('=')?;
         key.trim().eq_ignore_ascii_case("signal").then(|| value.trim().to_owned())
     });
-    let digit = signal.as_deref().unwrap_or(text.trim()).chars().next()?.to_ascii_uppercase();
-    matches!(digit, '0'..='9' | '*' | '#' | 'A'..='D').then_some(digit)
+    key(signal.as_deref().unwrap_or(text.trim()).chars().next()?)
 }
 
 #[cfg(test)]

@@ -14,8 +14,13 @@ pub struct Bus {
 impl Bus {
     pub fn subscribe(&mut self) -> Receiver<CleanFrame, Latest> {
         let (sender, receiver) = queue::queue(Latest);
-        self.subscribers.push(sender);
+        self.add(sender);
         receiver
+    }
+
+    /// A subscriber whose queue outlives the bus.
+    pub fn add(&mut self, subscriber: Sender<CleanFrame, Latest>) {
+        self.subscribers.push(subscriber);
     }
 
     pub fn publish(&self, picture: &CleanFrame) {

@@ -9,6 +9,7 @@
 //! No SIP and no SDP here: [`plan`] is the whole language between a call and its engine.
 
 pub mod bus;
+mod coding;
 mod graph;
 pub mod mix;
 pub mod network;
@@ -19,9 +20,11 @@ pub mod ports;
 pub mod report;
 pub mod runtime;
 mod start;
+mod steering;
 pub mod video_in;
 pub mod video_out;
 mod voice;
 
-pub use start::{Catalogue, Engines, Running, Settings};
+pub use graph::Running;
+pub use start::{Catalogue, Engines, Settings};
 pub use voice::Speaker;

@@ -3,6 +3,7 @@
 //! A file is opened through a gate that lets everything pass: it was named by the operator, not sent by a peer.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::base::time::Pts;
 use crate::engine::video_out::Painter;
@@ -13,6 +14,11 @@ use crate::source::clip::{Clip, ClipItem, ClipSettings};
 use crate::source::test_picture::TestCard;
 use crate::vision::filters::Resize;
 use crate::vision::slate::TextSlate;
+
+/// The size of the first slate, before the caller's own is known.
+pub const FIRST_SLATE: Size = Size::new(640, 360);
+/// A file that was not asked for pictures this long was held: it goes on where it stopped.
+const HELD: Duration = Duration::from_secs(2);
 
 /// A still with a text, or the slate shown before the caller's first picture.
 pub struct Still {
@@ -48,6 +54,7 @@ pub struct Playing {
     next: Option<CleanFrame>,
     shown: Option<CleanFrame>,
     began: Option<Pts>,
+    asked: Option<Pts>,
 }
 
 impl Playing {
@@ -61,7 +68,7 @@ impl Playing {
             return Err(format!("{} has no picture", path.display()));
         }
         let (gate, resize) = (Gate::open(), Resize::new(size));
-        Ok(Playing { clip, gate, resize, next: None, shown: None, began: None })
+        Ok(Playing { clip, gate, resize, next: None, shown: None, began: None, asked: None })
     }
 
     fn advance(&mut self, pool: &FramePool) -> Option<CleanFrame> {
@@ -83,7 +90,12 @@ impl Playing {
 impl Painter for Playing {
     /// The picture whose turn it is at `pts`; the last one again while the file's next is not due.
     fn paint(&mut self, _n: u64, pts: Pts, pool: &FramePool) -> Option<CleanFrame> {
-        let began = *self.began.get_or_insert(pts);
+        let mut began = self.began.unwrap_or(pts);
+        let pause = Duration::from_nanos(self.asked.map_or(0, |asked| u64::try_from(pts - asked).unwrap_or(0)));
+        if pause > HELD {
+            began = began + pause;
+        }
+        (self.began, self.asked) = (Some(began), Some(pts));
         let due = pts - began;
         loop {
             if self.next.is_none() {

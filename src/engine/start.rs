@@ -1,34 +1,27 @@
-//! Driver. Every call's engine: binds ports, builds the graph of a plan, changes it, takes it down and reports.
-
-#![expect(clippy::disallowed_methods, reason = "a call's media clock starts when its plan does")]
+//! Driver. Every call's engine: binds ports and gives them back, carries out what calls want of their graphs.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use tokio::runtime::Handle;
 
-use crate::base::queue::{self, Fifo, Offered, Receiver, Sender};
+use crate::base::queue::{self, Fifo, Offered, Receiver};
 use crate::base::stop::{Outcome, Scope};
 use crate::base::time::Clock;
 use crate::codec::h264::encoder::EncoderKind;
-use crate::engine::graph;
+use crate::engine::graph::{Pairs, Running, Supplies};
 use crate::engine::network::Order;
-use crate::engine::plan::{BoundPorts, CallId, Command, Event, Plan, Report, Streams, Wanted};
+use crate::engine::plan::{BoundPorts, CallId, Command, Event, Plan, Streams, Wanted};
 use crate::engine::ports::{Pair, PortRange};
-use crate::engine::report::Gauges;
 use crate::engine::voice::Speaker;
 use crate::media::codec::Detector;
-use crate::record::recorder::RecorderReport;
 use crate::vision::observer::ObserverSettings;
 use crate::vision::schedule::Schedule;
 
-/// A call's members are given this long to drain; the recorder closes its file in it.
-const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 const EVENTS_DEPTH: usize = 256;
 
 /// Where detectors come from, by their configured name.
@@ -54,36 +47,37 @@ pub struct Settings {
 
 /// The engines of all calls, owned by the control loop.
 pub struct Engines {
-    pub(super) settings: Settings,
-    pub(super) media: Handle,
-    pub(super) speaker: Speaker,
-    pub(super) rng: StdRng,
-    pub(super) events: Sender<Event, Fifo>,
+    supplies: Supplies,
     ports: PortRange,
     calls: HashMap<CallId, Entry>,
     closing: Scope,
 }
 
+/// The port of one stream, from `Prepare` until the stream or the call is gone.
+#[derive(Default)]
+struct Slot {
+    port: Option<u16>,
+    /// Its sockets, until a stream runs on them.
+    pair: Option<Pair>,
+}
+
 #[derive(Default)]
 struct Entry {
-    address: Option<IpAddr>,
-    audio: Option<Pair>,
-    video: Option<Pair>,
-    bound: Vec<u16>,
-    audio_port: Option<u16>,
-    video_port: Option<u16>,
+    audio: Slot,
+    video: Slot,
     running: Option<Running>,
 }
 
-/// One running call.
-pub struct Running {
-    pub gauges: Arc<Gauges>,
-    pub streams: Streams,
-    /// The file being recorded.
-    pub recording: Option<PathBuf>,
-    pub(super) scope: Scope,
-    pub(super) orders: Sender<Order, Fifo>,
-    pub(super) recorded: Arc<Mutex<Option<RecorderReport>>>,
+impl Slot {
+    /// The sockets, if a stream begins on them now.
+    fn begin(&mut self, begins: bool) -> Option<Pair> {
+        if begins { self.pair.take() } else { None }
+    }
+
+    /// The port, if the stream on it is gone; its sockets close with the stream.
+    fn end(&mut self, ends: bool) -> Option<u16> {
+        if ends { std::mem::take(self).port } else { None }
+    }
 }
 
 impl Engines {
@@ -96,12 +90,8 @@ impl Engines {
         let engines = Engines {
             ports: PortRange::new(low, high, start),
             closing: Scope::new("engines", runtime),
-            speaker: Speaker::default(),
             calls: HashMap::new(),
-            settings,
-            media,
-            rng,
-            events,
+            supplies: Supplies { settings, media, speaker: Speaker::default(), rng, events },
         };
         (engines, heard)
     }
@@ -113,7 +103,7 @@ impl Engines {
 
     /// Makes greetings beforehand, so that the first caller need not wait for them.
     pub fn speaker(&self) -> Speaker {
-        self.speaker.clone()
+        self.supplies.speaker.clone()
     }
 
     /// Carries out what a call wants. What comes of it is an [`Event`].
@@ -121,7 +111,7 @@ impl Engines {
         match command {
             Command::Prepare { call, wanted, address } => self.prepare(now, call, wanted, address),
             Command::Start { call, plan } => self.start(call, *plan),
-            Command::Update { call, streams } => self.update(call, streams),
+            Command::Update { call, streams } => self.update(now, call, streams),
             Command::SendKey { call } => self.order(call, Order::SendKey),
             Command::SendDigits { call, digits } => self.order(call, Order::SendDigits(digits)),
             Command::Stop { call } => self.stop(now, call),
@@ -129,65 +119,67 @@ impl Engines {
     }
 
     fn tell(&self, event: Event) {
-        if self.events.offer(event) != Offered::Queued {
+        if self.supplies.events.offer(event) != Offered::Queued {
             tracing::error!("the control loop does not take engine events: a bug");
         }
     }
 
     fn prepare(&mut self, now: Instant, call: CallId, wanted: Wanted, address: IpAddr) {
         let entry = self.calls.entry(call).or_default();
-        entry.address = Some(address);
-        for (wants, is_video) in [(wanted.audio, false), (wanted.video, true)] {
-            let have = if is_video { entry.video_port } else { entry.audio_port };
-            if !wants || have.is_some() {
+        let mut told = None;
+        for (wants, slot) in [(wanted.audio, &mut entry.audio), (wanted.video, &mut entry.video)] {
+            if !wants || slot.port.is_some() || told.is_some() {
                 continue;
             }
             match self.ports.bind(now, address) {
-                Ok(pair) => {
-                    entry.bound.push(pair.port);
-                    let (port, place) = if is_video {
-                        (&mut entry.video_port, &mut entry.video)
-                    } else {
-                        (&mut entry.audio_port, &mut entry.audio)
-                    };
-                    *port = Some(pair.port);
-                    *place = Some(pair);
-                }
-                Err(why) => return self.tell(Event::NotPrepared { call, why }),
+                Ok(pair) => *slot = Slot { port: Some(pair.port), pair: Some(pair) },
+                Err(why) => told = Some(Event::NotPrepared { call, why }),
             }
         }
-        let ports = BoundPorts { address, audio: entry.audio_port, video: entry.video_port };
-        self.tell(Event::Prepared { call, ports });
+        let ports = BoundPorts { address, audio: entry.audio.port, video: entry.video.port };
+        self.tell(told.unwrap_or(Event::Prepared { call, ports }));
     }
 
     fn start(&mut self, call: CallId, plan: Plan) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
-        let sockets = graph::Pairs { audio: entry.audio.take(), video: entry.video.take() };
-        match graph::build(self, call, plan, sockets) {
-            Ok(running) => {
-                if let Some(entry) = self.calls.get_mut(&call) {
-                    entry.running = Some(running);
-                }
-            }
+        let pairs = Pairs {
+            audio: entry.audio.begin(plan.streams.audio.is_some()),
+            video: entry.video.begin(plan.streams.video.is_some()),
+        };
+        match Running::start(&mut self.supplies, call, plan, pairs) {
+            Ok(running) => entry.running = Some(running),
             Err(text) => self.tell(Event::Fault { call, text }),
         }
     }
 
-    fn update(&mut self, call: CallId, streams: Streams) {
-        let Some(running) = self.calls.get_mut(&call).and_then(|entry| entry.running.as_mut()) else {
-            return;
+    fn update(&mut self, now: Instant, call: CallId, streams: Streams) {
+        let Some(entry) = self.calls.get_mut(&call) else { return };
+        let Some(running) = &mut entry.running else { return };
+        let before = &running.streams;
+        let (no_audio, no_video) = (before.audio.is_none(), before.video.is_none());
+        let pairs = Pairs {
+            audio: entry.audio.begin(no_audio && streams.audio.is_some()),
+            video: entry.video.begin(no_video && streams.video.is_some()),
         };
-        running.streams = streams.clone();
-        let audio = streams.audio.map(Order::Audio);
-        let video = streams.video.map(Order::Video);
-        for order in audio.into_iter().chain(video) {
-            self.order(call, order);
+        let ended = [
+            entry.audio.end(!no_audio && streams.audio.is_none()),
+            entry.video.end(!no_video && streams.video.is_none()),
+        ];
+        let taken = running.update(&mut self.supplies, streams, pairs);
+        for port in ended.into_iter().flatten() {
+            self.ports.release(now, port);
         }
+        self.tell_unless(taken, call);
     }
 
     fn order(&mut self, call: CallId, order: Order) {
         let running = self.calls.get(&call).and_then(|entry| entry.running.as_ref());
-        if running.is_some_and(|running| running.orders.offer(order) != Offered::Queued) {
+        let taken = running.is_none_or(|running| running.order(order));
+        self.tell_unless(taken, call);
+    }
+
+    fn tell_unless(&self, taken: bool, call: CallId) {
+        if !taken {
             let text = "the network task does not take orders".to_owned();
             self.tell(Event::Fault { call, text });
         }
@@ -197,40 +189,17 @@ impl Engines {
         let Some(entry) = self.calls.remove(&call) else {
             return self.tell(Event::Stopped { call, report: Box::default() });
         };
-        for port in &entry.bound {
-            self.ports.release(now, *port);
+        for port in [entry.audio.port, entry.video.port].into_iter().flatten() {
+            self.ports.release(now, port);
         }
         let Some(running) = entry.running else {
             return self.tell(Event::Stopped { call, report: Box::default() });
         };
-        let events = self.events.clone();
+        let events = self.supplies.events.clone();
         self.closing.task("stop", async move {
-            let report = Box::new(take_down(call, running).await);
+            let report = Box::new(running.take_down().await);
             events.offer(Event::Stopped { call, report });
             Outcome::Done
         });
-    }
-}
-
-async fn take_down(call: CallId, running: Running) -> Report {
-    let outcomes = running.scope.close(CLOSE_LIMIT).await;
-    let mut report = running.gauges.report();
-    for (name, outcome) in outcomes {
-        let text = match outcome {
-            Outcome::Done => continue,
-            Outcome::Failed(text) => format!("{name}: {text}"),
-            Outcome::Panicked(text) => format!("{name} panicked: {text}"),
-            Outcome::Abandoned => format!("{name} did not end in time"),
-        };
-        tracing::warn!(%call, "{text}");
-        report.faults.push(text);
-    }
-    report.recording = running.recorded.lock().unwrap_or_else(PoisonError::into_inner).take();
-    report
-}
-
-impl Engines {
-    pub(super) fn seed(&mut self) -> u64 {
-        self.rng.next_u64()
     }
 }

@@ -41,6 +41,9 @@ pub struct RecordVideo {
     pub fps: u32,
     pub kbps: u32,
     pub encoder: EncoderKind,
+    /// The first file waits a moment for its first picture. `false`: it begins without a picture track; pictures
+    /// that come later begin the next file.
+    pub expected: bool,
 }
 
 /// How two voices share the sound track.
@@ -312,6 +315,7 @@ impl Recorder {
         let track = match (&mut self.pictures, first) {
             (_, Some(track)) => Some(track),
             (None, None) => None,
+            (Some(feed), None) if !feed.settings.expected => None,
             (Some(_), None) if !last && now - self.origin < FIRST_PICTURE_NANOS => return Ok(false),
             (Some(feed), None) => feed.declared(),
         };

@@ -275,6 +275,11 @@ impl AudioStream {
         self.session.redirect(remote, rtcp, receives, sends);
     }
 
+    /// Whether RTCP shares the RTP port from now on (RFC 5761).
+    pub fn set_rtcp_mux(&mut self, rtcp_mux: bool) {
+        self.session.set_rtcp_mux(rtcp_mux);
+    }
+
     /// A renewed offer and answer: what the peer may send from now on.
     pub fn renegotiate(&mut self, receive: Vec<AudioFormat>, telephone_event: Option<u8>) {
         self.receive = receive;

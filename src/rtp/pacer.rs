@@ -75,6 +75,12 @@ impl Pacer {
         self.queue.push_back(paced);
     }
 
+    /// Throws away what waits.
+    pub fn clear(&mut self) {
+        self.queue.clear();
+        (self.queued_bytes, self.drain_rate) = (0, 0.0);
+    }
+
     /// Hands on what may leave by `now`.
     pub fn release(&mut self, now: Instant, mut send: impl FnMut(Paced)) {
         let rate = self.rate.max(self.drain_rate);

@@ -235,6 +235,11 @@ impl Session {
         self.settings.sends = sends;
     }
 
+    /// Whether RTCP shares the RTP port from now on (RFC 5761).
+    pub fn set_rtcp_mux(&mut self, rtcp_mux: bool) {
+        self.settings.rtcp_mux = rtcp_mux;
+    }
+
     /// Takes a datagram of the RTP socket. `None`: nothing for the stream, and counted.
     pub fn receive<'a>(
         &mut self,

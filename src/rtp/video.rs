@@ -68,6 +68,19 @@ pub struct VideoSettings {
     pub reorder_wait: Duration,
 }
 
+/// What a renewed offer and answer may change while the stream runs.
+#[derive(Clone, Debug)]
+pub struct VideoTerms {
+    pub receive: Vec<u8>,
+    pub send_payload_type: u8,
+    pub send_mode: PacketizationMode,
+    /// From the peer's SDP, without start codes.
+    pub parameter_sets: Vec<Vec<u8>>,
+    pub feedback: NegotiatedFeedback,
+    pub rtcp_mux: bool,
+    pub pace_kbps: u32,
+}
+
 /// Figures of video besides [`StreamStatistics`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VideoCounters {
@@ -310,7 +323,25 @@ impl VideoStream {
         receives: bool,
         sends: bool,
     ) {
+        // Nobody can decode what follows pictures that were never sent.
+        self.sending_broken |= sends && !self.session.settings().sends;
         self.session.redirect(remote, rtcp, receives, sends);
+    }
+
+    /// A renewed offer and answer. Where packets look different from now on, sending goes on with a key picture.
+    pub fn renegotiate(&mut self, terms: VideoTerms) {
+        if (terms.send_payload_type, terms.send_mode) != (self.payload_type, self.packetizer.mode) {
+            self.pacer.clear();
+            self.sending_broken = true;
+        }
+        self.payload_type = terms.send_payload_type;
+        self.packetizer.mode = terms.send_mode;
+        self.receive = terms.receive;
+        self.feedback = terms.feedback;
+        self.ask_by_signalling &= self.wants_key_by_signalling();
+        self.assembly.depacketizer.learn(terms.parameter_sets.iter().map(Vec::as_slice));
+        self.session.set_rtcp_mux(terms.rtcp_mux);
+        self.pacer.set_rate(terms.pace_kbps);
     }
 
     /// Says goodbye in RTCP.
@@ -896,6 +927,50 @@ mod tests {
             Out::Rtp(_, bytes) => Packet::parse(bytes).is_some(),
             Out::Rtcp(..) => true,
         }));
+    }
+
+    #[test]
+    fn renewed_terms_are_followed_from_the_next_key_picture() {
+        let mut world = World::new(|_| {});
+        world.stream.send(world.now(0), &picture(true, true, 40_000, Pts::ZERO));
+        let terms = VideoTerms {
+            receive: vec![99, 104],
+            send_payload_type: 104,
+            send_mode: PacketizationMode::SingleNal,
+            parameter_sets: Vec::new(),
+            feedback: NegotiatedFeedback::default(),
+            rtcp_mux: true,
+            pace_kbps: 800,
+        };
+        while world.stream.poll().is_some() {}
+        world.stream.renegotiate(terms);
+        world.stream.send(world.now(40), &picture(false, false, 500, Pts::from_millis(40)));
+        world.stream.send(world.now(80), &picture(true, true, 500, Pts::from_millis(80)));
+        let kinds: Vec<_> = world
+            .run(81, 300)
+            .iter()
+            .filter_map(|(_, out)| match out {
+                Out::Rtp(_, bytes) => Packet::parse(bytes).map(|p| (p.payload_type, p.payload[0] & 31)),
+                Out::Rtcp(..) => None,
+            })
+            .collect();
+        assert_eq!(kinds, [(104, 7), (104, 8), (104, 5)], "nothing of before, and a key picture first");
+    }
+
+    #[test]
+    fn after_a_hold_sending_goes_on_with_a_key_picture() {
+        let mut world = World::new(|_| {});
+        world.stream.send(world.now(0), &picture(true, true, 500, Pts::ZERO));
+        let remote = Some(peer());
+        world.stream.redirect(remote, None, true, false);
+        world.stream.send(world.now(40), &picture(false, false, 500, Pts::from_millis(40)));
+        world.stream.redirect(remote, None, true, true);
+        while world.stream.poll().is_some() {}
+        world.stream.send(world.now(80), &picture(false, false, 500, Pts::from_millis(80)));
+        assert!(world.run(81, 90).iter().all(|(_, out)| matches!(out, Out::Rtcp(..))));
+        assert!(world.stream.take_key_request(), "the encoder is asked for one");
+        world.stream.send(world.now(120), &picture(true, true, 500, Pts::from_millis(120)));
+        assert!(world.run(121, 130).iter().any(|(_, out)| matches!(out, Out::Rtp(..))));
     }
 
     #[test]

@@ -131,6 +131,11 @@ impl UserAgent {
         self.endpoint.counters()
     }
 
+    /// SIP sessions whose dialog is not over, and transactions not yet forgotten.
+    pub fn sip_open(&self) -> (usize, usize) {
+        (self.endpoint.open_sessions(), self.endpoint.open_transactions())
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining
     }
@@ -212,6 +217,23 @@ impl UserAgent {
         self.settle(now);
     }
 
+    /// Asks the peer to stop sending; see [`Call::hold`].
+    pub fn hold(&mut self, now: Instant, call: CallId) {
+        self.step(now, call, |call| call.hold());
+        self.settle(now);
+    }
+
+    pub fn resume(&mut self, now: Instant, call: CallId) {
+        self.step(now, call, |call| call.resume());
+        self.settle(now);
+    }
+
+    /// Presses keys towards the peer.
+    pub fn send_digits(&mut self, now: Instant, call: CallId, digits: String) {
+        self.step(now, call, |call| call.send_digits(&digits));
+        self.settle(now);
+    }
+
     /// Refuses new calls from now on; running ones go on.
     pub fn drain(&mut self) {
         self.draining = true;
@@ -245,12 +267,19 @@ impl UserAgent {
                 }
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
-                sip::Do::Event(event) => {
-                    if let Some(call) = self.call_of.get(&event.session()).copied() {
-                        self.step(now, call, |call| call.handle_sip(now, event));
-                    }
-                }
+                sip::Do::Event(event) => match self.call_of.get(&event.session()).copied() {
+                    Some(call) => self.step(now, call, |call| call.handle_sip(now, event)),
+                    None => self.answer_for_nobody(now, &event),
+                },
             }
+        }
+    }
+
+    /// The call is gone while its dialog still ends: requests inside it get an answer all the same.
+    fn answer_for_nobody(&mut self, now: Instant, event: &Event) {
+        if let Event::Reinvited { session, request, .. } | Event::Requested { session, request, .. } = event {
+            let response = Response { status: 481, ..Response::default() };
+            self.endpoint.respond_to(now, *session, *request, response);
         }
     }
 
@@ -262,7 +291,7 @@ impl UserAgent {
         let refusal = if self.draining {
             Some((503, "Service Unavailable"))
         } else if self.is_full() {
-            Some((self.settings.busy, "Busy Here"))
+            Some((self.settings.busy, if self.settings.busy == 486 { "Busy Here" } else { "Too Many Calls" }))
         } else {
             None
         };
@@ -276,8 +305,10 @@ impl UserAgent {
             }
         };
         self.counters.refused += 1;
-        let headers =
-            if status == 503 { vec![("Retry-After".to_owned(), "10".to_owned())] } else { Vec::new() };
+        let headers = match refusal {
+            Some(_) => vec![("Retry-After".to_owned(), "10".to_owned())],
+            None => Vec::new(),
+        };
         let response = Response { status, reason: Some(text.to_owned()), headers, body: None };
         self.endpoint.respond(now, session, response);
         tracing::info!(%from, %to, status, "call refused: {text}");
@@ -315,8 +346,21 @@ impl UserAgent {
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
-        self.calls.insert(id, Call::incoming(now, id, settings, invite.body.as_ref()));
-        self.step(now, id, |_| ());
+        // The first step reads the offer: it is guarded like every later one.
+        match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
+            Ok(call) => {
+                self.calls.insert(id, call);
+                self.step(now, id, |_| ());
+            }
+            Err(_) => {
+                tracing::error!(call = %id, "reading an INVITE panicked and it is refused");
+                self.counters.faults += 1;
+                self.call_of.remove(&session);
+                self.session_of.remove(&id);
+                let response = Response { status: 500, ..Response::default() };
+                self.endpoint.respond(now, session, response);
+            }
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -449,6 +493,10 @@ impl UserAgent {
     }
 }
 
+/// The user part as people read it. An escaped control character is drawn, not obeyed.
 fn user_of(uri: &Uri) -> String {
-    uri.user().unwrap_or_default().to_owned()
+    let user = uri.user_decoded().unwrap_or_default();
+    user.chars()
+        .map(|letter| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter })
+        .collect()
 }

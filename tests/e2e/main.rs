@@ -6,9 +6,14 @@
 
 mod harness;
 
+mod bad_input;
 mod calls;
 mod client;
 mod examples;
+#[cfg(feature = "faults")]
+mod faults;
+mod missing;
 mod offers;
 mod peers;
 mod recordings;
+mod shutdown;

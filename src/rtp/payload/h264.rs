@@ -136,8 +136,13 @@ impl Depacketizer {
     /// `parameter_sets`: those of the SDP, without start codes.
     pub fn new<'a>(parameter_sets: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut depacketizer = Depacketizer::default();
-        parameter_sets.into_iter().for_each(|unit| depacketizer.sets.learn(unit));
+        depacketizer.learn(parameter_sets);
         depacketizer
+    }
+
+    /// Parameter sets of a renewed SDP, without start codes.
+    pub fn learn<'a>(&mut self, parameter_sets: impl IntoIterator<Item = &'a [u8]>) {
+        parameter_sets.into_iter().for_each(|unit| self.sets.learn(unit));
     }
 
     pub fn refused(&self) -> Refused {

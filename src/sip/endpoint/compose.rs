@@ -12,14 +12,21 @@ use super::{Endpoint, Peer, Response, Transport};
 pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO";
 pub(super) const ACCEPT: &str = "application/sdp, application/dtmf-relay, application/media_control+xml";
 
-/// The response to `request`, its To tagged when it has no tag yet (§8.2.6.2).
+/// The response to `request`, its To tagged when it has no tag yet (§8.2.6.2). A To that cannot be read, as in a
+/// request that gets a 400, is repeated as it is with the tag behind it.
 pub(super) fn response_to(request: &RequestMessage, status: u16, tag: Option<&str>) -> ResponseMessage {
     let mut response = ResponseMessage::answering(request, status);
-    if let (Some(tag), Some(mut to)) = (tag, request.to())
-        && to.tag().is_none()
-    {
-        to.set_tag(tag);
-        response.headers.set("To", to.to_string());
+    if let (Some(tag), Some(to)) = (tag, request.headers.value("To")) {
+        let tagged = match request.to() {
+            Some(mut readable) => readable.tag().is_none().then(|| {
+                readable.set_tag(tag);
+                readable.to_string()
+            }),
+            None => (!to.to_ascii_lowercase().contains(";tag=")).then(|| format!("{to};tag={tag}")),
+        };
+        if let Some(tagged) = tagged {
+            response.headers.set("To", tagged);
+        }
     }
     response
 }

@@ -153,10 +153,12 @@ impl Endpoint {
     }
 
     fn handle_ack(&mut self, now: Instant, key: &str, dialog: Option<SessionId>, request: &RequestMessage) {
-        // The ACK of a failure has the branch of its INVITE; that of a 2xx is a request of the dialog.
+        // The ACK of a failure has the branch of its INVITE; that of a 2xx is a request of the dialog, also from
+        // peers that give it the branch of the INVITE.
         if let Some(id) = self.server_of.get(key).copied()
             && let Some(transaction) = self.servers.get_mut(&id)
             && let ServerMachine::Invite(machine) = &mut transaction.machine
+            && !machine.is_accepted()
         {
             machine.handle_ack(now);
             return self.tend_server(id);

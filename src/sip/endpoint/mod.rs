@@ -172,6 +172,8 @@ pub enum Event {
     AckTimedOut { session: SessionId },
     /// Answer with `respond_to`.
     Reinvited { session: SessionId, request: RequestId, headers: Headers, body: Option<Body> },
+    /// Their re-INVITE was cancelled; 487 has been sent.
+    Withdrawn { session: SessionId, request: RequestId },
     /// INFO, MESSAGE and the like inside the dialog; answer with `respond_to`.
     Requested { session: SessionId, request: RequestId, method: Method, headers: Headers, body: Option<Body> },
     /// 200 has been sent. Session over.
@@ -183,7 +185,14 @@ pub enum Event {
     /// Our INVITE failed: final response, 408 after a timeout, 503 after a transport error. Session over.
     Failed { session: SessionId, status: u16, reason: String, headers: Headers },
     /// Final response to our request inside the dialog.
-    Responded { session: SessionId, request: RequestId, status: u16, headers: Headers, body: Option<Body> },
+    Responded {
+        session: SessionId,
+        request: RequestId,
+        method: Method,
+        status: u16,
+        headers: Headers,
+        body: Option<Body>,
+    },
     /// Our BYE or CANCEL is done. Session over.
     Ended { session: SessionId },
 }
@@ -196,6 +205,7 @@ impl Event {
             | Event::Acked { session, .. }
             | Event::AckTimedOut { session }
             | Event::Reinvited { session, .. }
+            | Event::Withdrawn { session, .. }
             | Event::Requested { session, .. }
             | Event::ByeReceived { session, .. }
             | Event::Progress { session, .. }

@@ -76,8 +76,8 @@ pub(super) struct Session {
     pub open: HashMap<RequestId, u64>,
     /// Their re-INVITE waits for our answer.
     pub their_reinvite: bool,
-    /// Our re-INVITE waits for theirs.
-    pub our_reinvite: bool,
+    /// The transaction of our re-INVITE that waits for their answer.
+    pub our_reinvite: Option<u64>,
     pub armed: Option<Instant>,
 }
 
@@ -96,7 +96,7 @@ impl Session {
             acks: VecDeque::new(),
             open: HashMap::new(),
             their_reinvite: false,
-            our_reinvite: false,
+            our_reinvite: None,
             armed: None,
         }
     }

@@ -387,6 +387,13 @@ fn request(method: &str, branch: &str, to_tag: &str, cseq: u32, more: &str) -> S
     )
 }
 
+/// The To tag of our first message, as a parameter.
+fn our_tag(said: &[(SocketAddr, String)]) -> String {
+    let to = said[0].1.lines().find(|line| line.starts_with("To:"));
+    let tag = to.and_then(|to| to.split(";tag=").nth(1));
+    format!(";tag={}", tag.expect("our tag"))
+}
+
 fn status(said: &[(SocketAddr, String)]) -> Vec<&str> {
     said.iter().map(|(_, text)| text.split(' ').nth(1).unwrap_or_default()).collect()
 }
@@ -465,10 +472,7 @@ fn an_old_cseq_inside_the_dialog_is_refused() {
     phone.hears(ALICE, Access::Trusted, &request("INVITE", "1", "", 5, ""));
     let session = phone.events[0].session();
     phone.endpoint.respond(phone.now, session, ok());
-    let answer = phone.says();
-    let tag =
-        answer[0].1.lines().find(|line| line.starts_with("To:")).and_then(|to| to.split(";tag=").nth(1));
-    let tag = format!(";tag={}", tag.expect("our tag"));
+    let tag = our_tag(&phone.says());
     phone.hears(ALICE, Access::Trusted, &request("ACK", "2", &tag, 5, ""));
     assert!(matches!(phone.events.last(), Some(Event::Acked { .. })));
     assert_eq!(status(&phone.hears(ALICE, Access::Trusted, &request("INFO", "3", &tag, 4, ""))), ["500"]);
@@ -485,9 +489,7 @@ fn routes_are_mirrored_and_the_bye_follows_them() {
     phone.endpoint.respond(phone.now, session, ok());
     let answer = phone.says();
     assert!(answer[0].1.contains("Record-Route: <sip:10.0.0.8:5080;lr>"));
-    let tag =
-        answer[0].1.lines().find(|line| line.starts_with("To:")).and_then(|to| to.split(";tag=").nth(1));
-    let tag = format!(";tag={}", tag.expect("our tag"));
+    let tag = our_tag(&answer);
     phone.hears("10.0.0.8:5080", Access::Trusted, &request("ACK", "2", &tag, 1, ""));
     phone.endpoint.bye(phone.now, session, None);
     let said = phone.says();
@@ -555,6 +557,101 @@ fn a_lost_stream_is_opened_again_for_the_bye() {
     wire.alice.handle_closed(wire.now, ConnectionId(2));
     drain(&mut wire.alice, &mut wire.events_a);
     assert!(matches!(wire.events_a.last(), Some(Event::Ended { .. })));
+}
+
+/// A call that Bob answered and whose re-INVITE he has not: his session and the request.
+fn reinvited() -> (Wire, SessionId, SessionId, RequestId) {
+    let mut wire = Wire::new(Transport::Udp);
+    let (a, b) = wire.establish();
+    wire.alice.request(wire.now, a, Method::Invite, Vec::new(), sdp("more"));
+    wire.settle();
+    let Some(Event::Reinvited { request, .. }) = wire.events_b.last() else { panic!("{:?}", wire.carried) };
+    let request = *request;
+    (wire, a, b, request)
+}
+
+#[test]
+fn a_hang_up_leaves_no_request_without_an_answer() {
+    let (mut wire, _, b, _) = reinvited();
+    wire.bob.bye(wire.now, b, None);
+    wire.settle();
+    assert!(wire.carried.iter().any(|line| line.contains("487")), "{:?}", wire.carried);
+    wire.assert_nothing_left();
+    let (mut wire, a, _, _) = reinvited();
+    wire.alice.bye(wire.now, a, None);
+    wire.settle();
+    assert!(wire.carried.iter().any(|line| line.contains("487")), "{:?}", wire.carried);
+    wire.assert_nothing_left();
+}
+
+#[test]
+fn a_cancelled_reinvite_is_withdrawn_and_the_call_goes_on() {
+    let mut phone = Scripted::new(Settings::default());
+    phone.hears(ALICE, Access::Trusted, &request("INVITE", "1", "", 1, ""));
+    let session = phone.events[0].session();
+    phone.endpoint.respond(phone.now, session, ok());
+    let tag = our_tag(&phone.says());
+    phone.hears(ALICE, Access::Trusted, &request("ACK", "2", &tag, 1, ""));
+    phone.hears(ALICE, Access::Trusted, &request("INVITE", "3", &tag, 2, ""));
+    let said = phone.hears(ALICE, Access::Trusted, &request("CANCEL", "3", &tag, 2, ""));
+    assert_eq!(status(&said), ["200", "487"]);
+    assert!(matches!(phone.events.last(), Some(Event::Withdrawn { .. })), "{:?}", phone.events.last());
+    assert_eq!(phone.endpoint.open_sessions(), 1);
+}
+
+#[test]
+fn a_session_that_is_hanging_up_knows_no_more_requests() {
+    let mut phone = Scripted::new(Settings::default());
+    phone.hears(ALICE, Access::Trusted, &request("INVITE", "1", "", 1, ""));
+    let session = phone.events[0].session();
+    phone.endpoint.respond(phone.now, session, ok());
+    let tag = our_tag(&phone.says());
+    phone.hears(ALICE, Access::Trusted, &request("ACK", "2", &tag, 1, ""));
+    phone.endpoint.bye(phone.now, session, None);
+    phone.says();
+    assert_eq!(status(&phone.hears(ALICE, Access::Trusted, &request("INVITE", "3", &tag, 2, ""))), ["481"]);
+    assert_eq!(status(&phone.hears(ALICE, Access::Trusted, &request("BYE", "4", &tag, 3, ""))), ["200"]);
+}
+
+#[test]
+fn an_ack_of_a_2xx_is_taken_whatever_its_branch() {
+    for branch in ["1", "2"] {
+        let mut phone = Scripted::new(Settings::default());
+        phone.hears(ALICE, Access::Trusted, &request("INVITE", "1", "", 1, ""));
+        let session = phone.events[0].session();
+        phone.endpoint.respond(phone.now, session, ok());
+        let tag = our_tag(&phone.says());
+        phone.hears(ALICE, Access::Trusted, &request("ACK", branch, &tag, 1, ""));
+        assert!(matches!(phone.events.last(), Some(Event::Acked { .. })), "branch {branch}");
+    }
+}
+
+#[test]
+fn a_response_with_a_second_via_is_for_somebody_else() {
+    let mut wire = Wire::new(Transport::Udp);
+    wire.call();
+    let b = wire.invited();
+    wire.bob.respond(wire.now, b, ok());
+    let peer =
+        Peer { transport: Transport::Udp, local: address(ALICE), remote: address(BOB), connection: None };
+    for what in drain(&mut wire.bob, &mut wire.events_b) {
+        let Do::Send { bytes, .. } = what else { continue };
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.replacen("\r\nFrom:", "\r\nVia: SIP/2.0/UDP 10.9.9.9;branch=z9hG4bKx\r\nFrom:", 1);
+        wire.alice.handle_datagram(wire.now, peer, Access::Trusted, text.as_bytes());
+    }
+    drain(&mut wire.alice, &mut wire.events_a);
+    assert!(!wire.events_a.iter().any(|event| matches!(event, Event::Answered { .. })));
+    assert_eq!(wire.alice.counters().stray, 1);
+}
+
+#[test]
+fn a_400_repeats_an_unreadable_to_with_our_tag_behind_it() {
+    let mut phone = Scripted::new(Settings::default());
+    let text = request("OPTIONS", "1", "", 1, "").replace("To: <sip:bob@example.com>", "To: \"Bob <sip:bob");
+    let said = phone.hears(ALICE, Access::Trusted, &text);
+    assert_eq!(status(&said), ["400"]);
+    assert!(said[0].1.contains("\r\nTo: \"Bob <sip:bob;tag="), "{}", said[0].1);
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub(super) enum User {
     /// The INVITE that makes the session.
     Invite(SessionId),
     /// A request inside the dialog that the session's user asked for.
-    Request(SessionId, RequestId),
+    Request(SessionId, RequestId, Method),
     Bye(SessionId),
     /// CANCEL, or the BYE of a forked 2xx: nobody waits for its outcome.
     Nobody,
@@ -147,6 +147,16 @@ impl Endpoint {
             Timed::Nothing => {}
         }
         self.tend_client(id);
+    }
+
+    /// Waits for the final response to an INVITE no longer than this.
+    pub(super) fn limit_client(&mut self, id: u64, until: Instant) {
+        if let Some(transaction) = self.clients.get_mut(&id)
+            && let ClientMachine::Invite(machine) = &mut transaction.machine
+        {
+            machine.limit(until);
+            self.tend_client(id);
+        }
     }
 
     /// A stream is gone: what waited for an answer on it has failed (RFC 3261 §17.1.4).

@@ -1,6 +1,6 @@
 //! Our INVITEs and requests inside dialogs: the client side of RFC 3261 §9, §13, §14 and §15.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::dialog::Dialog;
 use super::super::header::NameAddr;
@@ -10,6 +10,9 @@ use super::session::{Cancel, Session, State};
 use super::transactions::{ClientMachine, User};
 use super::{Endpoint, Event, Outgoing, Peer, RequestId, SessionId};
 use crate::sip::transaction::client_invite::Received;
+
+/// A re-INVITE may ask people, as for video; a peer that only ever says 100 is given up.
+const REINVITE_LIMIT: Duration = Duration::from_secs(180);
 
 impl Endpoint {
     /// Sends an INVITE and makes its session.
@@ -158,6 +161,7 @@ impl Endpoint {
     fn send_bye(&mut self, now: Instant, session: SessionId, reason: Option<&str>) {
         let headers: Vec<(String, String)> =
             reason.map(|reason| ("Reason".to_owned(), reason.to_owned())).into_iter().collect();
+        self.close_open(now, session);
         if let Some(state) = self.sessions.get_mut(&session) {
             state.state = State::Closing;
             state.repeat = None;
@@ -176,11 +180,15 @@ impl Endpoint {
         body: Option<Body>,
     ) -> RequestId {
         let request = RequestId(self.new_id());
-        if let Some(state) = self.sessions.get_mut(&session) {
-            state.our_reinvite |= method == Method::Invite;
+        let is_invite = method == Method::Invite;
+        let user = User::Request(session, request, method.clone());
+        let transaction = self.start_in_dialog(now, session, method, &headers, body.as_ref(), user);
+        if let (true, Some(transaction)) = (is_invite, transaction) {
+            self.limit_client(transaction, now + REINVITE_LIMIT);
+            if let Some(state) = self.sessions.get_mut(&session) {
+                state.our_reinvite = Some(transaction);
+            }
         }
-        let user = User::Request(session, request);
-        self.start_in_dialog(now, session, method, &headers, body.as_ref(), user);
         request
     }
 
@@ -192,9 +200,9 @@ impl Endpoint {
         headers: &[(String, String)],
         body: Option<&Body>,
         user: User,
-    ) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
-        let Some(mut dialog) = state.dialog.take() else { return };
+    ) -> Option<u64> {
+        let state = self.sessions.get_mut(&session)?;
+        let mut dialog = state.dialog.take()?;
         let peer = dialog_peer(&dialog, state);
         let mut request = dialog.request(method);
         state.dialog = Some(dialog);
@@ -203,11 +211,16 @@ impl Endpoint {
         if let Some(state) = self.sessions.get(&session) {
             self.finish_request(&mut request, state, headers, body);
         }
-        self.start_client(now, peer, branch, request, user);
+        Some(self.start_client(now, peer, branch, request, user))
     }
 
-    /// A response: matched by branch and CSeq method (§17.1.3).
+    /// A response: matched by branch and CSeq method (§17.1.3). One with a second Via is for somebody behind us, and
+    /// we are no proxy (§8.1.3.3).
     pub(super) fn handle_response(&mut self, now: Instant, response: ResponseMessage) {
+        if response.headers.list("Via").nth(1).is_some() {
+            self.counters.stray += 1;
+            return;
+        }
         let branch = response.via().and_then(|via| via.branch().map(str::to_owned));
         let method = response.cseq().map(|cseq| cseq.method);
         let (Some(branch), Some(method)) = (branch, method) else {
@@ -246,13 +259,15 @@ impl Endpoint {
             (User::Invite(session), 100..=199) => self.invite_progress(now, session, response),
             (User::Invite(session), 200..=299) => self.invite_answered(now, session, &response),
             (User::Invite(session), status) => {
-                self.forget_session(session);
+                self.forget_session(now, session);
                 let reason = response.reason;
                 self.event(Event::Failed { session, status, reason, headers: response.headers });
             }
-            (User::Request(session, request), 200..) => self.responded(now, session, request, response),
+            (User::Request(session, request, method), 200..) => {
+                self.responded(now, session, request, method, response);
+            }
             (User::Bye(session), 200..) => {
-                self.forget_session(session);
+                self.forget_session(now, session);
                 self.event(Event::Ended { session });
             }
             (User::Request(..) | User::Bye(_) | User::Nobody, _) => {}
@@ -326,13 +341,18 @@ impl Endpoint {
         self.start_client(now, peer, branch, bye, User::Nobody);
     }
 
-    fn responded(&mut self, now: Instant, session: SessionId, request: RequestId, response: ResponseMessage) {
+    fn responded(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        request: RequestId,
+        method: Method,
+        response: ResponseMessage,
+    ) {
         let body = response.body();
-        let cseq = response.cseq();
-        let is_invite = cseq.as_ref().is_some_and(|cseq| cseq.method == Method::Invite);
-        let number = cseq.map_or(0, |cseq| cseq.number);
+        let number = response.cseq().map_or(0, |cseq| cseq.number);
         let Some(state) = self.sessions.get_mut(&session) else { return };
-        if is_invite {
+        if method == Method::Invite {
             let kept = state.acks.iter().find(|(known, ..)| *known == number);
             if let Some((_, _, peer, bytes)) = kept {
                 let (peer, bytes) = (*peer, bytes.clone());
@@ -340,7 +360,7 @@ impl Endpoint {
                 self.send(peer, bytes);
                 return;
             }
-            state.our_reinvite = false;
+            state.our_reinvite = None;
             if response.status < 300 {
                 if let Some(dialog) = &mut state.dialog {
                     dialog.refresh_target(response.contact());
@@ -349,10 +369,10 @@ impl Endpoint {
             }
         }
         let status = response.status;
-        self.event(Event::Responded { session, request, status, headers: response.headers, body });
+        self.event(Event::Responded { session, request, method, status, headers: response.headers, body });
         // §12.2.1.2: the peer does not know the dialog any more.
         if status == 481 {
-            self.forget_session(session);
+            self.forget_session(now, session);
             self.event(Event::ByeReceived { session, reason: None });
         }
     }
@@ -363,16 +383,17 @@ impl Endpoint {
         match user {
             User::Invite(session) => {
                 if self.sessions.get(&session).is_some_and(|s| matches!(s.state, State::Inviting { .. })) {
-                    self.forget_session(session);
+                    self.forget_session(now, session);
                     self.event(Event::Failed { session, status, reason, headers: Headers::default() });
                 }
             }
-            User::Request(session, request) => {
-                if let Some(state) = self.sessions.get_mut(&session) {
-                    state.our_reinvite = false;
+            User::Request(session, request, method) => {
+                let Some(state) = self.sessions.get_mut(&session) else { return };
+                if method == Method::Invite {
+                    state.our_reinvite = None;
                 }
                 let headers = Headers::default();
-                self.event(Event::Responded { session, request, status, headers, body: None });
+                self.event(Event::Responded { session, request, method, status, headers, body: None });
                 if status == 408 {
                     // §12.2.1.2: a dialog whose peer does not answer is over.
                     self.bye(now, session, Some("SIP;cause=408;text=\"no answer inside the dialog\""));
@@ -380,7 +401,7 @@ impl Endpoint {
                 }
             }
             User::Bye(session) => {
-                self.forget_session(session);
+                self.forget_session(now, session);
                 self.event(Event::Ended { session });
             }
             User::Nobody => {}

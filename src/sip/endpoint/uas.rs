@@ -77,7 +77,7 @@ impl Endpoint {
                     state.state = State::Answered { bye: None };
                 }
             }
-            _ => self.forget_session(session),
+            _ => self.forget_session(now, session),
         }
     }
 
@@ -158,12 +158,15 @@ impl Endpoint {
         let pending =
             matches!(&transaction.machine, ServerMachine::Invite(machine) if machine.is_proceeding());
         let Some(session) = transaction.session.filter(|_| pending) else { return };
-        let is_first = self.sessions.get(&session).is_some_and(|state| state.invite == invite);
-        if is_first {
+        let Some(state) = self.sessions.get(&session) else { return };
+        if state.invite == invite {
             self.respond(now, session, plain(487));
-            self.event(Event::Cancelled { session });
-        } else {
-            self.close_request(now, session, invite, plain(487));
+            return self.event(Event::Cancelled { session });
+        }
+        let reinvite = state.open.iter().find(|(_, open)| **open == invite).map(|(request, _)| *request);
+        self.close_request(now, session, invite, plain(487));
+        if let Some(request) = reinvite {
+            self.event(Event::Withdrawn { session, request });
         }
     }
 
@@ -183,6 +186,10 @@ impl Endpoint {
         let in_order = state.dialog.as_mut().is_some_and(|dialog| dialog.take_remote_cseq(number));
         if !in_order {
             return self.answer(now, peer, key, request, plain(500));
+        }
+        if matches!(state.state, State::Closing) && request.method != Method::Bye {
+            // Our BYE is on its way: nobody is left to answer.
+            return self.answer(now, peer, key, request, plain(481));
         }
         if peer.connection.is_some() {
             // The peer may have come back on a new stream.
@@ -217,16 +224,12 @@ impl Endpoint {
         let reason = request.headers.value("Reason").map(str::to_owned);
         self.answer(now, peer, key, request, plain(200));
         let Some(state) = self.sessions.get(&session) else { return };
-        let open: Vec<u64> = state.open.values().copied().collect();
         let early = matches!(state.state, State::Invited);
-        for transaction in open {
-            self.close_request(now, session, transaction, plain(487));
-        }
         if early {
             // §15.1.2: what waits for an answer gets 487. It also forgets the session.
             self.respond(now, session, plain(487));
         } else {
-            self.forget_session(session);
+            self.forget_session(now, session);
         }
         self.event(Event::ByeReceived { session, reason });
     }
@@ -240,7 +243,9 @@ impl Endpoint {
         request: RequestMessage,
     ) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
-        if state.our_reinvite || matches!(state.state, State::Inviting { .. } | State::Accepted { .. }) {
+        if state.our_reinvite.is_some()
+            || matches!(state.state, State::Inviting { .. } | State::Accepted { .. })
+        {
             return self.answer(now, peer, key, request, plain(491));
         }
         if state.their_reinvite || matches!(state.state, State::Invited) || state.repeat.is_some() {
@@ -280,6 +285,16 @@ impl Endpoint {
         self.close_request(now, session, transaction, response);
     }
 
+    /// The dialog ends: what the peer still waits for inside it gets 487 (§15.1.2), and no transaction stays behind.
+    pub(super) fn close_open(&mut self, now: Instant, session: SessionId) {
+        let Some(state) = self.sessions.get(&session) else { return };
+        let mut open: Vec<u64> = state.open.values().copied().collect();
+        open.sort_unstable();
+        for transaction in open {
+            self.close_request(now, session, transaction, plain(487));
+        }
+    }
+
     fn close_request(&mut self, now: Instant, session: SessionId, transaction: u64, response: Response) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let Some(server) = self.servers.get(&transaction) else { return };
@@ -306,8 +321,14 @@ impl Endpoint {
         self.rearm(Timer::Session(session), armed, wanted);
     }
 
-    pub(super) fn forget_session(&mut self, session: SessionId) {
+    pub(super) fn forget_session(&mut self, now: Instant, session: SessionId) {
+        self.close_open(now, session);
         let Some(state) = self.sessions.remove(&session) else { return };
+        if let Some(transaction) = state.our_reinvite {
+            // Its final response is still acknowledged, if it comes in time.
+            let until = now + self.patience();
+            self.limit_client(transaction, until);
+        }
         self.rearm(Timer::Session(session), state.armed, None);
         if let Some(dialog) = state.dialog {
             self.session_of.remove(&dialog.key);

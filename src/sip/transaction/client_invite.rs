@@ -48,6 +48,8 @@ pub struct ClientInvite {
     state: State,
     timers: Timers,
     reliable: bool,
+    /// The end of the wait for a final response after a provisional one. `None`: as long as the peer likes.
+    limit: Option<Instant>,
 }
 
 impl ClientInvite {
@@ -55,7 +57,7 @@ impl ClientInvite {
     pub fn new(now: Instant, timers: Timers, reliable: bool) -> Self {
         let resend_at = (!reliable).then_some(now + timers.t1);
         let state = State::Calling { resend_at, interval: timers.t1, give_up_at: now + timers.patience() };
-        ClientInvite { state, timers, reliable }
+        ClientInvite { state, timers, reliable, limit: None }
     }
 
     pub fn handle_response(&mut self, now: Instant, status: u16) -> Received {
@@ -81,6 +83,10 @@ impl ClientInvite {
 
     pub fn handle_time(&mut self, now: Instant) -> Timed {
         match &mut self.state {
+            State::Proceeding if self.limit.is_some_and(|limit| now >= limit) => {
+                self.state = State::Terminated;
+                Timed::TimedOut
+            }
             State::Calling { give_up_at, .. } if now >= *give_up_at => {
                 self.state = State::Terminated;
                 Timed::TimedOut
@@ -107,6 +113,11 @@ impl ClientInvite {
         matches!(self.state, State::Proceeding)
     }
 
+    /// After a provisional response waits no longer than this for the final one.
+    pub fn limit(&mut self, until: Instant) {
+        self.limit = Some(until);
+    }
+
     /// The transport failed or nothing more can come.
     pub fn terminate(&mut self) {
         self.state = State::Terminated;
@@ -122,7 +133,8 @@ impl ClientInvite {
                 Some(resend_at.map_or(*give_up_at, |at| at.min(*give_up_at)))
             }
             State::Accepted { until } | State::Completed { until } => Some(*until),
-            State::Proceeding | State::Terminated => None,
+            State::Proceeding => self.limit,
+            State::Terminated => None,
         }
     }
 }
@@ -148,6 +160,17 @@ mod tests {
             }
         }
         assert_eq!(sent, [0, 500, 1_500, 3_500, 7_500, 15_500, 31_500]);
+        assert!(machine.is_over());
+    }
+
+    #[test]
+    fn a_phone_that_rings_for_ever_is_given_up_at_the_limit() {
+        let now = Instant::now();
+        let mut machine = ClientInvite::new(now, Timers::default(), false);
+        machine.limit(now + Duration::from_secs(180));
+        machine.handle_response(now, 180);
+        assert_eq!(machine.wake_at(), Some(now + Duration::from_secs(180)));
+        assert_eq!(machine.handle_time(now + Duration::from_secs(180)), Timed::TimedOut);
         assert!(machine.is_over());
     }
 

@@ -102,6 +102,11 @@ impl ServerInvite {
         matches!(self.state, State::Proceeding)
     }
 
+    /// Whether a 2xx was sent: its ACK is not for this transaction.
+    pub fn is_accepted(&self) -> bool {
+        matches!(self.state, State::Accepted { .. })
+    }
+
     pub fn is_over(&self) -> bool {
         matches!(self.state, State::Terminated)
     }

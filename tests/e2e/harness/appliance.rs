@@ -32,45 +32,62 @@ pub fn eyeline() -> Command {
 impl Appliance {
     /// Starts it with `KEY=VALUE` settings on top of the built-in defaults and waits until it is ready.
     pub fn start(settings: &[&str]) -> Appliance {
-        let mut appliance = Appliance::spawn(settings);
+        Appliance::spawn(settings).until_ready()
+    }
+
+    fn until_ready(mut self) -> Appliance {
         let started = Instant::now();
         let ready = wait_for(Duration::from_secs(15), || {
-            if !appliance.process.is_running() {
+            if !self.process.is_running() {
                 return Some(false);
             }
-            matches!(appliance.get("/readyz"), Some((200, _))).then_some(true)
+            matches!(self.get("/readyz"), Some((200, _))).then_some(true)
         });
-        assert!(ready == Some(true), "eyeline is not ready: {}", appliance.process.last_words());
-        appliance.ready_after = started.elapsed();
-        appliance
+        assert!(ready == Some(true), "eyeline is not ready: {}", self.process.last_words());
+        self.ready_after = started.elapsed();
+        self
+    }
+
+    fn until_alive(mut self, name: &str) -> Appliance {
+        let alive = wait_for(Duration::from_secs(15), || {
+            if !self.process.is_running() {
+                return Some(false);
+            }
+            matches!(self.get("/healthz"), Some((200, _))).then_some(true)
+        });
+        assert!(alive == Some(true), "{name}: {}", self.process.last_words());
+        self
+    }
+
+    /// Starts it and waits until its process answers, ready or not.
+    pub fn start_alive(settings: &[&str]) -> Appliance {
+        Appliance::spawn(settings).until_alive("eyeline")
+    }
+
+    /// Starts it with further environment and waits until it is ready.
+    pub fn start_in(environment: &[(&str, &str)], settings: &[&str]) -> Appliance {
+        Appliance::spawn_in(environment, &[], settings).until_ready()
     }
 
     /// Starts it and does not wait.
     pub fn spawn(settings: &[&str]) -> Appliance {
-        Appliance::spawn_with(&[], settings)
+        Appliance::spawn_in(&[], &[], settings)
     }
 
     /// Starts it with a configuration file and waits until its process answers, ready or not: a model an example asks
     /// for may not be there.
     pub fn start_with_file(file: &Path, settings: &[&str]) -> Appliance {
-        let mut appliance = Appliance::spawn_with(&[Path::new("--config"), file], settings);
-        let alive = wait_for(Duration::from_secs(15), || {
-            if !appliance.process.is_running() {
-                return Some(false);
-            }
-            matches!(appliance.get("/healthz"), Some((200, _))).then_some(true)
-        });
-        assert!(alive == Some(true), "{}: {}", file.display(), appliance.process.last_words());
-        appliance
+        let arguments = [Path::new("--config"), file];
+        Appliance::spawn_in(&[], &arguments, settings).until_alive(&file.display().to_string())
     }
 
-    fn spawn_with(arguments: &[&Path], settings: &[&str]) -> Appliance {
+    fn spawn_in(environment: &[(&str, &str)], arguments: &[&Path], settings: &[&str]) -> Appliance {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ports = free_ports(64);
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (sip, console, rtp_ports) = (address(ports), address(ports + 1), (ports + 2, ports + 63));
         let mut command = eyeline();
-        command.current_dir(folder.path()).args(arguments).arg("serve");
+        command.current_dir(folder.path()).args(arguments).arg("serve").envs(environment.iter().copied());
         let own = [
             format!("sip.listen=[\"udp:{sip}\", \"tcp:{sip}\"]"),
             format!("console.listen=\"{console}\""),

@@ -11,6 +11,9 @@ use super::process::output_of;
 pub const WIDTH: usize = 640;
 pub const HEIGHT: usize = 360;
 
+/// The ground of slates.
+const SLATE_LUMA: u8 = 40;
+
 /// A decoded 4:2:0 picture of 640x360.
 pub struct Picture {
     luma: Vec<u8>,
@@ -154,6 +157,12 @@ impl Picture {
         let level = |x: isize, y: isize| changed_at(&changed, width, height, x, y);
         let upright = |x: isize, y: isize| changed_at(&changed, width, height, y, x);
         has_line(level, width, height, length / 2) && has_line(upright, height, width, length / 2)
+    }
+
+    /// Is this the picture shown in place of one that was withheld? Most of it is one dark grey.
+    pub fn is_slate(&self) -> bool {
+        let ground = self.luma.iter().filter(|luma| luma.abs_diff(SLATE_LUMA) <= 8).count();
+        ground * 10 > self.luma.len() * 6
     }
 
     fn thumbnail(&self) -> Vec<f32> {

@@ -44,6 +44,44 @@ pub fn tone_share(samples: &[f64], hertz: f64) -> f64 {
     if all > 0.0 { at_tone / all } else { 0.0 }
 }
 
+/// ITU-T G.711 mu-law of a sample from -1 to 1.
+pub fn to_mu_law(sample: f64) -> u8 {
+    let magnitude = ((sample.abs() * 8159.0).round() as i32).min(8158) + 33;
+    let exponent = (0..8).rev().find(|exponent| magnitude >= 32 << exponent).unwrap_or(0);
+    let mantissa = (magnitude >> (exponent + 1)) & 15;
+    let sign = if sample < 0.0 { 0 } else { 0x80 };
+    sign | (!(exponent << 4 | mantissa) as u8 & 0x7f)
+}
+
+/// The sample from -1 to 1 of a mu-law byte.
+pub fn from_mu_law(byte: u8) -> f64 {
+    let (exponent, mantissa) = (i32::from(!byte >> 4 & 7), i32::from(!byte & 15));
+    let magnitude = f64::from(((2 * mantissa + 33) << exponent) - 33) / 8159.0;
+    if byte & 0x80 == 0 { -magnitude } else { magnitude }
+}
+
+/// The longest stretch of blocks of 10 ms that are quieter than `floor_db`, in milliseconds.
+pub fn longest_silence_ms(samples: &[f64], floor_db: f64) -> u32 {
+    let (mut longest, mut run) = (0, 0);
+    for block in samples.chunks_exact(RATE as usize / 100) {
+        run = if level_db(block) < floor_db { run + 10 } else { 0 };
+        longest = longest.max(run);
+    }
+    longest
+}
+
+#[test]
+fn mu_law_goes_there_and_back_and_silence_is_measured() {
+    for byte in 0..=255u8 {
+        // Both zeros are zero.
+        let back = to_mu_law(from_mu_law(byte));
+        assert!(back == byte || byte == 0x7f, "{byte:#x} {back:#x}");
+    }
+    let mut samples = vec![0.3; RATE as usize];
+    samples[800..1200].fill(0.0);
+    assert_eq!(longest_silence_ms(&samples, -40.0), 50);
+}
+
 #[test]
 fn a_tone_is_told_from_another() {
     let tone: Vec<f64> = (0..RATE)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::capture::{Rtp, Stream};
 use super::process::output_of;
-use super::wait_for;
+use super::{sound, wait_for};
 
 /// The peer's final answer to an INVITE.
 #[derive(Debug)]
@@ -43,6 +43,40 @@ pub struct Caller {
     server: SocketAddr,
     remote_tag: String,
     cseq: u32,
+}
+
+/// What the caller sends.
+#[derive(Clone, Copy)]
+pub struct Sending<'a> {
+    pub time: Duration,
+    /// Looped.
+    pub video: Option<&'a Packetized>,
+    pub fps: u32,
+    /// A tone in Hz; `None`: silence with a click every second.
+    pub tone: Option<f64>,
+}
+
+impl Default for Sending<'_> {
+    fn default() -> Self {
+        Sending { time: Duration::from_secs(5), video: None, fps: 15, tone: None }
+    }
+}
+
+impl Sending<'_> {
+    /// PCMU of block `number`.
+    fn block(&self, number: u32) -> [u8; 160] {
+        let Some(hertz) = self.tone else { return [if number % 50 == 0 { 0x80 } else { 0xff }; 160] };
+        std::array::from_fn(|at| {
+            let time = f64::from(number * 160 + at as u32) / f64::from(sound::RATE);
+            sound::to_mu_law((std::f64::consts::TAU * hertz * time).sin() * 0.4)
+        })
+    }
+}
+
+/// The media sockets of a caller, each with where its packets go.
+pub struct Lines<'a> {
+    pub audio: (&'a UdpSocket, SocketAddr),
+    pub video: (&'a UdpSocket, SocketAddr),
 }
 
 /// What the caller received while it streamed.
@@ -174,27 +208,38 @@ impl Caller {
 
     /// Sends PCMU silence with a click every second, and `units` at 15 fps in a loop, to the answered ports.
     pub fn stream(&mut self, answer: &Answer, time: Duration, video: Option<&Packetized>) -> Received {
+        self.stream_as(answer, &Sending { time, video, ..Sending::default() }, |_, _| ())
+    }
+
+    /// Sends what `sending` says; `disturb` is called between packets and may send anything of its own.
+    pub fn stream_as(
+        &mut self,
+        answer: &Answer,
+        sending: &Sending<'_>,
+        mut disturb: impl FnMut(&Lines<'_>, Duration),
+    ) -> Received {
         let ports = answer.ports();
         let to =
             |index: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, ports.get(index).copied().unwrap_or(0)));
         let mut audio = Sender::new(&self.audio, to(0), 0, 160);
-        let mut pictures = Sender::new(&self.video, to(1), 97, 6000);
+        let mut pictures = Sender::new(&self.video, to(1), 97, 90_000 / sending.fps);
         let mut received = Received { audio: Stream { packets: vec![] }, video: Stream { packets: vec![] } };
+        let lines = Lines { audio: (&self.audio, to(0)), video: (&self.video, to(1)) };
         let start = Instant::now();
         let (mut blocks, mut frames) = (0u32, 0u32);
-        while start.elapsed() < time {
+        while start.elapsed() < sending.time {
             if start.elapsed() >= blocks * Duration::from_millis(20) {
-                let value = if blocks % 50 == 0 { 0x80 } else { 0xff };
-                audio.send(&[&[value; 160][..]]);
+                audio.send(&[&sending.block(blocks)[..]]);
                 blocks += 1;
             }
-            if let Some(video) = video
-                && start.elapsed() * 15 >= frames * Duration::from_secs(1)
+            if let Some(video) = sending.video
+                && start.elapsed() * sending.fps >= frames * Duration::from_secs(1)
             {
                 let unit = &video.units[frames as usize % video.units.len()];
                 pictures.send(&unit.iter().map(Vec::as_slice).collect::<Vec<_>>());
                 frames += 1;
             }
+            disturb(&lines, start.elapsed());
             let at = start.elapsed().as_secs_f64();
             receive_rtp(&self.audio, at, &mut received.audio);
             receive_rtp(&self.video, at, &mut received.video);
@@ -210,6 +255,24 @@ impl Caller {
             std::thread::sleep(Duration::from_millis(2));
         }
         received
+    }
+
+    /// Waits for the other side's BYE and answers it.
+    pub fn is_hung_up(&mut self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            let Some(message) = self.receive_within(left) else { continue };
+            if message.starts_with("BYE ") {
+                let kept = ["via:", "from:", "to:", "call-id:", "cseq:"];
+                let lines = message.lines().filter(|line| {
+                    kept.iter().any(|name| line.to_ascii_lowercase().starts_with(name))
+                });
+                let lines: String = lines.map(|line| format!("{}\r\n", line.trim_end())).collect();
+                self.send(&format!("SIP/2.0 200 OK\r\n{lines}Content-Length: 0\r\n\r\n"));
+                return true;
+            }
+        }
+        false
     }
 
     /// BYE and its 200.

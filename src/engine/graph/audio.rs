@@ -1,0 +1,82 @@
+//! Driver. Builds the audio part of a call: its machine, its voice.
+
+use std::collections::VecDeque;
+
+use super::{Running, Supplies};
+use crate::base::queue::{self, Latest, Sender};
+use crate::base::stop::Outcome;
+use crate::engine::mix::{Mixer, Steady};
+use crate::engine::network::audio::{AudioPart, Beat, Prepared};
+use crate::engine::plan::{AudioStream, Then};
+use crate::engine::ports::Pair;
+use crate::engine::voice::Speaker;
+use crate::rtp::audio::{AudioFormat, AudioSettings, AudioStream as AudioMachine};
+
+impl Running {
+    pub(super) fn audio(
+        &mut self,
+        supplies: &mut Supplies,
+        stream: &AudioStream,
+        pair: Pair,
+    ) -> Result<AudioPart, String> {
+        let rate = stream.codec.clock_rate();
+        let sockets = supplies.sockets(pair, stream.route.rtcp_mux)?;
+        let settings = AudioSettings {
+            stream: self.stream_settings(supplies, &stream.route, rate),
+            receive: stream.receive.iter().map(|(number, _)| AudioFormat::g711(*number)).collect(),
+            telephone_event: stream.telephone_event,
+        };
+        let machine = AudioMachine::new(self.epoch, settings, supplies.seed());
+        let (tell, prepared) = queue::queue(Latest);
+        // Nobody is greeted twice, however often the sound comes back.
+        let greets = self.plan.voice.greeting.is_some() && !std::mem::replace(&mut self.greeted, true);
+        let mixer = Mixer::new(steady(&self.plan.voice.then, rate), greets);
+        self.voice(supplies.speaker.clone(), rate, greets, tell);
+        Ok(AudioPart {
+            sockets,
+            machine,
+            first_ms: None,
+            stream: stream.clone(),
+            mixer,
+            prepared,
+            digits: VecDeque::new(),
+            caller: self.taps.caller.clone(),
+            agent: self.taps.agent.clone(),
+            beat: Beat::new(rate),
+        })
+    }
+
+    /// Speech and files take time to prepare: beside the call, not before it.
+    fn voice(&mut self, speaker: Speaker, rate: u32, greets: bool, tell: Sender<Prepared, Latest>) {
+        let (voice, gauges) = (self.plan.voice.clone(), self.gauges.clone());
+        if !greets && !matches!(voice.then, Then::Speech(_) | Then::Clip(_)) {
+            return;
+        }
+        self.scope.thread("voice", move || {
+            let greeting = voice.greeting.filter(|_| greets);
+            let opening = greeting.map(|text| speaker.say(&text, rate));
+            let looped = match &voice.then {
+                Then::Speech(text) => Some(speaker.say(text, rate)),
+                Then::Clip(path) => match Speaker::sound_of(path, rate) {
+                    Ok(sound) => Some(sound),
+                    Err(text) => {
+                        gauges.fault(text);
+                        None
+                    }
+                },
+                Then::Echo | Then::Silence | Then::Tone(_) => None,
+            };
+            tell.offer(Prepared { opening, looped });
+            Outcome::Done
+        });
+    }
+}
+
+fn steady(then: &Then, rate: u32) -> Steady {
+    match then {
+        Then::Echo => Steady::Echo,
+        Then::Silence => Steady::Silence,
+        Then::Tone(hertz) => Mixer::tone(*hertz, rate),
+        Then::Speech(_) | Then::Clip(_) => Steady::Loop,
+    }
+}

@@ -1,0 +1,214 @@
+//! Driver. Builds one call's media graph from its plan (sockets, RTP machines, threads and the queues between them),
+//! changes it as offers and answers are renewed, and takes it down.
+
+#![expect(clippy::disallowed_methods, reason = "a call's media clock starts when its plan does")]
+
+mod audio;
+mod gate;
+mod record;
+mod video;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rand::RngCore;
+use rand::rngs::StdRng;
+use tokio::net::UdpSocket;
+use tokio::runtime::Handle;
+
+use crate::base::queue::{self, Fifo, Offered, Sender};
+use crate::base::stop::{Outcome, Scope};
+use crate::engine::coding::Coder;
+use crate::engine::graph::record::Taps;
+use crate::engine::network::audio::AudioPart;
+use crate::engine::network::video::VideoPart;
+use crate::engine::network::{Network, Order, Sockets};
+use crate::engine::plan::{CallId, Event, Plan, Report, Route, Streams};
+use crate::engine::ports::Pair;
+use crate::engine::report::Gauges;
+use crate::engine::start::Settings;
+use crate::engine::voice::Speaker;
+use crate::record::recorder::RecorderReport;
+use crate::rtp::session::StreamSettings;
+
+/// A call's members are given this long to drain; the recorder closes its file in it.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+const ORDERS_DEPTH: usize = 64;
+
+/// What every call's graph takes from.
+pub(super) struct Supplies {
+    pub settings: Settings,
+    pub media: Handle,
+    pub speaker: Speaker,
+    pub rng: StdRng,
+    pub events: Sender<Event, Fifo>,
+}
+
+impl Supplies {
+    fn seed(&mut self) -> u64 {
+        self.rng.next_u64()
+    }
+
+    fn sockets(&self, pair: Pair, mux: bool) -> Result<Sockets, String> {
+        let _guard = self.media.enter();
+        let adopt =
+            |socket| UdpSocket::from_std(socket).map_err(|error| format!("RTP port {}: {error}", pair.port));
+        Ok(Sockets { rtp: adopt(pair.rtp)?, rtcp: adopt(pair.rtcp)?, mux })
+    }
+}
+
+/// The sockets bound for streams that are new.
+#[derive(Default)]
+pub(super) struct Pairs {
+    pub audio: Option<Pair>,
+    pub video: Option<Pair>,
+}
+
+/// One running call.
+pub struct Running {
+    pub gauges: Arc<Gauges>,
+    pub streams: Streams,
+    /// The file being recorded.
+    pub recording: Option<PathBuf>,
+    call: CallId,
+    plan: Plan,
+    epoch: Instant,
+    scope: Scope,
+    orders: Sender<Order, Fifo>,
+    taps: Taps,
+    recorded: Arc<Mutex<Option<RecorderReport>>>,
+    /// How pictures are coded for the peer now.
+    coder: Option<Coder>,
+    greeted: bool,
+}
+
+impl Running {
+    /// Starts everything. An error leaves nothing running.
+    pub(super) fn start(
+        supplies: &mut Supplies,
+        call: CallId,
+        plan: Plan,
+        pairs: Pairs,
+    ) -> Result<Self, String> {
+        let (orders, given) = queue::queue(Fifo { depth: ORDERS_DEPTH });
+        let (taps, inputs) = Taps::of(&plan);
+        let mut running = Running {
+            gauges: Arc::new(Gauges::default()),
+            streams: plan.streams.clone(),
+            recording: None,
+            call,
+            plan,
+            epoch: Instant::now(),
+            scope: Scope::new(format!("call {call}"), supplies.media.clone()),
+            orders,
+            taps,
+            recorded: Arc::new(Mutex::new(None)),
+            coder: None,
+            greeted: false,
+        };
+        let audio = running.audio_part(supplies, pairs.audio);
+        let video = running.video_part(supplies, pairs.video);
+        if audio.is_none() && video.is_none() {
+            return Err(running.gauges.report().faults.join("; "));
+        }
+        running.record(supplies, inputs);
+        let network = Network {
+            call,
+            epoch: running.epoch,
+            audio,
+            video,
+            orders: given,
+            events: supplies.events.clone(),
+            gauges: running.gauges.clone(),
+            timeouts: running.plan.timeouts,
+            token: running.scope.token(),
+        };
+        running.scope.task("network", network.run());
+        Ok(running)
+    }
+
+    /// Follows a renewed offer and answer: streams come, go, or change while they run. `pairs`: the sockets of those
+    /// that come. `false`: the network task takes no orders.
+    pub(super) fn update(&mut self, supplies: &mut Supplies, streams: Streams, pairs: Pairs) -> bool {
+        let before = std::mem::replace(&mut self.streams, streams.clone());
+        let audio = match (before.audio, streams.audio) {
+            (None, Some(_)) => self.audio_part(supplies, pairs.audio).map(Box::new).map(Order::AddAudio),
+            (Some(_), None) => Some(Order::DropAudio),
+            (Some(old), Some(new)) if old != new => Some(Order::Audio(Box::new(new))),
+            (Some(_), Some(_)) | (None, None) => None,
+        };
+        let video = match (before.video, streams.video) {
+            (None, Some(_)) => self.video_part(supplies, pairs.video).map(Box::new).map(Order::AddVideo),
+            (Some(_), None) => Some(Order::DropVideo),
+            (Some(old), Some(new)) if old != new => {
+                Some(Order::Video(Box::new(self.video_change(supplies, new))))
+            }
+            (Some(_), Some(_)) | (None, None) => None,
+        };
+        audio.into_iter().chain(video).all(|order| self.order(order))
+    }
+
+    /// `false`: the network task takes no orders.
+    pub(super) fn order(&self, order: Order) -> bool {
+        self.orders.offer(order) == Offered::Queued
+    }
+
+    /// Stops everything, waits for it and says how it was.
+    pub(super) async fn take_down(self) -> Report {
+        let Running { call, scope, gauges, recorded, taps, orders, .. } = self;
+        // The recorder drains once the last writing end is gone.
+        drop(taps);
+        let outcomes = scope.close(CLOSE_LIMIT).await;
+        drop(orders);
+        let mut report = gauges.report();
+        for (name, outcome) in outcomes {
+            let text = match outcome {
+                Outcome::Done => continue,
+                Outcome::Failed(text) => format!("{name}: {text}"),
+                Outcome::Panicked(text) => format!("{name} panicked: {text}"),
+                Outcome::Abandoned => format!("{name} did not end in time"),
+            };
+            tracing::warn!(%call, "{text}");
+            report.faults.push(text);
+        }
+        report.recording = recorded.lock().unwrap_or_else(PoisonError::into_inner).take();
+        report
+    }
+
+    fn audio_part(&mut self, supplies: &mut Supplies, pair: Option<Pair>) -> Option<AudioPart> {
+        let stream = self.streams.audio.clone()?;
+        let part = pair.ok_or_else(no_port).and_then(|pair| self.audio(supplies, &stream, pair));
+        part.map_err(|text| self.fault(format!("no sound: {text}"))).ok()
+    }
+
+    fn video_part(&mut self, supplies: &mut Supplies, pair: Option<Pair>) -> Option<VideoPart> {
+        let stream = self.streams.video.clone()?;
+        let part = pair.ok_or_else(no_port).and_then(|pair| self.video(supplies, &stream, pair));
+        part.map_err(|text| self.fault(format!("no picture: {text}"))).ok()
+    }
+
+    fn fault(&self, text: String) {
+        tracing::warn!(call = %self.call, "{text}");
+        self.gauges.fault(text);
+    }
+
+    fn stream_settings(&self, supplies: &Supplies, route: &Route, clock_rate: u32) -> StreamSettings {
+        StreamSettings {
+            clock_rate,
+            cname: supplies.settings.cname.clone(),
+            remote: route.remote,
+            remote_rtcp: route.remote_rtcp,
+            signalling: self.plan.signalling,
+            rtcp_mux: route.rtcp_mux,
+            receives: route.direction.receives(),
+            sends: route.direction.sends(),
+            clock: supplies.settings.clock,
+            epoch: self.epoch,
+        }
+    }
+}
+
+fn no_port() -> String {
+    "no port was bound for it".to_owned()
+}

@@ -1,0 +1,141 @@
+//! Driver. Starts the recorder of a call and keeps the writing ends of its queues.
+//!
+//! One recorder runs as long as the call, whatever streams come and go. Sound missing from it is silence. A call that
+//! begins without pictures begins a file without a track for them; the first picture of a later upgrade begins the
+//! next file, `…-2.mp4`, with both. Pictures that end leave the last one standing; those that come back go on in the
+//! same file, or in the next one when their size is another.
+
+use std::path::PathBuf;
+use std::sync::PoisonError;
+
+use super::{Running, Supplies};
+use crate::base::queue::{self, Fifo, Gop, Latest, Sender};
+use crate::base::stop::Outcome;
+use crate::base::time::Pts;
+use crate::engine::paint::FIRST_SLATE;
+use crate::engine::plan::{
+    GatedRecord, OpenRecord, Place, Plan, RecordAudio, Recording, VideoIn as VideoInPlan,
+};
+use crate::media::access_unit::AccessUnit;
+use crate::media::audio::Pcm;
+use crate::media::frame::CleanFrame;
+use crate::record::recorder::{
+    self, PictureInput, RecordVideo, RecorderInputs, RecorderReport, RecorderSettings, SoundLayout,
+};
+use crate::record::store::{RecordingName, Store};
+
+const UNITS_RECORDED: usize = 120;
+/// 5 s of sound.
+const PCM_RECORDED: usize = 250;
+
+/// The writing ends of the recorder's queues. The recorder ends when they and every copy of them are gone.
+#[derive(Default)]
+pub(super) struct Taps {
+    pub caller: Option<Sender<Pcm, Fifo>>,
+    pub agent: Option<Sender<Pcm, Fifo>>,
+    pub units: Option<Sender<AccessUnit, Gop>>,
+    pub pictures: Option<Sender<CleanFrame, Latest>>,
+}
+
+impl Taps {
+    /// The queues the plan wants, whether or not their streams are there yet.
+    pub fn of(plan: &Plan) -> (Taps, RecorderInputs) {
+        let (mut taps, mut inputs) = (Taps::default(), RecorderInputs::default());
+        let Some(recording) = &plan.recording else { return (taps, inputs) };
+        if recording.audio != RecordAudio::None {
+            let (caller, heard) = queue::queue(Fifo { depth: PCM_RECORDED });
+            let (agent, said) = queue::queue(Fifo { depth: PCM_RECORDED });
+            (taps.caller, taps.agent) = (Some(caller), Some(agent));
+            (inputs.caller, inputs.agent) = (Some(heard), Some(said));
+        }
+        match &plan.video_in {
+            VideoInPlan::Open { record: OpenRecord::CopyUnits, .. } => {
+                let (units, taken) = queue::queue(Gop::new(UNITS_RECORDED));
+                taps.units = Some(units);
+                inputs.pictures = Some(PictureInput::Units(taken));
+            }
+            VideoInPlan::Open { record: OpenRecord::Reencode, .. }
+            | VideoInPlan::Gated { record: GatedRecord::Reencode, .. } => {
+                let (pictures, taken) = queue::queue(Latest);
+                taps.pictures = Some(pictures);
+                inputs.pictures = Some(PictureInput::Pictures(taken));
+            }
+            VideoInPlan::Open { record: OpenRecord::Off, .. }
+            | VideoInPlan::Gated { record: GatedRecord::Off, .. } => {}
+        }
+        (taps, inputs)
+    }
+}
+
+impl Running {
+    /// Starts the recorder. A recording that cannot start never costs the call; it is reported.
+    pub(super) fn record(&mut self, supplies: &Supplies, inputs: RecorderInputs) {
+        let Some(recording) = self.plan.recording.clone() else { return };
+        let settings = match self.recorder_settings(supplies, &recording, &inputs) {
+            Ok(settings) => settings,
+            Err(text) => {
+                tracing::error!(call = %self.call, "not recorded: {text}");
+                let report = RecorderReport { error: Some(text), ..RecorderReport::default() };
+                *self.recorded.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+                return;
+            }
+        };
+        self.recording = Some(settings.path.clone());
+        let slot = self.recorded.clone();
+        self.scope.thread("recorder", move || {
+            let report = recorder::run(settings, inputs);
+            let outcome = report.error.clone().map_or(Outcome::Done, Outcome::Failed);
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+            outcome
+        });
+    }
+
+    fn recorder_settings(
+        &self,
+        supplies: &Supplies,
+        recording: &Recording,
+        inputs: &RecorderInputs,
+    ) -> Result<RecorderSettings, String> {
+        let encoder = (supplies.settings.choose_encoder)(&recording.encoder, false)?;
+        let audio = match recording.audio {
+            RecordAudio::Stereo => Some(SoundLayout::Stereo),
+            RecordAudio::Mixed => Some(SoundLayout::Mixed),
+            RecordAudio::None => None,
+        };
+        Ok(RecorderSettings {
+            path: self.place(supplies, recording)?,
+            epoch: self.epoch,
+            origin: Pts::ZERO,
+            video: inputs.pictures.as_ref().map(|_| RecordVideo {
+                size: FIRST_SLATE,
+                fps: self.plan.video_out.fps,
+                kbps: recording.kbps,
+                encoder,
+                expected: self.streams.video.is_some(),
+            }),
+            audio: audio.map(|layout| recorder::RecordAudio { rate: 8000, layout }),
+        })
+    }
+
+    fn place(&self, supplies: &Supplies, recording: &Recording) -> Result<PathBuf, String> {
+        match &recording.place {
+            Place::Exact(path) => {
+                let folder = path.parent().unwrap_or(path);
+                std::fs::create_dir_all(folder)
+                    .map_err(|error| format!("{} cannot be made: {error}", folder.display()))?;
+                Ok(path.clone())
+            }
+            Place::Dated(root) => {
+                let store = Store::new(root, recording.min_free_bytes);
+                let date = time::OffsetDateTime::from(supplies.settings.clock.wall(self.epoch)).date();
+                let label = &self.plan.label;
+                let name = RecordingName {
+                    call: label.call.clone(),
+                    from: label.from.clone(),
+                    to: label.to.clone(),
+                };
+                store.reserve(date, &name).map_err(|error| error.to_string())
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Driver. Builds the video part of a call: its machine, the thread of inbound pictures and that of outbound ones.
+//!
+//! What cannot be built costs only itself: without an encoder the caller's picture is still recorded, without a
+//! decoder the caller still sees a slate.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::{Running, Supplies};
+use crate::base::queue::{self, Gop, Receiver, Sender};
+use crate::codec::h264::decoder::H264Decoder;
+use crate::engine::bus::Bus;
+use crate::engine::coding::{Coder, Limits};
+use crate::engine::network::video::{VideoChange, VideoPart, feedback, send_mode};
+use crate::engine::paint::{FIRST_SLATE, Playing, Still};
+use crate::engine::plan::{PacketizationMode, Picture, VideoStream};
+use crate::engine::ports::Pair;
+use crate::engine::steering::{Steered, steering};
+use crate::engine::video_in::VideoIn;
+use crate::engine::video_out::{Painter, Source, VideoOut};
+use crate::media::access_unit::AccessUnit;
+use crate::media::frame::Size;
+use crate::media::pool::FramePool;
+use crate::rtp::video::{REORDER_WAIT, VideoSettings, VideoStream as VideoMachine};
+use crate::source::test_picture::TestCard;
+use crate::vision::filters::{Resize, Transforms};
+use crate::vision::overlay::Overlay;
+
+/// Decoder hand 1 + gate copy 1 + {observers 2, video-out, recorder, preview} × (slot 1 + working 1) + slate 1 +
+/// burst 1.
+const POOL_IN: usize = 14;
+/// Source 1 + resized 1 + encoder 1 + next of a file 2.
+const POOL_OUT: usize = 5;
+const UNITS_IN: usize = 30;
+const UNITS_OUT: usize = 15;
+/// Payload bytes of a packet: fits every path with tunnels.
+const MAX_PAYLOAD: usize = 1200;
+const LARGEST_PICTURE: Size = Size::new(4096, 2304);
+/// Less than this nothing can be coded in; a peer that allows less gets this.
+const LEAST_KBPS: u32 = 32;
+
+impl Running {
+    pub(super) fn video(
+        &mut self,
+        supplies: &mut Supplies,
+        stream: &VideoStream,
+        pair: Pair,
+    ) -> Result<VideoPart, String> {
+        let sockets = supplies.sockets(pair, stream.route.rtcp_mux)?;
+        let settings = VideoSettings {
+            stream: self.stream_settings(supplies, &stream.route, 90_000),
+            receive: stream.receive.clone(),
+            send_payload_type: stream.send_payload_type,
+            send_mode: send_mode(stream.send_mode),
+            parameter_sets: stream.parameter_sets.clone(),
+            feedback: feedback(stream.feedback),
+            max_payload: MAX_PAYLOAD,
+            pace_kbps: self.kbps(stream),
+            reorder_wait: REORDER_WAIT,
+        };
+        let machine = VideoMachine::new(self.epoch, settings, supplies.seed());
+        let (steering, steered) = steering(stream.route.direction.sends());
+        let mut bus = Bus::default();
+        if self.plan.video_out.picture == Picture::Mirror {
+            bus.add(steering.feed());
+        }
+        if let Some(recorder) = &self.taps.pictures {
+            bus.add(recorder.clone());
+        }
+        let encoded = self.video_out(supplies, stream, steered);
+        let key_needed = Arc::new(AtomicBool::new(false));
+        let decoder = self.video_in(supplies, bus, key_needed.clone());
+        Ok(VideoPart {
+            sockets,
+            machine,
+            first_ms: None,
+            stream: stream.clone(),
+            decoder,
+            encoded,
+            steering,
+            key_needed,
+            recorder: self.taps.units.clone(),
+            recorded: false,
+            blind: false,
+        })
+    }
+
+    /// What a renewed offer and answer make of the running stream.
+    pub(super) fn video_change(&mut self, supplies: &Supplies, stream: VideoStream) -> VideoChange {
+        let coder = self.coder(supplies, &stream).filter(|coder| self.coder != Some(*coder));
+        if coder.is_some() {
+            self.coder = coder;
+        }
+        VideoChange { pace_kbps: self.kbps(&stream), stream, coder }
+    }
+
+    fn kbps(&self, stream: &VideoStream) -> u32 {
+        let own = self.plan.video_out.kbps;
+        stream.max_kbps.map_or(own, |most| most.min(own)).max(LEAST_KBPS)
+    }
+
+    /// How pictures for this peer are coded. `None`: there is no encoder for it, which is told.
+    fn coder(&self, supplies: &Supplies, stream: &VideoStream) -> Option<Coder> {
+        let bounded = stream.send_mode == PacketizationMode::SingleNal;
+        let out = &self.plan.video_out;
+        match (supplies.settings.choose_encoder)(&out.encoder, bounded) {
+            Ok(kind) => Some(Coder {
+                kind,
+                limits: Limits {
+                    max: out.max,
+                    max_macroblocks: stream.max_macroblocks,
+                    max_macroblocks_per_second: stream.max_macroblocks_per_second,
+                    kbps: self.kbps(stream),
+                    fps: out.fps,
+                    max_nal_bytes: bounded.then_some(MAX_PAYLOAD),
+                    profile_level_id: stream.profile_level_id,
+                },
+            }),
+            Err(text) => {
+                self.fault(format!("no outbound picture: {text}"));
+                None
+            }
+        }
+    }
+
+    /// Starts the outbound thread; it pauses while nothing may be sent.
+    fn video_out(
+        &mut self,
+        supplies: &Supplies,
+        stream: &VideoStream,
+        steered: Steered,
+    ) -> Option<Receiver<AccessUnit, Gop>> {
+        let coder = self.coder(supplies, stream)?;
+        self.coder = Some(coder);
+        let (units, encoded) = queue::queue(Gop::new(UNITS_OUT));
+        let out = VideoOut {
+            source: self.source(),
+            steered,
+            coder,
+            units,
+            pool: FramePool::new(POOL_OUT),
+            epoch: self.epoch,
+            name: self.plan.label.name.clone(),
+            gauges: self.gauges.clone(),
+        };
+        self.scope.thread("video-out", move || out.run());
+        Some(encoded)
+    }
+
+    fn source(&self) -> Source {
+        let name = &self.plan.label.name;
+        let painter: Box<dyn Painter> = match &self.plan.video_out.picture {
+            Picture::Mirror => {
+                let slate = Box::new(Still::new("waiting for your picture", name, FIRST_SLATE));
+                return Source::Mirror { slate };
+            }
+            Picture::TestCard { source, size } => Box::new(TestCard::new(*size, *source)),
+            Picture::Still { text, size } => Box::new(Still::new(text, name, *size)),
+            Picture::Clip { path, size } => match Playing::open(path, *size) {
+                Ok(playing) => Box::new(playing),
+                Err(text) => {
+                    self.fault(text);
+                    Box::new(Still::new("no picture", name, FIRST_SLATE))
+                }
+            },
+        };
+        Source::Own { painter, fps: self.plan.video_out.fps }
+    }
+
+    fn video_in(
+        &mut self,
+        supplies: &Supplies,
+        bus: Bus,
+        key_needed: Arc<AtomicBool>,
+    ) -> Sender<AccessUnit, Gop> {
+        let (sender, units) = queue::queue(Gop::new(UNITS_IN));
+        let decoder = match H264Decoder::new(LARGEST_PICTURE) {
+            Ok(decoder) => decoder,
+            Err(error) => {
+                self.fault(format!("decoder: {error}"));
+                return sender;
+            }
+        };
+        let look = self.plan.video_in.look().clone();
+        let (mut undrawn, mut seen) = (Vec::new(), Vec::new());
+        if look.overlay.boxes {
+            for name in &look.observers {
+                if let Some((pictures, boxes)) = self.observer(supplies, name) {
+                    undrawn.push(pictures);
+                    seen.push(boxes);
+                }
+            }
+        }
+        let thread = VideoIn {
+            units,
+            decoder: Box::new(decoder),
+            gate: self.gate(supplies),
+            transforms: Transforms::new(look.transforms),
+            resize: look.resize.map(Resize::new),
+            overlay: Overlay::new(look.overlay),
+            label: self.plan.label.clone(),
+            clock: supplies.settings.clock,
+            pool: FramePool::new(POOL_IN),
+            undrawn,
+            seen,
+            bus,
+            epoch: self.epoch,
+            gauges: self.gauges.clone(),
+            key_needed,
+            frame: 0,
+        };
+        self.scope.thread("video-in", move || thread.run());
+        sender
+    }
+}

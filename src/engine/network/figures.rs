@@ -1,0 +1,124 @@
+//! The figures of one call's streams over all the parts it had: what a stream that is gone counted is kept.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::plan::StreamReport;
+use crate::engine::report::Gauges;
+use crate::rtp::session::StreamStatistics;
+use crate::rtp::video::VideoCounters;
+
+/// Figures of one kind of stream.
+#[derive(Debug, Default)]
+pub struct Figures {
+    past: Option<StreamReport>,
+}
+
+impl Figures {
+    /// The stream is gone.
+    pub fn keep(&mut self, last: StreamReport) {
+        self.past = Some(self.with(Some(last)).unwrap_or_default());
+    }
+
+    /// All of it so far; `None` when there never was one.
+    pub fn with(&self, present: Option<StreamReport>) -> Option<StreamReport> {
+        let (past, present) = match (&self.past, present) {
+            (None, present) => return present,
+            (Some(past), None) => return Some(past.clone()),
+            (Some(past), Some(present)) => (past, present),
+        };
+        Some(StreamReport {
+            packets_received: past.packets_received + present.packets_received,
+            packets_lost: past.packets_lost + present.packets_lost,
+            packets_late: past.packets_late + present.packets_late,
+            duplicates: past.duplicates + present.duplicates,
+            foreign_packets: past.foreign_packets + present.foreign_packets,
+            malformed_packets: past.malformed_packets + present.malformed_packets,
+            packets_sent: past.packets_sent + present.packets_sent,
+            bytes_received: past.bytes_received + present.bytes_received,
+            bytes_sent: past.bytes_sent + present.bytes_sent,
+            jitter_ms: present.jitter_ms,
+            round_trip_ms: present.round_trip_ms.or(past.round_trip_ms),
+            first_packet_ms: past.first_packet_ms.or(present.first_packet_ms),
+        })
+    }
+}
+
+pub fn stream_report(statistics: &StreamStatistics, first_packet_ms: Option<u64>) -> StreamReport {
+    StreamReport {
+        packets_received: statistics.packets_received,
+        packets_lost: statistics.packets_lost,
+        packets_late: statistics.packets_late,
+        duplicates: statistics.duplicates,
+        foreign_packets: statistics.foreign_packets,
+        malformed_packets: statistics.malformed,
+        packets_sent: statistics.packets_sent,
+        bytes_received: statistics.bytes_received,
+        bytes_sent: statistics.bytes_sent,
+        jitter_ms: statistics.jitter_ms,
+        round_trip_ms: statistics.round_trip_ms,
+        first_packet_ms,
+    }
+}
+
+/// Requests for key pictures, both ways.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KeyRequests {
+    pub sent: u64,
+    pub received: u64,
+}
+
+impl KeyRequests {
+    pub fn and(self, present: Option<VideoCounters>) -> Self {
+        let present = present.unwrap_or_default();
+        KeyRequests {
+            sent: self.sent + present.key_requests_sent,
+            received: self.received + present.key_requests_received,
+        }
+    }
+}
+
+/// Frame rates once a second.
+pub struct Second {
+    since: Instant,
+    decoded: u64,
+    encoded: u64,
+}
+
+impl Second {
+    pub fn new(now: Instant) -> Self {
+        Second { since: now, decoded: 0, encoded: 0 }
+    }
+
+    pub fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= Duration::from_secs(1)
+    }
+
+    pub fn turn(&mut self, now: Instant, gauges: &Gauges) {
+        let ms = u64::try_from(now.saturating_duration_since(self.since).as_millis()).unwrap_or(1).max(1);
+        let (decoded, encoded) = (gauges.decoded.value(), gauges.encoded.value());
+        gauges.fps_in.set((decoded - self.decoded) * 1_000_000 / ms);
+        gauges.fps_out.set((encoded - self.encoded) * 1_000_000 / ms);
+        *self = Second { since: now, decoded, encoded };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_came_back_counts_on() {
+        let of = |packets, first| StreamReport {
+            packets_sent: packets,
+            first_packet_ms: first,
+            ..StreamReport::default()
+        };
+        let mut figures = Figures::default();
+        assert_eq!(figures.with(None), None);
+        figures.keep(of(10, Some(30)));
+        assert_eq!(figures.with(None).map(|all| all.packets_sent), Some(10));
+        figures.keep(of(5, Some(900)));
+        let all = figures.with(Some(of(1, None))).unwrap_or_default();
+        assert_eq!((all.packets_sent, all.first_packet_ms), (16, Some(30)));
+    }
+}

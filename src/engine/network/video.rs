@@ -1,0 +1,142 @@
+//! The video stream of one call in its network task: packets to the decoder's thread, coded pictures to packets, and
+//! key pictures asked for in both directions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crate::base::queue::{Gop, Offered, Receiver, Sender};
+use crate::engine::coding::Coder;
+use crate::engine::network::Sockets;
+use crate::engine::network::figures::stream_report;
+use crate::engine::plan::{Feedback, PacketizationMode, StreamReport, VideoStream as VideoStreamPlan};
+use crate::engine::report::Gauges;
+use crate::engine::steering::Steering;
+use crate::media::access_unit::AccessUnit;
+use crate::rtp::payload::h264::PacketizationMode as SendMode;
+use crate::rtp::video::{NegotiatedFeedback, VideoStream, VideoTerms};
+
+/// The video stream of one call. Dropping it ends its threads.
+pub struct VideoPart {
+    pub sockets: Sockets,
+    pub machine: VideoStream,
+    /// When the first packet came, on the call's clock.
+    pub first_ms: Option<u64>,
+    pub stream: VideoStreamPlan,
+    pub decoder: Sender<AccessUnit, Gop>,
+    /// `None`: the encoder ended.
+    pub encoded: Option<Receiver<AccessUnit, Gop>>,
+    pub steering: Steering,
+    /// Set by the decoder: it needs a key picture.
+    pub key_needed: Arc<AtomicBool>,
+    pub recorder: Option<Sender<AccessUnit, Gop>>,
+    /// A key picture went to the recorder: what follows can be decoded from the file.
+    pub recorded: bool,
+    /// The decoder's thread has ended before its time.
+    pub blind: bool,
+}
+
+/// What a renewed offer and answer make of a running stream.
+pub struct VideoChange {
+    pub stream: VideoStreamPlan,
+    pub pace_kbps: u32,
+    /// Where pictures must be coded differently.
+    pub coder: Option<Coder>,
+}
+
+impl VideoPart {
+    pub fn receives(&self) -> bool {
+        self.stream.route.direction.receives()
+    }
+
+    pub fn report(&self) -> StreamReport {
+        stream_report(&self.machine.statistics(), self.first_ms)
+    }
+
+    /// Hands on what the machine has ready; after every call of it that may have received or asked for something.
+    pub fn settle(&mut self, now: Instant, gauges: &Gauges) {
+        while let Some(unit) = self.machine.poll_unit() {
+            if self.receives() {
+                self.deliver(now, unit, gauges);
+            }
+        }
+        while self.machine.poll_event().is_some() {}
+        if self.machine.take_key_request() {
+            self.steering.want_key();
+        }
+    }
+
+    fn deliver(&mut self, now: Instant, unit: AccessUnit, gauges: &Gauges) {
+        self.recorded |= unit.key;
+        if let Some(recorder) = self.recorder.as_ref().filter(|_| self.recorded) {
+            recorder.offer(unit.clone());
+        }
+        if self.blind {
+            return;
+        }
+        match self.decoder.offer(unit) {
+            Offered::Queued | Offered::Replaced(_) => {}
+            // Up to the next key picture nothing can be decoded: ask for it now.
+            Offered::Refused => self.machine.request_key(now),
+            Offered::Closed => {
+                self.blind = true;
+                self.steering.go_blind();
+                gauges.fault("the inbound picture broke: the peer sees the slate, sound goes on".to_owned());
+            }
+        }
+    }
+
+    /// Looks what the decoder needs. `true`: the peer must be asked by signalling.
+    pub fn watch_key(&mut self, now: Instant) -> bool {
+        if self.key_needed.swap(false, Ordering::AcqRel) {
+            self.machine.request_key(now);
+        }
+        self.machine.take_key_request_by_signalling()
+    }
+
+    /// Offer and answer were renewed. What the peer might send before stays known: it may be on its way.
+    pub fn renew(&mut self, now: Instant, change: VideoChange) {
+        let VideoChange { mut stream, pace_kbps, coder } = change;
+        let (receives, sends) = (stream.route.direction.receives(), stream.route.direction.sends());
+        let resumes = receives && !self.receives();
+        let known = self.stream.receive.iter().filter(|number| !stream.receive.contains(number));
+        let known: Vec<u8> = known.copied().collect();
+        stream.receive.extend(known);
+        self.machine.redirect(stream.route.remote, stream.route.remote_rtcp, receives, sends);
+        self.machine.renegotiate(VideoTerms {
+            receive: stream.receive.clone(),
+            send_payload_type: stream.send_payload_type,
+            send_mode: send_mode(stream.send_mode),
+            parameter_sets: stream.parameter_sets.clone(),
+            feedback: feedback(stream.feedback),
+            rtcp_mux: stream.route.rtcp_mux,
+            pace_kbps,
+        });
+        self.sockets.mux = stream.route.rtcp_mux;
+        self.stream = stream;
+        if resumes {
+            self.machine.request_key(now);
+        }
+        if let Some(coder) = coder {
+            if let Some(encoded) = &self.encoded {
+                encoded.clear();
+            }
+            self.steering.renew(coder);
+        }
+        self.steering.set_sending(sends);
+        if sends {
+            self.steering.want_key();
+        }
+    }
+}
+
+pub fn send_mode(mode: PacketizationMode) -> SendMode {
+    match mode {
+        PacketizationMode::SingleNal => SendMode::SingleNal,
+        PacketizationMode::NonInterleaved => SendMode::NonInterleaved,
+    }
+}
+
+pub fn feedback(feedback: Feedback) -> NegotiatedFeedback {
+    NegotiatedFeedback { pli: feedback.pli, fir: feedback.fir, nack: feedback.nack }
+}

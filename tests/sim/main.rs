@@ -1,0 +1,20 @@
+//! The whole control plane in virtual time: one user agent, or two, against scripted phones on a seeded network.
+//!
+//! ```text
+//! Phone ──text──▶ Network (delay, loss, order, doubles) ──▶ UserAgent ──Command──▶ Engine (binds, refuses, is silent)
+//! ```
+//! The clock jumps from one wake-up to the next, so minutes of timers take milliseconds. Each file holds the
+//! scenarios of one subject; each scenario ends with `World::end`, which knows what may never be left behind.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "virtual time starts at a real instant")]
+
+mod engine;
+mod network;
+mod phone;
+mod world;
+
+mod incoming;
+mod outgoing;
+mod refused;
+mod reoffer;
+mod storm;
