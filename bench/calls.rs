@@ -206,7 +206,16 @@ fn large_clip() -> Packetized {
     if !path.exists() {
         let mut command = Command::new("ffmpeg");
         command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y", "-i"]).arg(media("scene.mp4"));
-        command.args(["-vf", "scale=1280:720", "-frames:v", "90", "-c:v", "libx264", "-profile:v", "baseline"]);
+        command.args([
+            "-vf",
+            "scale=1280:720",
+            "-frames:v",
+            "90",
+            "-c:v",
+            "libx264",
+            "-profile:v",
+            "baseline",
+        ]);
         command.args(["-preset", "veryfast", "-b:v", "1500k", "-g", "30"]);
         output_of(command.arg(&path));
     }
@@ -305,7 +314,8 @@ fn inference() {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let rounds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(3);
     println!(
         "| {:<44} | {:>8} | {:>8} | {:>5} | {:<12} | {:<12} |",
