@@ -111,6 +111,8 @@ pub struct Signalling {
     local_of: HashMap<IpAddr, IpAddr>,
     scope: Scope,
     unsent: u64,
+    /// What the user agent wants besides messages; empty between turns.
+    deferred: Vec<Do>,
 }
 
 impl Signalling {
@@ -151,6 +153,7 @@ impl Signalling {
             local_of: HashMap::new(),
             scope,
             unsent: 0,
+            deferred: Vec::new(),
         })
     }
 
@@ -299,8 +302,14 @@ impl Signalling {
                 Do::Close(connection) => {
                     self.streams.remove(&connection);
                 }
+                Do::Engine(_) | Do::Tell { .. } | Do::Ended { .. } => self.deferred.push(wanted),
+            }
+        }
+        // Starting threads and writing the log take longer than all messages together: nobody waits for them.
+        for wanted in self.deferred.drain(..) {
+            match wanted {
                 Do::Engine(command) => engines.handle(now, command),
-                Do::Tell { .. } | Do::Ended { .. } => watch.happened(now, &wanted),
+                told => watch.happened(now, &told),
             }
         }
     }
@@ -337,6 +346,12 @@ pub async fn run(
         )]
         let now = Instant::now();
         signalling.carry_out(&mut agent, &mut engines, now, &mut *watch);
+        // What an engine has to say at once (its ports are bound) is part of the same turn.
+        for _ in 0..BATCH {
+            let Taken::Item(event) = events.try_take() else { break };
+            agent.handle_engine(now, event);
+            signalling.carry_out(&mut agent, &mut engines, now, &mut *watch);
+        }
         watch.turned(now, &agent, &engines);
         if finishing && agent.calls().next().is_none() {
             break;
