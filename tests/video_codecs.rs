@@ -176,7 +176,7 @@ fn the_size_may_change_in_mid_stream_and_too_large_ones_are_refused() {
     }
     sizes.dedup();
     assert_eq!(sizes, [Size::new(320, 240), Size::new(360, 640), Size::new(320, 180)]);
-    assert!(decoder.counters().too_large > 0);
+    assert!(decoder.counters().bad_size > 0);
 }
 
 #[test]

@@ -21,8 +21,9 @@ use crate::vision::filters::Resize;
 /// Two pictures are at least so far apart on the wire: a repeated one bears the present time, a received one the time
 /// it came.
 const STEP: Duration = Duration::from_millis(10);
-/// An encoder that fails is opened again; so many failures in a row end the outbound picture.
+/// An encoder that fails is opened again; after so many failures in a row it is given a rest first.
 const FAILURES_MAX: u32 = 3;
+const REST: Duration = Duration::from_secs(1);
 
 /// Which encoder, and what it is held to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,26 +85,41 @@ pub struct Coding {
     resize: Option<(Size, Resize)>,
     last_sent: Option<Pts>,
     failures: u32,
+    /// Pictures before this are left out.
+    rests_until: Option<Pts>,
 }
 
 impl Coding {
     pub fn new(coder: Coder, units: Sender<AccessUnit, Gop>, pool: FramePool, gauges: Arc<Gauges>) -> Self {
-        Coding { coder, units, pool, gauges, encoder: None, resize: None, last_sent: None, failures: 0 }
+        Coding {
+            coder,
+            units,
+            pool,
+            gauges,
+            encoder: None,
+            resize: None,
+            last_sent: None,
+            failures: 0,
+            rests_until: None,
+        }
     }
 
-    /// Encodes and queues one picture. `Ok(false)`: the network is gone.
-    pub fn send(&mut self, picture: &CleanFrame, steered: &Steered) -> Result<bool, String> {
+    /// Encodes and queues one picture. What cannot be encoded is left out and told. `false`: the network is gone.
+    pub fn send(&mut self, picture: &CleanFrame, steered: &Steered) -> bool {
         if let Some(coder) = steered.take_coder() {
             (self.coder, self.encoder) = (coder, None);
         }
+        if self.rests_until.is_some_and(|until| picture.pts() < until) {
+            return true;
+        }
         let size = self.coder.limits.fit(picture.size());
         if self.is_too_soon(picture.pts(), size) {
-            return Ok(true);
+            return true;
         }
         let started = Instant::now();
         let Some(fitted) = self.fit(picture, size) else {
             self.gauges.dropped.add(1);
-            return Ok(true);
+            return true;
         };
         let fitted = match self.last_sent {
             Some(last) if fitted.pts() < last + STEP => fitted.at(last + STEP),
@@ -111,39 +127,47 @@ impl Coding {
         };
         let fresh = self.encoder.as_ref().is_none_or(|open| open.size() != fitted.size());
         if fresh {
-            self.encoder = Some(self.open(fitted.size())?);
+            match self.open(fitted.size()) {
+                Ok(encoder) => self.encoder = Some(encoder),
+                Err(text) => return self.failed(fitted.pts(), text),
+            }
         }
-        let Some(encoder) = &mut self.encoder else { return Ok(true) };
+        let Some(encoder) = &mut self.encoder else { return true };
         let key = steered.take_key() || fresh;
         let unit = match encoder.encode(&fitted, key) {
             Ok(unit) => unit,
-            Err(error) => return self.failed(format!("encoder: {error}")),
+            Err(error) => return self.failed(fitted.pts(), format!("encoder: {error}")),
         };
         self.failures = 0;
         self.gauges.encode.took(started.elapsed());
-        let Some(unit) = unit else { return Ok(true) };
+        let Some(unit) = unit else { return true };
         self.last_sent = Some(fitted.pts());
         self.gauges.encoded.add(1);
         let offered = self.units.offer(unit);
         self.gauges.lost_to_network.set(self.units.counters().lost);
         match offered {
-            Offered::Queued | Offered::Replaced(_) => Ok(true),
+            Offered::Queued | Offered::Replaced(_) => true,
             Offered::Refused => {
                 steered.want_key();
-                Ok(true)
+                true
             }
-            Offered::Closed => Ok(false),
+            Offered::Closed => false,
         }
     }
 
-    fn failed(&mut self, text: String) -> Result<bool, String> {
+    /// The next picture may be another, or the device behind the encoder be back.
+    fn failed(&mut self, at: Pts, text: String) -> bool {
         self.encoder = None;
         self.failures += 1;
-        if self.failures >= FAILURES_MAX {
-            return Err(text);
+        if self.failures == 1 {
+            tracing::warn!("a picture is not sent: {text}");
         }
+        if self.failures >= FAILURES_MAX {
+            self.rests_until = Some(at + REST);
+        }
+        self.gauges.dropped.add(1);
         self.gauges.fault(text);
-        Ok(true)
+        true
     }
 
     /// Shrinks a picture the peer could not take.

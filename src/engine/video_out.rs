@@ -109,11 +109,10 @@ impl Sending {
                 (None, None) => slate.paint(0, self.now(), &self.pool),
             };
             let Some(picture) = picture else { continue };
-            match self.coding.send(&picture, &self.steered) {
-                Ok(true) => last = Some(picture),
-                Ok(false) => return Outcome::Done,
-                Err(text) => return Outcome::Failed(text),
+            if !self.coding.send(&picture, &self.steered) {
+                return Outcome::Done;
             }
+            last = Some(picture);
         }
     }
 
@@ -139,10 +138,8 @@ impl Sending {
             let picture = painter.paint(n, Pts::at(self.epoch, now), &self.pool);
             n += 1;
             let Some(picture) = picture else { continue };
-            match self.coding.send(&picture, &self.steered) {
-                Ok(true) => {}
-                Ok(false) => return Outcome::Done,
-                Err(text) => return Outcome::Failed(text),
+            if !self.coding.send(&picture, &self.steered) {
+                return Outcome::Done;
             }
         }
     }

@@ -19,6 +19,9 @@ use crate::media::sps;
 /// (gradual intra refresh without recovery points) is shown as it is.
 const WITHHELD_MAX: u32 = 90;
 
+/// No camera sends less on either side, and no encoder takes it.
+const SMALLEST: usize = 16;
+
 /// What one decoder did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DecoderCounters {
@@ -26,8 +29,8 @@ pub struct DecoderCounters {
     pub pictures: u64,
     /// Units FFmpeg could make nothing of.
     pub unusable: u64,
-    /// Pictures over the size limit.
-    pub too_large: u64,
+    /// Pictures outside the size limits.
+    pub bad_size: u64,
     /// Pictures before the first complete one.
     pub withheld: u64,
     /// Pictures for which the pool had no buffer.
@@ -109,6 +112,11 @@ impl H264Decoder {
             return Ok(None);
         }
         let pts = Pts::from_nanos(fields.pts);
+        let [width, height] = [fields.width, fields.height].map(|side| usize::try_from(side).unwrap_or(0));
+        if width.min(height) < SMALLEST {
+            self.refuse(Size::new(width, height));
+            return Ok(None);
+        }
         match self.converter.convert(&self.picture, pool, pts, self.max)? {
             Converted::Picture(frame) => {
                 self.counters.pictures += 1;
@@ -126,9 +134,9 @@ impl H264Decoder {
     }
 
     fn refuse(&mut self, size: Size) {
-        self.counters.too_large += 1;
-        if self.counters.too_large == 1 {
-            tracing::warn!("a picture of {size} was refused: the limit is {}", self.max);
+        self.counters.bad_size += 1;
+        if self.counters.bad_size == 1 {
+            tracing::warn!("a picture of {size} was refused: the limits are {SMALLEST} and {}", self.max);
         }
     }
 
