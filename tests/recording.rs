@@ -399,6 +399,9 @@ fn pictures_nobody_expected_begin_the_second_file() {
     let recorder = std::thread::spawn(move || run(RecorderSettings { video, ..settings }, inputs));
     let (pool, card) = (FramePool::new(4), TestCard::new(SIZE, 5));
     let patience = Instant::now();
+    while std::fs::metadata(&path).map_or(0, |file| file.len()) == 0 && patience.elapsed().as_secs() < 5 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     for number in 30..45 {
         pictures.offer(card.draw(number, at(number), &pool).expect("room"));
         while pool.in_use() > 0 && patience.elapsed().as_secs() < 5 {

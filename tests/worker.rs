@@ -474,14 +474,24 @@ mod faults {
         let raw = Gate::open().release(Instant::now(), marked(&pool, 7), &pool).expect("room");
         assert!(leaks(&raw), "the judge sees an uncensored marker");
         drop(raw);
-        let plan = "fail:7,stall:50:8,stall:1500:1300,drop:2200,kill:3100".to_owned();
-        let environment = vec![("EYELINE_FAULTS".to_owned(), plan)];
-        let bench = bench(WorkerSettings { environment, stall: Duration::from_millis(700), ..settings() });
+        let environment = vec![("EYELINE_FAULTS".to_owned(), "fail:7,stall:90:8,kill:6001".to_owned())];
+        let bench = bench(WorkerSettings { environment, stall: Duration::from_millis(500), ..settings() });
         let mut gate = censor(&bench, Style::Black);
+        let mut harder = [
+            (2_000, Fault::Stall { ms: 1_000 }),
+            (5_000, Fault::DropAnswers(1)),
+            (7_000, Fault::FailAnswers(50)),
+            (15_000, Fault::Stall { ms: 30 }),
+        ]
+        .into_iter()
+        .peekable();
         let start = Instant::now();
         let (mut number, mut leaked) = (0, 0);
         // While the child is down pictures are withheld without a wait; they must not make up the number.
-        while gate.counters().passed < 12_000 || number < 20_000 {
+        while gate.counters().passed < 20_000 {
+            if let Some((_, fault)) = harder.next_if(|(passed, _)| gate.counters().passed >= *passed) {
+                bench.worker.inject(fault);
+            }
             let picture = gate.release(Instant::now(), marked(&pool, number), &pool).expect("room");
             leaked += usize::from(leaks(&picture));
             number += 1;

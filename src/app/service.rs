@@ -147,6 +147,13 @@ impl Signals {
     }
 }
 
+/// A file that may not grow any further (`LimitFSIZE`) is an error of that file, as a full disk is, and not the end of
+/// the process with all its calls.
+pub fn file_limit_is_an_error() {
+    // SAFETY: ignoring a signal installs no handler and touches no memory.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Gives the calling thread round-robin real-time priority, the lowest there is; children start without it.
 ///
 /// # Errors

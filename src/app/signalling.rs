@@ -33,6 +33,18 @@ const BATCH: usize = 64;
 /// Remembered answers to "which of our addresses reaches this peer".
 const LOCAL_ADDRESSES: usize = 1024;
 const CONNECT_LIMIT: Duration = Duration::from_secs(4);
+/// A stream that takes nothing for so long is given up.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// Accepted streams at one time; further ones are closed at once.
+const MOST_ACCEPTED: usize = 1000;
+/// When a silent stream is asked whether its peer is still there, how often again, and how many times.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;
+/// How long peers may take to answer the BYE at the end of the process.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(4);
+/// After it no transaction waits for an answer any more (64 × T1, RFC 3261 §17), and no call has given up yet.
+const TRANSACTIONS_END: Duration = Duration::from_millis(32_500);
 const LARGEST_DATAGRAM: usize = 65_535;
 
 /// What the rest of the program asks of the control loop.
@@ -75,7 +87,9 @@ struct Listener {
 
 /// One stream connection; dropping it ends both of its tasks.
 struct Stream {
+    /// Without it the writing half ends once all is sent.
     outgoing: Sender<Vec<u8>, Fifo>,
+    /// Ends the reading half.
     closed: StopToken,
 }
 
@@ -97,6 +111,8 @@ pub struct Signalling {
     local_of: HashMap<IpAddr, IpAddr>,
     scope: Scope,
     unsent: u64,
+    /// What the user agent wants besides messages; empty between turns.
+    deferred: Vec<Do>,
 }
 
 impl Signalling {
@@ -137,6 +153,7 @@ impl Signalling {
             local_of: HashMap::new(),
             scope,
             unsent: 0,
+            deferred: Vec::new(),
         })
     }
 
@@ -196,6 +213,10 @@ impl Signalling {
                 if agent.access(remote.ip()) == Access::Stranger {
                     return;
                 }
+                if self.streams.len() >= MOST_ACCEPTED {
+                    tracing::warn!(%remote, "a SIP connection is closed: {MOST_ACCEPTED} are open");
+                    return;
+                }
                 let connection = ConnectionId(self.next_accepted);
                 self.next_accepted -= 1;
                 self.carry(connection, stream);
@@ -218,18 +239,16 @@ impl Signalling {
     }
 
     fn carry(&mut self, connection: ConnectionId, stream: TcpStream) {
+        if let Err(error) = keep_alive(&stream) {
+            tracing::debug!(%error, "a SIP stream is not probed");
+        }
         let (reader, writer) = stream.into_split();
         let (sender, outgoing) = queue::queue(Fifo { depth: STREAM_DEPTH });
         let closed = StopToken::default();
         self.streams.insert(connection, Stream { outgoing: sender, closed: closed.clone() });
-        let reading = read_stream(reader, connection, self.inbound.clone());
-        self.scope.task_until_stopped("sip-stream-in", async move {
-            tokio::select! {
-                outcome = reading => outcome,
-                () = closed.stopped() => Outcome::Done,
-            }
-        });
-        self.scope.task_until_stopped("sip-stream-out", write_stream(writer, outgoing));
+        let reading = read_stream(reader, connection, self.inbound.clone(), closed.clone());
+        self.scope.task_until_stopped("sip-stream-in", reading);
+        self.scope.task_until_stopped("sip-stream-out", write_stream(writer, outgoing, closed));
     }
 
     fn connect(&mut self, connection: ConnectionId, remote: SocketAddr) {
@@ -283,8 +302,14 @@ impl Signalling {
                 Do::Close(connection) => {
                     self.streams.remove(&connection);
                 }
+                Do::Engine(_) | Do::Tell { .. } | Do::Ended { .. } => self.deferred.push(wanted),
+            }
+        }
+        // Starting threads and writing the log take longer than all messages together: nobody waits for them.
+        for wanted in self.deferred.drain(..) {
+            match wanted {
                 Do::Engine(command) => engines.handle(now, command),
-                Do::Tell { .. } | Do::Ended { .. } => watch.happened(now, &wanted),
+                told => watch.happened(now, &told),
             }
         }
     }
@@ -296,6 +321,10 @@ pub trait Watch: Send {
     fn happened(&mut self, now: Instant, what: &Do);
     /// The loop has turned; the state may be published. Called at least once a second.
     fn turned(&mut self, now: Instant, agent: &UserAgent, engines: &Engines);
+    /// When the loop is to turn again even if nothing happens until then.
+    fn wake_at(&self) -> Option<Instant> {
+        None
+    }
     /// The loop has ended: finishes what is still being written.
     fn close(self: Box<Self>, limit: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
@@ -309,7 +338,7 @@ pub async fn run(
     orders: Receiver<Order, Fifo>,
     mut watch: Box<dyn Watch>,
 ) -> Box<dyn Watch> {
-    let mut finishing = false;
+    let (mut finishing, mut goodbye) = (false, None);
     loop {
         #[expect(
             clippy::disallowed_methods,
@@ -317,12 +346,18 @@ pub async fn run(
         )]
         let now = Instant::now();
         signalling.carry_out(&mut agent, &mut engines, now, &mut *watch);
+        // What an engine has to say at once (its ports are bound) is part of the same turn.
+        for _ in 0..BATCH {
+            let Taken::Item(event) = events.try_take() else { break };
+            agent.handle_engine(now, event);
+            signalling.carry_out(&mut agent, &mut engines, now, &mut *watch);
+        }
         watch.turned(now, &agent, &engines);
         if finishing && agent.calls().next().is_none() {
             break;
         }
         let second = now + Duration::from_secs(1);
-        let wake_at = agent.wake_at().map_or(second, |at| at.min(second));
+        let wake_at = [agent.wake_at(), watch.wake_at()].into_iter().flatten().fold(second, Instant::min);
         let arrived = tokio::select! {
             message = signalling.arrived.recv() => Arrived::Message(message),
             event = events.recv() => Arrived::Engine(event),
@@ -350,16 +385,30 @@ pub async fn run(
                 }
             }
             Arrived::Engine(Some(event)) => agent.handle_engine(now, event),
-            Arrived::Order(Some(order)) => finishing |= obey(&mut agent, now, order),
+            Arrived::Order(Some(order)) => {
+                if matches!(order, Order::HangUpAll(_)) {
+                    goodbye = Some(now);
+                }
+                finishing |= obey(&mut agent, now, order);
+            }
             // Whoever gave orders is gone: end as if told.
             Arrived::Engine(None) | Arrived::Order(None) => {
                 agent.drain();
                 finishing = true;
+                goodbye = Some(now);
                 agent.hang_up_all(now, &EndReason::Shutdown);
             }
             Arrived::Time => {}
         }
+        // A burst of INVITEs makes a burst of engine events: all of them, not one a turn.
+        while let Taken::Item(event) = events.try_take() {
+            agent.handle_engine(now, event);
+        }
         agent.handle_time(now);
+        if finishing && let Some(said) = goodbye.take_if(|said| now >= *said + GOODBYE_LIMIT) {
+            // Whoever has not answered by now will not: as if its time had passed. Files are closed all the same.
+            agent.handle_time(said + TRANSACTIONS_END);
+        }
     }
     signalling.scope.close(Duration::from_millis(200)).await;
     watch
@@ -453,35 +502,49 @@ async fn accept(listener: TcpListener, inbound: Sender<Inbound, Fifo>) -> Outcom
     }
 }
 
+/// Peers vanish without a word; the kernel finds out.
+fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
+    let probing =
+        socket2::TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
+    socket2::SockRef::from(stream).set_tcp_keepalive(&probing)
+}
+
 async fn read_stream(
     mut reader: tcp::OwnedReadHalf,
     connection: ConnectionId,
     inbound: Sender<Inbound, Fifo>,
+    closed: StopToken,
 ) -> Outcome {
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        match reader.read(&mut buffer).await {
-            Ok(length) if length > 0 => {
-                let bytes = buffer[..length].to_vec();
-                if inbound.offer(Inbound::Data { connection, bytes }) == Offered::Closed {
-                    return Outcome::Done;
-                }
-            }
-            Ok(_) | Err(_) => {
-                inbound.offer(Inbound::Closed { connection });
-                return Outcome::Done;
-            }
+        let read = tokio::select! {
+            read = reader.read(&mut buffer) => read.unwrap_or(0),
+            () = closed.stopped() => 0,
+        };
+        if read == 0 {
+            inbound.offer(Inbound::Closed { connection });
+            return Outcome::Done;
+        }
+        let bytes = buffer[..read].to_vec();
+        if inbound.offer(Inbound::Data { connection, bytes }) == Offered::Closed {
+            return Outcome::Done;
         }
     }
 }
 
-async fn write_stream(mut writer: tcp::OwnedWriteHalf, outgoing: Receiver<Vec<u8>, Fifo>) -> Outcome {
+async fn write_stream(
+    mut writer: tcp::OwnedWriteHalf,
+    outgoing: Receiver<Vec<u8>, Fifo>,
+    closed: StopToken,
+) -> Outcome {
     while let Some(bytes) = outgoing.recv().await {
-        if writer.write_all(&bytes).await.is_err() {
-            break;
+        match tokio::time::timeout(WRITE_LIMIT, writer.write_all(&bytes)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => break,
         }
     }
-    // The reader sees the end and tells the endpoint.
     let _ = writer.shutdown().await;
+    // The reader tells the endpoint.
+    closed.stop();
     Outcome::Done
 }

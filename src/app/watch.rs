@@ -78,6 +78,8 @@ pub struct Watching {
     ended: Totals,
     recorded: RecordingView,
     renew_at: Option<Instant>,
+    /// The loop has turned since the view was renewed.
+    stale: bool,
     disk: Part,
     disk_at: Option<Instant>,
     scope: Scope,
@@ -111,6 +113,7 @@ impl Watching {
             ended: Totals::default(),
             recorded: RecordingView::default(),
             renew_at: None,
+            stale: false,
             disk: Part::good("disk"),
             disk_at: None,
             scope: Scope::new("records", runtime),
@@ -243,6 +246,7 @@ impl Watching {
                     pictures_passed: pictures.passed,
                     pictures_withheld: pictures.withheld,
                     pictures_dropped: pictures.dropped,
+                    queue_dropped: lost_by_queue(pictures.lost),
                     key_requests_sent: pictures.key_requests_sent,
                     key_requests_received: pictures.key_requests_received,
                     ..VideoView::default()
@@ -285,7 +289,7 @@ impl Watching {
                     pictures_passed: pictures.passed,
                     pictures_withheld: pictures.withheld,
                     pictures_dropped: pictures.dropped,
-                    queue_dropped: BTreeMap::new(),
+                    queue_dropped: lost_by_queue(pictures.lost),
                     key_requests_sent: pictures.key_requests_sent,
                     key_requests_received: pictures.key_requests_received,
                 }
@@ -346,7 +350,8 @@ impl Watch for Watching {
 
     fn turned(&mut self, now: Instant, agent: &UserAgent, engines: &Engines) {
         self.shared.heartbeat.beat(now);
-        if self.renew_at.is_some_and(|at| now < at) {
+        self.stale = self.renew_at.is_some_and(|at| now < at);
+        if self.stale {
             return;
         }
         self.renew_at = Some(now + RENEWAL);
@@ -369,6 +374,11 @@ impl Watch for Watching {
         *self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
 
+    /// What happened since the last renewal must not wait for the next thing to happen.
+    fn wake_at(&self) -> Option<Instant> {
+        self.renew_at.filter(|_| self.stale)
+    }
+
     fn close(self: Box<Self>, limit: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             for (name, outcome) in self.scope.close(limit).await {
@@ -378,6 +388,10 @@ impl Watch for Watching {
             }
         })
     }
+}
+
+fn lost_by_queue(lost: [(&'static str, u64); 3]) -> BTreeMap<String, u64> {
+    lost.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
 fn named(label: &Label) -> CallView {
@@ -412,11 +426,11 @@ fn worker_view(detectors: &Detectors) -> WorkerView {
         .models
         .iter()
         .map(|model| {
-            let view = ModelView { runs: model.count, failures: 0, inference_ms: model.mean_ms };
+            let view = ModelView { runs: model.count, inference_ms: model.mean_ms };
             (model.name.clone(), view)
         })
         .collect();
-    WorkerView { wanted: true, alive: status.alive, restarts: status.restarts, models }
+    WorkerView { wanted: true, alive: status.alive, restarts: status.restarts, late: status.late, models }
 }
 
 fn mean_inference(status: &crate::worker::client::WorkerStatus) -> f64 {

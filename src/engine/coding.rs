@@ -124,7 +124,9 @@ impl Coding {
         let Some(unit) = unit else { return Ok(true) };
         self.last_sent = Some(fitted.pts());
         self.gauges.encoded.add(1);
-        match self.units.offer(unit) {
+        let offered = self.units.offer(unit);
+        self.gauges.lost_to_network.set(self.units.counters().lost);
+        match offered {
             Offered::Queued | Offered::Replaced(_) => Ok(true),
             Offered::Refused => {
                 steered.want_key();

@@ -451,7 +451,8 @@ mod tests {
         let silent = heard[48..].iter().filter(|what| ["L", "q"].contains(&what.as_str())).count();
         assert!(silent <= 5, "{heard:?}");
         assert!(events(&mut follow).contains(&AudioEvent::SourceChanged));
-        assert_eq!(follow.statistics().packets_received, 100);
+        // The first one only says that another is there.
+        assert_eq!(follow.statistics().packets_received, 99);
     }
 
     #[test]

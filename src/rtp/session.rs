@@ -26,6 +26,9 @@ const STRAGGLERS: Duration = Duration::from_secs(1);
 /// Datagrams waiting to be polled; the driver drains after every call.
 const OUT_MAX: usize = 4096;
 const EVENTS_MAX: usize = 64;
+/// A source heard so lately still lives: another one must send two packets in sequence to take its place, or every
+/// lone packet (comfort noise, tones of a gateway) would cut the stream.
+const ALIVE: Duration = Duration::from_millis(100);
 /// Longer round trips are nonsense in the peer's report.
 const ROUND_TRIP_MAX_MS: f64 = 30_000.0;
 
@@ -134,6 +137,8 @@ pub struct Session {
     rtcp_source: Option<SocketAddr>,
     remote_ssrc: Option<u32>,
     replaced: Option<(u32, Instant)>,
+    /// Another SSRC at the source's address, and the number its next packet must have.
+    newcomer: Option<(u32, u16)>,
     sequence: Sequence,
     jitter: Jitter,
     last_report: Option<(u64, Instant)>,
@@ -173,6 +178,7 @@ impl Session {
             rtcp_source: None,
             remote_ssrc: None,
             replaced: None,
+            newcomer: None,
             sequence: Sequence::new(misorder_max),
             jitter: Jitter::default(),
             last_report: None,
@@ -266,7 +272,7 @@ impl Session {
             Verdict::Accepted => {}
         }
         let changed = self.remote_ssrc != Some(packet.ssrc);
-        if changed && !self.change_source(now, packet.ssrc) {
+        if changed && !self.change_source(now, packet.ssrc, packet.sequence) {
             self.statistics.foreign_packets += 1;
             return None;
         }
@@ -300,13 +306,21 @@ impl Session {
         }
     }
 
-    /// Starts the numbers of another SSRC; `false` for stragglers of the one before.
-    fn change_source(&mut self, now: Instant, ssrc: u32) -> bool {
+    /// Starts the numbers of another SSRC; `false` for stragglers of the one before, and for a newcomer's first
+    /// packet while the present one lives.
+    fn change_source(&mut self, now: Instant, ssrc: u32, sequence: u16) -> bool {
         let straggler =
             self.replaced.is_some_and(|(old, at)| old == ssrc && now.duration_since(at) < STRAGGLERS);
         if straggler {
             return false;
         }
+        let heard = self.statistics.last_received.filter(|_| self.remote_ssrc.is_some());
+        let alive = heard.is_some_and(|at| now.saturating_duration_since(at) < ALIVE);
+        if alive && self.newcomer != Some((ssrc, sequence)) {
+            self.newcomer = Some((ssrc, sequence.wrapping_add(1)));
+            return false;
+        }
+        self.newcomer = None;
         if let Some(old) = self.remote_ssrc {
             self.replaced = Some((old, now));
             self.statistics.source_changes += 1;
@@ -578,12 +592,27 @@ mod tests {
         let start = Instant::now();
         let mut session = session(start, "x");
         assert_eq!(hear(&mut session, start, 1, 10, 8), Some(true));
-        assert_eq!(hear(&mut session, start + MS(20), 2, 900, 8), Some(true));
+        assert_eq!(hear(&mut session, start + MS(20), 2, 900, 8), None);
+        assert_eq!(hear(&mut session, start + MS(22), 2, 901, 8), Some(true));
         assert_eq!(hear(&mut session, start + MS(30), 1, 11, 8), None);
-        assert_eq!(hear(&mut session, start + MS(40), 2, 901, 8), Some(false));
+        assert_eq!(hear(&mut session, start + MS(40), 2, 902, 8), Some(false));
         assert_eq!(hear(&mut session, start + MS(1500), 1, 90, 8), Some(true), "it really came back");
         assert_eq!(session.statistics().source_changes, 2);
         assert_eq!(session.statistics().packets_received, 4);
+    }
+
+    #[test]
+    fn lone_packets_of_others_do_not_cut_a_living_stream_and_a_silent_one_is_replaced_at_once() {
+        let start = Instant::now();
+        let mut session = session(start, "x");
+        hear(&mut session, start, 1, 0, 8);
+        for n in 1..200u16 {
+            let now = start + MS(u64::from(n) * 20);
+            assert_eq!(hear(&mut session, now, 1000 + u32::from(n), n.wrapping_mul(77), 8), None);
+            assert_eq!(hear(&mut session, now, 1, n, 8), Some(false), "packet {n}");
+        }
+        assert_eq!(session.statistics().source_changes, 0);
+        assert_eq!(hear(&mut session, start + MS(4100), 7, 5, 8), Some(true));
     }
 
     #[test]
@@ -593,9 +622,11 @@ mod tests {
         hear(&mut session, start, 1, 10, 8);
         session.redirect(Some(peer()), None, false, false);
         assert_eq!(hear(&mut session, start, 2, 500, 8), None);
+        assert_eq!(hear(&mut session, start, 2, 501, 8), None);
+        assert_eq!(session.statistics().source_changes, 1);
         session.redirect(Some(peer()), None, true, true);
-        assert_eq!(hear(&mut session, start, 2, 501, 8), Some(true));
-        assert_eq!(hear(&mut session, start, 2, 502, 8), Some(false));
+        assert_eq!(hear(&mut session, start, 2, 502, 8), Some(true));
+        assert_eq!(hear(&mut session, start, 2, 503, 8), Some(false));
     }
 
     #[test]

@@ -81,9 +81,13 @@ impl Running {
             }
         };
         self.recording = Some(settings.path.clone());
-        let slot = self.recorded.clone();
+        let (slot, call) = (self.recorded.clone(), self.call);
         self.scope.thread("recorder", move || {
             let report = recorder::run(settings, inputs);
+            // Now, not when the call is over: somebody may still make room.
+            if let Some(error) = &report.error {
+                tracing::error!(%call, "the recording has ended before its call: {error}");
+            }
             let outcome = report.error.clone().map_or(Outcome::Done, Outcome::Failed);
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
             outcome
