@@ -194,6 +194,20 @@ impl Signalling {
         found
     }
 
+    /// Takes `first` and what waits behind it, up to a batch: a flood must not keep time from passing.
+    fn deliver_batch(&mut self, agent: &mut UserAgent, now: Instant, first: Option<Inbound>) {
+        let mut next = first;
+        for left in (0..BATCH).rev() {
+            let Some(message) = next.take() else { return };
+            self.deliver(agent, now, message);
+            if left > 0
+                && let Taken::Item(message) = self.arrived.try_take()
+            {
+                next = Some(message);
+            }
+        }
+    }
+
     /// Takes one message from the sockets into the user agent.
     fn deliver(&mut self, agent: &mut UserAgent, now: Instant, message: Inbound) {
         match message {
@@ -370,20 +384,7 @@ pub async fn run(
         )]
         let now = Instant::now();
         match arrived {
-            Arrived::Message(message) => {
-                let mut next = message;
-                for _ in 0..BATCH {
-                    let Some(message) = next else { break };
-                    signalling.deliver(&mut agent, now, message);
-                    next = match signalling.arrived.try_take() {
-                        Taken::Item(message) => Some(message),
-                        Taken::Empty | Taken::Closed => None,
-                    };
-                }
-                if let Some(message) = next {
-                    signalling.deliver(&mut agent, now, message);
-                }
-            }
+            Arrived::Message(message) => signalling.deliver_batch(&mut agent, now, message),
             Arrived::Engine(Some(event)) => agent.handle_engine(now, event),
             Arrived::Order(Some(order)) => {
                 if matches!(order, Order::HangUpAll(_)) {
@@ -399,10 +400,6 @@ pub async fn run(
                 agent.hang_up_all(now, &EndReason::Shutdown);
             }
             Arrived::Time => {}
-        }
-        // A burst of INVITEs makes a burst of engine events: all of them, not one a turn.
-        while let Taken::Item(event) = events.try_take() {
-            agent.handle_engine(now, event);
         }
         agent.handle_time(now);
         if finishing && let Some(said) = goodbye.take_if(|said| now >= *said + GOODBYE_LIMIT) {
