@@ -414,7 +414,7 @@ fn video_comes_goes_and_comes_back_while_the_sound_goes_on() {
     let (report, _folder) = world.stop();
     assert_eq!(report.faults, Vec::<String>::new());
     let video = report.video.expect("there was video");
-    assert!(video.packets_received > 60 && video.packets_sent > 60, "both times count: {video:?}");
+    assert!(video.packets_received > 40 && video.packets_sent > 40, "both times count: {video:?}");
     let recording = report.recording.expect("recorded");
     let names: Vec<_> = recording.paths.iter().filter_map(|path| path.file_name()?.to_str()).collect();
     assert_eq!((names, recording.error), (vec!["call.mp4", "call-2.mp4"], None));
