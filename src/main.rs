@@ -1,4 +1,5 @@
-//! Driver. Arguments, configuration, logging, run, exit code.
+//! Driver. Arguments, configuration, logging, run, exit code. What the subcommands do is
+//! `eyeline::app`'s.
 
 use std::process::ExitCode;
 

@@ -428,9 +428,8 @@ fn pictures_nobody_expected_begin_the_second_file() {
     let recorder = std::thread::spawn(move || run(RecorderSettings { video, ..settings }, inputs));
     let (pool, card) = (FramePool::new(4), TestCard::new(SIZE, 5));
     let patience = Instant::now();
-    let begun = || std::fs::metadata(&path).is_ok_and(|file| file.len() > 0);
-    while !begun() && patience.elapsed().as_secs() < 5 {
-        std::thread::sleep(Duration::from_millis(1));
+    while std::fs::metadata(&path).map_or(0, |file| file.len()) == 0 && patience.elapsed().as_secs() < 5 {
+        std::thread::sleep(Duration::from_millis(5));
     }
     for number in 30..45 {
         pictures.offer(card.draw(number, at(number), &pool).expect("room"));

@@ -92,8 +92,8 @@ fn files_below(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     while let Some(folder) = open.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-            let made = ["target", ".git", "data", "demo", "dl", "shared"].contains(&name.as_str());
-            if path.is_dir() && !(made && folder == root()) {
+            let made = [".git", "data", "demo", "dl", "shared"].contains(&name.as_str()) && folder == root();
+            if path.is_dir() && !made && name != "target" {
                 open.push(path);
             } else if path.extension().is_some_and(|own| extensions.iter().any(|extension| own == *extension))
             {

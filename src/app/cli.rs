@@ -1,5 +1,10 @@
 //! The command line: subcommands, options, exit codes. What the commands do is in the files beside this one.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "what stands over arguments is help text, brackets and all"
+)]
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;

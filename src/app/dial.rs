@@ -359,7 +359,7 @@ async fn converse(
                     give_up_at = now + arguments.duration + PATIENCE;
                     steps = Steps::of(now, call, arguments);
                 }
-                Some(Happened::Told(now, _, Tell::Updated { streams })) => story.updates.push((now, streams)),
+                Some(Happened::Told(now, _, Tell::Updated { streams })) => story.updates.push((now, *streams)),
                 Some(Happened::Told(_, _, Tell::Digit(digit))) => story.digits.push(digit),
                 Some(Happened::Ended(ended)) => {
                     story.ended = Some(ended);

@@ -8,6 +8,7 @@ pub mod config;
 pub mod console;
 pub mod detectors;
 pub mod dial;
+pub mod footprint;
 pub mod log;
 pub mod models;
 pub mod report;

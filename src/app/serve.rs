@@ -21,6 +21,7 @@ use crate::app::config::Loaded;
 use crate::app::config::settings::{Agent, Config};
 use crate::app::console;
 use crate::app::detectors::Detectors;
+use crate::app::footprint;
 use crate::app::service::{self, Ask, Heartbeat, Signals};
 use crate::app::signalling::{self, Order, Signalling};
 use crate::app::watch::{Shared, Watching};
@@ -177,6 +178,10 @@ async fn run_until_told(
         sip.bound().iter().map(|(t, a)| format!("{}:{a}", t.name().to_lowercase())).collect();
     service::ready(&format!("taking calls on {}", bound.join(", ")));
     tracing::info!("ready after {} ms, taking calls on {}", started.elapsed().as_millis(), bound.join(", "));
+    scope.thread("footprint", || {
+        footprint::give_back();
+        Outcome::Done
+    });
     let drain = config.appliance.drain;
     let control = signalling::run(sip, agent, engines, events, given, Box::new(watch));
     let obedience = async {

@@ -111,6 +111,8 @@ pub struct Signalling {
     local_of: HashMap<IpAddr, IpAddr>,
     scope: Scope,
     unsent: u64,
+    /// What the user agent wants besides messages; empty between turns.
+    deferred: Vec<Do>,
 }
 
 impl Signalling {
@@ -151,6 +153,7 @@ impl Signalling {
             local_of: HashMap::new(),
             scope,
             unsent: 0,
+            deferred: Vec::new(),
         })
     }
 
@@ -189,6 +192,20 @@ impl Signalling {
         }
         self.local_of.insert(remote, found);
         found
+    }
+
+    /// Takes `first` and what waits behind it, up to a batch: a flood must not keep time from passing.
+    fn deliver_batch(&mut self, agent: &mut UserAgent, now: Instant, first: Option<Inbound>) {
+        let mut next = first;
+        for left in (0..BATCH).rev() {
+            let Some(message) = next.take() else { return };
+            self.deliver(agent, now, message);
+            if left > 0
+                && let Taken::Item(message) = self.arrived.try_take()
+            {
+                next = Some(message);
+            }
+        }
     }
 
     /// Takes one message from the sockets into the user agent.
@@ -299,8 +316,14 @@ impl Signalling {
                 Do::Close(connection) => {
                     self.streams.remove(&connection);
                 }
+                Do::Engine(_) | Do::Tell { .. } | Do::Ended { .. } => self.deferred.push(wanted),
+            }
+        }
+        // Starting threads and writing the log take longer than all messages together: nobody waits for them.
+        for wanted in self.deferred.drain(..) {
+            match wanted {
                 Do::Engine(command) => engines.handle(now, command),
-                Do::Tell { .. } | Do::Ended { .. } => watch.happened(now, &wanted),
+                told => watch.happened(now, &told),
             }
         }
     }
@@ -337,6 +360,12 @@ pub async fn run(
         )]
         let now = Instant::now();
         signalling.carry_out(&mut agent, &mut engines, now, &mut *watch);
+        // What an engine has to say at once (its ports are bound) is part of the same turn.
+        for _ in 0..BATCH {
+            let Taken::Item(event) = events.try_take() else { break };
+            agent.handle_engine(now, event);
+            signalling.carry_out(&mut agent, &mut engines, now, &mut *watch);
+        }
         watch.turned(now, &agent, &engines);
         if finishing && agent.calls().next().is_none() {
             break;
@@ -355,20 +384,7 @@ pub async fn run(
         )]
         let now = Instant::now();
         match arrived {
-            Arrived::Message(message) => {
-                let mut next = message;
-                for _ in 0..BATCH {
-                    let Some(message) = next else { break };
-                    signalling.deliver(&mut agent, now, message);
-                    next = match signalling.arrived.try_take() {
-                        Taken::Item(message) => Some(message),
-                        Taken::Empty | Taken::Closed => None,
-                    };
-                }
-                if let Some(message) = next {
-                    signalling.deliver(&mut agent, now, message);
-                }
-            }
+            Arrived::Message(message) => signalling.deliver_batch(&mut agent, now, message),
             Arrived::Engine(Some(event)) => agent.handle_engine(now, event),
             Arrived::Order(Some(order)) => {
                 if matches!(order, Order::HangUpAll(_)) {

@@ -1,4 +1,6 @@
 //! Driver. What the control loop tells the rest of the program: log lines, call records on disk, the console's view.
+//!
+//! It watches and decides nothing; how the view looks is `console`'s.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -246,6 +248,7 @@ impl Watching {
                     pictures_passed: pictures.passed,
                     pictures_withheld: pictures.withheld,
                     pictures_dropped: pictures.dropped,
+                    queue_dropped: lost_by_queue(pictures.lost),
                     key_requests_sent: pictures.key_requests_sent,
                     key_requests_received: pictures.key_requests_received,
                     ..VideoView::default()
@@ -292,7 +295,7 @@ impl Watching {
                     pictures_passed: pictures.passed,
                     pictures_withheld: pictures.withheld,
                     pictures_dropped: pictures.dropped,
-                    queue_dropped: BTreeMap::new(),
+                    queue_dropped: lost_by_queue(pictures.lost),
                     key_requests_sent: pictures.key_requests_sent,
                     key_requests_received: pictures.key_requests_received,
                 }
@@ -393,6 +396,10 @@ impl Watch for Watching {
     }
 }
 
+fn lost_by_queue(lost: [(&'static str, u64); 3]) -> BTreeMap<String, u64> {
+    lost.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
 fn named(label: &Label) -> CallView {
     CallView {
         id: label.call.clone(),
@@ -425,11 +432,11 @@ fn worker_view(detectors: &Detectors) -> WorkerView {
         .models
         .iter()
         .map(|model| {
-            let view = ModelView { runs: model.count, failures: 0, inference_ms: model.mean_ms };
+            let view = ModelView { runs: model.count, inference_ms: model.mean_ms };
             (model.name.clone(), view)
         })
         .collect();
-    WorkerView { wanted: true, alive: status.alive, restarts: status.restarts, models }
+    WorkerView { wanted: true, alive: status.alive, restarts: status.restarts, late: status.late, models }
 }
 
 fn mean_inference(status: &crate::worker::client::WorkerStatus) -> f64 {

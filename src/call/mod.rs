@@ -68,8 +68,8 @@ pub enum SipDo {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tell {
     Ringing,
-    Answered { streams: Streams },
-    Updated { streams: Streams },
+    Answered { streams: Box<Streams> },
+    Updated { streams: Box<Streams> },
     Digit(char),
 }
 
@@ -412,7 +412,7 @@ impl Call {
         let plan =
             self.settings.behaviour.plan(self.settings.label.clone(), streams.clone(), &self.settings.room);
         self.out.push_back(Do::Engine(Command::Start { call: self.id, plan: Box::new(plan) }));
-        self.tell(Tell::Answered { streams });
+        self.tell(Tell::Answered { streams: Box::new(streams) });
     }
 
     fn acked(&mut self, now: Instant, body: Option<&Body>) {

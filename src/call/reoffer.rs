@@ -236,8 +236,8 @@ impl Call {
             ports.video = ports.video.filter(|_| streams.video.is_some() || self.streams.video.is_none());
         }
         self.streams = streams.clone();
-        self.out.push_back(Do::Engine(Command::Update { call: self.id, streams: streams.clone() }));
-        self.tell(Tell::Updated { streams });
+        self.out.push_back(Do::Engine(Command::Update { call: self.id, streams: Box::new(streams.clone()) }));
+        self.tell(Tell::Updated { streams: Box::new(streams) });
     }
 
     /// The ports of a new stream are bound.

@@ -143,7 +143,9 @@ impl Coding {
         let Some(unit) = unit else { return true };
         self.last_sent = Some(fitted.pts());
         self.gauges.encoded.add(1);
-        match self.units.offer(unit) {
+        let offered = self.units.offer(unit);
+        self.gauges.lost_to_network.set(self.units.counters().lost);
+        match offered {
             Offered::Queued | Offered::Replaced(_) => true,
             Offered::Refused => {
                 steered.want_key();

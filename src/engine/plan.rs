@@ -169,7 +169,7 @@ pub enum Command {
     Start { call: CallId, plan: Box<Plan> },
     /// Offer and answer were renewed: addresses, directions, payload types, streams added or removed. A stream that is
     /// added needs its port prepared before; the port of one that is removed is given back.
-    Update { call: CallId, streams: Streams },
+    Update { call: CallId, streams: Box<Streams> },
     /// The peer asked for a key picture by signalling (RFC 5168).
     SendKey { call: CallId },
     /// Press keys, one after the other (RFC 4733).
@@ -451,6 +451,8 @@ pub struct PictureReport {
     pub withheld: u64,
     /// Lost between stages for want of a buffer or a place in a queue.
     pub dropped: u64,
+    /// Lost in each queue, by who should have had them.
+    pub lost: [(&'static str, u64); 3],
     pub encoded: u64,
     pub size: Option<Size>,
     pub key_requests_sent: u64,

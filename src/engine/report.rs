@@ -76,6 +76,10 @@ pub struct Gauges {
     pub dropped: Count,
     pub encoded: Count,
     pub detections: Count,
+    /// Coded pictures thrown away before the decoder, cleared ones before a consumer, coded ones before the network.
+    pub lost_to_decoder: Count,
+    pub lost_on_bus: Count,
+    pub lost_to_network: Count,
     pub key_requests_sent: Count,
     pub key_requests_received: Count,
     /// Milliseconds after the start, plus one; 0: none yet.
@@ -117,6 +121,15 @@ impl Gauges {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What each queue lost, by the name of who should have had it.
+    pub fn lost(&self) -> [(&'static str, u64); 3] {
+        [
+            ("decoder", self.lost_to_decoder.value()),
+            ("consumers", self.lost_on_bus.value()),
+            ("network", self.lost_to_network.value()),
+        ]
+    }
+
     pub fn pictures(&self) -> PictureReport {
         let first = self.first_picture.value();
         PictureReport {
@@ -124,6 +137,7 @@ impl Gauges {
             passed: self.passed.value(),
             withheld: self.withheld.value(),
             dropped: self.dropped.value(),
+            lost: self.lost(),
             encoded: self.encoded.value(),
             size: self.size(),
             key_requests_sent: self.key_requests_sent.value(),

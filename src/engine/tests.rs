@@ -305,7 +305,7 @@ impl World {
 
     fn update(&mut self, streams: Streams) {
         self.prepare(&streams);
-        self.tell(Command::Update { call: CALL, streams });
+        self.tell(Command::Update { call: CALL, streams: Box::new(streams) });
     }
 
     fn send(&mut self) {

@@ -93,6 +93,8 @@ impl VideoIn {
                 continue;
             };
             self.dress(cleared, clean, &mut seen);
+            self.gauges.lost_to_decoder.set(self.units.counters().lost);
+            self.gauges.lost_on_bus.set(self.bus.lost());
             self.gauges.age.took(started.elapsed());
         }
         Outcome::Done

@@ -17,10 +17,13 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// Texts remembered; greetings are few.
 const REMEMBERED: usize = 64;
 
+/// Text and rate to samples.
+type Spoken = HashMap<(String, u32), Arc<[i16]>>;
+
 /// A cache of spoken texts, shared by all calls.
 #[derive(Clone, Default)]
 pub struct Speaker {
-    spoken: Arc<Mutex<HashMap<(String, u32), Arc<[i16]>>>>,
+    spoken: Arc<Mutex<Spoken>>,
 }
 
 impl Speaker {

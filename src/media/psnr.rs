@@ -1,4 +1,6 @@
 //! How close two pictures are: peak signal-to-noise ratio of their luma.
+//!
+//! What is close enough is for whoever asks.
 
 use crate::media::frame::{Frame, Plane};
 

@@ -1,6 +1,6 @@
 //! Floor 2: session descriptions (RFC 8866), bytes to typed values and back.
 //!
-//! [`parse`] forgives what real endpoints get wrong, [`print`] writes only what the grammar allows. What an offer
+//! [`mod@parse`] forgives what real endpoints get wrong, [`mod@print`] writes only what the grammar allows. What an offer
 //! or answer means (RFC 3264) is not decided here: `call::negotiate` does that.
 
 pub mod media;

@@ -1,6 +1,7 @@
 //! The session level of a description: RFC 8866 §5, every line above the first `m=`.
 //!
-//! Lines without influence on a call (`i= u= e= p= r= z= k=`) are not kept.
+//! Lines without influence on a call (`i= u= e= p= r= z= k=`) are not kept. Bytes are [`mod@super::parse`]'s and
+//! [`mod@super::print`]'s.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,6 @@
 //! Tones: pure samples, and how much of a sound is one tone.
+//!
+//! Which tone means what, and when it sounds, is the engine's.
 
 use std::f64::consts::TAU;
 

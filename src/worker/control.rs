@@ -1,4 +1,6 @@
 //! Driver. The control socket: whole messages, with at most one file descriptor each.
+//!
+//! What the messages say is [`super::wire`].
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

@@ -1,4 +1,5 @@
 //! What values must be together: ports that do not collide, names that exist, doors that are not left open.
+//! What one value must be on its own is [`super::read`]'s.
 
 use std::net::IpAddr;
 

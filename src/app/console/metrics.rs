@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::view::{CallView, Readiness, SETUP_BOUNDS_S, Snapshot, StreamView, Totals, VideoView};
 
-/// What `Content-Type` says of [`write`]'s text.
+/// What `Content-Type` says of [`write()`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The snapshot as OpenMetrics text.
@@ -289,11 +289,7 @@ fn worker_and_disk(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
         models().map(|(labels, model)| (labels, model.inference_ms / 1000.0)),
     )?;
     out.counters("inference_runs", "Inferences", models().map(|(labels, model)| (labels, model.runs)))?;
-    out.counters(
-        "inference_failures",
-        "Inferences without a result",
-        models().map(|(labels, model)| (labels, model.failures)),
-    )?;
+    out.counter("inference_late", "Answers that came after their deadline, or never", worker.late)?;
     out.counter("recording_bytes", "Bytes recorded", snapshot.recording.bytes)?;
     out.counter("recording_errors", "Recordings that could not be written", snapshot.recording.errors)?;
     out.gauge("disk_free_bytes", "Free space where recordings go", snapshot.recording.free_bytes as f64)
@@ -338,7 +334,7 @@ mod tests {
             ..CallView::default()
         });
         snapshot.parts.censor = vec![Part::bad("face", "no model")];
-        snapshot.worker.models.insert("yunet".into(), ModelView { runs: 9, failures: 1, inference_ms: 5.0 });
+        snapshot.worker.models.insert("yunet".into(), ModelView { runs: 9, inference_ms: 5.0 });
         let page = write(snapshot);
         for line in [
             "eyeline_calls_active{dir=\"inbound\",media=\"video\"} 1",

@@ -216,6 +216,8 @@ pub struct WorkerView {
     pub wanted: bool,
     pub alive: bool,
     pub restarts: u64,
+    /// Answers that came after their deadline, or never.
+    pub late: u64,
     /// By model.
     pub models: BTreeMap<String, ModelView>,
 }
@@ -223,7 +225,6 @@ pub struct WorkerView {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ModelView {
     pub runs: u64,
-    pub failures: u64,
     /// Mean of late.
     pub inference_ms: f64,
 }

@@ -124,8 +124,9 @@ fn open_openh264(_settings: &EncoderSettings) -> Result<Box<dyn VideoEncoder>, C
 /// How much the rate control may send ahead, in milliseconds of the bitrate: what bounds a key picture.
 const BUFFER_MS: i64 = 400;
 
-/// Finer than this nobody sees (about 50 dB), while a picture that stands still would cost the whole bitrate.
-const QUANTIZER_MIN: c_int = 12;
+/// Finer than this nobody sees (about 45 dB), while a quiet picture would cost the whole bitrate, and the time to
+/// write it.
+const QUANTIZER_MIN: c_int = 18;
 
 /// Nanoseconds: an encoder hands back the time of the picture a unit belongs to.
 const TIME_BASE: ffi::AVRational = ffi::AVRational { num: 1, den: 1_000_000_000 };

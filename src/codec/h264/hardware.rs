@@ -1,4 +1,6 @@
 //! What each FFmpeg encoder wants besides the common settings: options, pixel layout, a hardware device.
+//!
+//! What all of them are asked for is [`super::encoder`]; which of them works is for [`super::probe`] to find out.
 
 use std::ffi::c_int;
 use std::ptr::{self, NonNull};

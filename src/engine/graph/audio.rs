@@ -7,6 +7,7 @@ use crate::base::queue::{self, Latest, Sender};
 use crate::base::stop::Outcome;
 use crate::engine::mix::{Mixer, Steady};
 use crate::engine::network::audio::{AudioPart, Beat, Prepared};
+use crate::engine::network::sockets::Sockets;
 use crate::engine::plan::{AudioStream, Then};
 use crate::engine::ports::Pair;
 use crate::engine::voice::Speaker;
@@ -20,7 +21,6 @@ impl Running {
         pair: Pair,
     ) -> Result<AudioPart, String> {
         let rate = stream.codec.clock_rate();
-        let sockets = supplies.sockets(pair, stream.route.rtcp_mux)?;
         let settings = AudioSettings {
             stream: self.stream_settings(supplies, &stream.route, rate),
             receive: stream.receive.iter().map(|(number, _)| AudioFormat::g711(*number)).collect(),
@@ -33,7 +33,7 @@ impl Running {
         let mixer = Mixer::new(steady(&self.plan.voice.then, rate), greets);
         self.voice(supplies.speaker.clone(), rate, greets, tell);
         Ok(AudioPart {
-            sockets,
+            sockets: Sockets::new(pair, stream.route.rtcp_mux),
             machine,
             first_ms: None,
             stream: stream.clone(),

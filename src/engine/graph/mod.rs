@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use rand::RngCore;
 use rand::rngs::StdRng;
-use tokio::net::UdpSocket;
 use tokio::runtime::Handle;
 
 use crate::base::queue::{self, Fifo, Offered, Sender};
@@ -22,8 +21,9 @@ use crate::base::stop::{Outcome, Scope};
 use crate::engine::coding::Coder;
 use crate::engine::graph::record::Taps;
 use crate::engine::network::audio::AudioPart;
+use crate::engine::network::sockets::{Bell, Sockets};
 use crate::engine::network::video::VideoPart;
-use crate::engine::network::{Network, Order, Sockets};
+use crate::engine::network::{Network, Order};
 use crate::engine::plan::{CallId, Event, Plan, Report, Route, Streams};
 use crate::engine::ports::Pair;
 use crate::engine::report::Gauges;
@@ -50,11 +50,10 @@ impl Supplies {
         self.rng.next_u64()
     }
 
-    fn sockets(&self, pair: Pair, mux: bool) -> Result<Sockets, String> {
+    /// What tells that something came to an RTP socket.
+    fn bell(&self, sockets: &Sockets) -> Result<Bell, String> {
         let _guard = self.media.enter();
-        let adopt =
-            |socket| UdpSocket::from_std(socket).map_err(|error| format!("RTP port {}: {error}", pair.port));
-        Ok(Sockets { rtp: adopt(pair.rtp)?, rtcp: adopt(pair.rtcp)?, mux })
+        Bell::new(sockets).map_err(|error| format!("an RTP socket cannot be waited for: {error}"))
     }
 }
 

@@ -11,7 +11,8 @@ use crate::base::queue::{self, Gop, Receiver, Sender};
 use crate::codec::h264::decoder::H264Decoder;
 use crate::engine::bus::Bus;
 use crate::engine::coding::{Coder, Limits};
-use crate::engine::network::video::{VideoChange, VideoPart, feedback, send_mode};
+use crate::engine::network::sockets::Sockets;
+use crate::engine::network::video::{Inlet, VideoChange, VideoPart, feedback, send_mode};
 use crate::engine::paint::{FIRST_SLATE, Playing, Still};
 use crate::engine::plan::{PacketizationMode, Picture, VideoStream};
 use crate::engine::ports::Pair;
@@ -46,7 +47,8 @@ impl Running {
         stream: &VideoStream,
         pair: Pair,
     ) -> Result<VideoPart, String> {
-        let sockets = supplies.sockets(pair, stream.route.rtcp_mux)?;
+        let sockets = Sockets::new(pair, stream.route.rtcp_mux);
+        let bell = supplies.bell(&sockets)?;
         let settings = VideoSettings {
             stream: self.stream_settings(supplies, &stream.route, 90_000),
             receive: stream.receive.clone(),
@@ -72,6 +74,7 @@ impl Running {
         let decoder = self.video_in(supplies, bus, key_needed.clone());
         Ok(VideoPart {
             sockets,
+            inlet: Inlet::new(bell),
             machine,
             first_ms: None,
             stream: stream.clone(),

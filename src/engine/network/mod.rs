@@ -8,17 +8,17 @@
 pub mod audio;
 mod figures;
 mod life;
+pub mod sockets;
 pub mod video;
 
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::UdpSocket;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Sleep, sleep_until};
 
-use crate::base::datagram;
-use crate::base::queue::{Fifo, Receiver, Sender};
+use crate::base::queue::{Fifo, Receiver, Sender, Taken};
 use crate::base::stop::{Outcome, StopToken};
 use crate::engine::network::audio::AudioPart;
 use crate::engine::network::figures::{Figures, KeyRequests, Second};
@@ -29,20 +29,10 @@ use crate::engine::report::Gauges;
 use crate::media::access_unit::AccessUnit;
 use crate::media::audio::BLOCK_MS;
 use crate::rtp::audio::AudioEvent;
-use crate::rtp::session::{Out, StreamStatistics};
+use crate::rtp::session::StreamStatistics;
 
-/// Packets read from one socket before others get their turn.
-const BATCH: usize = 64;
-/// An Ethernet frame and some; longer datagrams are cut and then refused by the parser.
-const LARGEST_PACKET: usize = 4096;
-
-/// The two sockets of one stream.
-pub struct Sockets {
-    pub rtp: UdpSocket,
-    pub rtcp: UdpSocket,
-    /// RTCP leaves from the RTP socket too (RFC 5761).
-    pub mux: bool,
-}
+/// How often sound is heard and said, and everything that is in no hurry is looked after.
+const BEAT: Duration = Duration::from_millis(BLOCK_MS as u64);
 
 /// What may be changed while the task runs.
 pub enum Order {
@@ -82,14 +72,10 @@ struct Task {
 }
 
 enum Woken {
-    Stop,
-    Tick,
-    Audio,
+    Time,
     Video,
     Unit(AccessUnit),
     EncoderGone,
-    Order(Option<Order>),
-    Time,
 }
 
 /// Tells the call when the task goes down with a panic: nothing else would notice.
@@ -124,56 +110,43 @@ impl Network {
         outcome
     }
 
-    async fn wait(&self, tick: &mut tokio::time::Interval) -> Woken {
-        let wake_at = [
+    async fn wait(&self, next_beat: Instant, mut sleep: Pin<&mut Sleep>) -> Woken {
+        let video = self.video.as_ref();
+        let others = [
             self.audio.as_ref().map(|audio| audio.machine.wake_at()),
-            self.video.as_ref().map(|video| video.machine.wake_at()),
+            video.map(|video| video.machine.wake_at()),
+            video.and_then(|video| video.inlet.read_at()),
         ];
-        let wake_at = wake_at.into_iter().flatten().min();
+        let wake_at = others.into_iter().flatten().fold(next_beat, Instant::min).into();
+        if sleep.deadline() != wake_at {
+            sleep.as_mut().reset(wake_at);
+        }
         tokio::select! {
             biased;
-            () = self.token.stopped() => Woken::Stop,
-            _ = tick.tick() => Woken::Tick,
-            () = readable(self.audio.as_ref().map(|audio| &audio.sockets)) => Woken::Audio,
-            () = readable(self.video.as_ref().map(|video| &video.sockets)) => Woken::Video,
-            unit = encoded(self.video.as_ref()) => unit.map_or(Woken::EncoderGone, Woken::Unit),
-            order = self.orders.recv() => Woken::Order(order),
-            () = until(wake_at) => Woken::Time,
+            () = sleep => Woken::Time,
+            () = rung(video) => Woken::Video,
+            unit = encoded(video) => unit.map_or(Woken::EncoderGone, Woken::Unit),
         }
     }
 
-    fn read_audio(&mut self, packet: &mut [u8]) {
-        let Some(audio) = &mut self.audio else { return };
-        let now = Instant::now();
-        for _ in 0..BATCH {
-            let Ok((length, source)) = audio.sockets.rtp.try_recv_from(packet) else { break };
-            audio.machine.handle_rtp(now, source, &packet[..length]);
+    fn read_audio(&mut self, now: Instant) {
+        let Some(AudioPart { sockets, machine, first_ms, .. }) = &mut self.audio else { return };
+        if sockets.read_rtp(|at, source, bytes| machine.handle_rtp(at, source, bytes)) {
+            note_first(self.epoch, now, first_ms, || machine.statistics());
         }
-        for _ in 0..BATCH {
-            let Ok((length, source)) = audio.sockets.rtcp.try_recv_from(packet) else { break };
-            audio.machine.handle_rtcp(now, source, &packet[..length]);
-        }
-        note_first(self.epoch, now, &mut audio.first_ms, audio.machine.statistics().packets_received);
-        while let Some(event) = audio.machine.poll_event() {
+        sockets.read_rtcp(|at, source, bytes| machine.handle_rtcp(at, source, bytes));
+        while let Some(event) = machine.poll_event() {
             if let AudioEvent::Digit(digit) = event {
                 self.events.offer(Event::Digit { call: self.call, digit: digit.digit });
             }
         }
     }
 
-    fn read_video(&mut self, packet: &mut [u8]) {
-        let Some(video) = &mut self.video else { return };
-        let now = Instant::now();
-        for _ in 0..BATCH {
-            let Ok((length, source)) = video.sockets.rtp.try_recv_from(packet) else { break };
-            video.machine.handle_rtp(now, source, &packet[..length]);
+    fn read_video(&mut self, now: Instant, next_beat: Instant) {
+        if let Some(video) = &mut self.video {
+            video.read(now, next_beat, &self.gauges);
+            note_first(self.epoch, now, &mut video.first_ms, || video.machine.statistics());
         }
-        for _ in 0..BATCH {
-            let Ok((length, source)) = video.sockets.rtcp.try_recv_from(packet) else { break };
-            video.machine.handle_rtcp(now, source, &packet[..length]);
-        }
-        note_first(self.epoch, now, &mut video.first_ms, video.machine.statistics().packets_received);
-        video.settle(now, &self.gauges);
     }
 
     fn send_unit(&mut self, unit: &AccessUnit) {
@@ -185,36 +158,42 @@ impl Network {
     }
 
     fn beat(&mut self, now: Instant) {
+        self.read_audio(now);
         if let Some(audio) = &mut self.audio {
             audio.beat(self.epoch, now);
+        }
+        if let Some(video) = &mut self.video {
+            video.read_rtcp(now, &self.gauges);
         }
         if self.video.as_mut().is_some_and(|video| video.watch_key(now)) {
             self.events.offer(Event::WantsKey { call: self.call });
         }
     }
 
-    fn handle_time(&mut self) {
-        let now = Instant::now();
-        if let Some(audio) = &mut self.audio {
+    fn handle_time(&mut self, now: Instant, next_beat: Instant) {
+        if let Some(audio) = self.audio.as_mut().filter(|audio| now >= audio.machine.wake_at()) {
             audio.machine.handle_time(now);
         }
-        if let Some(video) = &mut self.video {
+        if self.video.as_ref().and_then(|video| video.inlet.read_at()).is_some_and(|at| now >= at) {
+            self.read_video(now, next_beat);
+        }
+        if let Some(video) = self.video.as_mut().filter(|video| now >= video.machine.wake_at()) {
             video.machine.handle_time(now);
             // A reorder wait that ran out may have completed a picture.
             video.settle(now, &self.gauges);
         }
     }
 
-    /// Sends whatever the machines have ready. A full socket loses the packet, as a network would.
+    /// Sends whatever the machines have ready.
     fn flush(&mut self) {
         if let Some(audio) = &mut self.audio {
             while let Some(out) = audio.machine.poll() {
-                send(&audio.sockets, &out);
+                audio.sockets.send(&out);
             }
         }
         if let Some(video) = &mut self.video {
             while let Some(out) = video.machine.poll() {
-                send(&video.sockets, &out);
+                video.sockets.send(&out);
             }
         }
     }
@@ -231,29 +210,28 @@ impl Network {
 
 impl Task {
     async fn run(mut self) -> Outcome {
-        let mut tick = interval(Duration::from_millis(u64::from(BLOCK_MS)));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        let mut packet = vec![0; LARGEST_PACKET];
+        let mut next_beat = Instant::now();
+        let mut sleep = std::pin::pin!(sleep_until(next_beat.into()));
         let mut second = Second::new(self.network.epoch);
-        loop {
+        while self.take_orders() {
             self.network.flush();
-            match self.network.wait(&mut tick).await {
-                Woken::Stop => break,
-                Woken::Tick => {
+            match self.network.wait(next_beat, sleep.as_mut()).await {
+                Woken::Time => {
                     let now = Instant::now();
-                    self.network.beat(now);
+                    self.network.handle_time(now, next_beat);
+                    // Beats that were missed are made up for.
+                    while now >= next_beat {
+                        self.network.beat(now);
+                        next_beat += BEAT;
+                    }
                     if second.is_over(now) {
                         self.publish(now, &mut second);
                         self.check_life(now);
                     }
                 }
-                Woken::Audio => self.network.read_audio(&mut packet),
-                Woken::Video => self.network.read_video(&mut packet),
+                Woken::Video => self.network.read_video(Instant::now(), next_beat),
                 Woken::Unit(unit) => self.network.send_unit(&unit),
                 Woken::EncoderGone => self.network.encoder_gone(),
-                Woken::Order(Some(order)) => self.obey(Instant::now(), order),
-                Woken::Order(None) => break,
-                Woken::Time => self.network.handle_time(),
             }
         }
         let now = Instant::now();
@@ -262,6 +240,20 @@ impl Task {
         let mut last = Second::new(self.network.epoch);
         self.publish(now, &mut last);
         Outcome::Done
+    }
+
+    /// `false`: the call is over. Looked at often enough that nothing needs to wake for it.
+    fn take_orders(&mut self) -> bool {
+        if self.network.token.is_stopped() {
+            return false;
+        }
+        loop {
+            match self.network.orders.try_take() {
+                Taken::Item(order) => self.obey(Instant::now(), order),
+                Taken::Empty => return true,
+                Taken::Closed => return false,
+            }
+        }
     }
 
     fn obey(&mut self, now: Instant, order: Order) {
@@ -350,42 +342,27 @@ impl Task {
     }
 }
 
-fn note_first(epoch: Instant, now: Instant, first_ms: &mut Option<u64>, received: u64) {
-    if first_ms.is_none() && received > 0 {
+fn note_first(
+    epoch: Instant,
+    now: Instant,
+    first_ms: &mut Option<u64>,
+    statistics: impl FnOnce() -> StreamStatistics,
+) {
+    if first_ms.is_none() && statistics().packets_received > 0 {
         *first_ms = u64::try_from(now.saturating_duration_since(epoch).as_millis()).ok();
     }
 }
 
-fn send(sockets: &Sockets, out: &Out) {
-    let sent = match out {
-        Out::Rtp(to, bytes) => datagram::send(&sockets.rtp, bytes, *to),
-        Out::Rtcp(to, bytes) if sockets.mux => datagram::send(&sockets.rtp, bytes, *to),
-        Out::Rtcp(to, bytes) => datagram::send(&sockets.rtcp, bytes, *to),
-    };
-    if let Err(error) = sent {
-        tracing::trace!(%error, "a media packet was not sent");
-    }
-}
-
-async fn readable(sockets: Option<&Sockets>) {
-    let Some(sockets) = sockets else { return pending().await };
-    // An error shows again on the next read, which counts it.
-    tokio::select! {
-        _ = sockets.rtp.readable() => {}
-        _ = sockets.rtcp.readable() => {}
+async fn rung(video: Option<&VideoPart>) {
+    match video {
+        Some(video) => video.inlet.rung().await,
+        None => pending().await,
     }
 }
 
 async fn encoded(video: Option<&VideoPart>) -> Option<AccessUnit> {
     match video.and_then(|video| video.encoded.as_ref()) {
         Some(encoded) => encoded.recv().await,
-        None => pending().await,
-    }
-}
-
-async fn until(wake_at: Option<Instant>) {
-    match wake_at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
         None => pending().await,
     }
 }

@@ -1,14 +1,16 @@
 //! The video stream of one call in its network task: packets to the decoder's thread, coded pictures to packets, and
 //! key pictures asked for in both directions.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::base::queue::{Gop, Offered, Receiver, Sender};
 use crate::engine::coding::Coder;
-use crate::engine::network::Sockets;
+use crate::engine::network::BEAT;
 use crate::engine::network::figures::stream_report;
+use crate::engine::network::sockets::{Bell, Sockets};
 use crate::engine::plan::{Feedback, PacketizationMode, StreamReport, VideoStream as VideoStreamPlan};
 use crate::engine::report::Gauges;
 use crate::engine::steering::Steering;
@@ -16,9 +18,39 @@ use crate::media::access_unit::AccessUnit;
 use crate::rtp::payload::h264::PacketizationMode as SendMode;
 use crate::rtp::video::{NegotiatedFeedback, VideoStream, VideoTerms};
 
+/// The packets of a picture come together: after the first, the rest is read at the next half beat, which is at least
+/// so far away. Waking up costs more than reading a packet.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// When the RTP socket is read.
+pub struct Inlet {
+    bell: Bell,
+    /// Packets are being gathered and are read then; `None`: the bell tells.
+    read_at: Option<Instant>,
+}
+
+impl Inlet {
+    pub fn new(bell: Bell) -> Self {
+        Inlet { bell, read_at: None }
+    }
+
+    pub fn read_at(&self) -> Option<Instant> {
+        self.read_at
+    }
+
+    /// Something came; for ever while packets are gathered.
+    pub async fn rung(&self) {
+        match self.read_at {
+            None => self.bell.rung().await,
+            Some(_) => pending().await,
+        }
+    }
+}
+
 /// The video stream of one call. Dropping it ends its threads.
 pub struct VideoPart {
     pub sockets: Sockets,
+    pub inlet: Inlet,
     pub machine: VideoStream,
     /// When the first packet came, on the call's clock.
     pub first_ms: Option<u64>,
@@ -51,6 +83,29 @@ impl VideoPart {
 
     pub fn report(&self) -> StreamReport {
         stream_report(&self.machine.statistics(), self.first_ms)
+    }
+
+    /// Reads what came, until nothing more comes or a picture is whole.
+    pub fn read(&mut self, now: Instant, next_beat: Instant, gauges: &Gauges) {
+        let machine = &mut self.machine;
+        let before = machine.counters().units_received;
+        let any = self.sockets.read_rtp(|at, source, bytes| machine.handle_rtp(at, source, bytes));
+        let whole = machine.counters().units_received != before;
+        self.settle(now, gauges);
+        if any && !whole {
+            let half_beats = [next_beat.checked_sub(BEAT / 2), Some(next_beat)];
+            let next = half_beats.into_iter().flatten().find(|at| *at >= now + GATHER);
+            self.inlet.read_at = Some(next.unwrap_or(next_beat + BEAT / 2));
+        } else {
+            self.inlet.read_at = None;
+            self.inlet.bell.arm(&self.sockets);
+        }
+    }
+
+    pub fn read_rtcp(&mut self, now: Instant, gauges: &Gauges) {
+        let machine = &mut self.machine;
+        self.sockets.read_rtcp(|at, source, bytes| machine.handle_rtcp(at, source, bytes));
+        self.settle(now, gauges);
     }
 
     /// Hands on what the machine has ready; after every call of it that may have received or asked for something.

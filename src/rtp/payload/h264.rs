@@ -36,7 +36,7 @@ pub enum PacketizationMode {
 /// One access unit as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
-    /// Annex B.
+    /// Annex B. Empty when nothing of it is of use; then it is damaged too.
     pub data: Bytes,
     pub timestamp: u32,
     /// Holds an IDR slice.

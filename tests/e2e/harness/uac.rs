@@ -74,7 +74,9 @@ impl Default for Sending<'_> {
 impl Sending<'_> {
     /// PCMU of block `number`.
     fn block(&self, number: u32) -> [u8; 160] {
-        let Some(hertz) = self.tone else { return [if number % 50 == 0 { 0x80 } else { 0xff }; 160] };
+        let Some(hertz) = self.tone else {
+            return [if number.is_multiple_of(50) { 0x80 } else { 0xff }; 160];
+        };
         std::array::from_fn(|at| {
             let time = f64::from(number * 160 + at as u32) / f64::from(sound::RATE);
             sound::to_mu_law((std::f64::consts::TAU * hertz * time).sin() * 0.4)
