@@ -302,6 +302,35 @@ fn a_hole_in_the_pictures_is_a_standing_picture_not_a_shift() {
 }
 
 #[test]
+fn pictures_that_come_after_the_last_sound_add_no_silence() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("call.mp4");
+    let (to_recorder, from_units) = queue(Gop::new(400));
+    let (caller, from_caller) = queue(Fifo { depth: 4_000 });
+    speak(&caller, 8_000, CALLER_HZ, 0);
+    let inputs = RecorderInputs {
+        pictures: Some(PictureInput::Units(from_units)),
+        caller: Some(from_caller),
+        agent: None,
+    };
+    let settings = settings(&path);
+    let recorder = std::thread::spawn(move || run(settings, inputs));
+    drop(caller);
+    // The end of a call whose last pictures wait for a slow detector.
+    std::thread::sleep(Duration::from_millis(1500));
+    for unit in units(SIZE, 0..15) {
+        to_recorder.offer(unit);
+    }
+    drop(to_recorder);
+    let report = recorder.join().expect("ends");
+    assert_eq!((report.error, report.pictures), (None, 15));
+    let contents = read(&path).expect("readable");
+    let seconds = contents.left.len() as f64 / f64::from(contents.rate);
+    assert!((0.9..1.3).contains(&seconds), "{seconds} s of sound");
+    assert_eq!(pictures_of(&path).len(), 15);
+}
+
+#[test]
 fn a_full_disk_ends_the_recording_with_its_reason_and_a_foreign_file_is_left_alone() {
     let report = record_units(Path::new("/dev/full"), units(SIZE, 0..30), 2);
     let error = report.error.expect("a full disk");

@@ -23,6 +23,7 @@ use crate::base::time::Clock;
 use crate::call::{Call, Ended, Tell};
 use crate::engine::Engines;
 use crate::engine::plan::{CallId, Label, StreamReport, Streams};
+use crate::engine::report::Gauges;
 use crate::record::record::{CallRecord, DigitRecord, PictureRecord, RecordingRecord, StreamRecord};
 use crate::record::store::{free_bytes, record_path};
 use crate::useragent::{Do, UserAgent};
@@ -63,6 +64,7 @@ impl Shared {
 struct Live {
     digits: Vec<(char, Instant)>,
     recording: Option<PathBuf>,
+    gauges: Option<Arc<Gauges>>,
 }
 
 /// Watches the control loop.
@@ -261,7 +263,11 @@ impl Watching {
 
     fn view(&self, now: Instant, call: &Call, engines: &Engines) -> CallView {
         let running = engines.running(call.id());
-        let gauges = running.map(|running| running.gauges.clone());
+        // An engine that is being taken down has figures still: counters must not fall before the call is over.
+        let gauges = match running {
+            Some(running) => Some(running.gauges.clone()),
+            None => self.live.get(&call.id()).and_then(|live| live.gauges.clone()),
+        };
         let (audio, video) = gauges.as_ref().map_or((None, None), |gauges| gauges.streams());
         let inference = self.detectors.status().map_or(0.0, |status| mean_inference(&status));
         CallView {
@@ -356,9 +362,9 @@ impl Watch for Watching {
         }
         self.renew_at = Some(now + RENEWAL);
         for call in agent.calls() {
-            let recording = engines.running(call.id()).and_then(|running| running.recording.clone());
-            if let (Some(path), Some(live)) = (recording, self.live.get_mut(&call.id())) {
-                live.recording = Some(path);
+            if let (Some(running), Some(live)) = (engines.running(call.id()), self.live.get_mut(&call.id())) {
+                live.recording = running.recording.clone().or(live.recording.take());
+                live.gauges = Some(running.gauges.clone());
             }
         }
         let snapshot = Snapshot {

@@ -168,6 +168,7 @@ struct Recorder {
     order: Interleave<Unit, Packet>,
     parts: Parts,
     synced: Instant,
+    sound_is_over: bool,
     ends: i64,
     written: u64,
 }
@@ -190,6 +191,7 @@ impl Recorder {
             sound,
             parts: Parts::new(settings.path),
             synced: Instant::now(),
+            sound_is_over: false,
             ends: 0,
             written: 0,
         })
@@ -202,13 +204,17 @@ impl Recorder {
     fn record(&mut self, inputs: &RecorderInputs) -> Result<(), RecordError> {
         loop {
             let pictures = self.take_picture(inputs)?;
-            let open = self.take_sound(inputs, pictures)? || pictures;
+            let sounds = self.take_sound(inputs, pictures)?;
+            let open = sounds || pictures;
             if !pictures {
                 self.order.pictures_are_over();
             }
             let now = self.now();
-            if let Some(sound) = &mut self.sound {
-                sound.advance(now, &mut self.order)?;
+            if sounds {
+                self.advance_sound(now)?;
+            } else {
+                // The last pictures of a call may take a while to come; there is no silence to record meanwhile.
+                self.finish_sound()?;
             }
             self.write(now, !open)?;
             if !open {
@@ -220,6 +226,23 @@ impl Recorder {
                 self.synced = Instant::now();
             }
         }
+    }
+
+    fn advance_sound(&mut self, now: Pts) -> Result<(), RecordError> {
+        if let Some(sound) = &mut self.sound {
+            sound.advance(now, &mut self.order)?;
+        }
+        Ok(())
+    }
+
+    fn finish_sound(&mut self) -> Result<(), RecordError> {
+        if !std::mem::replace(&mut self.sound_is_over, true)
+            && let Some(sound) = &mut self.sound
+        {
+            sound.finish(&mut self.order)?;
+            self.order.sound_is_over();
+        }
+        Ok(())
     }
 
     /// Waits a little for a picture, or for the caller when there are none. `false`: the queue is closed.
@@ -279,10 +302,6 @@ impl Recorder {
 
     /// Moves what is in order into the files.
     fn write(&mut self, now: Pts, last: bool) -> Result<(), RecordError> {
-        if last && let Some(sound) = &mut self.sound {
-            sound.finish(&mut self.order)?;
-            self.order.sound_is_over();
-        }
         if !self.parts.begun() && !self.begin(now, last)? {
             return Ok(());
         }

@@ -110,13 +110,13 @@ fn withstands(plan: &str, least: usize) {
     let machine = Hiccups::watch();
     let received = caller.stream_as(&answer, &sending, |_, _| ());
     let hiccup = machine.worst();
-    let restarts = metric(&appliance, "eyeline_worker_restarts_total");
-    let withheld = metric(&appliance, "eyeline_censor_blocked_frames_total");
     caller.hang_up();
     baresip.hang_up();
+    let restarts = metric(&appliance, "eyeline_worker_restarts_total");
+    let withheld = metric(&appliance, "eyeline_censor_blocked_frames_total");
     let captured = streams_to(&capture.finish(), baresip.rtp_ports);
     println!("{plan}: {restarts} restarts of the child, {withheld} pictures withheld");
-    assert!(withheld > 0.0, "the plan {plan} does strike");
+    assert!(withheld >= 5.0, "the plan {plan} does strike");
 
     let video = captured.iter().find(|stream| stream.is_video()).expect("pictures come back to baresip");
     let audio = captured.iter().find(|stream| !stream.is_video()).expect("sound comes back to baresip");
@@ -151,7 +151,7 @@ fn assert_recording(appliance: &Appliance, recording: &Path, clip: &Clip, least:
     for voice in &voices {
         let middle = &voice[8000..voice.len().saturating_sub(4000)];
         let silent = sound::longest_silence_ms(middle, -40.0);
-        assert!(silent <= 60, "{silent} ms of silence in the recording");
+        assert!(silent <= 60, "{silent} ms of silence in the recording: {record}");
     }
 }
 
