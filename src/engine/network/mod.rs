@@ -213,9 +213,14 @@ impl Task {
         let mut next_beat = Instant::now();
         let mut sleep = std::pin::pin!(sleep_until(next_beat.into()));
         let mut second = Second::new(self.network.epoch);
-        while self.take_orders() {
+        loop {
             self.network.flush();
-            match self.network.wait(next_beat, sleep.as_mut()).await {
+            let woken = self.network.wait(next_beat, sleep.as_mut()).await;
+            // Orders first: a peer that was just told it may send must not lose its first packets to the old terms.
+            if !self.take_orders() {
+                break;
+            }
+            match woken {
                 Woken::Time => {
                     let now = Instant::now();
                     self.network.handle_time(now, next_beat);
