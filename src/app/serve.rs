@@ -22,7 +22,7 @@ use crate::app::config::settings::{Agent, Config};
 use crate::app::console;
 use crate::app::detectors::Detectors;
 use crate::app::footprint;
-use crate::app::service::{self, Ask, Heartbeat, Signals};
+use crate::app::service::{self, Heartbeat, Signals};
 use crate::app::signalling::{self, Order, Signalling};
 use crate::app::watch::{Shared, Watching};
 use crate::base::queue::{self, Fifo, Sender};
@@ -209,13 +209,9 @@ async fn obey_signals(signals: &mut Signals, orders: &Sender<Order, Fifo>, drain
     orders.offer(Order::Finish);
     tokio::select! {
         () = tokio::time::sleep(drain) => {}
-        ask = next_hurry(signals) => tracing::info!("stopping now: {ask:?}"),
+        ask = signals.next() => tracing::info!("stopping now: {ask:?}"),
     }
     orders.offer(Order::HangUpAll(EndReason::Shutdown));
-}
-
-async fn next_hurry(signals: &mut Signals) -> Ask {
-    signals.next().await
 }
 
 async fn serve_console(config: &Config, scope: &mut Scope, shared: Arc<Shared>) -> anyhow::Result<()> {

@@ -183,7 +183,6 @@ impl Watching {
             from: label.from.clone(),
             to: label.to.clone(),
             peer: (!label.peer.is_empty()).then(|| label.peer.clone()),
-            route: None,
             agent: Some(label.agent.clone()),
             started: wall(ended.started),
             answered: ended.answered.map(wall),
@@ -414,8 +413,8 @@ fn named(label: &Label) -> CallView {
 fn sip_view(agent: &UserAgent) -> SipView {
     let counters = agent.sip_counters();
     SipView {
-        requests: BTreeMap::from([("all".to_owned(), counters.requests)]),
-        responses: BTreeMap::new(),
+        requests: counters.requests,
+        responses: counters.responses,
         retransmissions: counters.retransmissions,
         malformed: counters.malformed,
         dropped: BTreeMap::from([

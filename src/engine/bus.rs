@@ -29,10 +29,6 @@ impl Bus {
         }
     }
 
-    pub fn has_subscribers(&self) -> bool {
-        !self.subscribers.is_empty()
-    }
-
     /// Pictures replaced before their subscriber took them.
     pub fn lost(&self) -> u64 {
         self.subscribers.iter().map(|subscriber| subscriber.counters().lost).sum()

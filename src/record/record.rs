@@ -25,9 +25,7 @@ pub struct CallRecord {
     /// The peer's signalling address.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peer: Option<String>,
-    /// The route and the agent that took the call.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub route: Option<String>,
+    /// The agent that took the call.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub agent: Option<String>,
     /// Seconds since 1970, UTC.

@@ -181,10 +181,8 @@ fn calls(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
 
 fn sip(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
     let sip = &snapshot.sip;
-    let requests = sip.requests.iter().map(|(method, n)| ([label(("method", method))], *n));
-    out.counters("sip_requests", "Requests received", requests)?;
-    let responses = sip.responses.iter().map(|(code, n)| ([("code", code.to_string())], *n));
-    out.counters("sip_responses", "Responses sent and received", responses)?;
+    out.counter("sip_requests", "Requests received", sip.requests)?;
+    out.counter("sip_responses", "Responses received", sip.responses)?;
     out.counter("sip_retransmissions", "Messages sent again", sip.retransmissions)?;
     out.counter("sip_parse_errors", "Messages that could not be read", sip.malformed)?;
     let dropped = sip.dropped.iter().map(|(reason, n)| ([label(("reason", reason))], *n));

@@ -199,10 +199,10 @@ pub struct StagesView {
 /// SIP since start.
 #[derive(Clone, Debug, Default)]
 pub struct SipView {
-    /// Received, by method.
-    pub requests: BTreeMap<String, u64>,
-    /// Sent and received, by status.
-    pub responses: BTreeMap<u16, u64>,
+    /// Received.
+    pub requests: u64,
+    /// Received.
+    pub responses: u64,
     pub retransmissions: u64,
     pub malformed: u64,
     /// Thrown away without an answer, by reason: `acl`, `rate`, …
