@@ -29,7 +29,7 @@ fn settings() -> MediaSettings {
 
 fn ports(ip6: bool) -> BoundPorts {
     let address = if ip6 { "2001:db8::10".parse() } else { "192.0.2.10".parse() };
-    BoundPorts { address: address.unwrap(), audio: Some(20000), video: Some(20002) }
+    BoundPorts { address: address.unwrap(), audio: Some(20000), video: Some(20002), slides: None }
 }
 
 fn origin() -> Origin {

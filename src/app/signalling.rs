@@ -141,6 +141,9 @@ impl Signalling {
                     tcp.push(listener.local_addr().with_context(taken)?);
                     scope.task_until_stopped("sip-tcp", accept(listener, inbound.clone()));
                 }
+                Transport::Tls | Transport::Ws | Transport::Wss => {
+                    anyhow::bail!("{} is not listened on", transport.name())
+                }
             }
         }
         Ok(Signalling {
@@ -169,6 +172,7 @@ impl Signalling {
         let found = match transport {
             Transport::Udp => self.udp.iter().map(|listener| listener.local).find(fits),
             Transport::Tcp => self.tcp.iter().copied().find(fits),
+            Transport::Tls | Transport::Ws | Transport::Wss => None,
         };
         let local = found.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
         SocketAddr::new(self.concrete(local.ip(), remote.ip()), local.port())

@@ -167,7 +167,7 @@ impl Call {
 
     /// A call we make.
     pub fn outgoing(now: Instant, id: CallId, settings: CallSettings) -> Self {
-        let wanted = Wanted { audio: true, video: settings.media.video };
+        let wanted = Wanted { audio: true, video: settings.media.video, slides: false };
         let mut call = Call::new(now, id, settings, State::Dialling);
         call.dialog_open = false;
         call.hold.own_dialog();
@@ -344,7 +344,7 @@ impl Call {
 
     fn read_offer(&self, body: Option<&Body>) -> Result<(Option<SessionDescription>, Wanted), Refusal> {
         let Some(body) = body else {
-            return Ok((None, Wanted { audio: true, video: self.settings.media.video }));
+            return Ok((None, Wanted { audio: true, video: self.settings.media.video, slides: false }));
         };
         let offer = negotiate::read(&body.bytes)?;
         let wanted = negotiate::wanted(&offer, &self.settings.media)?;

@@ -49,6 +49,90 @@ pub struct Route {
     pub remote_rtcp: Option<SocketAddr>,
     pub rtcp_mux: bool,
     pub direction: Direction,
+    pub protection: Protection,
+    /// The peer speaks ICE and we answer its checks (ICE-lite, RFC 8445 §2.5).
+    pub ice: Option<Ice>,
+}
+
+/// How the packets of one stream are protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Protection {
+    #[default]
+    None,
+    /// Keys from `a=crypto` (RFC 4568).
+    Sdes(Box<SrtpKeys>),
+    /// Keys from a DTLS handshake on the media path (RFC 5763, RFC 5764).
+    Dtls(Box<DtlsPeer>),
+}
+
+/// A protection profile of SRTP (RFC 3711, RFC 7714).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SrtpSuite {
+    AesCm128HmacSha1_80,
+    AesCm128HmacSha1_32,
+    AeadAes128Gcm,
+    AeadAes256Gcm,
+}
+
+impl SrtpSuite {
+    /// As written in `a=crypto` (RFC 4568 §6.2, RFC 7714 §14.2).
+    pub fn name(self) -> &'static str {
+        match self {
+            SrtpSuite::AesCm128HmacSha1_80 => "AES_CM_128_HMAC_SHA1_80",
+            SrtpSuite::AesCm128HmacSha1_32 => "AES_CM_128_HMAC_SHA1_32",
+            SrtpSuite::AeadAes128Gcm => "AEAD_AES_128_GCM",
+            SrtpSuite::AeadAes256Gcm => "AEAD_AES_256_GCM",
+        }
+    }
+
+    /// Bytes of the master key and of the master salt.
+    pub fn lengths(self) -> (usize, usize) {
+        match self {
+            SrtpSuite::AesCm128HmacSha1_80 | SrtpSuite::AesCm128HmacSha1_32 => (16, 14),
+            SrtpSuite::AeadAes128Gcm => (16, 12),
+            SrtpSuite::AeadAes256Gcm => (32, 12),
+        }
+    }
+}
+
+/// One suite and the master key with its salt, key first, of each side. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SrtpKeys {
+    pub suite: SrtpSuite,
+    /// Protects what we send.
+    pub local: Vec<u8>,
+    /// Protects what the peer sends.
+    pub remote: Vec<u8>,
+}
+
+impl std::fmt::Debug for SrtpKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SrtpKeys({})", self.suite.name())
+    }
+}
+
+/// The DTLS peer of one stream, as its SDP describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DtlsPeer {
+    /// We send the ClientHello (`a=setup:active` on our side).
+    pub client: bool,
+    /// The hash of the peer's certificate (RFC 8122): its name as in SDP, lower case, and its bytes.
+    pub fingerprint: (String, Vec<u8>),
+}
+
+/// User fragments and passwords of both sides (RFC 8445 §5.3).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Ice {
+    pub local_ufrag: String,
+    pub local_password: String,
+    pub remote_ufrag: String,
+    pub remote_password: String,
+}
+
+impl std::fmt::Debug for Ice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ice({}, {})", self.local_ufrag, self.remote_ufrag)
+    }
 }
 
 /// An audio codec this box speaks.
@@ -132,6 +216,8 @@ pub struct VideoStream {
 pub struct Streams {
     pub audio: Option<AudioStream>,
     pub video: Option<VideoStream>,
+    /// A second video line with `a=content:slides` (RFC 4796): a shared screen, received only.
+    pub slides: Option<VideoStream>,
 }
 
 /// Which streams need ports before an offer or answer can be written.
@@ -139,6 +225,7 @@ pub struct Streams {
 pub struct Wanted {
     pub audio: bool,
     pub video: bool,
+    pub slides: bool,
 }
 
 /// The ports the engine bound for one call; RTCP is always the next higher port.
@@ -148,6 +235,7 @@ pub struct BoundPorts {
     pub address: IpAddr,
     pub audio: Option<u16>,
     pub video: Option<u16>,
+    pub slides: Option<u16>,
 }
 
 /// One call, in the engine, in the console and in the records.

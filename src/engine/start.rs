@@ -136,7 +136,7 @@ impl Engines {
                 Err(why) => told = Some(Event::NotPrepared { call, why }),
             }
         }
-        let ports = BoundPorts { address, audio: entry.audio.port, video: entry.video.port };
+        let ports = BoundPorts { address, audio: entry.audio.port, video: entry.video.port, slides: None };
         self.tell(told.unwrap_or(Event::Prepared { call, ports }));
     }
 

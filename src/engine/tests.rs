@@ -143,7 +143,14 @@ impl Line {
 
     fn route(&self, direction: Direction) -> Route {
         let remote = self.socket.local_addr().ok();
-        Route { remote, remote_rtcp: remote, rtcp_mux: true, direction }
+        Route {
+            remote,
+            remote_rtcp: remote,
+            rtcp_mux: true,
+            direction,
+            protection: Protection::None,
+            ice: None,
+        }
     }
 }
 
@@ -235,6 +242,7 @@ impl World {
         Streams {
             audio: audio.then(|| self.audio(Direction::SendReceive)),
             video: video.then(|| self.video(Direction::SendReceive)),
+            slides: None,
         }
     }
 
@@ -286,7 +294,7 @@ impl World {
 
     /// Binds what the streams need and lets the peer know.
     fn prepare(&mut self, streams: &Streams) {
-        let wanted = Wanted { audio: streams.audio.is_some(), video: streams.video.is_some() };
+        let wanted = Wanted { audio: streams.audio.is_some(), video: streams.video.is_some(), slides: false };
         self.tell(Command::Prepare { call: CALL, wanted, address: HOME });
         let ports = self.ports.expect("ports are bound");
         self.audio.to = ports.audio.filter(|_| wanted.audio).map(|port| (HOME, port).into());
@@ -494,7 +502,11 @@ fn a_hold_costs_nothing_and_a_resume_begins_with_a_key_picture() {
     world.start(world.streams(true, true));
     world.run(MS(700));
     for direction in [Direction::Inactive, Direction::ReceiveOnly, Direction::Inactive] {
-        let held = Streams { audio: Some(world.audio(direction)), video: Some(world.video(direction)) };
+        let held = Streams {
+            audio: Some(world.audio(direction)),
+            video: Some(world.video(direction)),
+            slides: None,
+        };
         world.talks = direction.receives();
         world.shows = direction.receives();
         world.update(held);

@@ -46,8 +46,13 @@ impl Engine {
                     address: *address,
                     audio: None,
                     video: None,
+                    slides: None,
                 });
-                for (wanted, port) in [(wanted.audio, &mut ports.audio), (wanted.video, &mut ports.video)] {
+                for (wanted, port) in [
+                    (wanted.audio, &mut ports.audio),
+                    (wanted.video, &mut ports.video),
+                    (wanted.slides, &mut ports.slides),
+                ] {
                     if wanted && port.is_none() {
                         *port = Some(self.next_port);
                         self.next_port += 2;

@@ -22,7 +22,7 @@ pub fn accept(
     if audio.is_none() && video.is_none() {
         return Err(Refusal::NotAcceptable("The answer takes none of the offered media".to_owned()));
     }
-    Ok(Streams { audio, video })
+    Ok(Streams { audio, video, slides: None })
 }
 
 /// Our line in use of a kind, and the line that answers it.

@@ -42,7 +42,7 @@ fn why_nothing(offer: &SessionDescription) -> &'static str {
 /// Which ports an answer to this offer needs. [`Refusal::NotAcceptable`] when nothing in it can be taken.
 pub fn wanted(offer: &SessionDescription, settings: &MediaSettings) -> Result<Wanted, Refusal> {
     let chosen = choose(offer, settings)?;
-    Ok(Wanted { audio: chosen.audio.is_some(), video: chosen.video.is_some() })
+    Ok(Wanted { audio: chosen.audio.is_some(), video: chosen.video.is_some(), slides: false })
 }
 
 /// The answer to an offer and what it makes of the call. A stream without a bound port is refused in the answer.
@@ -164,11 +164,11 @@ mod tests {
         let video = "m=video 4002 RTP/AVP 97\r\na=rtpmap:97 H264/90000\r\n";
         let vp8 = "m=video 4002 RTP/AVP 97\r\na=rtpmap:97 VP8/90000\r\n";
         let wants = |lines: &str| wanted(&described(lines), &settings());
-        assert_eq!(wants(&format!("{audio}{vp8}")), Ok(Wanted { audio: true, video: false }));
-        assert_eq!(wants(video), Ok(Wanted { audio: false, video: true }));
+        assert_eq!(wants(&format!("{audio}{vp8}")), Ok(Wanted { audio: true, ..Wanted::default() }));
+        assert_eq!(wants(video), Ok(Wanted { video: true, ..Wanted::default() }));
         let silent = MediaSettings { video: false, ..settings() };
         let both = described(&format!("{audio}{video}"));
-        assert_eq!(wanted(&both, &silent), Ok(Wanted { audio: true, video: false }));
+        assert_eq!(wanted(&both, &silent), Ok(Wanted { audio: true, ..Wanted::default() }));
         let only_audio = BoundPorts { video: None, ..ports() };
         let (answer, streams) = answer(&both, &settings(), &only_audio, &mut Origin::new("-", 1)).unwrap();
         assert_eq!((answer.media[1].port, streams.video), (0, None));

@@ -216,7 +216,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::call) fn ports() -> BoundPorts {
-        BoundPorts { address: [192, 0, 2, 10].into(), audio: Some(20000), video: Some(20002) }
+        BoundPorts { address: [192, 0, 2, 10].into(), audio: Some(20000), video: Some(20002), slides: None }
     }
 
     pub(in crate::call) fn described(lines: &str) -> SessionDescription {

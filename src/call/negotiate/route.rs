@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::engine::plan::{Direction, Route};
+use crate::engine::plan::{Direction, Protection, Route};
 use crate::sdp::{Connection, Media, SessionDescription};
 
 /// The route to the peer's line `media`; `local` is our own media address.
@@ -26,7 +26,7 @@ pub(super) fn route(
         }
         None => address.and_then(|ip| socket(ip, media.port.checked_add(1))),
     };
-    Route { remote, remote_rtcp, rtcp_mux, direction }
+    Route { remote, remote_rtcp, rtcp_mux, direction, protection: Protection::None, ice: None }
 }
 
 fn socket(ip: IpAddr, port: Option<u16>) -> Option<SocketAddr> {

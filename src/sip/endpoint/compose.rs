@@ -68,6 +68,8 @@ impl Endpoint {
         let parameter = match transport {
             Transport::Udp => "",
             Transport::Tcp => ";transport=tcp",
+            Transport::Tls => ";transport=tls",
+            Transport::Ws | Transport::Wss => ";transport=ws",
         };
         format!("<sip:{}@{host}:{}{parameter}>", self.settings.contact_user, local.port())
     }
@@ -169,12 +171,5 @@ pub(super) fn dialog_peer(dialog: &Dialog, session: &Session) -> Peer {
 }
 
 fn transport_of(uri: &Uri) -> Option<Transport> {
-    let name = uri.transport()?;
-    if name.eq_ignore_ascii_case("tcp") {
-        Some(Transport::Tcp)
-    } else if name.eq_ignore_ascii_case("udp") {
-        Some(Transport::Udp)
-    } else {
-        None
-    }
+    uri.transport().and_then(Transport::of_parameter)
 }

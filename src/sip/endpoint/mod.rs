@@ -39,6 +39,12 @@ use transactions::{ClientTransaction, ServerTransaction};
 pub enum Transport {
     Udp,
     Tcp,
+    /// TLS over TCP (RFC 3261 §26.2).
+    Tls,
+    /// WebSocket (RFC 7118).
+    Ws,
+    /// WebSocket over TLS.
+    Wss,
 }
 
 impl Transport {
@@ -47,13 +53,41 @@ impl Transport {
         match self {
             Transport::Udp => "UDP",
             Transport::Tcp => "TCP",
+            Transport::Tls => "TLS",
+            Transport::Ws => "WS",
+            Transport::Wss => "WSS",
         }
     }
 
+    /// From the `transport` parameter of a URI.
+    pub fn of_parameter(name: &str) -> Option<Self> {
+        let all = [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Ws, Transport::Wss];
+        all.into_iter().find(|transport| transport.name().eq_ignore_ascii_case(name))
+    }
+
+    /// Runs on a stream: nothing is repeated by us.
     pub fn is_reliable(self) -> bool {
         match self {
             Transport::Udp => false,
-            Transport::Tcp => true,
+            Transport::Tcp | Transport::Tls | Transport::Ws | Transport::Wss => true,
+        }
+    }
+
+    /// Encrypted on its hop.
+    pub fn is_secure(self) -> bool {
+        match self {
+            Transport::Udp | Transport::Tcp | Transport::Ws => false,
+            Transport::Tls | Transport::Wss => true,
+        }
+    }
+
+    /// The port when none is written (RFC 3261 §19.1.2, RFC 7118 §5.2).
+    pub fn default_port(self) -> u16 {
+        match self {
+            Transport::Udp | Transport::Tcp => 5060,
+            Transport::Tls => 5061,
+            Transport::Ws => 80,
+            Transport::Wss => 443,
         }
     }
 }

@@ -98,7 +98,7 @@ impl Wire {
                 match self.transport {
                     Transport::Udp => to.handle_datagram(self.now, peer, Access::Trusted, &bytes),
                     // One byte at a time: framing must not care.
-                    Transport::Tcp => {
+                    Transport::Tcp | Transport::Tls | Transport::Ws | Transport::Wss => {
                         for byte in &bytes {
                             to.handle_stream(self.now, ConnectionId(1), std::slice::from_ref(byte));
                         }

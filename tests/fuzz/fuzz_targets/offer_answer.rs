@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
         fps: 30,
         max_kbps: 1000,
     };
-    let ports = BoundPorts { address: [192, 0, 2, 10].into(), audio: Some(20_000), video: Some(20_002) };
+    let ports = BoundPorts { address: [192, 0, 2, 10].into(), audio: Some(20_000), video: Some(20_002), slides: None };
     let mut origin = Origin::new("eyeline", 1);
     if let Ok(wanted) = negotiate::wanted(&theirs, &settings) {
         assert!(wanted.audio || wanted.video);
