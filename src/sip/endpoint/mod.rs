@@ -12,6 +12,7 @@
 mod compose;
 mod connection;
 mod inbound;
+mod outside;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -27,11 +28,14 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
 use super::dialog::DialogKey;
+use super::digest::Credentials;
 use super::header::NameAddr;
 pub use super::message::{Body, Headers, Method};
 pub use super::transaction::Timers;
 use super::uri::Uri;
 use connection::Connections;
+use outside::OpenOutside;
+pub use outside::{Outside, OutsideRequest};
 use session::Session;
 use transactions::{ClientTransaction, ServerTransaction};
 
@@ -179,6 +183,8 @@ pub struct Incoming {
     pub call_id: String,
     pub headers: Headers,
     pub body: Option<Body>,
+    /// Who proved to be one of our users; `None`: nobody asked.
+    pub user: Option<String>,
 }
 
 /// An INVITE to send.
@@ -192,6 +198,8 @@ pub struct Outgoing {
     pub local: SocketAddr,
     pub headers: Vec<(String, String)>,
     pub body: Option<Body>,
+    /// Answers a challenge to this INVITE and to what we send in its dialog.
+    pub credentials: Option<Credentials>,
 }
 
 #[derive(Clone, Debug)]
@@ -229,10 +237,15 @@ pub enum Event {
     },
     /// Our BYE or CANCEL is done. Session over.
     Ended { session: SessionId },
+    /// The final response to `send_outside`, 408 after a timeout, 503 after a transport error.
+    OutsideAnswered { request: RequestId, status: u16, reason: String, headers: Headers, body: Option<Body> },
+    /// REGISTER, MESSAGE and the like outside any dialog; answer with `reply`.
+    OutsideRequested { request: RequestId, asked: Box<OutsideRequest> },
 }
 
 impl Event {
-    pub fn session(&self) -> SessionId {
+    /// `None`: it belongs to no session.
+    pub fn session(&self) -> Option<SessionId> {
         match self {
             Event::Invited { session, .. }
             | Event::Cancelled { session }
@@ -246,7 +259,8 @@ impl Event {
             | Event::Answered { session, .. }
             | Event::Failed { session, .. }
             | Event::Responded { session, .. }
-            | Event::Ended { session } => *session,
+            | Event::Ended { session } => Some(*session),
+            Event::OutsideAnswered { .. } | Event::OutsideRequested { .. } => None,
         }
     }
 }
@@ -284,6 +298,7 @@ enum Timer {
     Client(u64),
     Server(u64),
     Session(SessionId),
+    Outside(RequestId),
 }
 
 /// All SIP state of one user agent.
@@ -301,6 +316,7 @@ pub struct Endpoint {
     merges: HashMap<String, u64>,
     sessions: HashMap<SessionId, Session>,
     session_of: HashMap<DialogKey, SessionId>,
+    outside: OpenOutside,
     connections: Connections,
     timers: BTreeSet<(Instant, Timer)>,
     next: u64,
@@ -322,6 +338,7 @@ impl Endpoint {
             merges: HashMap::new(),
             sessions: HashMap::new(),
             session_of: HashMap::new(),
+            outside: OpenOutside::new(),
             connections: Connections::default(),
             timers: BTreeSet::new(),
             next: 0,
@@ -366,6 +383,7 @@ impl Endpoint {
                 Timer::Client(id) => self.client_time(now, id),
                 Timer::Server(id) => self.server_time(now, id),
                 Timer::Session(id) => self.session_time(now, id),
+                Timer::Outside(id) => self.outside_time(now, id),
             }
         }
     }
