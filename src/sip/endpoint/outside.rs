@@ -4,7 +4,6 @@
 //! answered in time, and bounded.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::super::digest::Credentials;
@@ -14,7 +13,7 @@ use super::super::uri::Uri;
 use super::compose::{response_peer, set_body};
 use super::inbound::plain;
 use super::transactions::User;
-use super::{Endpoint, Event, Peer, RequestId, Response, Timer, Transport};
+use super::{Endpoint, Event, Hop, Peer, RequestId, Response, Timer};
 
 /// Requests of peers that wait for our answer at one time; further ones get 503.
 const MOST_OPEN: usize = 512;
@@ -31,10 +30,8 @@ pub struct Outside {
     /// `None`: a new one. A registration keeps its own over all refreshes (RFC 3261 §10.2.4).
     pub call_id: Option<String>,
     pub cseq: u32,
-    pub destination: SocketAddr,
-    pub transport: Transport,
-    /// Our own listening address towards the destination.
-    pub local: SocketAddr,
+    /// Tried in this order; none: 503.
+    pub hops: Vec<Hop>,
     /// Contact, Expires, Route and whatever else this method wants. Methods that make a dialog get our own Contact
     /// when none is given.
     pub headers: Vec<(String, String)>,
@@ -71,12 +68,11 @@ impl Endpoint {
     /// Sends a request that belongs to no dialog.
     pub fn send_outside(&mut self, now: Instant, outside: Outside) -> RequestId {
         let id = RequestId(self.new_id());
-        let peer = Peer {
-            transport: outside.transport,
-            local: outside.local,
-            remote: outside.destination,
-            connection: None,
+        let Some((hop, rest)) = self.places(outside.hops) else {
+            self.outside_failed(id, 503);
+            return id;
         };
+        let peer = hop.peer();
         let (branch, via) = self.new_via(peer.transport, peer.local);
         let mut from = outside.from;
         if from.tag().is_none() {
@@ -100,7 +96,7 @@ impl Endpoint {
         let mut body = Vec::new();
         set_body(&mut headers, &mut body, outside.body.as_ref());
         let request = RequestMessage { method: outside.method, uri: outside.uri, headers, body };
-        self.start_client(now, peer, branch, request, User::Outside(id));
+        self.start_client_over(now, peer, rest, branch, request, User::Outside(id));
         id
     }
 
@@ -227,7 +223,7 @@ pub(super) fn is_taken(method: &Method) -> bool {
 mod tests {
     #![allow(clippy::disallowed_methods, reason = "virtual time starts at a real instant")]
 
-    use super::super::{Access, Do, Settings};
+    use super::super::{Access, Do, Settings, Transport};
     use super::*;
 
     const PHONE: &str = "10.0.0.1:5060";
@@ -253,7 +249,7 @@ mod tests {
             match what {
                 Do::Send { bytes, .. } => said.push(String::from_utf8(bytes).unwrap()),
                 Do::Event(event) => events.push(event),
-                Do::Connect { .. } | Do::Close(_) => {}
+                Do::Connect { .. } | Do::Close(_) | Do::Resolve { .. } => {}
             }
         }
         (said, events)
@@ -316,9 +312,7 @@ mod tests {
             to: own,
             call_id: Some("kept".to_owned()),
             cseq: 7,
-            destination: PHONE.parse().unwrap(),
-            transport: Transport::Udp,
-            local: BOX.parse().unwrap(),
+            hops: vec![Hop::to(Transport::Udp, PHONE.parse().unwrap(), BOX.parse().unwrap())],
             headers: Vec::new(),
             body: Some(Body { content_type: "text/plain".to_owned(), bytes: b"hello".to_vec() }),
             credentials: None,
