@@ -91,7 +91,9 @@ pub fn locate(uri: &Uri, known: &HashMap<Question, Answer>, seed: u64) -> Locate
     }
     // RFC 7118 §5 and names that RFC 6761 gives to nobody.
     if host.ends_with(".invalid") {
-        return Located::Nowhere(format!("{host} is a name without an address: it is reached on its own connection"));
+        return Located::Nowhere(format!(
+            "{host} is a name without an address: it is reached on its own connection"
+        ));
     }
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     let places = match uri.port {
@@ -132,7 +134,9 @@ impl Search<'_> {
     /// NAPTR, then SRV, then addresses at the default port.
     fn by_records(&mut self, host: &str, asked: Option<Transport>, secure: bool) -> Vec<Place> {
         let services = match asked {
-            Some(transport) => service_of(transport, host).map(|name| (transport, name)).into_iter().collect(),
+            Some(transport) => {
+                service_of(transport, host).map(|name| (transport, name)).into_iter().collect()
+            }
             None => match self.services(host, secure) {
                 Some(services) => services,
                 None => return Vec::new(),
@@ -376,7 +380,10 @@ mod tests {
             ("sip:a@plain.example:5099", "UDP 192.0.2.11:5099"),
             ("sips:a@plain.example:5099", "TLS 192.0.2.11:5099"),
             // A transport: its SRV.
-            ("sip:a@example.com;transport=udp", "UDP 192.0.2.1:5060, UDP [2001:db8::1]:5060, UDP 192.0.2.2:5070"),
+            (
+                "sip:a@example.com;transport=udp",
+                "UDP 192.0.2.1:5060, UDP [2001:db8::1]:5060, UDP 192.0.2.2:5070",
+            ),
             ("sip:a@plain.example;transport=tcp", "TCP 192.0.2.11:5060"),
             ("sip:a@plain.example;transport=ws", "WS 192.0.2.11:80"),
             // Nothing: NAPTR, and only what is secure for sips.
@@ -441,7 +448,9 @@ mod tests {
     fn a_zone_that_never_ends_is_cut() {
         let mut records = String::from("A many.example");
         (1..200).for_each(|last| records.push_str(&format!(" 192.0.2.{last}")));
-        (0..200).for_each(|n| records.push_str(&format!("\nSRV _sip._udp.many.example {n} 0 {} many.example", 1000 + n)));
+        (0..200).for_each(|n| {
+            records.push_str(&format!("\nSRV _sip._udp.many.example {n} 0 {} many.example", 1000 + n))
+        });
         let places = found("sip:many.example;transport=udp", &records, 1).0.unwrap();
         assert_eq!(places.len(), MOST_HOPS);
     }

@@ -72,7 +72,8 @@ mod tests {
     #[test]
     fn many_strangers_leave_room_for_trusted_peers() {
         let mut caps = Caps::default();
-        let strangers = (0..=255).map(|last| (0..10).filter(|_| caps.admit(v4(last), false)).count()).sum::<usize>();
+        let strangers =
+            (0..=255).map(|last| (0..10).filter(|_| caps.admit(v4(last), false)).count()).sum::<usize>();
         assert_eq!(strangers, OF_ALL_STRANGERS);
         let peer = IpAddr::from([10, 0, 0, 1]);
         assert_eq!((0..1000).filter(|_| caps.admit(peer, true)).count(), OF_A_TRUSTED_PEER);

@@ -93,8 +93,10 @@ mod tests {
 
     #[test]
     fn sip_uris_without_a_user_name_domains_and_come_first() {
-        let certificate =
-            made(&["pbx.example.com", "sip:Example.COM", "sip:bob@other.example", "https://web.example"], 2100);
+        let certificate = made(
+            &["pbx.example.com", "sip:Example.COM", "sip:bob@other.example", "https://web.example"],
+            2100,
+        );
         assert_eq!(names(&certificate), ["example.com", "pbx.example.com"]);
         assert!(has_sip_uri(&certificate, "EXAMPLE.com"));
         for other in ["other.example", "web.example", "pbx.example.com"] {

@@ -1,51 +1,50 @@
 //! Driver. The control loop: SIP sockets, engine events, commands and time go into the user agent; what it wants
 //! comes out of it.
 //!
-//! One task owns the whole control plane. Reader tasks only move bytes into one bounded queue (a flood loses its
-//! own oldest messages, counted), so message order is total and nothing here takes a lock.
+//! One task owns the whole control plane. Reader tasks only move bytes into two bounded queues (a flood of datagrams
+//! loses its own oldest; streams wait, so that their peers slow down), so message order is total and nothing here takes
+//! a lock.
 
-use std::collections::HashMap;
+mod caps;
+mod certificate;
+mod listen;
+pub mod resolve;
+mod stream;
+pub mod tls;
+mod udp;
+mod websocket;
+
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, UdpSocket, tcp};
+use tokio::net::TcpStream;
 
+use self::listen::Listening;
+use self::stream::{Streams, Wire};
+use self::tls::{Tls, TlsSettings};
 use crate::base::datagram;
-use crate::base::queue::{self, Fifo, Offered, Receiver, Sender, Taken};
-use crate::base::stop::{Outcome, Scope, StopToken};
+use crate::base::queue::{self, Fifo, Receiver, Sender, Taken, Wait};
+use crate::base::stop::{Outcome, Scope};
 use crate::call::end::EndReason;
 use crate::engine::Engines;
 use crate::engine::plan::{CallId, Event as EngineEvent};
-use crate::sip::{Access, ConnectionId, Hop, Peer, ResolveId, Transport, Uri};
+use crate::sip::locate::Place;
+use crate::sip::{Access, ConnectionId, Hop, Peer, ResolveId, Transport};
 use crate::useragent::{Dial, Do, UserAgent};
 
-/// Messages read and not yet handled.
-const INBOUND_DEPTH: usize = 4096;
-/// Messages waiting for one slow stream.
-const STREAM_DEPTH: usize = 64;
+/// Datagrams read and not yet handled.
+const DATAGRAMS: usize = 4096;
+/// Pieces of streams and answers of DNS not yet handled.
+const INBOUND: usize = 1024;
 /// Messages handled before timers and engine events get their turn.
 const BATCH: usize = 64;
-/// Remembered answers to "which of our addresses reaches this peer".
-const LOCAL_ADDRESSES: usize = 1024;
-const CONNECT_LIMIT: Duration = Duration::from_secs(4);
-/// A stream that takes nothing for so long is given up.
-const WRITE_LIMIT: Duration = Duration::from_secs(10);
-/// Accepted streams at one time; further ones are closed at once.
-const MOST_ACCEPTED: usize = 1000;
-/// When a silent stream is asked whether its peer is still there, how often again, and how many times.
-const PROBE_AFTER: Duration = Duration::from_secs(60);
-const PROBE_EVERY: Duration = Duration::from_secs(15);
-const PROBES: u32 = 4;
 /// How long peers may take to answer the BYE at the end of the process.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(4);
 /// After it no transaction waits for an answer any more (64 × T1, RFC 3261 §17), and no call has given up yet.
 const TRANSACTIONS_END: Duration = Duration::from_millis(32_500);
-const LARGEST_DATAGRAM: usize = 65_535;
 
 /// What the rest of the program asks of the control loop.
 #[derive(Debug)]
@@ -68,48 +67,74 @@ pub enum Order {
     /// Refuse new calls.
     Drain,
     HangUpAll(EndReason),
+    /// Read the certificate files again; a bad one leaves everything as it is.
+    ReadCertificates,
     /// The loop ends when the last call is over.
     Finish,
 }
 
+/// What the sockets are made with.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub listen: Vec<(Transport, SocketAddr)>,
+    pub tls: TlsSettings,
+    /// The DNS server; `None`: the system's.
+    pub dns: Option<SocketAddr>,
+    /// Feeds the choice between equal SRV records.
+    pub seed: u64,
+}
+
+struct Datagram {
+    socket: usize,
+    remote: SocketAddr,
+    bytes: Vec<u8>,
+}
+
 enum Inbound {
-    Datagram { socket: usize, remote: SocketAddr, bytes: Vec<u8> },
-    Accepted { stream: TcpStream, local: SocketAddr, remote: SocketAddr },
-    Connected { connection: ConnectionId, stream: TcpStream, local: SocketAddr },
-    Data { connection: ConnectionId, bytes: Vec<u8> },
-    Closed { connection: ConnectionId },
-    Resolved { id: ResolveId, transport: Transport, found: Result<Vec<SocketAddr>, String> },
-}
-
-struct Listener {
-    socket: Arc<UdpSocket>,
-    local: SocketAddr,
-}
-
-/// One stream connection; dropping it ends both of its tasks.
-struct Stream {
-    /// Without it the writing half ends once all is sent.
-    outgoing: Sender<Vec<u8>, Fifo>,
-    /// Ends the reading half.
-    closed: StopToken,
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.closed.stop();
-    }
+    Accepted {
+        transport: Transport,
+        stream: TcpStream,
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
+    /// The handshake of an accepted stream is done.
+    Greeted {
+        connection: ConnectionId,
+        peer: Peer,
+        wire: Box<Wire>,
+        tls_name: Option<String>,
+    },
+    Connected {
+        connection: ConnectionId,
+        wire: Box<Wire>,
+        local: SocketAddr,
+    },
+    Data {
+        connection: ConnectionId,
+        bytes: Vec<u8>,
+    },
+    Closed {
+        connection: ConnectionId,
+    },
+    Resolved {
+        id: ResolveId,
+        name: Option<String>,
+        found: Result<Vec<Place>, String>,
+    },
+    Certificates(Result<Arc<Tls>, String>),
 }
 
 /// The sockets of one SIP user agent.
 pub struct Signalling {
-    udp: Vec<Listener>,
-    tcp: Vec<SocketAddr>,
-    streams: HashMap<ConnectionId, Stream>,
-    /// Connections accepted by us count down from the top, those the endpoint asked for count up.
-    next_accepted: u64,
-    inbound: Sender<Inbound, Fifo>,
-    arrived: Receiver<Inbound, Fifo>,
-    local_of: HashMap<IpAddr, IpAddr>,
+    listening: Listening,
+    streams: Streams,
+    tls: Arc<Tls>,
+    tls_settings: TlsSettings,
+    searches: Sender<resolve::Wanted, Fifo>,
+    seed: u64,
+    datagrams: Receiver<Datagram, Fifo>,
+    inbound: Sender<Inbound, Wait>,
+    arrived: Receiver<Inbound, Wait>,
     scope: Scope,
     unsent: u64,
     /// What the user agent wants besides messages; empty between turns.
@@ -117,44 +142,25 @@ pub struct Signalling {
 }
 
 impl Signalling {
-    /// Binds every listener, or says which one could not be bound and why.
-    pub async fn bind(listen: &[(Transport, SocketAddr)], mut scope: Scope) -> anyhow::Result<Self> {
-        let (inbound, arrived) = queue::queue(Fifo { depth: INBOUND_DEPTH });
-        let (mut udp, mut tcp) = (Vec::new(), Vec::new());
-        for (transport, address) in listen {
-            let taken = || {
-                format!(
-                    "cannot listen for SIP on {address}: is another SIP program running? Change sip.listen"
-                )
-            };
-            match transport {
-                Transport::Udp => {
-                    let socket = Arc::new(udp_socket(*address).with_context(taken)?);
-                    let local = socket.local_addr().with_context(taken)?;
-                    scope.task_until_stopped(
-                        "sip-udp",
-                        read_datagrams(socket.clone(), udp.len(), inbound.clone()),
-                    );
-                    udp.push(Listener { socket, local });
-                }
-                Transport::Tcp => {
-                    let listener = TcpListener::bind(address).await.with_context(taken)?;
-                    tcp.push(listener.local_addr().with_context(taken)?);
-                    scope.task_until_stopped("sip-tcp", accept(listener, inbound.clone()));
-                }
-                Transport::Tls | Transport::Ws | Transport::Wss => {
-                    anyhow::bail!("{} is not listened on", transport.name())
-                }
-            }
-        }
+    /// Binds every listener and reads the certificates, or says which one failed, why, and what to do.
+    pub async fn bind(settings: Settings, mut scope: Scope) -> anyhow::Result<Self> {
+        let tls = Arc::new(Tls::load(&settings.tls)?);
+        let (inbound, arrived) = queue::queue(Wait { depth: INBOUND });
+        let (sender, datagrams) = queue::queue(Fifo { depth: DATAGRAMS });
+        let (searches, wanted) = queue::queue(Fifo { depth: resolve::DEPTH });
+        let can_tls = tls.server().is_some();
+        let listening = Listening::bind(&settings.listen, can_tls, &mut scope, &sender, &inbound).await?;
+        scope.task_until_stopped("sip-resolve", resolve::run(settings.dns, wanted, inbound.clone()));
         Ok(Signalling {
-            udp,
-            tcp,
-            streams: HashMap::new(),
-            next_accepted: u64::MAX,
+            listening,
+            streams: Streams::default(),
+            tls,
+            tls_settings: settings.tls,
+            searches,
+            seed: settings.seed,
+            datagrams,
             inbound,
             arrived,
-            local_of: HashMap::new(),
             scope,
             unsent: 0,
             deferred: Vec::new(),
@@ -163,43 +169,43 @@ impl Signalling {
 
     /// The addresses really bound, for logs and tests that asked for port 0.
     pub fn bound(&self) -> Vec<(Transport, SocketAddr)> {
-        let udp = self.udp.iter().map(|listener| (Transport::Udp, listener.local));
-        udp.chain(self.tcp.iter().map(|local| (Transport::Tcp, *local))).collect()
+        self.listening.bound()
     }
 
-    /// Our own address as `remote` sees it, with the port of our first listener for the transport.
-    pub fn local_towards(&mut self, transport: Transport, remote: SocketAddr) -> SocketAddr {
-        let fits = |local: &SocketAddr| local.is_ipv4() == remote.is_ipv4();
-        let found = match transport {
-            Transport::Udp => self.udp.iter().map(|listener| listener.local).find(fits),
-            Transport::Tcp => self.tcp.iter().copied().find(fits),
-            Transport::Tls | Transport::Ws | Transport::Wss => None,
-        };
-        let local = found.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
-        SocketAddr::new(self.concrete(local.ip(), remote.ip()), local.port())
-    }
-
-    /// A wildcard listener's concrete address towards one peer, by the routing table.
-    fn concrete(&mut self, local: IpAddr, remote: IpAddr) -> IpAddr {
-        if !local.is_unspecified() {
-            return local;
-        }
-        if let Some(known) = self.local_of.get(&remote) {
-            return *known;
-        }
-        let any: IpAddr =
-            if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let probed = std::net::UdpSocket::bind((any, 0))
-            .and_then(|socket| socket.connect((remote, 9)).and_then(|()| socket.local_addr()));
-        let Ok(found) = probed.map(|address| address.ip()) else { return local };
-        if self.local_of.len() >= LOCAL_ADDRESSES {
-            self.local_of.clear();
-        }
-        self.local_of.insert(remote, found);
-        found
+    /// A hop to a place, with our own address as it sees us. `None`: nothing of ours reaches it.
+    pub fn hop(&mut self, place: Place, name: Option<String>) -> Option<Hop> {
+        let local = self.listening.local_towards(place.transport, place.remote)?;
+        Some(Hop { name, ..Hop::to(place.transport, place.remote, local) })
     }
 
     /// Takes `first` and what waits behind it, up to a batch: a flood must not keep time from passing.
+    fn deliver_datagrams(&mut self, agent: &mut UserAgent, now: Instant, first: Option<Datagram>) {
+        let mut next = first;
+        for left in (0..BATCH).rev() {
+            let Some(message) = next.take() else { return };
+            self.deliver_datagram(agent, now, message);
+            if left > 0
+                && let Taken::Item(message) = self.datagrams.try_take()
+            {
+                next = Some(message);
+            }
+        }
+    }
+
+    fn deliver_datagram(&mut self, agent: &mut UserAgent, now: Instant, message: Datagram) {
+        let Datagram { socket, remote, bytes } = message;
+        let listening = self.listening.datagram_local(socket);
+        // Strangers cost no lookup.
+        let ip = match agent.access(remote.ip()) {
+            Access::Trusted => self.listening.concrete(listening.ip(), remote.ip()),
+            Access::Stranger => None,
+        };
+        let local = SocketAddr::new(ip.unwrap_or(listening.ip()), listening.port());
+        let peer = Peer { transport: Transport::Udp, local, remote, connection: None };
+        ladder("<-", &remote, &bytes);
+        agent.handle_datagram(now, peer, &bytes);
+    }
+
     fn deliver_batch(&mut self, agent: &mut UserAgent, now: Instant, first: Option<Inbound>) {
         let mut next = first;
         for left in (0..BATCH).rev() {
@@ -213,99 +219,56 @@ impl Signalling {
         }
     }
 
-    /// Takes one message from the sockets into the user agent.
+    /// Takes one message of a stream, or an answer we waited for, into the user agent.
     fn deliver(&mut self, agent: &mut UserAgent, now: Instant, message: Inbound) {
         match message {
-            Inbound::Datagram { socket, remote, bytes } => {
-                let listening = self.udp[socket].local;
-                // Strangers cost no lookup.
-                let ip = match agent.access(remote.ip()) {
-                    Access::Trusted => self.concrete(listening.ip(), remote.ip()),
-                    Access::Stranger => listening.ip(),
-                };
-                let local = SocketAddr::new(ip, listening.port());
-                let peer = Peer { transport: Transport::Udp, local, remote, connection: None };
-                ladder("<-", &remote, &bytes);
-                agent.handle_datagram(now, peer, &bytes);
+            Inbound::Accepted { transport, stream, local, remote } => {
+                self.accepted(agent, now, transport, stream, local, remote);
             }
-            Inbound::Accepted { stream, local, remote } => {
-                if agent.access(remote.ip()) == Access::Stranger {
-                    return;
-                }
-                if self.streams.len() >= MOST_ACCEPTED {
-                    tracing::warn!(%remote, "a SIP connection is closed: {MOST_ACCEPTED} are open");
-                    return;
-                }
-                let connection = ConnectionId(self.next_accepted);
-                self.next_accepted -= 1;
-                self.carry(connection, stream);
-                let peer = Peer { transport: Transport::Tcp, local, remote, connection: Some(connection) };
-                agent.handle_accepted(now, connection, peer, None);
+            Inbound::Greeted { connection, peer, wire, tls_name } => {
+                self.greeted(agent, now, connection, peer, *wire, tls_name);
             }
-            Inbound::Connected { connection, stream, local } => {
-                self.carry(connection, stream);
+            Inbound::Connected { connection, wire, local } => {
+                self.carry(connection, *wire);
                 agent.handle_connected(now, connection, local);
             }
             Inbound::Data { connection, bytes } => {
                 ladder("<-", &connection, &bytes);
                 agent.handle_stream(now, connection, &bytes);
             }
-            Inbound::Resolved { id, transport, found } => {
-                let found = found.map(|found| {
-                    let hop = |remote| Hop::to(transport, remote, self.local_towards(transport, remote));
-                    found.into_iter().map(hop).collect()
+            Inbound::Closed { connection } => {
+                self.streams.remove(connection);
+                agent.handle_closed(now, connection);
+            }
+            Inbound::Resolved { id, name, found } => {
+                let found = found.map(|places| {
+                    places.into_iter().filter_map(|place| self.hop(place, name.clone())).collect()
                 });
                 agent.handle_resolved(now, id, found);
             }
-            Inbound::Closed { connection } => {
-                self.streams.remove(&connection);
-                agent.handle_closed(now, connection);
+            Inbound::Certificates(Ok(tls)) => {
+                self.tls = tls;
+                tracing::info!("the TLS certificates are read again");
+            }
+            Inbound::Certificates(Err(why)) => {
+                tracing::error!("the TLS certificates stay as they were: {why}");
             }
         }
     }
 
-    fn carry(&mut self, connection: ConnectionId, stream: TcpStream) {
-        if let Err(error) = keep_alive(&stream) {
-            tracing::debug!(%error, "a SIP stream is not probed");
-        }
-        let (reader, writer) = stream.into_split();
-        let (sender, outgoing) = queue::queue(Fifo { depth: STREAM_DEPTH });
-        let closed = StopToken::default();
-        self.streams.insert(connection, Stream { outgoing: sender, closed: closed.clone() });
-        let reading = read_stream(reader, connection, self.inbound.clone(), closed.clone());
-        self.scope.task_until_stopped("sip-stream-in", reading);
-        self.scope.task_until_stopped("sip-stream-out", write_stream(writer, outgoing, closed));
-    }
-
-    fn connect(&mut self, connection: ConnectionId, remote: SocketAddr) {
-        let inbound = self.inbound.clone();
-        self.scope.task_until_stopped("sip-connect", async move {
-            let connected = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(remote)).await;
-            let message = match connected {
-                Ok(Ok(stream)) => match stream.local_addr() {
-                    Ok(local) => Inbound::Connected { connection, stream, local },
-                    Err(_) => Inbound::Closed { connection },
-                },
-                Ok(Err(_)) | Err(_) => Inbound::Closed { connection },
-            };
-            inbound.offer(message);
+    fn read_certificates(&mut self) {
+        let (settings, inbound) = (self.tls_settings.clone(), self.inbound.clone());
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.scope.thread("certificates", move || {
+            let read = Tls::load(&settings).map(Arc::new).map_err(|error| format!("{error:#}"));
+            // Nobody waits for it when the process ends.
+            let _ = tell.send(read);
             Outcome::Done
         });
-    }
-
-    fn resolve(&mut self, id: ResolveId, uri: &Uri) {
-        let transport = uri.transport().and_then(Transport::of_parameter).unwrap_or(Transport::Udp);
-        let port = uri.port.unwrap_or(transport.default_port());
-        let (inbound, host, ip) = (self.inbound.clone(), uri.host.clone(), uri.host_ip());
-        self.scope.task_until_stopped("sip-resolve", async move {
-            let found = match ip {
-                Some(ip) => Ok(vec![SocketAddr::new(ip, port)]),
-                None => match tokio::net::lookup_host((host.as_str(), port)).await {
-                    Ok(found) => Ok(found.collect()),
-                    Err(error) => Err(format!("{host} has no address: {error}")),
-                },
-            };
-            inbound.offer(Inbound::Resolved { id, transport, found });
+        self.scope.task_until_stopped("sip-certificates", async move {
+            if let Ok(read) = told.await {
+                inbound.send(Inbound::Certificates(read)).await;
+            }
             Outcome::Done
         });
     }
@@ -313,18 +276,13 @@ impl Signalling {
     fn send(&mut self, peer: &Peer, bytes: Vec<u8>) {
         ladder("->", &peer.remote, &bytes);
         if let Some(connection) = peer.connection {
-            let sent = self.streams.get(&connection).map(|stream| stream.outgoing.offer(bytes));
-            if !matches!(sent, Some(Offered::Queued)) {
+            if !self.streams.send(connection, bytes) {
                 self.unsent += 1;
             }
             return;
         }
-        let same_port = |listener: &&Listener| {
-            listener.local.port() == peer.local.port() && listener.local.is_ipv4() == peer.remote.is_ipv4()
-        };
-        let same_family = |listener: &&Listener| listener.local.is_ipv4() == peer.remote.is_ipv4();
-        let socket = self.udp.iter().find(same_port).or_else(|| self.udp.iter().find(same_family));
-        if socket.is_none_or(|listener| datagram::send(&*listener.socket, &bytes, peer.remote).is_err()) {
+        let socket = self.listening.datagram_socket(peer.local.port(), peer.remote.is_ipv4());
+        if socket.is_none_or(|socket| datagram::send(socket, &bytes, peer.remote).is_err()) {
             // A lost datagram is SIP's everyday: the transaction repeats it.
             self.unsent += 1;
         }
@@ -341,11 +299,14 @@ impl Signalling {
         while let Some(wanted) = agent.poll() {
             match wanted {
                 Do::Send { peer, bytes } => self.send(&peer, bytes),
-                Do::Connect { connection, remote, .. } => self.connect(connection, remote),
-                Do::Close(connection) => {
-                    self.streams.remove(&connection);
+                Do::Connect { connection, transport, remote, name } => {
+                    self.connect(connection, transport, remote, name);
                 }
-                Do::Resolve { id, uri } => self.resolve(id, &uri),
+                Do::Close(connection) => self.streams.remove(connection),
+                Do::Resolve { id, uri } => {
+                    self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    self.searches.offer(resolve::Wanted { id, uri, seed: self.seed });
+                }
                 Do::Engine(_) | Do::Tell { .. } | Do::Ended { .. } => self.deferred.push(wanted),
             }
         }
@@ -403,6 +364,7 @@ pub async fn run(
         let second = now + Duration::from_secs(1);
         let wake_at = [agent.wake_at(), watch.wake_at()].into_iter().flatten().fold(second, Instant::min);
         let arrived = tokio::select! {
+            message = signalling.datagrams.recv() => Arrived::Datagram(message),
             message = signalling.arrived.recv() => Arrived::Message(message),
             event = events.recv() => Arrived::Engine(event),
             order = orders.recv() => Arrived::Order(order),
@@ -414,8 +376,10 @@ pub async fn run(
         )]
         let now = Instant::now();
         match arrived {
+            Arrived::Datagram(message) => signalling.deliver_datagrams(&mut agent, now, message),
             Arrived::Message(message) => signalling.deliver_batch(&mut agent, now, message),
             Arrived::Engine(Some(event)) => agent.handle_engine(now, event),
+            Arrived::Order(Some(Order::ReadCertificates)) => signalling.read_certificates(),
             Arrived::Order(Some(order)) => {
                 if matches!(order, Order::HangUpAll(_)) {
                     goodbye = Some(now);
@@ -442,6 +406,7 @@ pub async fn run(
 }
 
 enum Arrived {
+    Datagram(Option<Datagram>),
     Message(Option<Inbound>),
     Engine(Option<EngineEvent>),
     Order(Option<Order>),
@@ -459,6 +424,8 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
         Order::Resume { call } => agent.resume(now, call),
         Order::SendDigits { call, digits } => agent.send_digits(now, call, digits),
         Order::Drain => agent.drain(),
+        // The sockets' business.
+        Order::ReadCertificates => {}
         Order::HangUpAll(reason) => agent.hang_up_all(now, &reason),
         Order::Finish => return true,
     }
@@ -479,99 +446,4 @@ fn ladder(arrow: &str, with: &dyn std::fmt::Debug, bytes: &[u8]) {
     let first = text.lines().next().unwrap_or_default();
     tracing::debug!(target: "eyeline::sip", "{arrow} {with:?} {first} | {} | {}", header("CSeq:"), header("Call-ID:"));
     tracing::trace!(target: "eyeline::sip", "{arrow} {with:?}\n{text}");
-}
-
-fn udp_socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
-    let domain = socket2::Domain::for_address(address);
-    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, Some(socket2::Protocol::UDP))?;
-    // An IPv6 wildcard beside an IPv4 one must not take its packets.
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    // Bursts of calls arrive faster than one loop turn; best effort, the kernel caps it.
-    let _ = socket.set_recv_buffer_size(4 << 20);
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
-}
-
-async fn read_datagrams(socket: Arc<UdpSocket>, index: usize, inbound: Sender<Inbound, Fifo>) -> Outcome {
-    let mut buffer = vec![0; LARGEST_DATAGRAM];
-    loop {
-        // Errors here are ICMP echoes of earlier sends; they say nothing about the socket.
-        if let Ok((length, remote)) = socket.recv_from(&mut buffer).await {
-            let bytes = buffer[..length].to_vec();
-            if inbound.offer(Inbound::Datagram { socket: index, remote, bytes }) == Offered::Closed {
-                return Outcome::Done;
-            }
-        }
-    }
-}
-
-async fn accept(listener: TcpListener, inbound: Sender<Inbound, Fifo>) -> Outcome {
-    loop {
-        match listener.accept().await {
-            Ok((stream, remote)) => {
-                let Ok(local) = stream.local_addr() else { continue };
-                // Signalling messages are small and answered at once.
-                let _ = stream.set_nodelay(true);
-                if inbound.offer(Inbound::Accepted { stream, local, remote }) == Offered::Closed {
-                    return Outcome::Done;
-                }
-            }
-            Err(error) => {
-                // Out of descriptors: accepting again at once would spin.
-                tracing::warn!(%error, "cannot accept a SIP connection: raise LimitNOFILE");
-                #[expect(clippy::disallowed_methods, reason = "a pause before the next try")]
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        }
-    }
-}
-
-/// Peers vanish without a word; the kernel finds out.
-fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
-    let probing =
-        socket2::TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
-    socket2::SockRef::from(stream).set_tcp_keepalive(&probing)
-}
-
-async fn read_stream(
-    mut reader: tcp::OwnedReadHalf,
-    connection: ConnectionId,
-    inbound: Sender<Inbound, Fifo>,
-    closed: StopToken,
-) -> Outcome {
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let read = tokio::select! {
-            read = reader.read(&mut buffer) => read.unwrap_or(0),
-            () = closed.stopped() => 0,
-        };
-        if read == 0 {
-            inbound.offer(Inbound::Closed { connection });
-            return Outcome::Done;
-        }
-        let bytes = buffer[..read].to_vec();
-        if inbound.offer(Inbound::Data { connection, bytes }) == Offered::Closed {
-            return Outcome::Done;
-        }
-    }
-}
-
-async fn write_stream(
-    mut writer: tcp::OwnedWriteHalf,
-    outgoing: Receiver<Vec<u8>, Fifo>,
-    closed: StopToken,
-) -> Outcome {
-    while let Some(bytes) = outgoing.recv().await {
-        match tokio::time::timeout(WRITE_LIMIT, writer.write_all(&bytes)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => break,
-        }
-    }
-    let _ = writer.shutdown().await;
-    // The reader tells the endpoint.
-    closed.stop();
-    Outcome::Done
 }

@@ -17,7 +17,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
 
 use super::Inbound;
-use crate::base::queue::{Fifo, Receiver, Sender};
+use crate::base::queue::{Fifo, Receiver, Sender, Wait};
 use crate::base::stop::Outcome;
 use crate::sip::locate::{Answer, Located, Naptr, Place, Question, Srv, locate};
 use crate::sip::{ResolveId, Uri};
@@ -50,7 +50,7 @@ type Memory = HashMap<Question, Answer>;
 pub(super) async fn run(
     dns: Option<SocketAddr>,
     wanted: Receiver<Wanted, Fifo>,
-    inbound: Sender<Inbound, Fifo>,
+    inbound: Sender<Inbound, Wait>,
 ) -> Outcome {
     let resolver = resolver(dns);
     let mut memory = Arc::new(Memory::new());
@@ -73,7 +73,7 @@ pub(super) async fn run(
                     memory.clear();
                 }
                 memory.extend(learned);
-                inbound.offer(Inbound::Resolved { id, name: name_of(&uri), found });
+                inbound.send(Inbound::Resolved { id, name: name_of(&uri), found }).await;
             }
         }
     }
@@ -150,7 +150,8 @@ async fn search(
                     known.insert(question, old.clone());
                 }
                 (Err(why), None) => {
-                    let why = format!("{}: DNS gives no answer ({why}): check the network or sip.dns", uri.host);
+                    let why =
+                        format!("{}: DNS gives no answer ({why}): check the network or sip.dns", uri.host);
                     return (Err(why), learned);
                 }
             }
@@ -164,7 +165,8 @@ async fn ask(resolver: Option<&TokioResolver>, question: &Question) -> Result<An
     let resolver = resolver.ok_or("there is no resolver")?;
     match question {
         Question::Naptr(name) => {
-            let found = answers(resolver.lookup(full(name), hickory_resolver::proto::rr::RecordType::NAPTR).await)?;
+            let found =
+                answers(resolver.lookup(full(name), hickory_resolver::proto::rr::RecordType::NAPTR).await)?;
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let record = |data: RData| match data {
                 RData::NAPTR(record) => Some(Naptr {
@@ -179,7 +181,8 @@ async fn ask(resolver: Option<&TokioResolver>, question: &Question) -> Result<An
             Ok(Answer::Naptr(found.into_iter().filter_map(record).collect()))
         }
         Question::Srv(name) => {
-            let found = answers(resolver.lookup(full(name), hickory_resolver::proto::rr::RecordType::SRV).await)?;
+            let found =
+                answers(resolver.lookup(full(name), hickory_resolver::proto::rr::RecordType::SRV).await)?;
             let record = |data: RData| match data {
                 RData::SRV(record) => Some(Srv {
                     priority: record.priority,
@@ -199,9 +202,7 @@ async fn ask(resolver: Option<&TokioResolver>, question: &Question) -> Result<An
     }
 }
 
-fn answers(
-    found: Result<hickory_resolver::lookup::Lookup, NetError>,
-) -> Result<Vec<RData>, String> {
+fn answers(found: Result<hickory_resolver::lookup::Lookup, NetError>) -> Result<Vec<RData>, String> {
     match found {
         Ok(lookup) => Ok(lookup.answers().iter().map(|record| record.data.clone()).collect()),
         Err(error) if is_no_record(&error) => Ok(Vec::new()),

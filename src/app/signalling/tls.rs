@@ -17,7 +17,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
 };
 
 use super::certificate;
@@ -125,9 +126,8 @@ impl Tls {
     /// name when `client_ca` vouches for it.
     pub fn name_of(&self, shown: &[CertificateDer<'_>], now: UnixTime) -> Option<String> {
         let (certificate, between) = shown.split_first()?;
-        let vouched = |ca: &Arc<dyn ClientCertVerifier>| {
-            ca.verify_client_cert(certificate, between, now).is_ok()
-        };
+        let vouched =
+            |ca: &Arc<dyn ClientCertVerifier>| ca.verify_client_cert(certificate, between, now).is_ok();
         let names = certificate::names(certificate);
         let trunk = self.trunks.iter().find(|trunk| {
             let shows = |wanted: &String| names.iter().any(|name| name.eq_ignore_ascii_case(wanted));
@@ -189,7 +189,8 @@ fn server_config(
     clients: RootCertStore,
     ours: Identity,
 ) -> anyhow::Result<Arc<ServerConfig>> {
-    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder =
+        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = if clients.is_empty() {
         builder.with_no_client_auth()
     } else {
@@ -293,7 +294,9 @@ impl ServerCertVerifier for NamedVerifier {
             // The chain is good, only the name is not among the DNS ones.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if certificate::has_sip_uri(certificate, &wanted.to_str()) => Ok(ServerCertVerified::assertion()),
+            )) if certificate::has_sip_uri(certificate, &wanted.to_str()) => {
+                Ok(ServerCertVerified::assertion())
+            }
             Ok(verified) => Ok(verified),
             Err(error) => Err(error),
         }

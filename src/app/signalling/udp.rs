@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::net::UdpSocket;
 
-use super::Inbound;
+use super::Datagram;
 use crate::base::queue::{Fifo, Offered, Sender};
 use crate::base::stop::Outcome;
 
@@ -25,13 +25,13 @@ pub(super) fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-pub(super) async fn read(socket: Arc<UdpSocket>, index: usize, inbound: Sender<Inbound, Fifo>) -> Outcome {
+pub(super) async fn read(socket: Arc<UdpSocket>, index: usize, inbound: Sender<Datagram, Fifo>) -> Outcome {
     let mut buffer = vec![0; LARGEST_DATAGRAM];
     loop {
         // Errors here are ICMP echoes of earlier sends; they say nothing about the socket.
         if let Ok((length, remote)) = socket.recv_from(&mut buffer).await {
             let bytes = buffer[..length].to_vec();
-            if inbound.offer(Inbound::Datagram { socket: index, remote, bytes }) == Offered::Closed {
+            if inbound.offer(Datagram { socket: index, remote, bytes }) == Offered::Closed {
                 return Outcome::Done;
             }
         }

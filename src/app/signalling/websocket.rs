@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::Inbound;
-use crate::base::queue::{Fifo, Offered, Receiver, Sender};
+use crate::base::queue::{Fifo, Receiver, Sender, Wait};
 use crate::base::stop::{Outcome, StopToken};
 use crate::sip::ConnectionId;
 
@@ -42,7 +42,8 @@ where
     let check = |request: &Request, mut response: Response| {
         let asked = request.headers().get_all(PROTOCOL_HEADER);
         let asked = asked.iter().filter_map(|value| value.to_str().ok());
-        if asked.flat_map(|value| value.split(',')).any(|name| name.trim().eq_ignore_ascii_case(SUBPROTOCOL)) {
+        if asked.flat_map(|value| value.split(',')).any(|name| name.trim().eq_ignore_ascii_case(SUBPROTOCOL))
+        {
             response.headers_mut().insert(PROTOCOL_HEADER, HeaderValue::from_static(SUBPROTOCOL));
             return Ok(response);
         }
@@ -60,7 +61,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let scheme = if secure { "wss" } else { "ws" };
-    let uri: Uri = format!("{scheme}://{host}/").parse().map_err(|_| format!("{host} is no WebSocket host"))?;
+    let uri: Uri =
+        format!("{scheme}://{host}/").parse().map_err(|_| format!("{host} is no WebSocket host"))?;
     let request = ClientRequestBuilder::new(uri).with_sub_protocol(SUBPROTOCOL);
     match tokio_tungstenite::client_async_with_config(request, stream, Some(limits())).await {
         Ok((stream, _)) => Ok(stream),
@@ -73,7 +75,7 @@ pub(super) async fn carry<S>(
     stream: WebSocketStream<S>,
     connection: ConnectionId,
     outgoing: Receiver<Vec<u8>, Fifo>,
-    inbound: Sender<Inbound, Fifo>,
+    inbound: Sender<Inbound, Wait>,
     closed: StopToken,
     write_limit: Duration,
 ) -> Outcome
@@ -93,7 +95,7 @@ where
             message = stream.next() => {
                 let Some(Ok(message)) = message else { break };
                 let Some(bytes) = message_of(message) else { continue };
-                if inbound.offer(Inbound::Data { connection, bytes }) == Offered::Closed {
+                if !inbound.send(Inbound::Data { connection, bytes }).await {
                     break;
                 }
             }
@@ -101,7 +103,7 @@ where
         }
     }
     let _ = tokio::time::timeout(Duration::from_millis(500), sink.close()).await;
-    inbound.offer(Inbound::Closed { connection });
+    inbound.send(Inbound::Closed { connection }).await;
     Outcome::Done
 }
 
