@@ -7,10 +7,12 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::compose::leads_nowhere;
 use super::session::{Cancel, State};
 use super::transactions::{ClientMachine, ClientTransaction, User};
-use super::{Do, Endpoint, Peer, ResolveId, Timer, Transport};
-use crate::sip::message::{Method, RequestMessage};
+use super::{Do, Endpoint, Peer, ResolveId, SessionId, Timer, Transport};
+use crate::sip::dialog::Dialog;
+use crate::sip::message::{Method, RequestMessage, ResponseMessage};
 use crate::sip::uri::Uri;
 
 /// Larger requests try a stream before a datagram.
@@ -21,6 +23,8 @@ pub const MOST_HOPS: usize = 8;
 const SILENCE: u32 = 8;
 /// A stream for a large request must open in so many T1: door stations have none and some firewalls say nothing.
 const OPENING: u32 = 3;
+/// Dialogs whose next hop is being looked up.
+const MOST_SEEKING: usize = 1024;
 /// Addresses remembered to take no streams.
 const MOST_WITHOUT_STREAM: usize = 256;
 /// How long that is believed, in T1.
@@ -67,7 +71,40 @@ impl Endpoint {
 
     /// Where a URI leads that the endpoint itself asked for; empty: nowhere.
     pub fn handle_resolved(&mut self, _now: Instant, id: ResolveId, hops: Vec<Hop>) {
-        tracing::debug!(?id, hops = hops.len(), "nobody waits for these addresses any more");
+        let Some((session, uri)) = self.seeking.remove(&id) else { return };
+        let Some(hop) = hops.into_iter().next() else { return };
+        self.connections.name(&hop);
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.named_target = Some((uri, hop));
+        }
+    }
+
+    /// Finds where a dialog goes on when its next hop has a name; until then it goes where it came from.
+    pub(super) fn seek_target(&mut self, session: SessionId) {
+        let Some(state) = self.sessions.get(&session) else { return };
+        let Some(next) = state.dialog.as_ref().map(Dialog::next_hop) else { return };
+        let known = state.named_target.as_ref().is_some_and(|(uri, _)| uri == next);
+        let named = next.host_ip().is_none() && !next.host.ends_with(".invalid");
+        if known || !named || state.peer.connection.is_some() || self.seeking.len() >= MOST_SEEKING {
+            return;
+        }
+        let uri = next.clone();
+        let id = self.resolve(uri.clone());
+        self.seeking.insert(id, (session, uri));
+    }
+
+    /// Where an answer to our INVITE came from: its stream, and whether its Contact can be reached from here.
+    pub(super) fn learn_hop(&mut self, id: u64, session: SessionId, response: &ResponseMessage) {
+        let Some(transaction) = self.clients.get(&id) else { return };
+        let (peer, connection) = (transaction.peer, transaction.connection);
+        let stands_in = transaction.places.instead_of.is_some();
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        if !stands_in {
+            state.peer.connection = connection;
+        }
+        let contact = response.contact().and_then(|contact| contact.uri.host_ip());
+        state.behind_translator = response.headers.value("Record-Route").is_none()
+            && contact.is_some_and(|contact| leads_nowhere(contact, peer.remote.ip()));
     }
 
     /// The first place of a new request, the others, and the name of the first kept for its connection.
