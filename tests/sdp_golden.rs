@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use eyeline::call::negotiate::{self, MediaSettings, Origin, Refusal};
+use eyeline::call::negotiate::{self, MediaSettings, Origin, Refusal, SrtpPolicy};
 use eyeline::engine::plan::{AudioCodec, BoundPorts, Direction, PacketizationMode, Route, Streams};
 use eyeline::media::frame::Size;
 use eyeline::sdp::{self, SessionDescription};
@@ -24,16 +24,21 @@ fn settings() -> MediaSettings {
         max_size: Size::new(1280, 720),
         fps: 15,
         max_kbps: 1000,
+        slides: false,
+        srtp: SrtpPolicy::Optional,
+        dtls_fingerprint: Some(("sha-256".to_owned(), (0..32).collect())),
+        ice: false,
+        browser: false,
     }
 }
 
 fn ports(ip6: bool) -> BoundPorts {
     let address = if ip6 { "2001:db8::10".parse() } else { "192.0.2.10".parse() };
-    BoundPorts { address: address.unwrap(), audio: Some(20000), video: Some(20002), slides: None }
+    BoundPorts { address: address.unwrap(), audio: Some(20000), video: Some(20002), slides: Some(20004) }
 }
 
 fn origin() -> Origin {
-    Origin::new("eyeline", 1)
+    Origin::new("eyeline", 1, [7; 32])
 }
 
 fn data() -> PathBuf {
@@ -59,8 +64,9 @@ fn answer(body: &[u8]) -> Result<(SessionDescription, Streams), Refusal> {
 }
 
 fn accept(body: &[u8]) -> Result<Streams, Refusal> {
-    let ours = negotiate::offer(&settings(), &ports(false), &mut origin());
-    negotiate::accept(&ours, &negotiate::read(body)?, &settings())
+    let mut origin = origin();
+    let ours = negotiate::offer(&settings(), &ports(false), &mut origin);
+    negotiate::accept(&ours, &negotiate::read(body)?, &settings(), &mut origin)
 }
 
 fn outcome(name: &str, body: &[u8]) -> String {

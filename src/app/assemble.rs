@@ -10,7 +10,7 @@ use crate::app::detectors::Detectors;
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::{Behaviour, Room};
-use crate::call::negotiate::MediaSettings;
+use crate::call::negotiate::{MediaSettings, SrtpPolicy};
 use crate::codec::h264::encoder::EncoderKind;
 use crate::codec::h264::probe;
 use crate::engine::plan::{
@@ -78,6 +78,11 @@ pub fn media(config: &Config) -> MediaSettings {
         max_size: config.video.max_size,
         fps: config.video.fps,
         max_kbps: config.video.bitrate_kbps,
+        slides: false,
+        srtp: SrtpPolicy::Optional,
+        dtls_fingerprint: None,
+        ice: false,
+        browser: false,
     }
 }
 

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use eyeline::call::behaviour::mirror::Mirror;
 use eyeline::call::behaviour::{Behaviour, Room};
 use eyeline::call::end::EndReason;
-use eyeline::call::negotiate::MediaSettings;
+use eyeline::call::negotiate::{MediaSettings, SrtpPolicy};
 use eyeline::call::{Ended, Tell};
 use eyeline::engine::plan::{
     AudioCodec, CallId, Command, Direction, Event, Look, Picture, Streams, Timeouts, VideoOut,
 };
 use eyeline::media::frame::Size;
-use eyeline::sip::{self, NameAddr, Peer, Transport, Uri};
+use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
 use eyeline::useragent::routing::Route;
 use eyeline::useragent::{Dial, Do, Settings, UserAgent};
@@ -222,7 +222,7 @@ impl World {
                         self.network.send(now, datagram);
                     }
                     Do::Connect { connection, .. } => appliance.agent.handle_closed(now, connection),
-                    Do::Close(_) => {}
+                    Do::Close(_) | Do::Resolve { .. } => {}
                     Do::Engine(command) => appliance.engine.handle(now, command),
                     Do::Tell { call, tell, .. } => appliance.told.push((call, tell)),
                     Do::Ended { call, ended, .. } => appliance.ended.push((call, ended)),
@@ -291,6 +291,11 @@ fn media() -> MediaSettings {
         max_size: Size::new(1280, 720),
         fps: 15,
         max_kbps: 1000,
+        slides: false,
+        srtp: SrtpPolicy::Optional,
+        dtls_fingerprint: None,
+        ice: false,
+        browser: false,
     }
 }
 
@@ -326,9 +331,7 @@ pub fn dial(local: SocketAddr, destination: SocketAddr, ring_timeout: Duration) 
     Dial {
         to: Uri::parse(&format!("sip:100@{destination}")).unwrap(),
         from: NameAddr::parse("<sip:door@example.com>").unwrap(),
-        destination,
-        transport: Transport::Udp,
-        local,
+        hops: vec![Hop::to(Transport::Udp, destination, local)],
         behaviour: mirror(),
         room: room(),
         media: media(),
