@@ -157,13 +157,14 @@ fn picture_line(
 #[cfg(test)]
 mod tests {
     use super::super::tests::{described, origin, ports, settings};
-    use super::super::{answer, wanted};
+    use super::super::{SrtpPolicy, answer, wanted};
     use super::*;
     use crate::engine::plan::Direction;
 
     #[test]
     fn the_first_offer_is_small_and_names_both_modes() {
-        let offer = offer(&settings(), &ports(), &mut origin()).to_string();
+        let plain = MediaSettings { srtp: SrtpPolicy::Off, ..settings() };
+        let offer = offer(&plain, &ports(), &mut origin()).to_string();
         let expected = "v=0\r\no=eyeline 42 1 IN IP4 192.0.2.10\r\ns=-\r\nc=IN IP4 192.0.2.10\r\nt=0 0\r\n\
             m=audio 20000 RTP/AVP 8 0 101\r\na=rtpmap:8 PCMA/8000\r\na=rtpmap:0 PCMU/8000\r\n\
             a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=ptime:20\r\na=sendrecv\r\n\

@@ -442,3 +442,241 @@ fn ice_attributes(ours: &Ice, address: IpAddr, port: u16, rtcp_mux: bool) -> Vec
 pub(super) fn lite_if_ice(media: &[Media]) -> Vec<Attribute> {
     if media.iter().any(|media| media.has("ice-ufrag")) { vec![Attribute::flag("ice-lite")] } else { Vec::new() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{described, origin, ports, settings};
+    use super::super::{Refusal, accept, answer, offer, wanted};
+    use super::*;
+    use crate::engine::plan::Streams;
+
+    const KEY: &str = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXowMTIz";
+    const OTHER_KEY: &str = "MTIzNDU2Nzg5MGFiY2RlZmdoaWprbG1ub3BxcnN0";
+
+    fn required() -> MediaSettings {
+        MediaSettings { srtp: SrtpPolicy::Required, ..settings() }
+    }
+
+    fn off() -> MediaSettings {
+        MediaSettings { srtp: SrtpPolicy::Off, ..settings() }
+    }
+
+    fn keyed(protocol: &str, key: &str) -> String {
+        format!("m=audio 4000 {protocol} 0\r\na=crypto:3 AES_CM_128_HMAC_SHA1_80 inline:{key}|2^31\r\n")
+    }
+
+    fn hashed(protocol: &str, setup: &str) -> String {
+        let digits = vec!["0A"; 32].join(":");
+        format!(
+            "m=audio 4000 {protocol} 0\r\na=fingerprint:sha-256 {digits}\r\na=setup:{setup}\r\na=rtcp-mux\r\n\
+             a=ice-ufrag:peer\r\na=ice-pwd:peerpasswordpeerpassword\r\n"
+        )
+    }
+
+    fn answered(lines: &str, settings: &MediaSettings) -> Result<(SessionDescription, Streams), Refusal> {
+        answer(&described(lines), settings, &ports(), &mut origin())
+    }
+
+    fn protection(streams: &Streams) -> &Protection {
+        &streams.audio.as_ref().unwrap().route.protection
+    }
+
+    fn keys(streams: &Streams) -> &SrtpKeys {
+        match protection(streams) {
+            Protection::Sdes(keys) => keys,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_policy_decides_what_is_taken() {
+        let plain = "m=audio 4000 RTP/AVP 0\r\n";
+        let optional = keyed("RTP/AVP", KEY);
+        let demanded = keyed("RTP/SAVP", KEY);
+        let takes = |lines: &str, settings: &MediaSettings| {
+            answered(lines, settings).map(|(_, streams)| protection(&streams) != &Protection::None).ok()
+        };
+        let cases = [(plain, [Some(false), Some(false), None]), (&optional, [Some(false), Some(true), Some(true)])];
+        for (lines, expected) in cases {
+            let policies = [off(), settings(), required()];
+            assert_eq!(policies.map(|settings| takes(lines, &settings)), expected, "{lines}");
+        }
+        assert_eq!([off(), settings(), required()].map(|s| takes(&demanded, &s)), [None, Some(true), Some(true)]);
+    }
+
+    #[test]
+    fn one_key_of_ours_answers_the_first_usable_of_theirs() {
+        let short = "AAAA";
+        let lines = format!(
+            "m=audio 4000 RTP/SAVP 0\r\na=crypto:1 F8_128_HMAC_SHA1_80 inline:{KEY}\r\n\
+             a=crypto:2 AES_CM_128_HMAC_SHA1_80 inline:{KEY}|2^31|1:1\r\n\
+             a=crypto:4 AES_CM_128_HMAC_SHA1_80 inline:{short}\r\n\
+             a=crypto:5 AES_CM_128_HMAC_SHA1_80 inline:{KEY} UNENCRYPTED_SRTP\r\n\
+             a=crypto:6 AES_CM_128_HMAC_SHA1_32 inline:{KEY}|2^20\r\na=crypto:7 AES_CM_128_HMAC_SHA1_80 inline:{KEY}\r\n"
+        );
+        let (answer, streams) = answered(&lines, &settings()).unwrap();
+        let stated: Vec<_> = answer.media[0].values("crypto").filter_map(Crypto::parse).collect();
+        assert_eq!(stated.len(), 1);
+        assert_eq!((stated[0].tag, stated[0].suite.as_str()), (6, "AES_CM_128_HMAC_SHA1_32"));
+        let keys = keys(&streams);
+        assert_eq!((&keys.local, keys.remote.len()), (&stated[0].key, 30));
+        assert_ne!(keys.local, keys.remote);
+    }
+
+    #[test]
+    fn a_line_that_demands_keys_and_has_none_is_refused_with_its_reason() {
+        let reason = |lines: &str, settings: &MediaSettings| answered(lines, settings).unwrap_err().to_string();
+        assert!(reason("m=audio 4000 RTP/SAVP 0\r\n", &settings()).contains("demanded"));
+        assert!(reason("m=audio 4000 RTP/AVP 0\r\n", &required()).contains("required"));
+        let deaf = MediaSettings { dtls_fingerprint: None, ..settings() };
+        assert!(reason(&hashed("UDP/TLS/RTP/SAVPF", "actpass"), &deaf).contains("demanded"));
+        assert!(reason(&hashed("UDP/TLS/RTP/SAVPF", "holdconn"), &settings()).contains("demanded"));
+    }
+
+    #[test]
+    fn a_protected_line_comes_before_a_plain_one_beside_it() {
+        let both = format!("m=audio 4002 RTP/AVP 0\r\n{}", keyed("RTP/SAVP", KEY));
+        let (answer, _) = answered(&both, &settings()).unwrap();
+        assert_eq!(answer.media.iter().map(|media| media.port).collect::<Vec<_>>(), [0, 20000]);
+        assert_eq!(answered(&both, &off()).unwrap().0.media[0].port, 20000);
+    }
+
+    #[test]
+    fn keys_stay_while_the_peer_keeps_its_own_and_change_when_it_does() {
+        let mut origin = origin();
+        let mut say = |lines: &str| {
+            let (_, streams) = answer(&described(lines), &settings(), &ports(), &mut origin).unwrap();
+            keys(&streams).local.clone()
+        };
+        let first = say(&keyed("RTP/SAVP", KEY));
+        assert_eq!(say(&keyed("RTP/SAVP", KEY)), first);
+        let second = say(&keyed("RTP/SAVP", OTHER_KEY));
+        assert_ne!(second, first);
+        assert_eq!(say(&format!("a=sendonly\r\n{}", keyed("RTP/SAVP", OTHER_KEY))), second);
+    }
+
+    #[test]
+    fn what_was_protected_never_goes_on_in_the_clear() {
+        let mut origin = origin();
+        answer(&described(&keyed("RTP/AVP", KEY)), &settings(), &ports(), &mut origin).unwrap();
+        let plain = described("m=audio 4000 RTP/AVP 0\r\n");
+        assert_eq!(answer(&plain, &settings(), &ports(), &mut origin).unwrap_err().status(), 488);
+        let again = offer(&settings(), &ports(), &mut origin);
+        assert_eq!(again.media[0].values("crypto").count(), 1, "the key in use, and no other");
+        assert_eq!(accept(&again, &plain, &settings(), &mut origin).unwrap_err().status(), 488);
+        let protected = described(&keyed("RTP/AVP", OTHER_KEY));
+        assert!(accept(&again, &protected, &settings(), &mut origin).is_ok());
+    }
+
+    #[test]
+    fn our_offer_follows_the_policy_and_the_answer_chooses() {
+        let offered = |settings: &MediaSettings| {
+            let mut origin = origin();
+            let offered = offer(settings, &ports(), &mut origin);
+            assert!(offered.to_string().len() <= 1200, "{} bytes", offered.to_string().len());
+            let audio = &offered.media[0];
+            let known = (audio.protocol.clone(), audio.values("crypto").count());
+            (offered, origin, known)
+        };
+        assert_eq!(offered(&off()).2, ("RTP/AVP".to_owned(), 0));
+        let (ours, mut origin, known) = offered(&settings());
+        assert_eq!(known, ("RTP/AVP".to_owned(), 2));
+        let plain = described("m=audio 4000 RTP/AVP 0\r\n");
+        let streams = accept(&ours, &plain, &settings(), &mut origin).unwrap();
+        assert_eq!(protection(&streams), &Protection::None);
+        let again = offer(&settings(), &ports(), &mut origin);
+        assert!(!again.media[0].has("crypto"), "what goes in the clear stays as it was agreed on");
+        let (ours, mut origin, known) = offered(&required());
+        assert_eq!(known, ("RTP/SAVP".to_owned(), 2));
+        assert!(accept(&ours, &plain, &required(), &mut origin).is_err());
+        let wrong_tag = described(&keyed("RTP/SAVP", KEY).replace("crypto:3", "crypto:1"));
+        let streams = accept(&ours, &wrong_tag, &required(), &mut origin).unwrap();
+        let stated = Crypto::parse(ours.media[0].values("crypto").next().unwrap()).unwrap();
+        assert_eq!(keys(&streams).local, stated.key);
+    }
+
+    #[test]
+    fn of_two_forks_the_second_may_be_plain() {
+        let mut origin = origin();
+        let ours = offer(&settings(), &ports(), &mut origin);
+        let early = accept(&ours, &described(&keyed("RTP/AVP", KEY)), &settings(), &mut origin).unwrap();
+        assert_ne!(protection(&early), &Protection::None);
+        assert!(accept(&ours, &described("m=audio 4000 RTP/AVP 0\r\n"), &settings(), &mut origin).is_ok());
+    }
+
+    fn dtls(streams: &Streams) -> &DtlsPeer {
+        match protection(streams) {
+            Protection::Dtls(peer) => peer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_browser_is_answered_with_dtls_and_ice_lite() {
+        let offer = described(&hashed("UDP/TLS/RTP/SAVPF", "actpass"));
+        let mut origin = origin();
+        let (first, streams) = answer(&offer, &settings(), &ports(), &mut origin).unwrap();
+        let line = &first.media[0];
+        assert_eq!(line.protocol, "UDP/TLS/RTP/SAVPF");
+        assert_eq!(line.values("setup").next(), Some("active"));
+        assert!(line.has("fingerprint") && line.has("rtcp-mux") && !line.has("crypto"));
+        assert_eq!(line.values("candidate").count(), 1);
+        assert!(first.to_string().contains("a=ice-lite\r\nm="));
+        assert!(dtls(&streams).client);
+        let ice = streams.audio.as_ref().unwrap().route.ice.clone().unwrap();
+        assert_eq!((ice.remote_ufrag.as_str(), ice.local_ufrag.len(), ice.local_password.len()), ("peer", 8, 24));
+        assert_eq!(answer(&offer, &settings(), &ports(), &mut origin).unwrap().0, first);
+        let restarted = described(&hashed("UDP/TLS/RTP/SAVPF", "actpass").replace("ufrag:peer", "ufrag:new"));
+        let (_, streams) = answer(&restarted, &settings(), &ports(), &mut origin).unwrap();
+        assert_ne!(streams.audio.unwrap().route.ice.unwrap().local_ufrag, ice.local_ufrag);
+    }
+
+    #[test]
+    fn roles_follow_the_offer_and_stay() {
+        let role = |setup: &str| {
+            let (answer, streams) = answered(&hashed("RTP/AVP", setup), &settings()).unwrap();
+            (answer.media[0].values("setup").next().unwrap().to_owned(), dtls(&streams).client)
+        };
+        assert_eq!(role("active"), ("passive".to_owned(), false));
+        assert_eq!(role("passive"), ("active".to_owned(), true));
+        let mut origin = origin();
+        let browser = MediaSettings { browser: true, ..settings() };
+        let ours = offer(&browser, &ports(), &mut origin);
+        assert!(ours.to_string().len() <= 1200, "{} bytes", ours.to_string().len());
+        assert_eq!(ours.media[0].protocol, "UDP/TLS/RTP/SAVPF");
+        assert_eq!(ours.media[1].values("setup").next(), Some("actpass"));
+        let theirs = described(&hashed("UDP/TLS/RTP/SAVPF", "active"));
+        let streams = accept(&ours, &theirs, &browser, &mut origin).unwrap();
+        assert!(!dtls(&streams).client && streams.audio.unwrap().route.ice.is_some());
+        let renewed = described(&hashed("UDP/TLS/RTP/SAVPF", "actpass"));
+        let (again, streams) = answer(&renewed, &browser, &ports(), &mut origin).unwrap();
+        assert_eq!((again.media[0].values("setup").next(), dtls(&streams).client), (Some("passive"), false));
+        let ufrag = |description: &SessionDescription| {
+            description.media[0].values("ice-ufrag").next().map(str::to_owned)
+        };
+        assert_eq!(ufrag(&again), ufrag(&ours));
+    }
+
+    #[test]
+    fn ice_is_answered_where_it_is_needed_or_wanted() {
+        let plain = "m=audio 4000 RTP/AVP 0\r\na=ice-ufrag:peer\r\na=ice-pwd:peerpasswordpeerpassword\r\n";
+        let (answer, streams) = answered(plain, &settings()).unwrap();
+        assert!(!answer.to_string().contains("a=ice") && streams.audio.unwrap().route.ice.is_none());
+        let wanting = MediaSettings { ice: true, ..settings() };
+        let (answer, streams) = answered(plain, &wanting).unwrap();
+        assert_eq!(answer.media[0].values("candidate").count(), 2, "RTCP has a component of its own");
+        assert!(streams.audio.unwrap().route.ice.is_some());
+        let (answer, streams) = answered(&format!("a=ice-lite\r\n{plain}"), &wanting).unwrap();
+        assert!(answer.media[0].has("ice-ufrag") && streams.audio.unwrap().route.ice.is_none());
+    }
+
+    #[test]
+    fn a_line_without_an_address_yet_is_not_held_when_it_speaks_ice() {
+        let trickling = hashed("UDP/TLS/RTP/SAVPF", "actpass").replace("m=audio 4000", "m=audio 9")
+            + "c=IN IP4 0.0.0.0\r\n";
+        let (_, streams) = answered(&trickling, &settings()).unwrap();
+        let route = streams.audio.unwrap().route;
+        assert!(route.direction.sends() && route.remote.is_none());
+        assert!(wanted(&described(&trickling), &settings()).is_ok());
+    }
+}
