@@ -75,10 +75,18 @@ pub fn media(config: &Config) -> MediaSettings {
         fps: config.video.fps,
         max_kbps: config.video.bitrate_kbps,
         slides: false,
-        srtp: SrtpPolicy::Optional,
+        srtp: srtp(config.media.srtp),
         dtls_fingerprint: None,
         ice: false,
         browser: false,
+    }
+}
+
+fn srtp(policy: settings::SrtpPolicy) -> SrtpPolicy {
+    match policy {
+        settings::SrtpPolicy::Off => SrtpPolicy::Off,
+        settings::SrtpPolicy::Optional => SrtpPolicy::Optional,
+        settings::SrtpPolicy::Required => SrtpPolicy::Required,
     }
 }
 
@@ -103,6 +111,7 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
         behaviour,
         room: room(config, detectors, route)?,
         video: route.video,
+        slides: route.slides,
     })
 }
 

@@ -386,6 +386,7 @@ impl UserAgent {
         let settings = CallSettings {
             media: MediaSettings {
                 video: route.video && self.settings.media.video,
+                slides: route.slides,
                 ..self.settings.media.clone()
             },
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),

@@ -268,6 +268,7 @@ pub fn settings() -> Settings {
         behaviour: mirror(),
         room: room(),
         video,
+        slides: true,
     };
     Settings {
         sip: sip::Settings::default(),
