@@ -11,7 +11,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use eyeline::call::negotiate::{self, MediaSettings, Origin, Refusal, SrtpPolicy};
-use eyeline::engine::plan::{AudioCodec, BoundPorts, Direction, PacketizationMode, Protection, Route, Streams};
+use eyeline::engine::plan::{
+    AudioCodec, BoundPorts, Direction, PacketizationMode, Protection, Route, Streams,
+};
 use eyeline::media::frame::Size;
 use eyeline::sdp::{self, SessionDescription};
 
@@ -71,9 +73,11 @@ fn answer_as(settings: &MediaSettings, body: &[u8]) -> Result<(SessionDescriptio
 fn a_shared_screen_is_a_stream_of_its_own_where_it_is_wanted() {
     let wanting = MediaSettings { slides: true, ..settings() };
     let corpus = corpus();
-    for (name, place) in
-        [("cisco-room-content-and-bfcp", 3), ("aver-room-one-number-mapped-twice", 2), ("room-with-bfcp-and-slides", 3)]
-    {
+    for (name, place) in [
+        ("cisco-room-content-and-bfcp", 3),
+        ("aver-room-one-number-mapped-twice", 2),
+        ("room-with-bfcp-and-slides", 3),
+    ] {
         let (answer, streams) = answer_as(&wanting, &corpus[name]).unwrap();
         mirrors(&negotiate::read(&corpus[name]).unwrap(), &answer);
         let line = &answer.media[place];
@@ -96,11 +100,25 @@ fn outcome(name: &str, body: &[u8]) -> String {
     let result = if name.starts_with("answer-") {
         accept(body).map(|streams| shown(&streams))
     } else {
-        answer(body).map(|(answer, streams)| {
-            format!("{}\n{}", answer.to_string().replace("\r\n", "\n"), shown(&streams))
-        })
+        answer(body)
+            .map(|(answer, streams)| format!("{}\n{}", without_secrets(&answer.to_string()), shown(&streams)))
     };
     result.unwrap_or_else(|refusal| format!("{} {refusal}\n", refusal.status()))
+}
+
+/// Keys are drawn by a generator that may change.
+fn without_secrets(description: &str) -> String {
+    let masked = |line: &str| {
+        let secret =
+            ["a=ice-ufrag:", "a=ice-pwd:", "a=tls-id:"].into_iter().find(|name| line.starts_with(name));
+        let key = line.find(" inline:").filter(|_| line.starts_with("a=crypto:"));
+        match (secret, key) {
+            (Some(name), _) => format!("{name}…\n"),
+            (None, Some(at)) => format!("{} inline:…\n", &line[..at]),
+            (None, None) => format!("{line}\n"),
+        }
+    };
+    description.lines().map(masked).collect()
 }
 
 fn shown(streams: &Streams) -> String {
@@ -277,7 +295,8 @@ fn mirrors(offer: &SessionDescription, answer: &SessionDescription) {
         is_protected_as_offered(theirs, ours);
         for words in ours.values("rtcp-fb") {
             let (number, wanted) = words.split_once(' ').unwrap();
-            let offered: Vec<_> = theirs.feedback(number.parse().unwrap()).map(|words| words.join(" ")).collect();
+            let offered: Vec<_> =
+                theirs.feedback(number.parse().unwrap()).map(|words| words.join(" ")).collect();
             let same = |offered: &String| offered.to_lowercase().starts_with(wanted);
             let listed = |offered: &String| wanted == "ccm fir" && offered.to_lowercase().contains("fir");
             assert!(offered.iter().any(|words| same(words) || listed(words)), "{words} in {offered:?}");
@@ -387,7 +406,9 @@ fn strings(list: &serde_json::Value) -> impl Iterator<Item = &str> {
 fn found(text: &str, pattern: &str) -> bool {
     if let Some(codec) = pattern.strip_prefix(r"(?i)^a=rtpmap:\d+ ") {
         let wanted = format!(" {}", codec.to_lowercase());
-        return text.lines().any(|line| line.starts_with("a=rtpmap:") && line.to_lowercase().contains(&wanted));
+        return text
+            .lines()
+            .any(|line| line.starts_with("a=rtpmap:") && line.to_lowercase().contains(&wanted));
     }
     let Some(start) = pattern.strip_prefix('^') else { return text.contains(pattern) };
     let begins = |start: &str| match start.strip_suffix('$') {

@@ -202,7 +202,9 @@ impl Call {
         let ports = self.ports.as_ref();
         let has = |wanted: bool, port: Option<u16>| !wanted || port.is_some();
         ports.is_some_and(|ports| {
-            has(wanted.audio, ports.audio) && has(wanted.video, ports.video) && has(wanted.slides, ports.slides)
+            has(wanted.audio, ports.audio)
+                && has(wanted.video, ports.video)
+                && has(wanted.slides, ports.slides)
         })
     }
 

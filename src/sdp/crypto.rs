@@ -111,7 +111,9 @@ mod tests {
 
     #[test]
     fn what_is_no_key_is_no_line() {
-        for value in ["", "1", "x AES inline:aaaa", "1 AES", "1 AES uri:aaaa", "1 AES inline:%%", "1 AES inline"] {
+        for value in
+            ["", "1", "x AES inline:aaaa", "1 AES", "1 AES uri:aaaa", "1 AES inline:%%", "1 AES inline"]
+        {
             assert_eq!(Crypto::parse(value), None, "{value}");
         }
     }

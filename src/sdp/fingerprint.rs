@@ -46,9 +46,9 @@ impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.hash)?;
         let separated = self.bytes.iter().enumerate();
-        separated.map(|(at, byte)| (if at == 0 { ' ' } else { ':' }, byte)).try_for_each(|(before, byte)| {
-            write!(f, "{before}{byte:02X}")
-        })
+        separated
+            .map(|(at, byte)| (if at == 0 { ' ' } else { ':' }, byte))
+            .try_for_each(|(before, byte)| write!(f, "{before}{byte:02X}"))
     }
 }
 
@@ -89,7 +89,13 @@ mod tests {
 
     #[test]
     fn broken_ones_are_none() {
-        for value in ["", "sha-256", "sha-256 00:11", "md5 00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff", "sha-1 0:é"] {
+        for value in [
+            "",
+            "sha-256",
+            "sha-256 00:11",
+            "md5 00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff",
+            "sha-1 0:é",
+        ] {
             assert_eq!(Fingerprint::parse(value), None, "{value}");
         }
         assert_eq!(Setup::parse(" ActPass"), Some(Setup::ActPass));

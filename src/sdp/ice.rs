@@ -22,11 +22,7 @@ pub fn is_lite(description: &SessionDescription) -> bool {
 }
 
 /// The value of the first attribute called `name`: of the line, else of the session.
-pub fn attribute<'a>(
-    description: &'a SessionDescription,
-    media: &'a Media,
-    name: &str,
-) -> Option<&'a str> {
+pub fn attribute<'a>(description: &'a SessionDescription, media: &'a Media, name: &str) -> Option<&'a str> {
     let lists = [&media.attributes, &description.attributes];
     let found = lists.into_iter().flatten().find(|attribute| attribute.name.eq_ignore_ascii_case(name))?;
     found.value.as_deref()
@@ -34,7 +30,9 @@ pub fn attribute<'a>(
 
 /// Words that can be a STUN user name and leave room for the rest of a line.
 fn is_usable(value: &str) -> bool {
-    !value.is_empty() && value.len() <= LONGEST && value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+    !value.is_empty()
+        && value.len() <= LONGEST
+        && value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
 }
 
 /// The host candidates of one stream (RFC 8445 §5.1.2.1, one address): RTP, and RTCP on the next port without mux.

@@ -242,7 +242,8 @@ mod tests {
         assert_eq!(found(MIXED, "--b1--"), None);
         let coded = "--b1\r\nContent-Type: application/sdp\r\nContent-Transfer-Encoding: base64\r\n\r\ndj0w\r\n--b1--";
         assert_eq!(found(MIXED, coded), None);
-        let recorded = "--b1\r\nContent-Type: application/sdp\r\nContent-Disposition: icon\r\n\r\nv=0\r\n--b1--";
+        let recorded =
+            "--b1\r\nContent-Type: application/sdp\r\nContent-Disposition: icon\r\n\r\nv=0\r\n--b1--";
         assert_eq!(found(MIXED, recorded), None);
     }
 
@@ -250,7 +251,8 @@ mod tests {
     fn a_body_that_is_cut_or_crowded_is_read_without_end() {
         let open = "--b1\r\nContent-Type: application/sdp\r\n\r\nv=0";
         assert_eq!(found(MIXED, open).as_deref(), Some("v=0"));
-        let crowd = format!("{}--b1\r\nContent-Type: application/sdp\r\n\r\nv=0", "--b1\r\n\r\nx\r\n".repeat(5000));
+        let crowd =
+            format!("{}--b1\r\nContent-Type: application/sdp\r\n\r\nv=0", "--b1\r\n\r\nx\r\n".repeat(5000));
         assert_eq!(found(MIXED, &crowd), None);
         let mut bytes = open.as_bytes().to_vec();
         for seed in 0..2000usize {

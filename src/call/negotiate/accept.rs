@@ -7,9 +7,7 @@ use super::answer::{protections, stream_of};
 use super::protection::{Pairing, accepted};
 use super::route::route;
 use super::{MediaSettings, Origin, Refusal, agreed, audio, direction, is_slides, video};
-use crate::engine::plan::{
-    AudioCodec, AudioStream, Direction, Protection, Route, Streams, VideoStream,
-};
+use crate::engine::plan::{AudioCodec, AudioStream, Direction, Protection, Route, Streams, VideoStream};
 use crate::sdp::{Connection, Media, SessionDescription};
 
 /// What the answer makes of the call. [`Refusal::NotAcceptable`] when it refuses everything we offered.
@@ -29,9 +27,9 @@ pub fn accept(
     let with_audio = audio.is_some();
     let video = pair(offer, answer, picture, &Media::is_video)
         .and_then(|pair| video_stream(&pair, settings, settings.video_direction, video_kept, with_audio));
-    let slides = pair(offer, answer, &is_slides, &is_slides).filter(|_| has_camera).and_then(|pair| {
-        video_stream(&pair, settings, Direction::ReceiveOnly, slides_kept, with_audio)
-    });
+    let slides = pair(offer, answer, &is_slides, &is_slides)
+        .filter(|_| has_camera)
+        .and_then(|pair| video_stream(&pair, settings, Direction::ReceiveOnly, slides_kept, with_audio));
     if audio.is_none() && video.is_none() {
         return Err(Refusal::NotAcceptable("The answer takes none of the offered media".to_owned()));
     }

@@ -30,10 +30,10 @@ fn choose(offer: &SessionDescription, settings: &MediaSettings, before: &Streams
     let audio = pick(offer, settings, audio_kept, |_, media| {
         media.is_audio().then(|| audio::choose(media, settings)).flatten()
     });
-    let picture = |media: &Media| (settings.video && media.is_video()).then(|| video::choose(media)).flatten();
-    let camera = pick(offer, settings, video_kept, |_, media| {
-        (!is_slides(media)).then(|| picture(media)).flatten()
-    });
+    let picture =
+        |media: &Media| (settings.video && media.is_video()).then(|| video::choose(media)).flatten();
+    let camera =
+        pick(offer, settings, video_kept, |_, media| (!is_slides(media)).then(|| picture(media)).flatten());
     // A screen that comes alone is the picture of the call.
     let video = camera.or_else(|| pick(offer, settings, video_kept, |_, media| picture(media)));
     let used = video.as_ref().map(|taken| taken.place);
@@ -168,8 +168,7 @@ impl Answering<'_> {
         let Taken { place, choice, means } = taken;
         let theirs = &self.offer.media[place];
         let [kept, ..] = protections(self.before);
-        let (route, attributes) =
-            self.route(place, &means, (port, self.settings.audio_direction), kept);
+        let (route, attributes) = self.route(place, &means, (port, self.settings.audio_direction), kept);
         let line = audio::answer(&choice, port, theirs, route.direction, route.rtcp_mux);
         self.put(place, line, attributes);
         AudioStream {

@@ -262,7 +262,12 @@ pub(super) mod tests {
     }
 
     pub(in crate::call) fn ports() -> BoundPorts {
-        BoundPorts { address: [192, 0, 2, 10].into(), audio: Some(20000), video: Some(20002), slides: Some(20004) }
+        BoundPorts {
+            address: [192, 0, 2, 10].into(),
+            audio: Some(20000),
+            video: Some(20002),
+            slides: Some(20004),
+        }
     }
 
     pub(in crate::call) fn described(lines: &str) -> SessionDescription {

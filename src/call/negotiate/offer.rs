@@ -28,7 +28,8 @@ pub fn offer(settings: &MediaSettings, ports: &BoundPorts, origin: &mut Origin) 
         let kind = if slides_alone { Media::is_video } else { is_camera };
         offering.line(kind, port, (protections[1], ice[1]), video_line);
     }
-    if let Some(port) = ports.slides.filter(|_| settings.slides && settings.video && agreed.slides.is_some()) {
+    if let Some(port) = ports.slides.filter(|_| settings.slides && settings.video && agreed.slides.is_some())
+    {
         offering.line(is_slides, port, (protections[2], ice[2]), slides_line);
     }
     let time = origin.previous.as_ref().map_or((0, 0), |description| description.time);
@@ -63,11 +64,11 @@ impl Offering<'_> {
         let (place, earlier) = place(self.previous, kind);
         let place = place.unwrap_or(self.lines.len());
         let (settings, address) = (self.settings, self.ports.address);
-        let mut offered =
-            self.origin.secure_offer((place, earlier), agreed, settings, (address, port));
+        let mut offered = self.origin.secure_offer((place, earlier), agreed, settings, (address, port));
         let mut line = write(settings, port, earlier, &offered, self.origin);
         line.attributes.extend(earlier.and_then(named));
-        line.attributes.extend(earlier.filter(|media| is_slides(media)).map(|_| Attribute::new("content", "slides")));
+        line.attributes
+            .extend(earlier.filter(|media| is_slides(media)).map(|_| Attribute::new("content", "slides")));
         line.attributes.append(&mut offered.attributes);
         match self.lines.get_mut(place) {
             Some(slot) => *slot = line,
@@ -96,15 +97,7 @@ fn audio_line(
         .and_then(|media| audio::telephone_event(media, clock_rate))
         .unwrap_or_else(|| origin.fresh_payload_type(101));
     let direction = settings.audio_direction;
-    audio::build(
-        &codecs,
-        Some(event),
-        port,
-        &offered.protocol,
-        audio::PTIME_MS,
-        direction,
-        offered.rtcp_mux,
-    )
+    audio::build(&codecs, Some(event), port, &offered.protocol, audio::PTIME_MS, direction, offered.rtcp_mux)
 }
 
 fn video_line(
@@ -179,8 +172,7 @@ mod tests {
     #[test]
     fn only_bound_and_wanted_streams_are_offered() {
         let audio_only = MediaSettings { video: false, ..settings() };
-        let offer_of =
-            |settings: &MediaSettings, ports| offer(settings, &ports, &mut origin()).media;
+        let offer_of = |settings: &MediaSettings, ports| offer(settings, &ports, &mut origin()).media;
         assert_eq!(offer_of(&audio_only, ports()).len(), 1);
         let no_audio = BoundPorts { audio: None, ..ports() };
         assert!(offer_of(&settings(), no_audio)[0].is_video());

@@ -180,7 +180,12 @@ pub(super) struct Place<'a> {
 
 impl Origin {
     /// Answers an offered protection: our key, our fingerprint, our candidates. The same offer gets the same.
-    pub(super) fn secure_answer(&mut self, means: &Means, at: &Place<'_>, settings: &MediaSettings) -> Secured {
+    pub(super) fn secure_answer(
+        &mut self,
+        means: &Means,
+        at: &Place<'_>,
+        settings: &MediaSettings,
+    ) -> Secured {
         let mut secured = Secured::default();
         match means {
             Means::Plain => {}
@@ -255,9 +260,12 @@ impl Origin {
             let keys = OFFERED.map(|suite| (suite, self.fresh_key(suite)));
             self.secrets(place).offered = keys.to_vec();
         }
-        let lines = self.secrets(place).offered.iter().zip(1..).map(|((suite, key), tag)| {
-            Attribute::new("crypto", Crypto::value(tag, suite.name(), key))
-        });
+        let lines = self
+            .secrets(place)
+            .offered
+            .iter()
+            .zip(1..)
+            .map(|((suite, key), tag)| Attribute::new("crypto", Crypto::value(tag, suite.name(), key)));
         Offered { protocol: protocol.to_owned(), rtcp_mux: false, attributes: lines.collect() }
     }
 
@@ -327,7 +335,9 @@ impl Origin {
         let known = self.secrets(place).ice.clone();
         let ours = match known {
             // Nothing was heard of the peer yet: these words stand in our offer.
-            Some(ice) if ice.remote_ufrag.is_empty() => Ice { remote_ufrag: ufrag, remote_password: password, ..ice },
+            Some(ice) if ice.remote_ufrag.is_empty() => {
+                Ice { remote_ufrag: ufrag, remote_password: password, ..ice }
+            }
             Some(ice) if ice.remote_ufrag == ufrag && ice.remote_password == password => ice,
             Some(_) | None => Ice {
                 local_ufrag: self.word(8),
@@ -440,7 +450,11 @@ fn ice_attributes(ours: &Ice, address: IpAddr, port: u16, rtcp_mux: bool) -> Vec
 
 /// The session attribute of a description that has a line with ICE.
 pub(super) fn lite_if_ice(media: &[Media]) -> Vec<Attribute> {
-    if media.iter().any(|media| media.has("ice-ufrag")) { vec![Attribute::flag("ice-lite")] } else { Vec::new() }
+    if media.iter().any(|media| media.has("ice-ufrag")) {
+        vec![Attribute::flag("ice-lite")]
+    } else {
+        Vec::new()
+    }
 }
 
 #[cfg(test)]
@@ -496,12 +510,16 @@ mod tests {
         let takes = |lines: &str, settings: &MediaSettings| {
             answered(lines, settings).map(|(_, streams)| protection(&streams) != &Protection::None).ok()
         };
-        let cases = [(plain, [Some(false), Some(false), None]), (&optional, [Some(false), Some(true), Some(true)])];
+        let cases =
+            [(plain, [Some(false), Some(false), None]), (&optional, [Some(false), Some(true), Some(true)])];
         for (lines, expected) in cases {
             let policies = [off(), settings(), required()];
             assert_eq!(policies.map(|settings| takes(lines, &settings)), expected, "{lines}");
         }
-        assert_eq!([off(), settings(), required()].map(|s| takes(&demanded, &s)), [None, Some(true), Some(true)]);
+        assert_eq!(
+            [off(), settings(), required()].map(|s| takes(&demanded, &s)),
+            [None, Some(true), Some(true)]
+        );
     }
 
     #[test]
@@ -525,7 +543,8 @@ mod tests {
 
     #[test]
     fn a_line_that_demands_keys_and_has_none_is_refused_with_its_reason() {
-        let reason = |lines: &str, settings: &MediaSettings| answered(lines, settings).unwrap_err().to_string();
+        let reason =
+            |lines: &str, settings: &MediaSettings| answered(lines, settings).unwrap_err().to_string();
         assert!(reason("m=audio 4000 RTP/SAVP 0\r\n", &settings()).contains("demanded"));
         assert!(reason("m=audio 4000 RTP/AVP 0\r\n", &required()).contains("required"));
         let deaf = MediaSettings { dtls_fingerprint: None, ..settings() };
@@ -624,7 +643,10 @@ mod tests {
         assert!(first.to_string().contains("a=ice-lite\r\nm="));
         assert!(dtls(&streams).client);
         let ice = streams.audio.as_ref().unwrap().route.ice.clone().unwrap();
-        assert_eq!((ice.remote_ufrag.as_str(), ice.local_ufrag.len(), ice.local_password.len()), ("peer", 8, 24));
+        assert_eq!(
+            (ice.remote_ufrag.as_str(), ice.local_ufrag.len(), ice.local_password.len()),
+            ("peer", 8, 24)
+        );
         assert_eq!(answer(&offer, &settings(), &ports(), &mut origin).unwrap().0, first);
         let restarted = described(&hashed("UDP/TLS/RTP/SAVPF", "actpass").replace("ufrag:peer", "ufrag:new"));
         let (_, streams) = answer(&restarted, &settings(), &ports(), &mut origin).unwrap();
