@@ -196,7 +196,7 @@ mod tests {
             v=0\r\nm=audio 1 RTP/AVP 0\r\n\r\n--b1--\r\nepilogue";
         assert_eq!(found(MIXED, body).as_deref(), Some("v=0\r\nm=audio 1 RTP/AVP 0\r\n"));
         assert_eq!(found(MIXED, &body.replace("\r\n", "\n")).as_deref(), Some("v=0\nm=audio 1 RTP/AVP 0\n"));
-        assert_eq!(found("Multipart/Mixed; boundary=b1", body).is_some(), true);
+        assert!(found("Multipart/Mixed; boundary=b1", body).is_some());
         assert_eq!(found("application/sdp", "v=0").as_deref(), Some("v=0"));
     }
 

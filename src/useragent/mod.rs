@@ -244,7 +244,11 @@ impl UserAgent {
         // The offer names one address of ours: only places of its family can follow.
         dial.hops.retain(|hop| hop.remote.is_ipv4() == first.remote.is_ipv4());
         let settings = CallSettings {
-            media: dial.media.clone(),
+            // Whoever is reached over a WebSocket is a browser.
+            media: MediaSettings {
+                browser: dial.media.browser || matches!(first.transport, Transport::Ws | Transport::Wss),
+                ..dial.media.clone()
+            },
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
                 peer: first.remote.to_string(),
