@@ -36,7 +36,7 @@ pub struct Calls {
 impl Default for Calls {
     fn default() -> Self {
         let hold = Duration::from_millis(500);
-        Calls { count: 1, per_second: 1, hold, patience: Duration::from_secs(6) }
+        Calls { count: 1, per_second: 100, hold, patience: Duration::from_secs(6) }
     }
 }
 
