@@ -205,9 +205,9 @@ fn callees_that_do_not_answer_are_given_up_with_a_reason() {
 }
 
 #[test]
-fn holds_that_cross_are_refused_on_both_sides_and_tried_again() {
+fn offers_that_cross_are_refused_on_both_sides_and_ours_is_tried_again() {
     let _turn = turn();
-    let sound = ["--audio-only", "--duration", "7", "--hold-after", "0.3"];
+    let sound = ["--audio-only", "--duration", "8", "--hold-after", "0.3"];
     let patience = Duration::from_secs(9);
     let callee = Sipp::callee(Script::File("glare"), Calls { patience, ..Calls::default() });
     let (_, report) = call(&callee, &sound);
