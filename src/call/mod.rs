@@ -279,7 +279,10 @@ impl Call {
                 self.reoffer_answered(now, status, body.as_ref());
             }
             // `Invited` made this call, and nothing hangs on the answer to an INFO.
-            sip::Event::Invited { .. } | sip::Event::Responded { .. } => {}
+            sip::Event::Invited { .. }
+            | sip::Event::Responded { .. }
+            | sip::Event::OutsideAnswered { .. }
+            | sip::Event::OutsideRequested { .. } => {}
         }
     }
 

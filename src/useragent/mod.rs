@@ -19,8 +19,8 @@ use crate::call::reach::Reach;
 use crate::call::{self, Call, CallSettings, Ended, SipDo, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
-    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId, Response,
-    SessionId, Transport, Uri,
+    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId,
+    Response, SessionId, Transport, Uri,
 };
 use crate::useragent::admission::Admission;
 use crate::useragent::resolving::Resolving;
@@ -59,15 +59,34 @@ pub struct Dial {
 
 #[derive(Debug)]
 pub enum Do {
-    Send { peer: Peer, bytes: Vec<u8> },
+    Send {
+        peer: Peer,
+        bytes: Vec<u8>,
+    },
     /// `name`: the domain dialled, for the certificate and the WebSocket's Host.
-    Connect { connection: ConnectionId, transport: Transport, remote: SocketAddr, name: Option<String> },
+    Connect {
+        connection: ConnectionId,
+        transport: Transport,
+        remote: SocketAddr,
+        name: Option<String>,
+    },
     Close(ConnectionId),
     /// Where does this URI lead (RFC 3263)? Answer with [`UserAgent::handle_resolved`].
-    Resolve { id: ResolveId, uri: Uri },
+    Resolve {
+        id: ResolveId,
+        uri: Uri,
+    },
     Engine(Command),
-    Tell { call: CallId, label: Label, tell: Tell },
-    Ended { call: CallId, label: Label, ended: Box<Ended> },
+    Tell {
+        call: CallId,
+        label: Label,
+        tell: Tell,
+    },
+    Ended {
+        call: CallId,
+        label: Label,
+        ended: Box<Ended>,
+    },
 }
 
 /// Counts of the control plane.
@@ -295,12 +314,22 @@ impl UserAgent {
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
                 // A call may be gone before its dialog: the endpoint ends that alone.
-                sip::Do::Event(event) => {
-                    if let Some(call) = self.call_of.get(&event.session()).copied() {
-                        self.step(now, call, |call| call.handle_sip(now, event));
+                sip::Do::Event(event) => match event.session() {
+                    Some(session) => {
+                        if let Some(call) = self.call_of.get(&session).copied() {
+                            self.step(now, call, |call| call.handle_sip(now, event));
+                        }
                     }
-                }
+                    None => self.outside(now, event),
+                },
             }
+        }
+    }
+
+    /// What belongs to no call. Nobody here takes any of it yet.
+    fn outside(&mut self, now: Instant, event: Event) {
+        if let Event::OutsideRequested { request, .. } = event {
+            self.endpoint.reply(now, request, Response { status: 405, ..Response::default() });
         }
     }
 
@@ -510,6 +539,7 @@ impl UserAgent {
                 hops: dial.hops.clone(),
                 headers: Vec::new(),
                 body: Some(body),
+                credentials: None,
             },
         );
         self.session_of.insert(id, session);
