@@ -14,6 +14,7 @@ use eyeline::engine::plan::{
 use eyeline::media::frame::Size;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
+use eyeline::useragent::dialling::Dialling;
 use eyeline::useragent::routing::Route;
 use eyeline::useragent::{Dial, Do, Settings, UserAgent};
 
@@ -290,6 +291,8 @@ pub fn settings() -> Settings {
         max_calls: 0,
         busy: 503,
         max_call: seconds(3600),
+        dial_max: seconds(3600),
+        dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned()]),
     }
 }
 
