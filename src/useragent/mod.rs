@@ -4,6 +4,8 @@
 //! carries out what [`UserAgent::poll`] says. A call whose step panics is discarded alone.
 
 pub mod admission;
+pub mod dialling;
+pub mod peers;
 mod resolving;
 pub mod routing;
 
@@ -27,6 +29,7 @@ use crate::sip::{
     Response, SessionId, Transport, Uri,
 };
 use crate::useragent::admission::Admission;
+use crate::useragent::dialling::{Denied, DialReason, Dialling};
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
 
@@ -46,6 +49,10 @@ pub struct Settings {
     /// The status over the limit: 503 or 486.
     pub busy: u16,
     pub max_call: Duration,
+    /// The longest call that is dialled.
+    pub dial_max: Duration,
+    /// Whom this box may call.
+    pub dialling: Dialling,
 }
 
 /// A call to make.
@@ -114,6 +121,7 @@ pub struct UserAgent {
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    dialling: Dialling,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
@@ -130,6 +138,7 @@ impl UserAgent {
         let first = u64::from_le_bytes([seed[0], seed[1], seed[2], seed[3], seed[4], 0, 0, 0]);
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
+            dialling: settings.dialling.clone(),
             settings,
             calls: BTreeMap::new(),
             call_of: HashMap::new(),
@@ -259,12 +268,20 @@ impl UserAgent {
             reach: self.reach(first.remote.ip()),
             origin: id.0,
             seed: self.secrets.random(),
-            max_call: self.settings.max_call,
+            max_call: self.settings.dial_max,
             ring_timeout: dial.ring_timeout,
         };
         self.dials.insert(id, dial);
         self.calls.insert(id, Call::outgoing(now, id, settings));
         self.step(now, id, |_| ());
+    }
+
+    /// Whether a URI may be called; if so it counts as called.
+    ///
+    /// # Errors
+    /// Says which rule forbids it.
+    pub fn permit(&mut self, now: Instant, uri: &Uri, reason: DialReason) -> Result<(), Denied> {
+        self.dialling.permit(now, uri, reason)
     }
 
     pub fn hang_up(&mut self, now: Instant, call: CallId, reason: EndReason) {
@@ -429,7 +446,10 @@ impl UserAgent {
     }
 
     fn reach(&self, signalling: IpAddr) -> Reach {
-        Reach { signalling: Some(signalling), networks: self.settings.admission.networks().to_vec() }
+        let admission = &self.settings.admission;
+        let own = admission.peers().of(signalling, None).map_or(&[][..], |peer| &peer.networks);
+        let networks = admission.networks().iter().chain(own).copied().collect();
+        Reach { signalling: Some(signalling), networks }
     }
 
     fn is_full(&self) -> bool {

@@ -19,3 +19,4 @@ mod outgoing;
 mod refused;
 mod reoffer;
 mod storm;
+mod torture;

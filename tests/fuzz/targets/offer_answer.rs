@@ -1,13 +1,11 @@
 //! The peer's description as an offer to answer, and as the answer to our offer.
-#![no_main]
 
 use eyeline::call::negotiate::{self, MediaSettings, Origin, SrtpPolicy};
 use eyeline::engine::plan::{AudioCodec, BoundPorts, Direction};
 use eyeline::media::frame::Size;
 use eyeline::sdp;
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+pub fn run(data: &[u8]) {
     let Ok(theirs) = negotiate::read(data) else { return };
     let settings = MediaSettings {
         audio_codecs: vec![AudioCodec::Pcma, AudioCodec::Pcmu],
@@ -23,7 +21,12 @@ fuzz_target!(|data: &[u8]| {
         ice: true,
         browser: false,
     };
-    let ports = BoundPorts { address: [192, 0, 2, 10].into(), audio: Some(20_000), video: Some(20_002), slides: Some(20_004) };
+    let ports = BoundPorts {
+        address: [192, 0, 2, 10].into(),
+        audio: Some(20_000),
+        video: Some(20_002),
+        slides: Some(20_004),
+    };
     let mut origin = Origin::new("eyeline", 1, [1; 32]);
     if let Ok(wanted) = negotiate::wanted(&theirs, &settings) {
         assert!(wanted.audio || wanted.video);
@@ -38,4 +41,4 @@ fuzz_target!(|data: &[u8]| {
         let again = negotiate::offer(&settings, &ports, &mut origin);
         assert!(again.media.len() >= ours.media.len(), "RFC 3264 section 8");
     }
-});
+}
