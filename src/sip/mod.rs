@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod header;
 pub mod locate;
 pub mod message;
+pub mod multipart;
 pub mod parse;
 pub mod print;
 pub mod stream;

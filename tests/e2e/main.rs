@@ -18,4 +18,6 @@ mod peers;
 mod recordings;
 mod reoffers;
 mod shutdown;
+mod sipp_scenarios;
+mod slides;
 mod transports;

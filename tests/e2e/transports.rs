@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use rustix::process::Signal;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
@@ -51,7 +51,8 @@ fn call(uri: &str, arguments: &[&str]) -> Output {
 }
 
 fn assert_call(output: &Output) {
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");
 }
 
@@ -169,7 +170,8 @@ fn certificates_are_read_again_on_sighup_and_a_bad_file_changes_nothing() {
     let first = presented().expect("TLS");
     authority.issue("ours", &["127.0.0.1", "renewed.example"]);
     appliance.process.signal(Signal::HUP);
-    let renewed = wait_for(LIMIT, || presented().filter(|shown| *shown != first)).expect("the new certificate");
+    let renewed =
+        wait_for(LIMIT, || presented().filter(|shown| *shown != first)).expect("the new certificate");
     std::fs::write(&ours.certificate, "nonsense").unwrap();
     appliance.process.signal(Signal::HUP);
     let told = wait_for(LIMIT, || appliance.process.log().contains("stay as they were").then_some(()));
@@ -182,7 +184,8 @@ fn certificates_are_read_again_on_sighup_and_a_bad_file_changes_nothing() {
 fn a_call_over_ipv6() {
     let _turn = turn();
     let port = free_ports(2);
-    let _appliance = Appliance::start(&[&listening(&[format!("udp:[::1]:{port}"), format!("tcp:[::1]:{port}")])]);
+    let _appliance =
+        Appliance::start(&[&listening(&[format!("udp:[::1]:{port}"), format!("tcp:[::1]:{port}")])]);
     for transport in ["udp", "tcp"] {
         assert_call(&call(&format!("sip:mirror@[::1]:{port};transport={transport}"), &[]));
     }
@@ -229,9 +232,14 @@ where
                 over = true;
                 break;
             } else if first.starts_with("BYE ") {
-                let kept: Vec<&str> = text.lines().filter(|line| {
-                    ["Via", "From", "To", "Call-ID", "CSeq"].iter().any(|name| line.starts_with(&format!("{name}:")))
-                }).collect();
+                let kept: Vec<&str> = text
+                    .lines()
+                    .filter(|line| {
+                        ["Via", "From", "To", "Call-ID", "CSeq"]
+                            .iter()
+                            .any(|name| line.starts_with(&format!("{name}:")))
+                    })
+                    .collect();
                 let answer = format!("SIP/2.0 200 OK\r\n{}\r\nContent-Length: 0\r\n\r\n", kept.join("\r\n"));
                 web.send(Message::text(answer)).await.unwrap();
                 over = true;

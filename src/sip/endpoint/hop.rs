@@ -315,8 +315,7 @@ mod tests {
                 }
             }
             text.push_str("Content-Length: 0\r\n\r\n");
-            let peer =
-                Peer { transport: Transport::Udp, local: at(US), remote: at(ONE), connection: None };
+            let peer = Peer { transport: Transport::Udp, local: at(US), remote: at(ONE), connection: None };
             self.endpoint.handle_datagram(self.now, peer, Access::Stranger, text.as_bytes());
         }
 
@@ -423,7 +422,10 @@ mod tests {
         caller.endpoint.handle_connected(now, stream, at(US));
         let (transport, _, text) = caller.says_one("INVITE");
         assert_eq!(transport, Transport::Tcp);
-        assert!(line(&text, "Via").contains("SIP/2.0/TCP") && !line(&text, "Contact").contains("tcp"), "{text}");
+        assert!(
+            line(&text, "Via").contains("SIP/2.0/TCP") && !line(&text, "Contact").contains("tcp"),
+            "{text}"
+        );
 
         let mut caller = Caller::calls(&[(Transport::Udp, ONE)], 1300);
         caller.says();

@@ -65,5 +65,9 @@ impl Authority {
 pub fn shown(files: &Files, client_ca: Option<&Path>) -> String {
     let quoted = |path: &Path| format!("{:?}", path.display().to_string());
     let client_ca = client_ca.map_or(String::new(), |ca| format!(", client_ca={}", quoted(ca)));
-    format!("sip.tls={{certificate={}, private_key={}{client_ca}}}", quoted(&files.certificate), quoted(&files.key))
+    format!(
+        "sip.tls={{certificate={}, private_key={}{client_ca}}}",
+        quoted(&files.certificate),
+        quoted(&files.key)
+    )
 }
