@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod dialling;
 pub mod peers;
+mod probing;
 mod resolving;
 pub mod routing;
 
@@ -30,6 +31,7 @@ use crate::sip::{
 };
 use crate::useragent::admission::Admission;
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
+use crate::useragent::probing::Probe;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
 
@@ -121,6 +123,7 @@ pub struct UserAgent {
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    probes: Vec<Probe>,
     dialling: Dialling,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
@@ -136,6 +139,7 @@ impl UserAgent {
     /// `seed` feeds every tag, branch and identifier.
     pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
         let first = u64::from_le_bytes([seed[0], seed[1], seed[2], seed[3], seed[4], 0, 0, 0]);
+        let probes = probing::of(settings.admission.peers());
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
             dialling: settings.dialling.clone(),
@@ -145,6 +149,7 @@ impl UserAgent {
             session_of: HashMap::new(),
             dials: HashMap::new(),
             resolving: HashMap::new(),
+            probes,
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
@@ -235,6 +240,7 @@ impl UserAgent {
 
     pub fn handle_time(&mut self, now: Instant) {
         self.endpoint.handle_time(now);
+        self.probe(now);
         while let Some((at, call)) = self.timers.first().copied() {
             if at > now {
                 break;
@@ -339,7 +345,7 @@ impl UserAgent {
 
     pub fn wake_at(&self) -> Option<Instant> {
         let call = self.timers.first().map(|(at, _)| *at);
-        [call, self.endpoint.wake_at()].into_iter().flatten().min()
+        [call, self.endpoint.wake_at(), self.probe_at()].into_iter().flatten().min()
     }
 
     /// Drains the endpoint until it and the calls have nothing more to say to each other.
@@ -368,6 +374,11 @@ impl UserAgent {
 
     /// What belongs to no call. Nobody here takes any of it yet.
     fn outside(&mut self, now: Instant, event: Event) {
+        if let Event::OutsideAnswered { request, status, .. } = &event
+            && self.probe_answered(now, *request, *status)
+        {
+            return;
+        }
         if let Event::OutsideRequested { request, .. } = event {
             self.endpoint.reply(now, request, Response { status: 405, ..Response::default() });
         }

@@ -16,6 +16,7 @@ mod world;
 mod incoming;
 mod media;
 mod outgoing;
+mod places;
 mod refused;
 mod reoffer;
 mod storm;

@@ -339,7 +339,7 @@ async fn read(
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = tokio::select! {
-            read = reader.read(&mut buffer) => read.unwrap_or(0),
+            read = reader.read(&mut buffer) => read.unwrap_or_else(|error| lost(connection, &error)),
             () = closed.stopped() => 0,
         };
         if read == 0 {
@@ -351,6 +351,17 @@ async fn read(
             return Outcome::Done;
         }
     }
+}
+
+/// With TLS 1.3 a server says only now that it does not like our certificate.
+fn lost(connection: ConnectionId, error: &std::io::Error) -> usize {
+    let of_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+    if of_tls {
+        tracing::warn!(?connection, "a SIP connection is lost: {}", certificate::refusal(error));
+    } else {
+        tracing::debug!(?connection, %error, "a SIP connection is lost");
+    }
+    0
 }
 
 async fn write(

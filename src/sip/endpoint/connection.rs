@@ -93,6 +93,10 @@ impl Connections {
         }
     }
 
+    pub fn is_known(&self, id: ConnectionId) -> bool {
+        self.open.contains_key(&id)
+    }
+
     pub fn is_opening(&self, id: ConnectionId) -> bool {
         self.open.get(&id).is_some_and(|connection| connection.waiting.is_some())
     }
@@ -155,6 +159,12 @@ impl Endpoint {
         }
         // Aliases are few beside streams that close.
         self.connections.by_remote.retain(|_, known| *known != id);
+        // Calls on it go on over whatever their peer's Contact names. A stranger's stream carries none.
+        if connection.pulse.as_ref().is_some_and(Pulse::carries) {
+            for session in self.sessions.values_mut().filter(|session| session.peer.connection == Some(id)) {
+                session.peer.connection = None;
+            }
+        }
         self.fail_clients(now, id);
     }
 
@@ -212,7 +222,15 @@ impl Endpoint {
             self.out.push_back(Do::Send { peer, bytes });
             return None;
         }
-        let id = self.connections.known(&peer).unwrap_or_else(|| self.connect(peer));
+        let id = match (self.connections.known(&peer), peer.connection) {
+            (Some(id), _) => id,
+            // Nobody listens where an accepted stream came from.
+            (None, Some(id)) if id.0 > self.connections.next => {
+                self.counters.transport_errors += 1;
+                return None;
+            }
+            (None, _) => self.connect(peer),
+        };
         if let Some(connection) = self.connections.open.get_mut(&id) {
             match &mut connection.waiting {
                 None => self.out.push_back(Do::Send { peer: connection.peer, bytes }),

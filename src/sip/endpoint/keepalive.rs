@@ -87,6 +87,11 @@ impl Pulse {
         self.half_since = half.then(|| self.half_since.unwrap_or(now));
     }
 
+    /// Whether calls may stand on it.
+    pub fn carries(&self) -> bool {
+        self.ours || self.proven
+    }
+
     pub fn beat(&mut self, now: Instant, access: Access) -> Beat {
         let passed = |since: Instant, limit| now.saturating_duration_since(since) >= limit;
         if self.half_since.is_some_and(|since| passed(since, MESSAGE_LIMIT)) {
