@@ -1,6 +1,7 @@
 //! From configuration to the settings of the floors below: one function per receiver, nothing decided here.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::app::config::settings::{
     self, Agent, Busy, Config, DEFAULT_RECORDING, Listen, MirrorAudio, OnFailure, RecordVideo, Style,
@@ -102,6 +103,8 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
         behaviour,
         room: room(config, detectors, route)?,
         video: route.video,
+        ring: Duration::ZERO,
+        early_media: false,
     })
 }
 

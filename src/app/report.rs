@@ -305,7 +305,8 @@ mod tests {
         let started = Instant::now();
         let answered = answered.then_some(started + Duration::from_millis(12));
         let ended = started + Duration::from_secs(10);
-        let ended = Ended { reason, started, answered, ended, streams: Streams::default(), report: None };
+        let streams = Streams::default();
+        let ended = Ended { reason, peer_reason: None, started, answered, ended, streams, report: None };
         Story { answered, ended: Some(Box::new(ended)), ..Story::new(started) }
     }
 

@@ -13,14 +13,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use crate::call::behaviour::{Behaviour, Room};
+use crate::call::early::{Reliable, Ring};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
 use crate::call::reach::Reach;
 use crate::call::{self, Call, CallSettings, Ended, SipDo, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
-    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId, Response,
-    SessionId, Transport, Uri,
+    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId,
+    Response, SessionId, Transport, Uri,
 };
 use crate::useragent::admission::Admission;
 use crate::useragent::resolving::Resolving;
@@ -59,15 +60,34 @@ pub struct Dial {
 
 #[derive(Debug)]
 pub enum Do {
-    Send { peer: Peer, bytes: Vec<u8> },
+    Send {
+        peer: Peer,
+        bytes: Vec<u8>,
+    },
     /// `name`: the domain dialled, for the certificate and the WebSocket's Host.
-    Connect { connection: ConnectionId, transport: Transport, remote: SocketAddr, name: Option<String> },
+    Connect {
+        connection: ConnectionId,
+        transport: Transport,
+        remote: SocketAddr,
+        name: Option<String>,
+    },
     Close(ConnectionId),
     /// Where does this URI lead (RFC 3263)? Answer with [`UserAgent::handle_resolved`].
-    Resolve { id: ResolveId, uri: Uri },
+    Resolve {
+        id: ResolveId,
+        uri: Uri,
+    },
     Engine(Command),
-    Tell { call: CallId, label: Label, tell: Tell },
-    Ended { call: CallId, label: Label, ended: Box<Ended> },
+    Tell {
+        call: CallId,
+        label: Label,
+        tell: Tell,
+    },
+    Ended {
+        call: CallId,
+        label: Label,
+        ended: Box<Ended>,
+    },
 }
 
 /// Counts of the control plane.
@@ -230,6 +250,7 @@ impl UserAgent {
             origin: id.0,
             max_call: self.settings.max_call,
             ring_timeout: dial.ring_timeout,
+            ring: Ring::default(),
         };
         self.dials.insert(id, dial);
         self.calls.insert(id, Call::outgoing(now, id, settings));
@@ -365,6 +386,11 @@ impl UserAgent {
             origin: id.0,
             max_call: self.settings.max_call,
             ring_timeout: self.settings.max_call,
+            ring: Ring {
+                time: route.ring,
+                early_media: route.early_media,
+                reliable: reliable(&invite.headers),
+            },
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
@@ -473,7 +499,7 @@ impl UserAgent {
         }
         self.out.push_back(Do::Engine(Command::Stop { call: id }));
         let reason = EndReason::ControlFault(text);
-        let ended = Ended { reason, started, answered, ended: now, streams, report: None };
+        let ended = Ended { reason, peer_reason: None, started, answered, ended: now, streams, report: None };
         self.forget(id, label, Box::new(ended));
     }
 
@@ -491,7 +517,7 @@ impl UserAgent {
                 self.endpoint.respond_to(now, session, request, response);
             }
             SipDo::Ack { body } => self.endpoint.ack(now, session, body),
-            SipDo::Cancel => self.endpoint.cancel(now, session),
+            SipDo::Cancel { reason } => self.endpoint.cancel(now, session, Some(&reason)),
             SipDo::Bye { reason } => self.endpoint.bye(now, session, Some(&reason)),
             SipDo::Request { method, body } => {
                 self.endpoint.request(now, session, method, Vec::new(), body);
@@ -514,6 +540,16 @@ impl UserAgent {
         );
         self.session_of.insert(id, session);
         self.call_of.insert(session, id);
+    }
+}
+
+/// What the caller makes of provisional responses.
+fn reliable(headers: &sip::Headers) -> Reliable {
+    let names = |header| headers.list(header).any(|tag| tag.trim().eq_ignore_ascii_case("100rel"));
+    match (names("Require"), names("Supported")) {
+        (true, _) => Reliable::Required,
+        (false, true) => Reliable::Supported,
+        (false, false) => Reliable::No,
     }
 }
 

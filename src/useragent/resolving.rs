@@ -64,7 +64,15 @@ impl UserAgent {
             ..self.label(call, super::user_of(&dial.from.uri), super::user_of(&dial.to))
         };
         let streams = Streams::default();
-        let ended = Ended { reason, started: since, answered: None, ended: now, streams, report: None };
+        let ended = Ended {
+            reason,
+            peer_reason: None,
+            started: since,
+            answered: None,
+            ended: now,
+            streams,
+            report: None,
+        };
         self.counters.ended += 1;
         self.out.push_back(Do::Ended { call, label, ended: Box::new(ended) });
     }

@@ -268,6 +268,8 @@ pub fn settings() -> Settings {
         behaviour: mirror(),
         room: room(),
         video,
+        ring: Duration::ZERO,
+        early_media: false,
     };
     Settings {
         sip: sip::Settings::default(),

@@ -45,6 +45,8 @@ pub enum Order {
     /// The stream is gone: its sockets close, its threads drain and end.
     DropAudio,
     DropVideo,
+    /// The call is answered: silence counts from now on.
+    Answered,
     SendKey,
     SendDigits(String),
 }
@@ -295,6 +297,7 @@ impl Task {
                     video.settle(now, &self.network.gauges);
                 }
             }
+            Order::Answered => {}
             Order::DropAudio => self.drop_audio(now),
             Order::DropVideo => self.drop_video(now),
         }
