@@ -1,7 +1,6 @@
 //! From configuration to the settings of the floors below: one function per receiver, nothing decided here.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use crate::app::config::settings::{
     self, Agent, Busy, Config, DEFAULT_RECORDING, Listen, MirrorAudio, OnFailure, RecordVideo, Style,
@@ -33,11 +32,7 @@ pub fn product() -> String {
 }
 
 pub fn listeners(listen: &[Listen]) -> Vec<(Transport, std::net::SocketAddr)> {
-    let transport = |listen: &Listen| match listen.transport {
-        settings::Transport::Udp => Transport::Udp,
-        settings::Transport::Tcp => Transport::Tcp,
-    };
-    listen.iter().map(|listen| (transport(listen), listen.address)).collect()
+    listen.iter().map(|listen| (listen.transport, listen.address)).collect()
 }
 
 pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::Settings, String> {
@@ -46,10 +41,12 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             user_agent: product(),
             strangers: match config.sip.strangers {
                 settings::Strangers::Drop => Strangers::Drop,
-                settings::Strangers::Reject => Strangers::Reject,
+                settings::Strangers::Challenge | settings::Strangers::Reject => Strangers::Reject,
             },
             contact_user: config.appliance.name.clone(),
             advertise: config.sip.advertise,
+            session_expires: config.sip.session_expires,
+            min_se: config.sip.min_se,
             ..sip::Settings::default()
         },
         admission: Admission::new(config.sip.trusted.clone()),
@@ -103,8 +100,8 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
         behaviour,
         room: room(config, detectors, route)?,
         video: route.video,
-        ring: Duration::ZERO,
-        early_media: false,
+        ring: route.ring,
+        early_media: route.early_media,
     })
 }
 

@@ -321,7 +321,11 @@ impl Call {
                 self.reoffer_answered(now, status, body.as_ref());
             }
             // `Invited` made this call, and nothing hangs on the answer to an INFO or on a PRACK without a body.
-            sip::Event::Invited { .. } | sip::Event::Responded { .. } | sip::Event::Pracked { .. } => {}
+            sip::Event::Invited { .. }
+            | sip::Event::Responded { .. }
+            | sip::Event::Pracked { .. }
+            | sip::Event::OutsideAnswered { .. }
+            | sip::Event::OutsideRequested { .. } => {}
         }
     }
 

@@ -3,6 +3,7 @@
 //! Nothing here opens a socket, reads a clock or knows SDP: bodies are bytes with a content type.
 
 pub mod dialog;
+pub mod digest;
 pub mod endpoint;
 pub mod header;
 pub mod message;
@@ -14,7 +15,8 @@ pub mod uri;
 
 pub use endpoint::{
     Access, Body, ConnectionId, Counters, Do, Endpoint, Event, Headers, Hop, Incoming, Method, Outgoing,
-    Peer, RequestId, ResolveId, Response, SessionId, Settings, Strangers, Timers, Transport,
+    Outside, OutsideRequest, Peer, RequestId, ResolveId, Response, SessionId, Settings, Strangers, Timers,
+    Transport,
 };
 pub use header::NameAddr;
 pub use uri::Uri;

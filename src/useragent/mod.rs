@@ -316,12 +316,22 @@ impl UserAgent {
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
                 // A call may be gone before its dialog: the endpoint ends that alone.
-                sip::Do::Event(event) => {
-                    if let Some(call) = self.call_of.get(&event.session()).copied() {
-                        self.step(now, call, |call| call.handle_sip(now, event));
+                sip::Do::Event(event) => match event.session() {
+                    Some(session) => {
+                        if let Some(call) = self.call_of.get(&session).copied() {
+                            self.step(now, call, |call| call.handle_sip(now, event));
+                        }
                     }
-                }
+                    None => self.outside(now, event),
+                },
             }
+        }
+    }
+
+    /// What belongs to no call. Nobody here takes any of it yet.
+    fn outside(&mut self, now: Instant, event: Event) {
+        if let Event::OutsideRequested { request, .. } = event {
+            self.endpoint.reply(now, request, Response { status: 405, ..Response::default() });
         }
     }
 
@@ -536,6 +546,7 @@ impl UserAgent {
                 hops: dial.hops.clone(),
                 headers: Vec::new(),
                 body: Some(body),
+                credentials: None,
             },
         );
         self.session_of.insert(id, session);

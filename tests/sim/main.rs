@@ -13,8 +13,10 @@ mod network;
 mod phone;
 mod world;
 
+mod early;
 mod incoming;
 mod outgoing;
 mod refused;
 mod reoffer;
+mod sessions;
 mod storm;

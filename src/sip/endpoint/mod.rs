@@ -17,6 +17,7 @@ mod connection;
 mod hop;
 mod inbound;
 mod options;
+mod outside;
 mod prack;
 mod session;
 #[cfg(test)]
@@ -35,12 +36,15 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
 use super::dialog::DialogKey;
+use super::digest::Credentials;
 use super::header::NameAddr;
 pub use super::message::{Body, Headers, Method};
 pub use super::transaction::Timers;
 use super::uri::Uri;
 use connection::Connections;
 pub use hop::{Hop, MOST_HOPS};
+use outside::OpenOutside;
+pub use outside::{Outside, OutsideRequest};
 use session::Session;
 use transactions::{ClientTransaction, ServerTransaction};
 
@@ -198,6 +202,8 @@ pub struct Incoming {
     pub call_id: String,
     pub headers: Headers,
     pub body: Option<Body>,
+    /// Who proved to be one of our users; `None`: nobody asked.
+    pub user: Option<String>,
 }
 
 /// An INVITE to send.
@@ -209,6 +215,8 @@ pub struct Outgoing {
     pub hops: Vec<Hop>,
     pub headers: Vec<(String, String)>,
     pub body: Option<Body>,
+    /// Answers a challenge to this INVITE and to what we send in its dialog.
+    pub credentials: Option<Credentials>,
 }
 
 #[derive(Clone, Debug)]
@@ -261,10 +269,15 @@ pub enum Event {
     },
     /// Our BYE or CANCEL is done. Session over.
     Ended { session: SessionId },
+    /// The final response to `send_outside`, 408 after a timeout, 503 after a transport error.
+    OutsideAnswered { request: RequestId, status: u16, reason: String, headers: Headers, body: Option<Body> },
+    /// REGISTER, MESSAGE and the like outside any dialog; answer with `reply`.
+    OutsideRequested { request: RequestId, asked: Box<OutsideRequest> },
 }
 
 impl Event {
-    pub fn session(&self) -> SessionId {
+    /// `None`: it belongs to no session.
+    pub fn session(&self) -> Option<SessionId> {
         match self {
             Event::Invited { session, .. }
             | Event::Cancelled { session, .. }
@@ -282,7 +295,8 @@ impl Event {
             | Event::Answered { session, .. }
             | Event::Failed { session, .. }
             | Event::Responded { session, .. }
-            | Event::Ended { session } => *session,
+            | Event::Ended { session } => Some(*session),
+            Event::OutsideAnswered { .. } | Event::OutsideRequested { .. } => None,
         }
     }
 }
@@ -334,6 +348,7 @@ enum Timer {
     Client(u64),
     Server(u64),
     Session(SessionId),
+    Outside(RequestId),
     /// A stream for a large request should be open.
     Opening(u64),
 }
@@ -353,6 +368,7 @@ pub struct Endpoint {
     merges: HashMap<String, u64>,
     sessions: HashMap<SessionId, Session>,
     session_of: HashMap<DialogKey, SessionId>,
+    outside: OpenOutside,
     connections: Connections,
     /// Addresses that took no stream for a large request, and until when that is believed.
     without_stream: HashMap<SocketAddr, Instant>,
@@ -376,6 +392,7 @@ impl Endpoint {
             merges: HashMap::new(),
             sessions: HashMap::new(),
             session_of: HashMap::new(),
+            outside: OpenOutside::new(),
             connections: Connections::default(),
             without_stream: HashMap::new(),
             timers: BTreeSet::new(),
@@ -421,6 +438,7 @@ impl Endpoint {
                 Timer::Client(id) => self.client_time(now, id),
                 Timer::Server(id) => self.server_time(now, id),
                 Timer::Session(id) => self.session_time(now, id),
+                Timer::Outside(id) => self.outside_time(now, id),
                 Timer::Opening(id) => self.opening_time(now, id),
             }
         }

@@ -395,7 +395,7 @@ mod tests {
     fn demanding(phone: &mut Scripted) -> (SessionId, String) {
         let said = phone.hears(ALICE, Access::Trusted, &request("INVITE", "1", "", 1, "Require: 100rel\n"));
         assert_eq!(status(&said), ["100"]);
-        let session = phone.events[0].session();
+        let session = phone.events[0].session().expect("a session");
         phone.endpoint.respond(phone.now, session, Response { status: 180, ..Response::default() });
         let said = phone.says();
         assert!(said[0].1.contains("Require: 100rel\r\n"), "{}", said[0].1);
@@ -499,6 +499,7 @@ mod tests {
             hops: vec![Hop::to(Transport::Udp, address(ALICE), address(BOB))],
             headers: Vec::new(),
             body: sdp("offer"),
+            credentials: None,
         };
         let session = phone.endpoint.invite(phone.now, outgoing);
         (session, phone.says().remove(0).1)

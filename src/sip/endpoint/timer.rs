@@ -422,7 +422,7 @@ mod tests {
     /// An answered INVITE with these headers, the 200 it got, and our tag.
     fn answered(phone: &mut Scripted, more: &str) -> (SessionId, String, String) {
         phone.hears(ALICE, Access::Trusted, &request("INVITE", "1", "", 1, more));
-        let session = phone.events[0].session();
+        let session = phone.events[0].session().expect("a session");
         phone.endpoint.respond(phone.now, session, ok());
         let said = phone.says();
         let tag = our_tag(&said);

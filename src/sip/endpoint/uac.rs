@@ -207,8 +207,9 @@ impl Endpoint {
                 self.forget_session(now, session);
                 self.event(Event::Ended { session });
             }
+            (User::Outside(request), 200..) => self.outside_answered(request, response),
             (User::Refresh(session), 200..) => self.refreshed(now, session, &response),
-            (User::Request(..) | User::Refresh(_) | User::Bye(_) | User::Nobody, _) => {}
+            (User::Request(..) | User::Refresh(_) | User::Bye(_) | User::Outside(_) | User::Nobody, _) => {}
         }
     }
 
@@ -318,6 +319,7 @@ impl Endpoint {
                 self.forget_session(now, session);
                 self.event(Event::Ended { session });
             }
+            User::Outside(request) => self.outside_failed(request, status),
             User::Nobody => {}
         }
     }

@@ -42,6 +42,7 @@ impl Endpoint {
             call_id,
             headers: request.headers.clone(),
             body: request.body(),
+            user: None,
         };
         let translated = behind_translator(&request, peer);
         let to = response_peer(&request, peer);

@@ -144,7 +144,7 @@ mod tests {
     fn ringing(phone: &mut Scripted) -> (SessionId, String) {
         let invite = with_offer(&request("INVITE", "1", "", 1, "Supported: 100rel\n"));
         phone.hears(ALICE, Access::Trusted, &invite);
-        let session = phone.events[0].session();
+        let session = phone.events[0].session().expect("a session");
         phone.endpoint.respond(phone.now, session, Response { status: 180, ..Response::default() });
         let tag = our_tag(&phone.says());
         (session, tag)
