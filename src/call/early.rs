@@ -2,6 +2,7 @@
 //! ours send while they ring (RFC 3261 §13.2.1, RFC 3262 §5, RFC 3960).
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::end::EndReason;
@@ -9,7 +10,7 @@ use super::negotiate;
 use super::{Call, Do, SipDo, State, Tell, body_of};
 use crate::engine::plan::{BoundPorts, Command, Direction, Streams};
 use crate::sdp::SessionDescription;
-use crate::sip::{Body, RequestId};
+use crate::sip::{Body, Headers, RequestId};
 
 /// Forks of one call whose description is remembered.
 const FORKS: usize = 8;
@@ -32,6 +33,18 @@ pub enum Reliable {
     Supported,
     /// None may be sent that is not reliable.
     Required,
+}
+
+impl Reliable {
+    /// As the headers of an INVITE say.
+    pub fn of(headers: &Headers) -> Self {
+        let names = |header| headers.list(header).any(|tag| tag.trim().eq_ignore_ascii_case("100rel"));
+        match (names("Require"), names("Supported")) {
+            (true, _) => Reliable::Required,
+            (false, true) => Reliable::Supported,
+            (false, false) => Reliable::No,
+        }
+    }
 }
 
 /// The media of a call to us that rings.
@@ -222,6 +235,16 @@ impl Call {
 
 /// Calls of ours.
 impl Call {
+    /// A redirection leads to another peer: what the first one said is void.
+    pub fn moved(&mut self, peer: SocketAddr) {
+        if let State::Inviting { forks, .. } = &mut self.state {
+            *forks = Forks::default();
+        }
+        self.settings.label.peer = peer.to_string();
+        self.settings.room.signalling = Some(peer.ip());
+        self.settings.reach.signalling = Some(peer.ip());
+    }
+
     /// 18x.
     pub(super) fn progress(&mut self, status: u16, fork: &str, body: Option<&Body>) {
         let State::Inviting { offered, forks, .. } = &mut self.state else { return };

@@ -4,6 +4,9 @@
 //! carries out what [`UserAgent::poll`] says. A call whose step panics is discarded alone.
 
 pub mod admission;
+pub mod dialling;
+pub mod peers;
+mod redirect;
 mod resolving;
 pub mod routing;
 
@@ -24,6 +27,8 @@ use crate::sip::{
     Response, SessionId, Transport, Uri,
 };
 use crate::useragent::admission::Admission;
+use crate::useragent::dialling::{Denied, DialReason, Dialling};
+use crate::useragent::redirect::Redirect;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
 
@@ -43,6 +48,10 @@ pub struct Settings {
     /// The status over the limit: 503 or 486.
     pub busy: u16,
     pub max_call: Duration,
+    /// The longest call that is dialled.
+    pub dial_max: Duration,
+    /// Whom this box may call.
+    pub dialling: Dialling,
 }
 
 /// A call to make.
@@ -111,6 +120,8 @@ pub struct UserAgent {
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    redirects: HashMap<CallId, Redirect>,
+    dialling: Dialling,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
@@ -125,12 +136,14 @@ impl UserAgent {
         let first = u64::from_le_bytes([seed[0], seed[1], seed[2], seed[3], seed[4], 0, 0, 0]);
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
+            dialling: settings.dialling.clone(),
             settings,
             calls: BTreeMap::new(),
             call_of: HashMap::new(),
             session_of: HashMap::new(),
             dials: HashMap::new(),
             resolving: HashMap::new(),
+            redirects: HashMap::new(),
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
@@ -248,13 +261,21 @@ impl UserAgent {
             room: Room { signalling: Some(first.remote.ip()), ..dial.room.clone() },
             reach: self.reach(first.remote.ip()),
             origin: id.0,
-            max_call: self.settings.max_call,
+            max_call: self.settings.dial_max,
             ring_timeout: dial.ring_timeout,
             ring: Ring::default(),
         };
         self.dials.insert(id, dial);
         self.calls.insert(id, Call::outgoing(now, id, settings));
         self.step(now, id, |_| ());
+    }
+
+    /// Whether a URI may be called; if so it counts as called.
+    ///
+    /// # Errors
+    /// Says which rule forbids it.
+    pub fn permit(&mut self, now: Instant, uri: &Uri, reason: DialReason) -> Result<(), Denied> {
+        self.dialling.permit(now, uri, reason)
     }
 
     pub fn hang_up(&mut self, now: Instant, call: CallId, reason: EndReason) {
@@ -318,7 +339,9 @@ impl UserAgent {
                 // A call may be gone before its dialog: the endpoint ends that alone.
                 sip::Do::Event(event) => match event.session() {
                     Some(session) => {
-                        if let Some(call) = self.call_of.get(&session).copied() {
+                        if let Some(call) = self.call_of.get(&session).copied()
+                            && let Some(event) = self.redirected(now, call, event)
+                        {
                             self.step(now, call, |call| call.handle_sip(now, event));
                         }
                     }
@@ -399,7 +422,7 @@ impl UserAgent {
             ring: Ring {
                 time: route.ring,
                 early_media: route.early_media,
-                reliable: reliable(&invite.headers),
+                reliable: Reliable::of(&invite.headers),
             },
         };
         self.call_of.insert(session, id);
@@ -422,7 +445,10 @@ impl UserAgent {
     }
 
     fn reach(&self, signalling: IpAddr) -> Reach {
-        Reach { signalling: Some(signalling), networks: self.settings.admission.networks().to_vec() }
+        let admission = &self.settings.admission;
+        let own = admission.peers().of(signalling, None).map_or(&[][..], |peer| &peer.networks);
+        let networks = admission.networks().iter().chain(own).copied().collect();
+        Reach { signalling: Some(signalling), networks }
     }
 
     fn is_full(&self) -> bool {
@@ -485,6 +511,7 @@ impl UserAgent {
         self.arm(id, None);
         self.calls.remove(&id);
         self.dials.remove(&id);
+        self.redirects.remove(&id);
         if let Some(session) = self.session_of.remove(&id) {
             self.call_of.remove(&session);
         }
@@ -517,6 +544,9 @@ impl UserAgent {
         if let SipDo::Invite { body } = wanted {
             return self.invite(now, id, body);
         }
+        if matches!(wanted, SipDo::Cancel { .. }) && self.stop_redirecting(now, id) {
+            return;
+        }
         let Some(session) = self.session_of.get(&id).copied() else { return };
         match wanted {
             SipDo::Respond { status, reason, headers, body } => {
@@ -538,6 +568,7 @@ impl UserAgent {
 
     fn invite(&mut self, now: Instant, id: CallId, body: sip::Body) {
         let Some(dial) = self.dials.get(&id) else { return };
+        self.redirects.entry(id).or_default().note(&dial.to, &body);
         let session = self.endpoint.invite(
             now,
             Outgoing {
@@ -551,16 +582,6 @@ impl UserAgent {
         );
         self.session_of.insert(id, session);
         self.call_of.insert(session, id);
-    }
-}
-
-/// What the caller makes of provisional responses.
-fn reliable(headers: &sip::Headers) -> Reliable {
-    let names = |header| headers.list(header).any(|tag| tag.trim().eq_ignore_ascii_case("100rel"));
-    match (names("Require"), names("Supported")) {
-        (true, _) => Reliable::Required,
-        (false, true) => Reliable::Supported,
-        (false, false) => Reliable::No,
     }
 }
 

@@ -32,7 +32,11 @@ impl UserAgent {
                 let text = found.err().unwrap_or_else(|| format!("{} leads nowhere", waiting.dial.to));
                 self.give_up(now, waiting, EndReason::Rejected { status: 503, text });
             }
-            (None, found) => self.endpoint.handle_resolved(now, id, found.unwrap_or_default()),
+            (None, found) => {
+                if !self.place_found(now, id, &found) {
+                    self.endpoint.handle_resolved(now, id, found.unwrap_or_default());
+                }
+            }
         }
         self.settle(now);
     }

@@ -9,6 +9,7 @@ mod harness;
 mod bad_input;
 mod calls;
 mod client;
+mod dialogs;
 mod examples;
 #[cfg(feature = "faults")]
 mod faults;
@@ -18,3 +19,4 @@ mod peers;
 mod recordings;
 mod reoffers;
 mod shutdown;
+mod sipp_scenarios;

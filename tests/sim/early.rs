@@ -146,7 +146,10 @@ fn a_prack_that_comes_after_its_time_to_answer_still_makes_the_call() {
     prack(&mut world, Some(&audio_video()));
     assert_eq!(world.phone().response(Method::Invite).status, 200);
     world.act(|phone| phone.ack(None));
-    assert_eq!((world.appliances[0].engine.story().as_str(), state(&world)), ("prepare start", "established"));
+    assert_eq!(
+        (world.appliances[0].engine.story().as_str(), state(&world)),
+        ("prepare start", "established")
+    );
     hang_up(world);
 }
 
@@ -167,7 +170,8 @@ fn a_caller_who_gives_up_while_its_picture_is_looked_at_leaves_nothing() {
     world.act(|phone| phone.invite("look", Some(&audio_video())));
     world.run(seconds(2));
     world.act(|phone| {
-        phone.more = "Reason: SIP;cause=200;text=\"Call completed elsewhere\"\r\nReason: Q.850;cause=26\r\n".to_owned();
+        phone.more = "Reason: SIP;cause=200;text=\"Call completed elsewhere\"\r\nReason: Q.850;cause=26\r\n"
+            .to_owned();
         phone.cancel();
     });
     assert_eq!(world.phone().response(Method::Invite).status, 487);
@@ -305,7 +309,10 @@ fn a_reliable_ring_is_acknowledged_once_and_its_description_stands() {
     assert_eq!(pracks[0].headers.value("RAck"), Some("77 1 INVITE"));
     assert_eq!(world.appliance().engine.story(), "prepare start");
     world.act(|phone| phone.reply(Method::Invite, 200, None));
-    assert_eq!((world.appliances[0].engine.story().as_str(), state(&world)), ("prepare start answered", "established"));
+    assert_eq!(
+        (world.appliances[0].engine.story().as_str(), state(&world)),
+        ("prepare start answered", "established")
+    );
     hang_up(world);
 }
 

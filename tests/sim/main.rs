@@ -17,6 +17,8 @@ mod early;
 mod incoming;
 mod outgoing;
 mod refused;
+mod redirect;
 mod reoffer;
 mod sessions;
 mod storm;
+mod torture;

@@ -140,7 +140,9 @@ impl Phone {
             to.set_tag(self.fork.unwrap_or(&self.tag));
             response.headers.set("To", to.to_string());
         }
-        response.headers.push("Contact", format!("<sip:{}>", self.address));
+        if !(300..400).contains(&status) {
+            response.headers.push("Contact", format!("<sip:{}>", self.address));
+        }
         for line in self.more.lines().filter(|_| status > 100) {
             let (name, value) = line.split_once(": ").unwrap();
             response.headers.push(name, value);

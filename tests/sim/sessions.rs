@@ -34,7 +34,10 @@ fn hang_up(mut world: World) {
 #[test]
 fn twenty_refreshes_by_update_leave_the_call_as_it_was() {
     let mut world = World::with(hasty());
-    establish(&mut world, "Supported: timer\r\nSession-Expires: 100;refresher=uas\r\nAllow: INVITE, ACK, BYE, UPDATE\r\n");
+    establish(
+        &mut world,
+        "Supported: timer\r\nSession-Expires: 100;refresher=uas\r\nAllow: INVITE, ACK, BYE, UPDATE\r\n",
+    );
     world.run(seconds(1_001));
     assert_eq!(world.phone().requests(Method::Update).len(), 20);
     let update = world.phone().requests(Method::Update)[0].clone();
@@ -47,7 +50,10 @@ fn twenty_refreshes_by_update_leave_the_call_as_it_was() {
 #[test]
 fn a_phone_without_update_is_refreshed_by_reinvites_with_the_description_that_stands() {
     let mut world = World::with(hasty());
-    establish(&mut world, "Supported: timer\r\nSession-Expires: 100;refresher=uas\r\nAllow: INVITE, ACK, BYE\r\n");
+    establish(
+        &mut world,
+        "Supported: timer\r\nSession-Expires: 100;refresher=uas\r\nAllow: INVITE, ACK, BYE\r\n",
+    );
     let stands = world.phone().answer();
     for round in 0..20 {
         world.run(seconds(50));
@@ -64,7 +70,8 @@ fn a_phone_without_update_is_refreshed_by_reinvites_with_the_description_that_st
 #[test]
 fn a_phone_that_refreshes_by_itself_is_never_asked() {
     let mut world = World::with(hasty());
-    let more = "Supported: timer\r\nSession-Expires: 100;refresher=uac\r\nAllow: INVITE, ACK, BYE, UPDATE\r\n";
+    let more =
+        "Supported: timer\r\nSession-Expires: 100;refresher=uac\r\nAllow: INVITE, ACK, BYE, UPDATE\r\n";
     establish(&mut world, more);
     let granted = world.phone().response(Method::Invite).headers.value("Session-Expires").map(str::to_owned);
     assert_eq!(granted.as_deref(), Some("100;refresher=uac"));
@@ -77,7 +84,10 @@ fn a_phone_that_refreshes_by_itself_is_never_asked() {
             world.act(|phone| phone.ack(None));
         }
     }
-    assert!(world.phone().requests(Method::Update).is_empty() && world.phone().requests(Method::Invite).is_empty());
+    assert!(
+        world.phone().requests(Method::Update).is_empty()
+            && world.phone().requests(Method::Invite).is_empty()
+    );
     assert_eq!(world.appliance().engine.story(), "prepare start");
     hang_up(world);
 }
@@ -160,7 +170,10 @@ fn an_update_before_the_ack_is_answered() {
     world.act(|phone| phone.request("UPDATE", Some(("application/sdp", &directed("sendonly")))));
     assert_eq!(world.phone().statuses(Method::Update), [200]);
     world.act(|phone| phone.ack(None));
-    assert_eq!((world.appliances[0].engine.story().as_str(), state(&world)), ("prepare start update", "established"));
+    assert_eq!(
+        (world.appliances[0].engine.story().as_str(), state(&world)),
+        ("prepare start update", "established")
+    );
     hang_up(world);
 }
 

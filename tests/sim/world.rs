@@ -14,6 +14,7 @@ use eyeline::engine::plan::{
 use eyeline::media::frame::Size;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
+use eyeline::useragent::dialling::Dialling;
 use eyeline::useragent::routing::Route;
 use eyeline::useragent::{Dial, Do, Settings, UserAgent};
 
@@ -88,6 +89,8 @@ pub struct World {
     pub network: Network,
     pub appliances: Vec<Appliance>,
     pub phones: Vec<Phone>,
+    /// What was sent to addresses where nobody is.
+    pub unclaimed: Vec<Vec<u8>>,
     steps: u64,
 }
 
@@ -104,7 +107,14 @@ impl World {
     }
 
     pub fn of(appliances: Vec<Appliance>, seed: u64) -> Self {
-        World { now: Instant::now(), network: Network::new(seed), appliances, phones: Vec::new(), steps: 0 }
+        World {
+            now: Instant::now(),
+            network: Network::new(seed),
+            appliances,
+            phones: Vec::new(),
+            unclaimed: Vec::new(),
+            steps: 0,
+        }
     }
 
     pub fn add_phone(&mut self) -> usize {
@@ -207,6 +217,8 @@ impl World {
             to.agent.handle_datagram(now, peer, &datagram.bytes);
         } else if let Some(phone) = self.phones.iter_mut().find(|known| known.address == datagram.to) {
             phone.hears(now, &datagram.bytes);
+        } else {
+            self.unclaimed.push(datagram.bytes.clone());
         }
         self.carry();
     }
@@ -222,7 +234,15 @@ impl World {
                         self.network.send(now, datagram);
                     }
                     Do::Connect { connection, .. } => appliance.agent.handle_closed(now, connection),
-                    Do::Close(_) | Do::Resolve { .. } => {}
+                    Do::Close(_) => {}
+                    // Addresses are known at once; names are never found.
+                    Do::Resolve { id, uri } => {
+                        if let Some(ip) = uri.host_ip() {
+                            let remote = SocketAddr::new(ip, uri.port.unwrap_or(5060));
+                            let hop = Hop::to(Transport::Udp, remote, appliance.address);
+                            appliance.agent.handle_resolved(now, id, Ok(vec![hop]));
+                        }
+                    }
                     Do::Engine(command) => appliance.engine.handle(now, command),
                     Do::Tell { call, tell, .. } => appliance.told.push((call, tell)),
                     Do::Ended { call, ended, .. } => appliance.ended.push((call, ended)),
@@ -288,6 +308,8 @@ pub fn settings() -> Settings {
         max_calls: 0,
         busy: 503,
         max_call: seconds(3600),
+        dial_max: seconds(3600),
+        dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned()]),
     }
 }
 

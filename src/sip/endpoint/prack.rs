@@ -31,6 +31,8 @@ pub(super) struct Reliably {
     /// The last RSeq given.
     rseq: u32,
     sent: Option<Sent>,
+    /// The numbers of one that a 2xx has overtaken: its PRACK still comes (§3).
+    overtaken: Option<(u32, u32)>,
     waiting: VecDeque<Response>,
     /// The 2xx that waits for the PRACK of an 18x with SDP (§3).
     last: Option<Response>,
@@ -93,7 +95,7 @@ impl Endpoint {
                 None
             }
             200.. => {
-                pending.sent = None;
+                pending.overtaken = pending.sent.take().map(|sent| (sent.rseq, sent.cseq));
                 pending.waiting.clear();
                 Some(response)
             }
@@ -181,12 +183,11 @@ impl Endpoint {
     ) {
         let rack = request.headers.value("RAck").and_then(numbers_of);
         let Some(state) = self.sessions.get_mut(&session) else { return };
-        let sent = state.reliably.sent.as_ref();
-        let matches = matches!(state.state, State::Invited)
-            && sent.is_some_and(|sent| rack == Some((sent.rseq, sent.cseq)));
-        if !matches {
+        let sent = state.reliably.sent.as_ref().map(|sent| (sent.rseq, sent.cseq));
+        if rack.is_none() || (rack != sent && rack != state.reliably.overtaken) {
             return self.answer(now, peer, key, request, plain(481));
         }
+        state.reliably.overtaken = None;
         state.reliably.described |= state.reliably.sent.take().is_some_and(|sent| sent.described);
         if request.body.is_empty() {
             self.answer(now, peer, key, request, plain(200));
@@ -454,6 +455,19 @@ mod tests {
         assert_eq!(value(&said[1].1, "RSeq: "), (rseq + 1).to_string());
         let again = phone.hears(ALICE, Access::Trusted, &prack("p6", 6, &format!("{rseq} 1 INVITE")));
         assert_eq!(status(&again), ["481"]);
+    }
+
+    #[test]
+    fn a_prack_that_the_answer_has_overtaken_is_still_taken() {
+        let mut phone = Scripted::new(Settings::default());
+        let (session, tag) = demanding(&mut phone);
+        let (tag, rseq) = split(&tag);
+        phone.endpoint.respond(phone.now, session, ok());
+        assert_eq!(status(&phone.says()), ["200"], "nothing was described in the ring");
+        for (branch, cseq, expected) in [("p", 2, "200"), ("q", 3, "481")] {
+            let prack = request("PRACK", branch, tag, cseq, &format!("RAck: {rseq} 1 INVITE\n"));
+            assert_eq!(status(&phone.hears(ALICE, Access::Trusted, &prack)), [expected]);
+        }
     }
 
     #[test]
