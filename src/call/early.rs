@@ -200,6 +200,12 @@ impl Call {
                 video.route.direction = Direction::Inactive;
             }
         }
+        if streams.slides.is_none() {
+            streams.slides.clone_from(&self.streams.slides);
+            if let Some(slides) = &mut streams.slides {
+                slides.route.direction = Direction::Inactive;
+            }
+        }
         if streams.audio.is_none() {
             streams.audio.clone_from(&self.streams.audio);
             if let Some(audio) = &mut streams.audio {
@@ -250,7 +256,7 @@ impl Call {
         let State::Inviting { offered, forks, .. } = &mut self.state else { return };
         let answer = body.and_then(|body| negotiate::read(&body.bytes).ok());
         let accepted = answer.and_then(|answer| {
-            let streams = negotiate::accept(offered, &answer, &self.settings.media).ok();
+            let streams = negotiate::accept(offered, &answer, &self.settings.media, &mut self.origin).ok();
             forks.keep(fork, answer);
             streams
         });
@@ -271,7 +277,8 @@ impl Call {
                 // A 200 without SDP stands by what an 18x said (RFC 3261 §13.2.1).
                 let accepted = match (body, forks.of(fork)) {
                     (None, Some(early)) => {
-                        negotiate::accept(&offered, early, &self.settings.media).map_err(|r| r.to_string())
+                        negotiate::accept(&offered, early, &self.settings.media, &mut self.origin)
+                            .map_err(|refusal| refusal.to_string())
                     }
                     (body, _) => self.accept(&offered, body),
                 };

@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn contacts_are_tried_by_q_and_rubbish_is_left_out() {
         let mut headers = Headers::default();
-        headers.push("Contact", "<sip:c@h>;q=0.1, <sip:a@h>;q=1.0, <<<, <sip:b@h>;q=x");
+        headers.push("Contact", "<sip:c@h>;q=0.1, <sip:a@h>;q=1.0, <sip:b@h>;q=x, *, <<<");
         headers.push("Contact", "<sip:d@h>;q=0.5");
         let order: Vec<String> = contacts(&headers).iter().map(ToString::to_string).collect();
         assert_eq!(order, ["sip:a@h", "sip:b@h", "sip:d@h", "sip:c@h"]);

@@ -27,6 +27,8 @@ pub struct Route {
     pub ring: Duration,
     /// Media flows while it rings.
     pub early_media: bool,
+    /// Whether a shared screen is taken beside it.
+    pub slides: bool,
 }
 
 /// What a route is chosen by.

@@ -20,3 +20,4 @@ mod recordings;
 mod reoffers;
 mod shutdown;
 mod sipp_scenarios;
+mod slides;

@@ -15,9 +15,10 @@ mod world;
 
 mod early;
 mod incoming;
+mod media;
 mod outgoing;
-mod refused;
 mod redirect;
+mod refused;
 mod reoffer;
 mod sessions;
 mod storm;

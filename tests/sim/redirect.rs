@@ -40,7 +40,10 @@ fn a_permitted_contact_is_called_and_nobody_notices() {
     assert_eq!(world.phones[1].requests(Method::Invite)[0].uri.to_string(), "sip:desk@10.0.0.2");
     assert_eq!(world.phones[0].requests(Method::Ack).len(), 1, "the 302 is acknowledged");
     world.act_on(1, |phone| phone.reply(Method::Invite, 200, Some(&audio_video())));
-    assert_eq!((state(&world), world.appliances[0].engine.story().as_str()), ("established", "prepare start"));
+    assert_eq!(
+        (state(&world), world.appliances[0].engine.story().as_str()),
+        ("established", "prepare start")
+    );
     assert_eq!(world.appliances[0].agent.calls().next().unwrap().label().peer, "10.0.0.2:5060");
     world.act_on(1, |phone| phone.bye());
     assert_eq!(*world.appliance().end(), EndReason::PeerHungUp);
@@ -94,7 +97,8 @@ fn after_five_places_it_is_enough() {
 #[test]
 fn a_hang_up_while_the_next_place_is_looked_for_ends_the_call() {
     let mut settings = crate::world::settings();
-    settings.dialling = eyeline::useragent::dialling::Dialling::new(vec!["sip:*@nowhere.example.com".to_owned()]);
+    settings.dialling =
+        eyeline::useragent::dialling::Dialling::new(vec!["sip:*@nowhere.example.com".to_owned()]);
     let mut world = World::with(settings);
     let call = world.dial(seconds(30));
     send_on(&mut world, 0, &["<sip:a@nowhere.example.com>"]);

@@ -21,6 +21,10 @@ fn establish(world: &mut World, more: &str) {
     assert_eq!(state(world), "established");
 }
 
+/// What the phone says of timers when it answers our refreshes.
+const AGREED: &str =
+    "Require: timer\r\nSession-Expires: 100;refresher=uac\r\nAllow: INVITE, ACK, BYE, UPDATE\r\n";
+
 fn state(world: &World) -> &'static str {
     world.appliances[0].agent.calls().next().expect("a call").state_name()
 }
@@ -55,6 +59,7 @@ fn a_phone_without_update_is_refreshed_by_reinvites_with_the_description_that_st
         "Supported: timer\r\nSession-Expires: 100;refresher=uas\r\nAllow: INVITE, ACK, BYE\r\n",
     );
     let stands = world.phone().answer();
+    world.phone().more = AGREED.replace(", UPDATE", "");
     for round in 0..20 {
         world.run(seconds(50));
         let invites = world.phone().requests(Method::Invite);
@@ -243,6 +248,7 @@ fn a_bye_that_crosses_a_reinvite_ends_both() {
 fn a_refresh_waits_for_a_renewed_offer_that_is_on_its_way() {
     let mut world = World::with(hasty());
     establish(&mut world, "Supported: timer\r\nSession-Expires: 100;refresher=uas\r\nAllow: UPDATE\r\n");
+    world.phone().more = AGREED.to_owned();
     world.run(seconds(49) - ms(100));
     let call = world.appliance().call();
     world.command(|agent, now| agent.hold(now, call));
