@@ -42,6 +42,7 @@ fn twenty_refreshes_by_update_leave_the_call_as_it_was() {
         &mut world,
         "Supported: timer\r\nSession-Expires: 100;refresher=uas\r\nAllow: INVITE, ACK, BYE, UPDATE\r\n",
     );
+    world.phone().more = AGREED.to_owned();
     world.run(seconds(1_001));
     assert_eq!(world.phone().requests(Method::Update).len(), 20);
     let update = world.phone().requests(Method::Update)[0].clone();
@@ -89,6 +90,8 @@ fn a_phone_that_refreshes_by_itself_is_never_asked() {
             world.act(|phone| phone.ack(None));
         }
     }
+    let ended = &world.appliances[0].ended;
+    assert!(ended.is_empty(), "{ended:?} {:?}", world.phones[0].heard);
     assert!(
         world.phone().requests(Method::Update).is_empty()
             && world.phone().requests(Method::Invite).is_empty()

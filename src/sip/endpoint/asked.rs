@@ -176,8 +176,14 @@ impl Endpoint {
         now: Instant,
         session: SessionId,
         transaction: u64,
-        response: Response,
+        mut response: Response,
     ) {
+        let Some(server) = self.servers.get(&transaction) else { return };
+        let refreshes = matches!(server.request.method, Method::Invite | Method::Update);
+        if refreshes && (200..300).contains(&response.status) {
+            let request = server.request.clone();
+            response.headers.extend(self.grant_timer(now, session, &request));
+        }
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let Some(server) = self.servers.get(&transaction) else { return };
         let is_invite = server.request.method == Method::Invite;
