@@ -33,7 +33,9 @@ impl UserAgent {
                 self.give_up(now, waiting, EndReason::Rejected { status: 503, text });
             }
             (None, found) => {
-                if let Some(found) = self.probe_resolved(now, id, found) {
+                if let Some(found) = self.probe_resolved(now, id, found)
+                    && !self.place_found(now, id, &found)
+                {
                     self.endpoint.handle_resolved(now, id, found.unwrap_or_default());
                 }
             }
@@ -68,7 +70,15 @@ impl UserAgent {
             ..self.label(call, super::user_of(&dial.from.uri), super::user_of(&dial.to))
         };
         let streams = Streams::default();
-        let ended = Ended { reason, started: since, answered: None, ended: now, streams, report: None };
+        let ended = Ended {
+            reason,
+            peer_reason: None,
+            started: since,
+            answered: None,
+            ended: now,
+            streams,
+            report: None,
+        };
         self.counters.ended += 1;
         self.out.push_back(Do::Ended { call, label, ended: Box::new(ended) });
     }

@@ -283,7 +283,8 @@ impl World {
     }
 }
 
-/// Routes: `100` mirrors with video, `audio` without; `haus tor` shows that names are decoded. Phones are trusted.
+/// Routes: `100` mirrors with video, `audio` without; `ring` rings 5 s before, `look` looks meanwhile; `haus tor` shows that
+/// names are decoded. Phones are trusted.
 pub fn settings() -> Settings {
     let route = |to: &str, video: bool| Route {
         to: Some(to.to_owned()),
@@ -294,12 +295,20 @@ pub fn settings() -> Settings {
         behaviour: mirror(),
         room: room(),
         video,
+        ring: Duration::ZERO,
+        early_media: false,
         slides: true,
     };
     Settings {
         sip: sip::Settings::default(),
         admission: Admission::new(vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.0/24".parse().unwrap()]),
-        routes: vec![route("100", true), route("audio", false), route("haus tor", true)],
+        routes: vec![
+            route("100", true),
+            route("audio", false),
+            Route { ring: seconds(5), ..route("ring", true) },
+            Route { ring: seconds(5), early_media: true, ..route("look", true) },
+            route("haus tor", true),
+        ],
         media: media(),
         name: "door".to_owned(),
         advertise: None,

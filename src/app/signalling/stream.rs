@@ -39,9 +39,9 @@ const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(20);
 /// An open stream, ready for messages.
 pub(super) enum Wire {
     Plain(TcpStream),
-    Secure(TlsStream<TcpStream>),
-    Web(WebSocketStream<TcpStream>),
-    SecureWeb(WebSocketStream<TlsStream<TcpStream>>),
+    Secure(Box<TlsStream<TcpStream>>),
+    Web(Box<WebSocketStream<TcpStream>>),
+    SecureWeb(Box<WebSocketStream<TlsStream<TcpStream>>>),
 }
 
 /// One stream connection; dropping it ends its tasks.
@@ -177,17 +177,17 @@ impl Signalling {
             }
             Wire::Secure(stream) => {
                 probe(stream.get_ref().0);
-                let (reader, writer) = tokio::io::split(stream);
+                let (reader, writer) = tokio::io::split(*stream);
                 halves(scope, reader, writer, connection, outgoing, inbound, closed);
             }
             Wire::Web(stream) => {
                 probe(stream.get_ref());
-                let work = websocket::carry(stream, connection, outgoing, inbound, closed, WRITE_LIMIT);
+                let work = websocket::carry(*stream, connection, outgoing, inbound, closed, WRITE_LIMIT);
                 scope.task_until_stopped("sip-websocket", work);
             }
             Wire::SecureWeb(stream) => {
                 probe(stream.get_ref().get_ref().0);
-                let work = websocket::carry(stream, connection, outgoing, inbound, closed, WRITE_LIMIT);
+                let work = websocket::carry(*stream, connection, outgoing, inbound, closed, WRITE_LIMIT);
                 scope.task_until_stopped("sip-websocket", work);
             }
         }
@@ -224,14 +224,14 @@ async fn greet(transport: Transport, stream: TcpStream, tls: &Tls) -> Result<(Wi
     let server = || tls.server().ok_or_else(|| "there is no certificate of ours".to_owned());
     match transport {
         Transport::Udp | Transport::Tcp => Ok((Wire::Plain(stream), None)),
-        Transport::Ws => Ok((Wire::Web(websocket::accept(stream).await?), None)),
+        Transport::Ws => Ok((Wire::Web(Box::new(websocket::accept(stream).await?)), None)),
         Transport::Tls => {
             let (stream, name) = secure(stream, server()?, tls).await?;
-            Ok((Wire::Secure(stream), name))
+            Ok((Wire::Secure(Box::new(stream)), name))
         }
         Transport::Wss => {
             let (stream, name) = secure(stream, server()?, tls).await?;
-            Ok((Wire::SecureWeb(websocket::accept(stream).await?), name))
+            Ok((Wire::SecureWeb(Box::new(websocket::accept(stream).await?)), name))
         }
     }
 }
@@ -262,11 +262,11 @@ async fn open(
     let host = name.as_deref().map_or_else(|| remote.to_string(), |name| format!("{name}:{}", remote.port()));
     let wire = match transport {
         Transport::Udp | Transport::Tcp => Wire::Plain(stream),
-        Transport::Ws => Wire::Web(websocket::connect(stream, &host, false).await?),
-        Transport::Tls => Wire::Secure(secure_client(stream, remote, name, tls).await?),
+        Transport::Ws => Wire::Web(Box::new(websocket::connect(stream, &host, false).await?)),
+        Transport::Tls => Wire::Secure(Box::new(secure_client(stream, remote, name, tls).await?)),
         Transport::Wss => {
             let stream = secure_client(stream, remote, name, tls).await?;
-            Wire::SecureWeb(websocket::connect(stream, &host, true).await?)
+            Wire::SecureWeb(Box::new(websocket::connect(stream, &host, true).await?))
         }
     };
     Ok((wire, local))
