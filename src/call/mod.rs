@@ -282,7 +282,8 @@ impl Call {
             sip::Event::Invited { .. }
             | sip::Event::Responded { .. }
             | sip::Event::OutsideAnswered { .. }
-            | sip::Event::OutsideRequested { .. } => {}
+            | sip::Event::OutsideRequested { .. }
+            | sip::Event::ProofRefused { .. } => {}
         }
     }
 

@@ -88,6 +88,12 @@ impl Dialog {
         self.build(method, self.local_cseq)
     }
 
+    /// The number of a request that is sent once more, with proof.
+    pub fn next_number(&mut self) -> u32 {
+        self.local_cseq += 1;
+        self.local_cseq
+    }
+
     /// The ACK of the 2xx to our INVITE `cseq` (§13.2.2.4).
     pub fn ack(&self, cseq: u32) -> RequestMessage {
         self.build(Method::Ack, cseq)

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::super::digest::client::Attempts;
 use super::super::message::{Method, RequestMessage, ResponseMessage};
 use super::super::transaction::client::Client;
 use super::super::transaction::client_invite::{ClientInvite, Timed};
@@ -39,6 +40,7 @@ pub(super) struct ClientTransaction {
     pub request: RequestMessage,
     pub places: Places,
     pub user: User,
+    pub attempts: Attempts,
     pub armed: Option<Instant>,
 }
 
@@ -136,8 +138,18 @@ impl Endpoint {
         let id = self.new_id();
         let key = (branch, request.method.clone());
         self.client_of.insert(key.clone(), id);
-        let transaction =
-            ClientTransaction { machine, key, peer, connection, bytes, request, places, user, armed: None };
+        let transaction = ClientTransaction {
+            machine,
+            key,
+            peer,
+            connection,
+            bytes,
+            request,
+            places,
+            user,
+            attempts: Attempts::default(),
+            armed: None,
+        };
         self.clients.insert(id, transaction);
         self.tend_client(id);
         self.hurry(now, id);

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::super::dialog::Dialog;
+use super::super::digest::client::Client as Prover;
 use super::super::header::NameAddr;
 use super::super::message::{Body, Headers, Method, RequestMessage, ResponseMessage, reason_phrase};
 use super::compose::{ALLOW, dialog_peer, set_body};
@@ -45,6 +46,7 @@ impl Endpoint {
         let state = State::Inviting { cancel: Cancel::No };
         let mut made = Session::new(state, peer, hop.local, tag, 0);
         made.sent_invite = Some(request.clone());
+        made.prover = outgoing.credentials.map(Prover::new);
         self.sessions.insert(session, made);
         let user = User::Invite(session);
         let id = self.start_client_over(now, peer, rest, branch, request, user);
@@ -86,6 +88,9 @@ impl Endpoint {
         ack.headers.prepend("Via", via);
         if let Some(state) = self.sessions.get(&session) {
             self.finish_request(&mut ack, state, &[], body);
+            for (name, value) in &state.proof {
+                ack.headers.push(name, value.clone());
+            }
         }
         ack.to_bytes()
     }
@@ -170,7 +175,11 @@ impl Endpoint {
             let peer = transaction.peer;
             self.send(peer, ack.to_bytes());
         }
+        let unproven = if deliver { self.unproven(id, response.status) } else { None };
         self.tend_client(id);
+        if unproven.is_some_and(|unproven| self.prove(now, unproven, &response)) {
+            return;
+        }
         // RFC 3263 §4.3: a place that is overloaded is left for the next one.
         if deliver && (response.status != 503 || !self.next_place(now, id)) {
             self.deliver(now, user, response);
