@@ -13,7 +13,7 @@ pub struct Attempts {
     renewed: bool,
 }
 
-/// A challenge we have answered and may answer again with a higher count.
+/// A challenge we have answered; its nonce may come again.
 #[derive(Clone, Debug)]
 struct Answered {
     header: &'static str,
@@ -88,19 +88,6 @@ impl Client {
         Some(answers)
     }
 
-    /// The header for a further request under the last challenge, before anybody asks again.
-    pub fn again(&mut self, request: &RequestMessage, cnonce: &str) -> Option<(&'static str, String)> {
-        let mut last = self.answered.pop()?;
-        // Without a count a nonce is good for one request.
-        if !last.quality {
-            return None;
-        }
-        let value = self.value(&mut last, request, cnonce);
-        let header = last.header;
-        self.answered.push(last);
-        Some((header, value))
-    }
-
     /// A challenge we can and may answer, and whether it says that only the nonce was too old.
     fn consider(&self, header: &'static str, words: &Words) -> Option<(Answered, bool)> {
         let (realm, nonce) = (words.get("realm")?, words.get("nonce")?);
@@ -125,9 +112,14 @@ impl Client {
             algorithm,
             algorithm_named: named.is_some(),
             quality,
-            count: 0,
+            // A nonce that is asked with again goes on counting (RFC 7616 §3.4).
+            count: self.count_of(nonce),
         };
         Some((answered, stale))
+    }
+
+    fn count_of(&self, nonce: &str) -> u32 {
+        self.answered.iter().find(|known| known.nonce == nonce).map_or(0, |known| known.count)
     }
 
     fn value(&self, answered: &mut Answered, request: &RequestMessage, cnonce: &str) -> String {
@@ -210,8 +202,8 @@ mod tests {
         assert_eq!(*header, "Authorization");
         assert!(value.contains("nonce=\"s\"") && value.contains("algorithm=SHA-256"), "{value}");
         assert!(value.contains("nc=00000001") && value.contains("opaque=\"o\""), "{value}");
-        let (_, value) = client.again(&request(), "c").unwrap();
-        assert!(value.contains("nc=00000002"), "{value}");
+        let answers = client.answer(&asked, &mut Attempts::default(), &request(), "c").unwrap();
+        assert!(answers[0].1.contains("nc=00000002"), "{answers:?}");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use super::compose::{response_peer, response_to, stamp_source};
 use super::inbound::server_key;
 use super::{Access, Endpoint, Event, Peer, Strangers};
 
+const UNAUTHORIZED: (u16, &str) = (401, "Unauthorized");
+
 /// What becomes of a request outside any dialog.
 pub(super) enum Entry {
     /// It is taken; the user who proved to have sent it.
@@ -67,15 +69,15 @@ impl Endpoint {
             Verdict::Wrong | Verdict::Replayed => {
                 self.counters.proofs_refused += 1;
                 self.event(Event::ProofRefused { source });
-                self.answer_briefly(peer, limit, request, 403, &[]);
+                self.answer_briefly(peer, limit, request, (403, "Forbidden"), &[]);
                 return Entry::Closed;
             }
         };
         let challenges = self.guard.challenges(now, source, stale);
         self.counters.challenges += 1;
         // Both where there is room (RFC 8760 §2.3), else the one every phone knows, else silence.
-        let _ = self.answer_briefly(peer, limit, request, 401, &challenges)
-            || self.answer_briefly(peer, limit, request, 401, &challenges[1..]);
+        let _ = self.answer_briefly(peer, limit, request, UNAUTHORIZED, &challenges)
+            || self.answer_briefly(peer, limit, request, UNAUTHORIZED, &challenges[1..]);
         Entry::Closed
     }
 
@@ -85,7 +87,7 @@ impl Endpoint {
             Strangers::Drop | Strangers::Challenge => true,
             Strangers::Reject => request.method == Method::Ack,
         };
-        if !silent && self.answer_briefly(peer, length, request, 403, &[]) {
+        if !silent && self.answer_briefly(peer, length, request, (403, "No"), &[]) {
             self.counters.strangers_rejected += 1;
         } else {
             self.counters.strangers_dropped += 1;
@@ -99,14 +101,14 @@ impl Endpoint {
         peer: Peer,
         limit: usize,
         request: &RequestMessage,
-        status: u16,
+        (status, reason): (u16, &str),
         challenges: &[String],
     ) -> bool {
         let mut request = request.clone();
         stamp_source(&mut request, peer.remote);
         // RFC 3261 §8.2.7: the same tag for the same request, without remembering it.
         let mut response: ResponseMessage = response_to(&request, status, (status == 401).then_some("ask"));
-        response.reason = if status == 403 { "No" } else { "Unauthorized" }.to_owned();
+        response.reason = reason.to_owned();
         for challenge in challenges {
             response.headers.push("WWW-Authenticate", challenge.clone());
         }
