@@ -7,6 +7,7 @@ use crate::app::config::settings::{
     Transform, Word,
 };
 use crate::app::detectors::Detectors;
+use crate::app::device;
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::{Behaviour, Room};
@@ -16,8 +17,10 @@ use crate::codec::h264::probe;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
-use crate::sip::{self, Strangers, Transport};
+use crate::sip::{self, Strangers, Transport, digest};
+use crate::useragent::accounts::Account;
 use crate::useragent::admission::Admission;
+use crate::useragent::registrar;
 use crate::useragent::routing::Route;
 use crate::useragent::{self};
 use crate::vision::censor::{self, CensorSettings};
@@ -41,8 +44,11 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             user_agent: product(),
             strangers: match config.sip.strangers {
                 settings::Strangers::Drop => Strangers::Drop,
-                settings::Strangers::Challenge | settings::Strangers::Reject => Strangers::Reject,
+                settings::Strangers::Challenge => Strangers::Challenge,
+                settings::Strangers::Reject => Strangers::Reject,
             },
+            realm: realm(config).to_owned(),
+            users: config.sip.users.iter().map(user).collect(),
             contact_user: config.appliance.name.clone(),
             advertise: config.sip.advertise,
             ..sip::Settings::default()
@@ -62,7 +68,47 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             Busy::Busy486 => 486,
         },
         max_call: config.sip.max_call,
+        accounts: config.sip.accounts.iter().map(|found| account(config, found)).collect(),
+        registrar: registrar(config),
     })
+}
+
+fn realm(config: &Config) -> &str {
+    config.sip.realm.as_deref().unwrap_or(&config.appliance.name)
+}
+
+fn user(user: &settings::User) -> digest::server::User {
+    digest::server::User { name: user.name.clone(), password: user.password.expose().to_owned() }
+}
+
+fn registrar(config: &Config) -> registrar::Settings {
+    let user = |user: &settings::User| registrar::User {
+        name: user.name.clone(),
+        display_name: user.display_name.clone(),
+    };
+    let mut domains = vec![realm(config).to_owned(), config.appliance.name.clone()];
+    domains.extend(config.sip.advertise.map(|address| address.to_string()));
+    domains.dedup();
+    registrar::Settings {
+        users: config.sip.users.iter().map(user).collect(),
+        domains,
+        listen: config.sip.listen.iter().map(|listen| listen.address).collect(),
+        clock: None,
+    }
+}
+
+fn account(config: &Config, account: &settings::Account) -> Account {
+    Account {
+        name: account.name.clone(),
+        registrar: account.registrar.clone(),
+        username: account.username.clone(),
+        password: account.password.expose().to_owned(),
+        realm: account.realm.clone(),
+        display_name: account.display_name.clone(),
+        expires: account.expires,
+        outbound_proxy: account.outbound_proxy.clone(),
+        instance: device::instance(&config.appliance.name, &account.name),
+    }
 }
 
 pub fn media(config: &Config) -> MediaSettings {

@@ -26,6 +26,7 @@ use crate::engine::plan::{CallId, Label, StreamReport, Streams};
 use crate::engine::report::Gauges;
 use crate::record::record::{CallRecord, DigitRecord, PictureRecord, RecordingRecord, StreamRecord};
 use crate::record::store::{free_bytes, record_path};
+use crate::sip::register::State;
 use crate::useragent::{Do, UserAgent};
 
 /// The view is renewed at most this often.
@@ -325,7 +326,7 @@ impl Watching {
         self.disk.clone()
     }
 
-    fn parts(&mut self, now: Instant, draining: bool) -> Parts {
+    fn parts(&mut self, now: Instant, agent: &UserAgent) -> Parts {
         let part = |(name, problem): (String, Option<String>)| match problem {
             None => Part::good(name),
             Some(problem) => Part::bad(name, problem),
@@ -335,8 +336,35 @@ impl Watching {
             disk: self.disk(now),
             censor: self.detectors.target_states().into_iter().map(part).collect(),
             detectors: self.detectors.detector_states().into_iter().map(part).collect(),
-            draining,
+            accounts: agent.registrations().map(account_part).collect(),
+            draining: agent.is_draining(),
         }
+    }
+}
+
+fn account_part((name, state): (&str, &State)) -> Part {
+    match state {
+        State::Registered { .. } => Part::good(name),
+        State::Starting => Part::bad(name, "not registered yet"),
+        State::Gone => Part::bad(name, "unregistered"),
+        State::Failed { status, text, retry } => {
+            Part::bad(name, format!("{status} {text}, next try after {} s", retry.as_secs()))
+        }
+    }
+}
+
+fn registration(account: &str, state: &State) {
+    match state {
+        State::Registered { expires } => {
+            tracing::info!(%account, "registered for {} s", expires.as_secs());
+        }
+        State::Failed { status, text, retry } => {
+            let hint =
+                if matches!(status, 401 | 403 | 407) { ": check username, password and realm" } else { "" };
+            tracing::warn!(%account, "not registered: {status} {text}{hint}; next try after {} s", retry.as_secs());
+        }
+        State::Gone => tracing::info!(%account, "unregistered"),
+        State::Starting => {}
     }
 }
 
@@ -349,6 +377,7 @@ impl Watch for Watching {
                 self.renew_at = None;
                 self.over(*call, label, ended);
             }
+            Do::Registration { account, state } => registration(account, state),
             Do::Send { .. } | Do::Connect { .. } | Do::Close(_) | Do::Resolve { .. } | Do::Engine(_) => {}
         }
     }
@@ -367,11 +396,11 @@ impl Watch for Watching {
             }
         }
         let snapshot = Snapshot {
-            parts: self.parts(now, agent.is_draining()),
+            parts: self.parts(now, agent),
             calls: agent.calls().map(|call| self.view(now, call, engines)).collect(),
             recent: self.recent.iter().cloned().collect(),
             ended: self.ended.clone(),
-            sip: sip_view(agent),
+            sip: sip_view(now, agent),
             worker: worker_view(&self.detectors),
             recording: self.recorded.clone(),
             ..Snapshot::default()
@@ -410,13 +439,16 @@ fn named(label: &Label) -> CallView {
     }
 }
 
-fn sip_view(agent: &UserAgent) -> SipView {
+fn sip_view(now: Instant, agent: &UserAgent) -> SipView {
     let counters = agent.sip_counters();
     SipView {
         requests: counters.requests,
         responses: counters.responses,
         retransmissions: counters.retransmissions,
         malformed: counters.malformed,
+        challenges: counters.challenges,
+        proofs_refused: counters.proofs_refused,
+        bindings: agent.registrar().bindings(now).count(),
         dropped: BTreeMap::from([
             ("acl".to_owned(), counters.strangers_dropped),
             ("stray".to_owned(), counters.stray),

@@ -9,6 +9,7 @@ pub mod header;
 pub mod message;
 pub mod parse;
 pub mod print;
+pub mod register;
 pub mod stream;
 pub mod transaction;
 pub mod uri;

@@ -56,7 +56,12 @@ pub enum Do {
     /// Where does the registrar, or the proxy before it, stand? Answer with `handle_hops`.
     Resolve,
     /// Ask one place for a lifetime in seconds, 0 to take leave. Answer with `handle_answer`.
-    Ask { hop: Hop, call_id: String, cseq: u32, expires: u64 },
+    Ask {
+        hop: Hop,
+        call_id: String,
+        cseq: u32,
+        expires: u64,
+    },
     /// Keep the path open.
     KeepAlive(Hop),
     Tell(State),
@@ -177,7 +182,14 @@ impl Registrant {
     }
 
     /// The final answer to the last [`Do::Ask`]; 408 and 503 also stand for none.
-    pub fn handle_answer(&mut self, now: Instant, contact: &Uri, status: u16, reason: &str, headers: &Headers) {
+    pub fn handle_answer(
+        &mut self,
+        now: Instant,
+        contact: &Uri,
+        status: u16,
+        reason: &str,
+        headers: &Headers,
+    ) {
         if !matches!(self.phase, Phase::Asking) {
             return;
         }

@@ -3,7 +3,10 @@
 //! Pure: one machine for the whole control plane. `app::signalling` gives it bytes, engine events and time, and
 //! carries out what [`UserAgent::poll`] says. A call whose step panics is discarded alone.
 
+pub mod accounts;
 pub mod admission;
+mod reaching;
+pub mod registrar;
 mod resolving;
 pub mod routing;
 
@@ -22,7 +25,10 @@ use crate::sip::{
     self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId,
     Response, SessionId, Transport, Uri,
 };
+use crate::useragent::accounts::{Account, Accounts};
 use crate::useragent::admission::Admission;
+pub use crate::useragent::reaching::Way;
+use crate::useragent::registrar::Registrar;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
 
@@ -42,6 +48,10 @@ pub struct Settings {
     /// The status over the limit: 503 or 486.
     pub busy: u16,
     pub max_call: Duration,
+    /// Where we register.
+    pub accounts: Vec<Account>,
+    /// Who registers with us.
+    pub registrar: registrar::Settings,
 }
 
 /// A call to make.
@@ -55,6 +65,7 @@ pub struct Dial {
     pub room: Room,
     pub media: MediaSettings,
     pub ring_timeout: Duration,
+    pub way: Way,
 }
 
 #[derive(Debug)]
@@ -87,6 +98,11 @@ pub enum Do {
         label: Label,
         ended: Box<Ended>,
     },
+    /// How one of our registrations stands now.
+    Registration {
+        account: String,
+        state: sip::register::State,
+    },
 }
 
 /// Counts of the control plane.
@@ -110,10 +126,17 @@ pub struct UserAgent {
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    accounts: Accounts,
+    account_seed: [u8; 32],
+    registrar: Registrar,
+    /// The offers of calls that may go to another contact.
+    offers: HashMap<CallId, sip::Body>,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
     draining: bool,
+    /// The registrars have to be told that we go.
+    leaving: bool,
     counters: Counters,
     out: VecDeque<Do>,
 }
@@ -122,6 +145,7 @@ impl UserAgent {
     /// `seed` feeds every tag, branch and identifier.
     pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
         let first = u64::from_le_bytes([seed[0], seed[1], seed[2], seed[3], seed[4], 0, 0, 0]);
+        let registrar = Registrar::new(settings.registrar.clone());
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
             settings,
@@ -130,10 +154,15 @@ impl UserAgent {
             session_of: HashMap::new(),
             dials: HashMap::new(),
             resolving: HashMap::new(),
+            accounts: Accounts::default(),
+            account_seed: seed.map(|byte| byte ^ 0x5c),
+            registrar,
+            offers: HashMap::new(),
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
             draining: false,
+            leaving: false,
             counters: Counters::default(),
             out: VecDeque::new(),
         }
@@ -141,7 +170,7 @@ impl UserAgent {
 
     /// Whether requests from this address are taken.
     pub fn access(&self, source: IpAddr) -> Access {
-        self.settings.admission.access(source)
+        if self.accounts.knows(source) { Access::Trusted } else { self.settings.admission.access(source) }
     }
 
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
@@ -196,7 +225,12 @@ impl UserAgent {
     }
 
     pub fn handle_closed(&mut self, now: Instant, connection: ConnectionId) {
+        let remote = self.endpoint.remote_of(connection);
         self.endpoint.handle_closed(now, connection);
+        self.registrar.forget_connection(connection);
+        if let Some((transport, remote)) = remote {
+            self.accounts.handle_flow_lost(now, transport, remote);
+        }
         self.settle(now);
     }
 
@@ -208,6 +242,7 @@ impl UserAgent {
 
     pub fn handle_time(&mut self, now: Instant) {
         self.endpoint.handle_time(now);
+        self.accounts.handle_time(now);
         while let Some((at, call)) = self.timers.first().copied() {
             if at > now {
                 break;
@@ -223,10 +258,10 @@ impl UserAgent {
     pub fn dial(&mut self, now: Instant, dial: Dial) -> CallId {
         let id = self.new_call_id();
         self.counters.outgoing += 1;
-        if dial.hops.is_empty() {
-            self.resolve(now, id, dial);
-        } else {
-            self.start_dial(now, id, dial);
+        match self.directed(now, dial.clone()) {
+            Ok(dial) if dial.hops.is_empty() => self.resolve(now, id, dial),
+            Ok(dial) => self.start_dial(now, id, dial),
+            Err(reason) => self.not_dialled(now, id, &dial, reason),
         }
         self.settle(now);
         id
@@ -282,6 +317,7 @@ impl UserAgent {
     pub fn drain(&mut self) {
         self.draining = true;
         self.endpoint.set_ready(false);
+        self.leaving = true;
     }
 
     pub fn hang_up_all(&mut self, now: Instant, reason: &EndReason) {
@@ -299,12 +335,17 @@ impl UserAgent {
 
     pub fn wake_at(&self) -> Option<Instant> {
         let call = self.timers.first().map(|(at, _)| *at);
-        [call, self.endpoint.wake_at()].into_iter().flatten().min()
+        [call, self.endpoint.wake_at(), self.accounts.wake_at()].into_iter().flatten().min()
     }
 
     /// Drains the endpoint until it and the calls have nothing more to say to each other.
     fn settle(&mut self, now: Instant) {
-        while let Some(wanted) = self.endpoint.poll() {
+        if std::mem::take(&mut self.leaving) {
+            self.accounts.leave(now);
+        }
+        loop {
+            self.tend_accounts(now);
+            let Some(wanted) = self.endpoint.poll() else { return };
             match wanted {
                 sip::Do::Send { peer, bytes } => self.out.push_back(Do::Send { peer, bytes }),
                 sip::Do::Connect { connection, transport, remote, name } => {
@@ -313,6 +354,7 @@ impl UserAgent {
                 sip::Do::Resolve { id, uri } => self.out.push_back(Do::Resolve { id, uri }),
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
+                sip::Do::Event(event) if self.next_contact(now, &event) => drop(event),
                 // A call may be gone before its dialog: the endpoint ends that alone.
                 sip::Do::Event(event) => match event.session() {
                     Some(session) => {
@@ -326,16 +368,28 @@ impl UserAgent {
         }
     }
 
-    /// What belongs to no call. Nobody here takes any of it yet.
+    /// What belongs to no call.
     fn outside(&mut self, now: Instant, event: Event) {
-        if let Event::OutsideRequested { request, .. } = event {
-            self.endpoint.reply(now, request, Response { status: 405, ..Response::default() });
+        match event {
+            Event::OutsideAnswered { request, status, reason, headers, realm, .. } => {
+                self.accounts.handle_answer(now, request, (status, &reason), &headers, realm);
+            }
+            Event::OutsideRequested { request, asked } => {
+                let response = match asked.method {
+                    sip::Method::Register => self.registered(now, &asked),
+                    _ => Response { status: 405, ..Response::default() },
+                };
+                self.endpoint.reply(now, request, response);
+            }
+            Event::ProofRefused { source } => tracing::warn!(%source, "wrong name or password"),
+            _ => {}
         }
     }
 
     fn invited(&mut self, now: Instant, session: SessionId, invite: &Incoming) {
         let to = user_of(&invite.request_uri);
-        let from = user_of(&invite.from.uri);
+        // Who proved to be a user is that user, whatever From says.
+        let from = invite.user.clone().unwrap_or_else(|| user_of(&invite.from.uri));
         let header = |name: &str| invite.headers.value(name).map(str::to_owned);
         let asked = Asked { to: &to, from: &from, source: invite.peer.remote.ip(), header: &header };
         let refusal = if self.draining {
@@ -478,6 +532,7 @@ impl UserAgent {
         self.arm(id, None);
         self.calls.remove(&id);
         self.dials.remove(&id);
+        self.offers.remove(&id);
         if let Some(session) = self.session_of.remove(&id) {
             self.call_of.remove(&session);
         }
@@ -531,15 +586,20 @@ impl UserAgent {
 
     fn invite(&mut self, now: Instant, id: CallId, body: sip::Body) {
         let Some(dial) = self.dials.get(&id) else { return };
+        if !dial.way.others.is_empty() {
+            self.offers.insert(id, body.clone());
+        }
+        let routes = dial.way.route.iter().map(|route| ("Route".to_owned(), route.clone()));
         let session = self.endpoint.invite(
             now,
             Outgoing {
                 to: dial.to.clone(),
+                target: dial.way.target.clone(),
                 from: dial.from.clone(),
                 hops: dial.hops.clone(),
-                headers: Vec::new(),
+                headers: routes.collect(),
                 body: Some(body),
-                credentials: None,
+                credentials: dial.way.credentials.clone(),
             },
         );
         self.session_of.insert(id, session);

@@ -97,7 +97,8 @@ impl Registrar {
     /// The address of a user of ours by name alone.
     pub fn address(&self, name: &str) -> Option<Uri> {
         self.user(name)?;
-        let domain = self.settings.domains.iter().find(|domain| Uri::parse(&format!("sip:{domain}")).is_some());
+        let domain =
+            self.settings.domains.iter().find(|domain| Uri::parse(&format!("sip:{domain}")).is_some());
         Some(Uri::sip(name, domain.map_or("localhost", String::as_str), None))
     }
 
@@ -114,7 +115,8 @@ impl Registrar {
         let port = uri.port.unwrap_or(5060);
         self.settings.listen.iter().any(|listen| {
             let reached = || self.bindings.values().flatten().any(|binding| binding.peer.local.ip() == ip);
-            let this_box = listen.ip() == ip || (listen.ip().is_unspecified() && (ip.is_loopback() || reached()));
+            let this_box =
+                listen.ip() == ip || (listen.ip().is_unspecified() && (ip.is_loopback() || reached()));
             listen.port() == port && this_box
         })
     }
@@ -173,7 +175,8 @@ impl Registrar {
             contact.parameters.push(("expires".to_owned(), Some(left)));
             add("Contact", contact.to_string());
         }
-        let supports = |tag: &str| asked.headers.list("Supported").any(|known| known.eq_ignore_ascii_case(tag));
+        let supports =
+            |tag: &str| asked.headers.list("Supported").any(|known| known.eq_ignore_ascii_case(tag));
         let path: Vec<&str> = asked.headers.values("Path").take(MOST_PATH).collect();
         if supports("path") {
             path.iter().for_each(|value| add("Path", (*value).to_owned()));
@@ -277,6 +280,8 @@ fn date(clock: Clock, now: Instant) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "virtual time starts at a real instant")]
+
     use std::time::UNIX_EPOCH;
 
     use super::*;
@@ -347,14 +352,19 @@ mod tests {
     #[test]
     fn a_phone_is_reached_where_its_registration_came_from() {
         let mut office = Office::new();
-        let response = office.register("203.0.113.9:41000", &[("Contact", "<sip:door1@10.0.0.9>;expires=120")]);
+        let response =
+            office.register("203.0.113.9:41000", &[("Contact", "<sip:door1@10.0.0.9>;expires=120")]);
         assert_eq!(response.status, 200);
         assert_eq!(values(&response, "Contact"), ["<sip:door1@10.0.0.9>;expires=120"]);
         assert_eq!(values(&response, "Date"), ["Thu, 01 Jan 1970 00:00:00 GMT"]);
         assert_eq!(office.targets(), ["sip:door1@10.0.0.9 203.0.113.9:41000"]);
         office.now += Duration::from_secs(50);
         let response = office.register("203.0.113.9:41000", &[]);
-        assert_eq!(values(&response, "Contact"), ["<sip:door1@10.0.0.9>;expires=70"], "a query changes nothing");
+        assert_eq!(
+            values(&response, "Contact"),
+            ["<sip:door1@10.0.0.9>;expires=70"],
+            "a query changes nothing"
+        );
         office.now += Duration::from_secs(71);
         assert!(office.targets().is_empty());
         assert_eq!(office.registrar.bindings(office.now).count(), 0);
@@ -363,9 +373,11 @@ mod tests {
     #[test]
     fn lifetimes_have_bounds() {
         let mut office = Office::new();
-        let brief = office.register("10.0.0.9:5060", &[("Contact", "<sip:door1@10.0.0.9>"), ("Expires", "30")]);
+        let brief =
+            office.register("10.0.0.9:5060", &[("Contact", "<sip:door1@10.0.0.9>"), ("Expires", "30")]);
         assert_eq!((brief.status, values(&brief, "Min-Expires")), (423, vec!["60"]));
-        let long = office.register("10.0.0.9:5060", &[("Contact", "<sip:door1@10.0.0.9>"), ("Expires", "86400")]);
+        let long =
+            office.register("10.0.0.9:5060", &[("Contact", "<sip:door1@10.0.0.9>"), ("Expires", "86400")]);
         assert_eq!(values(&long, "Contact"), ["<sip:door1@10.0.0.9>;expires=3600"]);
         let odd = office.register("10.0.0.9:5060", &[("Contact", "<sip:door1@10.0.0.9>;expires=soon")]);
         assert_eq!(values(&odd, "Contact"), ["<sip:door1@10.0.0.9>;expires=3600"]);

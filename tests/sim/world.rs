@@ -12,10 +12,11 @@ use eyeline::engine::plan::{
     AudioCodec, CallId, Command, Direction, Event, Look, Picture, Streams, Timeouts, VideoOut,
 };
 use eyeline::media::frame::Size;
+use eyeline::sip::register::State;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
 use eyeline::useragent::routing::Route;
-use eyeline::useragent::{Dial, Do, Settings, UserAgent};
+use eyeline::useragent::{Dial, Do, Settings, UserAgent, Way};
 
 use crate::engine::Engine;
 use crate::network::{Datagram, Network};
@@ -41,6 +42,7 @@ pub struct Appliance {
     pub engine: Engine,
     pub told: Vec<(CallId, Tell)>,
     pub ended: Vec<(CallId, Box<Ended>)>,
+    pub registrations: Vec<(String, State)>,
 }
 
 impl Appliance {
@@ -53,6 +55,7 @@ impl Appliance {
             engine: Engine::new(),
             told: Vec::new(),
             ended: Vec::new(),
+            registrations: Vec::new(),
         }
     }
 
@@ -226,6 +229,7 @@ impl World {
                     Do::Engine(command) => appliance.engine.handle(now, command),
                     Do::Tell { call, tell, .. } => appliance.told.push((call, tell)),
                     Do::Ended { call, ended, .. } => appliance.ended.push((call, ended)),
+                    Do::Registration { account, state } => appliance.registrations.push((account, state)),
                 }
             }
         }
@@ -279,6 +283,8 @@ pub fn settings() -> Settings {
         max_calls: 0,
         busy: 503,
         max_call: seconds(3600),
+        accounts: Vec::new(),
+        registrar: Default::default(),
     }
 }
 
@@ -331,6 +337,7 @@ pub fn dial(local: SocketAddr, destination: SocketAddr, ring_timeout: Duration) 
         room: room(),
         media: media(),
         ring_timeout,
+        way: Way::default(),
     }
 }
 

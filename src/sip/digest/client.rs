@@ -44,6 +44,11 @@ impl Client {
         &self.credentials.realms
     }
 
+    /// The realm answered last.
+    pub fn proven(&self) -> Option<&str> {
+        self.answered.last().map(|last| last.realm.as_str())
+    }
+
     /// The headers that answer the challenges of a 401 or 407. `None`: none is for us, or they were answered before and
     /// refused.
     pub fn answer(

@@ -211,6 +211,8 @@ pub struct Incoming {
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     pub to: Uri,
+    /// The Request-URI, when it is not `to`.
+    pub target: Option<Uri>,
     pub from: NameAddr,
     /// Tried in this order: on a transport error, a 503 or silence the next one gets the request. Never empty.
     pub hops: Vec<Hop>,
@@ -256,7 +258,15 @@ pub enum Event {
     /// Our BYE or CANCEL is done. Session over.
     Ended { session: SessionId },
     /// The final response to `send_outside`, 408 after a timeout, 503 after a transport error.
-    OutsideAnswered { request: RequestId, status: u16, reason: String, headers: Headers, body: Option<Body> },
+    /// `realm`: the one that asked for proof, if one did and got it.
+    OutsideAnswered {
+        request: RequestId,
+        status: u16,
+        reason: String,
+        headers: Headers,
+        body: Option<Body>,
+        realm: Option<String>,
+    },
     /// REGISTER, MESSAGE and the like outside any dialog; answer with `reply`.
     OutsideRequested { request: RequestId, asked: Box<OutsideRequest> },
     /// A wrong name or password, or a proof used twice; 403 has been sent.

@@ -106,15 +106,15 @@ impl Endpoint {
 
     /// A response to a request of ours: only the final one is of interest.
     pub(super) fn outside_answered(&mut self, request: RequestId, response: ResponseMessage) {
-        self.provers.remove(&request);
+        let realm = self.realm_of(request);
         let body = response.body();
         let ResponseMessage { status, reason, headers, .. } = response;
-        self.event(Event::OutsideAnswered { request, status, reason, headers, body });
+        self.event(Event::OutsideAnswered { request, status, reason, headers, body, realm });
     }
 
     /// No response came (408), or it could not be sent (503).
     pub(super) fn outside_failed(&mut self, request: RequestId, status: u16) {
-        self.provers.remove(&request);
+        let realm = self.realm_of(request);
         let reason = reason_phrase(status).to_owned();
         self.event(Event::OutsideAnswered {
             request,
@@ -122,7 +122,13 @@ impl Endpoint {
             reason,
             headers: Headers::default(),
             body: None,
+            realm,
         });
+    }
+
+    /// Ends the proving of a request.
+    fn realm_of(&mut self, request: RequestId) -> Option<String> {
+        self.provers.remove(&request).and_then(|prover| prover.proven().map(str::to_owned))
     }
 
     /// A request of a peer: handed up and kept until its answer.

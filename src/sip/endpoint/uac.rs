@@ -42,7 +42,8 @@ impl Endpoint {
         }
         let mut body = Vec::new();
         set_body(&mut headers, &mut body, outgoing.body.as_ref());
-        let request = RequestMessage { method: Method::Invite, uri: outgoing.to, headers, body };
+        let uri = outgoing.target.unwrap_or(outgoing.to);
+        let request = RequestMessage { method: Method::Invite, uri, headers, body };
         let state = State::Inviting { cancel: Cancel::No };
         let mut made = Session::new(state, peer, hop.local, tag, 0);
         made.sent_invite = Some(request.clone());
