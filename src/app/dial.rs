@@ -39,6 +39,7 @@ use crate::sip::digest::Credentials;
 use crate::sip::{Hop, NameAddr, Transport, Uri};
 use crate::source::clip::{Clip, ClipSettings};
 use crate::useragent::admission::Admission;
+use crate::useragent::dialling::Dialling;
 use crate::useragent::{self, Dial, Do, UserAgent, Way};
 use crate::vision::observer::ObserverSettings;
 use crate::vision::overlay::OverlaySettings;
@@ -249,6 +250,9 @@ fn agent_settings(config: &Config, target: &Target) -> useragent::Settings {
         max_call: Duration::from_secs(86_400),
         accounts: Vec::new(),
         registrar: useragent::registrar::Settings::default(),
+        dial_max: Duration::from_secs(86_400),
+        // The person at the command line named the first target; nothing may lead elsewhere.
+        dialling: Dialling::default(),
     }
 }
 

@@ -5,6 +5,8 @@
 
 pub mod accounts;
 pub mod admission;
+pub mod dialling;
+pub mod peers;
 mod reaching;
 pub mod registrar;
 mod resolving;
@@ -27,6 +29,7 @@ use crate::sip::{
 };
 use crate::useragent::accounts::{Account, Accounts};
 use crate::useragent::admission::Admission;
+use crate::useragent::dialling::{Denied, DialReason, Dialling};
 pub use crate::useragent::reaching::Way;
 use crate::useragent::registrar::Registrar;
 use crate::useragent::resolving::Resolving;
@@ -52,6 +55,10 @@ pub struct Settings {
     pub accounts: Vec<Account>,
     /// Who registers with us.
     pub registrar: registrar::Settings,
+    /// The longest call that is dialled.
+    pub dial_max: Duration,
+    /// Whom this box may call.
+    pub dialling: Dialling,
 }
 
 /// A call to make.
@@ -131,6 +138,7 @@ pub struct UserAgent {
     registrar: Registrar,
     /// The offers of calls that may go to another contact.
     offers: HashMap<CallId, sip::Body>,
+    dialling: Dialling,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
@@ -148,6 +156,7 @@ impl UserAgent {
         let registrar = Registrar::new(settings.registrar.clone());
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
+            dialling: settings.dialling.clone(),
             settings,
             calls: BTreeMap::new(),
             call_of: HashMap::new(),
@@ -282,12 +291,20 @@ impl UserAgent {
             room: Room { signalling: Some(first.remote.ip()), ..dial.room.clone() },
             reach: self.reach(first.remote.ip()),
             origin: id.0,
-            max_call: self.settings.max_call,
+            max_call: self.settings.dial_max,
             ring_timeout: dial.ring_timeout,
         };
         self.dials.insert(id, dial);
         self.calls.insert(id, Call::outgoing(now, id, settings));
         self.step(now, id, |_| ());
+    }
+
+    /// Whether a URI may be called; if so it counts as called.
+    ///
+    /// # Errors
+    /// Says which rule forbids it.
+    pub fn permit(&mut self, now: Instant, uri: &Uri, reason: DialReason) -> Result<(), Denied> {
+        self.dialling.permit(now, uri, reason)
     }
 
     pub fn hang_up(&mut self, now: Instant, call: CallId, reason: EndReason) {
@@ -469,7 +486,10 @@ impl UserAgent {
     }
 
     fn reach(&self, signalling: IpAddr) -> Reach {
-        Reach { signalling: Some(signalling), networks: self.settings.admission.networks().to_vec() }
+        let admission = &self.settings.admission;
+        let own = admission.peers().of(signalling, None).map_or(&[][..], |peer| &peer.networks);
+        let networks = admission.networks().iter().chain(own).copied().collect();
+        Reach { signalling: Some(signalling), networks }
     }
 
     fn is_full(&self) -> bool {

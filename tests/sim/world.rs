@@ -15,6 +15,7 @@ use eyeline::media::frame::Size;
 use eyeline::sip::register::State;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
+use eyeline::useragent::dialling::Dialling;
 use eyeline::useragent::routing::Route;
 use eyeline::useragent::{Dial, Do, Settings, UserAgent, Way};
 
@@ -91,6 +92,8 @@ pub struct World {
     pub network: Network,
     pub appliances: Vec<Appliance>,
     pub phones: Vec<Phone>,
+    /// What was sent to addresses where nobody is.
+    pub unclaimed: Vec<Vec<u8>>,
     steps: u64,
 }
 
@@ -107,7 +110,14 @@ impl World {
     }
 
     pub fn of(appliances: Vec<Appliance>, seed: u64) -> Self {
-        World { now: Instant::now(), network: Network::new(seed), appliances, phones: Vec::new(), steps: 0 }
+        World {
+            now: Instant::now(),
+            network: Network::new(seed),
+            appliances,
+            phones: Vec::new(),
+            unclaimed: Vec::new(),
+            steps: 0,
+        }
     }
 
     pub fn add_phone(&mut self) -> usize {
@@ -210,6 +220,8 @@ impl World {
             to.agent.handle_datagram(now, peer, &datagram.bytes);
         } else if let Some(phone) = self.phones.iter_mut().find(|known| known.address == datagram.to) {
             phone.hears(now, &datagram.bytes);
+        } else {
+            self.unclaimed.push(datagram.bytes.clone());
         }
         self.carry();
     }
@@ -285,6 +297,8 @@ pub fn settings() -> Settings {
         max_call: seconds(3600),
         accounts: Vec::new(),
         registrar: Default::default(),
+        dial_max: seconds(3600),
+        dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned()]),
     }
 }
 
