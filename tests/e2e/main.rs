@@ -12,6 +12,7 @@ mod client;
 mod examples;
 #[cfg(feature = "faults")]
 mod faults;
+mod identity;
 mod missing;
 mod offers;
 mod peers;

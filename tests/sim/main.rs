@@ -13,6 +13,7 @@ mod network;
 mod phone;
 mod world;
 
+mod identity;
 mod incoming;
 mod outgoing;
 mod refused;
