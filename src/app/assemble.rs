@@ -11,7 +11,7 @@ use crate::app::device;
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::{Behaviour, Room};
-use crate::call::negotiate::MediaSettings;
+use crate::call::negotiate::{MediaSettings, SrtpPolicy};
 use crate::codec::h264::encoder::EncoderKind;
 use crate::codec::h264::probe;
 use crate::engine::plan::{
@@ -54,6 +54,8 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             users: config.sip.users.iter().map(user).collect(),
             contact_user: config.appliance.name.clone(),
             advertise: config.sip.advertise,
+            session_expires: config.sip.session_expires,
+            min_se: config.sip.min_se,
             ..sip::Settings::default()
         },
         admission: Admission::new(config.sip.trusted.clone()).with_peers(peers(config)),
@@ -167,6 +169,19 @@ pub fn media(config: &Config) -> MediaSettings {
         max_size: config.video.max_size,
         fps: config.video.fps,
         max_kbps: config.video.bitrate_kbps,
+        slides: false,
+        srtp: srtp(config.media.srtp),
+        dtls_fingerprint: None,
+        ice: false,
+        browser: false,
+    }
+}
+
+fn srtp(policy: settings::SrtpPolicy) -> SrtpPolicy {
+    match policy {
+        settings::SrtpPolicy::Off => SrtpPolicy::Off,
+        settings::SrtpPolicy::Optional => SrtpPolicy::Optional,
+        settings::SrtpPolicy::Required => SrtpPolicy::Required,
     }
 }
 
@@ -191,6 +206,9 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
         behaviour,
         room: room(config, detectors, route)?,
         video: route.video,
+        ring: route.ring,
+        early_media: route.early_media,
+        slides: route.slides,
     })
 }
 

@@ -258,6 +258,8 @@ pub enum Command {
     /// Offer and answer were renewed: addresses, directions, payload types, streams added or removed. A stream that is
     /// added needs its port prepared before; the port of one that is removed is given back.
     Update { call: CallId, streams: Box<Streams> },
+    /// A call whose media flowed before is answered: from now on silence counts.
+    Answered { call: CallId },
     /// The peer asked for a key picture by signalling (RFC 5168).
     SendKey { call: CallId },
     /// Press keys, one after the other (RFC 4733).
@@ -272,6 +274,7 @@ impl Command {
             Command::Prepare { call, .. }
             | Command::Start { call, .. }
             | Command::Update { call, .. }
+            | Command::Answered { call }
             | Command::SendKey { call }
             | Command::SendDigits { call, .. }
             | Command::Stop { call } => *call,
@@ -508,9 +511,19 @@ pub struct Report {
     pub audio: Option<StreamReport>,
     pub video: Option<StreamReport>,
     pub pictures: PictureReport,
+    /// The shared screen, if there was one.
+    pub slides: Option<SlidesReport>,
+    /// The files of the shared screen stand behind those of the call.
     pub recording: Option<RecorderReport>,
     /// What went wrong on the way without ending the call.
     pub faults: Vec<String>,
+}
+
+/// What came of a shared screen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SlidesReport {
+    pub stream: StreamReport,
+    pub pictures: PictureReport,
 }
 
 /// RTP figures of one stream.

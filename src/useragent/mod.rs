@@ -8,6 +8,7 @@ pub mod admission;
 pub mod dialling;
 pub mod peers;
 mod reaching;
+mod redirect;
 pub mod registrar;
 mod resolving;
 pub mod routing;
@@ -17,7 +18,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sha2::{Digest, Sha256};
+
 use crate::call::behaviour::{Behaviour, Room};
+use crate::call::early::{Reliable, Ring};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
 use crate::call::reach::Reach;
@@ -31,6 +37,7 @@ use crate::useragent::accounts::{Account, Accounts};
 use crate::useragent::admission::Admission;
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
 pub use crate::useragent::reaching::Way;
+use crate::useragent::redirect::Redirect;
 use crate::useragent::registrar::Registrar;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
@@ -138,10 +145,13 @@ pub struct UserAgent {
     registrar: Registrar,
     /// The offers of calls that may go to another contact.
     offers: HashMap<CallId, sip::Body>,
+    redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
+    /// Feeds keys in SDP; nothing of it shows in a tag or branch.
+    secrets: StdRng,
     draining: bool,
     /// The registrars have to be told that we go.
     leaving: bool,
@@ -167,9 +177,11 @@ impl UserAgent {
             account_seed: seed.map(|byte| byte ^ 0x5c),
             registrar,
             offers: HashMap::new(),
+            redirects: HashMap::new(),
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
+            secrets: StdRng::from_seed(apart(seed)),
             draining: false,
             leaving: false,
             counters: Counters::default(),
@@ -281,7 +293,11 @@ impl UserAgent {
         // The offer names one address of ours: only places of its family can follow.
         dial.hops.retain(|hop| hop.remote.is_ipv4() == first.remote.is_ipv4());
         let settings = CallSettings {
-            media: dial.media.clone(),
+            // Whoever is reached over a WebSocket is a browser.
+            media: MediaSettings {
+                browser: dial.media.browser || matches!(first.transport, Transport::Ws | Transport::Wss),
+                ..dial.media.clone()
+            },
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
                 peer: first.remote.to_string(),
@@ -291,8 +307,10 @@ impl UserAgent {
             room: Room { signalling: Some(first.remote.ip()), ..dial.room.clone() },
             reach: self.reach(first.remote.ip()),
             origin: id.0,
+            seed: self.secrets.random(),
             max_call: self.settings.dial_max,
             ring_timeout: dial.ring_timeout,
+            ring: Ring::default(),
         };
         self.dials.insert(id, dial);
         self.calls.insert(id, Call::outgoing(now, id, settings));
@@ -375,7 +393,9 @@ impl UserAgent {
                 // A call may be gone before its dialog: the endpoint ends that alone.
                 sip::Do::Event(event) => match event.session() {
                     Some(session) => {
-                        if let Some(call) = self.call_of.get(&session).copied() {
+                        if let Some(call) = self.call_of.get(&session).copied()
+                            && let Some(event) = self.redirected(now, call, event)
+                        {
                             self.step(now, call, |call| call.handle_sip(now, event));
                         }
                     }
@@ -449,6 +469,7 @@ impl UserAgent {
         let settings = CallSettings {
             media: MediaSettings {
                 video: route.video && self.settings.media.video,
+                slides: route.slides,
                 ..self.settings.media.clone()
             },
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
@@ -463,8 +484,14 @@ impl UserAgent {
             room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
             reach: self.reach(invite.peer.remote.ip()),
             origin: id.0,
+            seed: self.secrets.random(),
             max_call: self.settings.max_call,
             ring_timeout: self.settings.max_call,
+            ring: Ring {
+                time: route.ring,
+                early_media: route.early_media,
+                reliable: Reliable::of(&invite.headers),
+            },
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
@@ -553,6 +580,7 @@ impl UserAgent {
         self.calls.remove(&id);
         self.dials.remove(&id);
         self.offers.remove(&id);
+        self.redirects.remove(&id);
         if let Some(session) = self.session_of.remove(&id) {
             self.call_of.remove(&session);
         }
@@ -577,13 +605,16 @@ impl UserAgent {
         }
         self.out.push_back(Do::Engine(Command::Stop { call: id }));
         let reason = EndReason::ControlFault(text);
-        let ended = Ended { reason, started, answered, ended: now, streams, report: None };
+        let ended = Ended { reason, peer_reason: None, started, answered, ended: now, streams, report: None };
         self.forget(id, label, Box::new(ended));
     }
 
     fn sip(&mut self, now: Instant, id: CallId, wanted: SipDo) {
         if let SipDo::Invite { body } = wanted {
             return self.invite(now, id, body);
+        }
+        if matches!(wanted, SipDo::Cancel { .. }) && self.stop_redirecting(now, id) {
+            return;
         }
         let Some(session) = self.session_of.get(&id).copied() else { return };
         match wanted {
@@ -595,7 +626,7 @@ impl UserAgent {
                 self.endpoint.respond_to(now, session, request, response);
             }
             SipDo::Ack { body } => self.endpoint.ack(now, session, body),
-            SipDo::Cancel => self.endpoint.cancel(now, session),
+            SipDo::Cancel { reason } => self.endpoint.cancel(now, session, Some(&reason)),
             SipDo::Bye { reason } => self.endpoint.bye(now, session, Some(&reason)),
             SipDo::Request { method, body } => {
                 self.endpoint.request(now, session, method, Vec::new(), body);
@@ -610,6 +641,7 @@ impl UserAgent {
             self.offers.insert(id, body.clone());
         }
         let routes = dial.way.route.iter().map(|route| ("Route".to_owned(), route.clone()));
+        self.redirects.entry(id).or_default().note(&dial.to, &body);
         let session = self.endpoint.invite(
             now,
             Outgoing {
@@ -625,6 +657,11 @@ impl UserAgent {
         self.session_of.insert(id, session);
         self.call_of.insert(session, id);
     }
+}
+
+/// Another seed: what is drawn from the first one stands in every message, and nobody may get from there to the keys.
+fn apart(seed: [u8; 32]) -> [u8; 32] {
+    Sha256::new().chain_update(b"eyeline media keys").chain_update(seed).finalize().into()
 }
 
 /// The user part as people read it. An escaped control character is drawn, not obeyed.

@@ -9,6 +9,7 @@ mod harness;
 mod bad_input;
 mod calls;
 mod client;
+mod dialogs;
 mod examples;
 #[cfg(feature = "faults")]
 mod faults;
@@ -20,3 +21,4 @@ mod recordings;
 mod reoffers;
 mod shutdown;
 mod sipp_scenarios;
+mod slides;

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::super::digest::client::{Attempts, Client};
 use super::super::message::{Method, RequestMessage, ResponseMessage};
+use super::asking::REINVITE_LIMIT;
 use super::hop::Hop;
 use super::session::{Cancel, State};
 use super::transactions::User;
@@ -39,7 +40,10 @@ impl Endpoint {
 
     fn prover(&mut self, user: &User) -> Option<&mut Client> {
         match user {
-            User::Invite(session) | User::Request(session, ..) | User::Bye(session) => {
+            User::Invite(session)
+            | User::Request(session, ..)
+            | User::Refresh(session)
+            | User::Bye(session) => {
                 let state = self.sessions.get_mut(session)?;
                 let given_up = match &state.state {
                     State::Inviting { cancel } => *cancel != Cancel::No,
@@ -77,25 +81,27 @@ impl Endpoint {
         request.headers.set("CSeq", format!("{number} {}", request.method));
         let (branch, request) = self.addressed(request, peer);
         let session = match &user {
-            User::Invite(session) | User::Request(session, ..) => Some(*session),
+            User::Invite(session) | User::Request(session, ..) | User::Refresh(session) => Some(*session),
             User::Bye(_) | User::Outside(_) | User::Nobody => None,
         };
-        let invites = request.method == Method::Invite;
-        let sent = invites.then(|| request.clone());
-        let first = matches!(user, User::Invite(_));
+        let (first, sent) = (matches!(user, User::Invite(_)), request.clone());
         let id = self.start_client_over(now, peer, rest, branch, request, user);
         if let Some(transaction) = self.clients.get_mut(&id) {
             transaction.attempts = attempts;
         }
-        if let (Some(sent), Some(state)) = (sent, session.and_then(|session| self.sessions.get_mut(&session)))
-        {
+        let Some(state) = session.and_then(|session| self.sessions.get_mut(&session)) else { return true };
+        match sent.method {
             // RFC 3261 §13.2.2.4: the ACK of the 2xx carries what the INVITE carried.
-            state.proof = answers;
-            if first {
-                (state.invite, state.sent_invite) = (id, Some(sent));
-            } else {
-                state.our_reinvite = Some(id);
+            Method::Invite if first => {
+                (state.invite, state.sent_invite, state.proof) = (id, Some(sent), answers);
+                state.early.clear();
             }
+            Method::Invite => {
+                (state.our_reinvite, state.proof) = (Some(id), answers);
+                self.limit_client(id, now + REINVITE_LIMIT);
+            }
+            Method::Update => state.our_update = Some(id),
+            _ => {}
         }
         true
     }
@@ -103,10 +109,10 @@ impl Endpoint {
     fn next_number(&mut self, user: &User, request: &RequestMessage) -> u32 {
         let after = request.cseq().map_or(1, |cseq| cseq.number.saturating_add(1));
         let session = match user {
-            User::Request(session, ..) | User::Bye(session) => session,
+            User::Request(session, ..) | User::Refresh(session) | User::Bye(session) => session,
             User::Invite(_) | User::Outside(_) | User::Nobody => return after,
         };
         let dialog = self.sessions.get_mut(session).and_then(|state| state.dialog.as_mut());
-        dialog.map_or(after, super::super::dialog::Dialog::next_number)
+        dialog.map_or(after, super::super::dialog::Dialog::next_cseq)
     }
 }
