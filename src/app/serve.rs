@@ -156,7 +156,8 @@ async fn run_until_told(
     let listen = assemble::listeners(&config.sip.listen);
     let mut signals = Signals::new().context("cannot take signals")?;
     let sip = Signalling::bind(&listen, Scope::new("sip", handle.clone())).await?;
-    let settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    let mut settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    settings.registrar.clock = Some(clock);
     let agent = UserAgent::new(settings, seed()?);
     let engine_settings = engine::Settings {
         rtp_ports: config.media.rtp_ports,
