@@ -128,7 +128,7 @@ pub struct CallView {
     pub from: String,
     pub to: String,
     pub agent: String,
-    /// `ringing`, `talking`, `held`, `ending`, `ended`.
+    /// `preparing`, `ringing`, `early` (media before the answer), `answered`, `established`, `ending`, `ended`.
     pub state: String,
     #[serde(serialize_with = "time_text")]
     pub started: Option<SystemTime>,
