@@ -38,7 +38,8 @@ fn the_binary_answers_every_make_as_written() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         // Answers belong to offers of ours, and this caller has no second address family.
-        if path.extension().is_none_or(|kind| kind != "sdp") || name.starts_with("answer-") || name == "ipv6" {
+        if path.extension().is_none_or(|kind| kind != "sdp") || name.starts_with("answer-") || name == "ipv6"
+        {
             continue;
         }
         let offer = std::fs::read(&path).unwrap();
