@@ -10,6 +10,7 @@ mod bad_input;
 mod calls;
 mod client;
 mod corpus;
+mod dialogs;
 mod examples;
 #[cfg(feature = "faults")]
 mod faults;
