@@ -95,6 +95,7 @@ fn peers(config: &Config) -> Peers {
         max_calls: peer.max_calls as usize,
         identity: peer.identity,
         ice: peer.ice,
+        srtp: peer.srtp.map(srtp),
     };
     Peers::new(config.sip.peers.iter().map(peer).collect())
 }

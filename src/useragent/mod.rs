@@ -12,6 +12,7 @@ mod redirect;
 pub mod registrar;
 mod resolving;
 pub mod routing;
+mod terms;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -293,11 +294,13 @@ impl UserAgent {
         // The offer names one address of ours: only places of its family can follow.
         dial.hops.retain(|hop| hop.remote.is_ipv4() == first.remote.is_ipv4());
         let settings = CallSettings {
-            // Whoever is reached over a WebSocket is a browser.
-            media: MediaSettings {
-                browser: dial.media.browser || matches!(first.transport, Transport::Ws | Transport::Wss),
-                ..dial.media.clone()
-            },
+            media: terms::outgoing(
+                self.settings.admission.peers(),
+                dial.media.clone(),
+                first.remote.ip(),
+                first.transport,
+                first.name.as_deref(),
+            ),
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
                 peer: first.remote.to_string(),
@@ -466,12 +469,15 @@ impl UserAgent {
     ) {
         let id = self.new_call_id();
         self.counters.incoming += 1;
+        let source = invite.peer.remote.ip();
+        let shown = invite.peer.connection.and_then(|connection| self.endpoint.tls_name(connection));
+        let media = MediaSettings {
+            video: route.video && self.settings.media.video,
+            slides: route.slides,
+            ..self.settings.media.clone()
+        };
         let settings = CallSettings {
-            media: MediaSettings {
-                video: route.video && self.settings.media.video,
-                slides: route.slides,
-                ..self.settings.media.clone()
-            },
+            media: terms::incoming(self.settings.admission.peers(), media, source, shown),
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
             label: Label {
                 agent: route.agent.clone(),

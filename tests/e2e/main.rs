@@ -9,6 +9,7 @@ mod harness;
 mod bad_input;
 mod calls;
 mod client;
+mod corpus;
 mod dialogs;
 mod examples;
 #[cfg(feature = "faults")]
