@@ -38,6 +38,7 @@ use crate::media::pool::FramePool;
 use crate::sip::{Hop, NameAddr, Transport, Uri};
 use crate::source::clip::{Clip, ClipSettings};
 use crate::useragent::admission::Admission;
+use crate::useragent::dialling::Dialling;
 use crate::useragent::{self, Dial, Do, UserAgent};
 use crate::vision::observer::ObserverSettings;
 use crate::vision::overlay::OverlaySettings;
@@ -243,6 +244,9 @@ fn agent_settings(config: &Config, target: &Target) -> useragent::Settings {
         max_calls: 1,
         busy: 486,
         max_call: Duration::from_secs(86_400),
+        dial_max: Duration::from_secs(86_400),
+        // The person at the command line named the first target; nothing may lead elsewhere.
+        dialling: Dialling::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use eyeline::call::behaviour::mirror::Mirror;
 use eyeline::call::behaviour::{Behaviour, Room};
 use eyeline::call::end::EndReason;
-use eyeline::call::negotiate::MediaSettings;
+use eyeline::call::negotiate::{MediaSettings, SrtpPolicy};
 use eyeline::call::{Ended, Tell};
 use eyeline::engine::plan::{
     AudioCodec, CallId, Command, Direction, Event, Look, Picture, Streams, Timeouts, VideoOut,
@@ -14,6 +14,7 @@ use eyeline::engine::plan::{
 use eyeline::media::frame::Size;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
+use eyeline::useragent::dialling::Dialling;
 use eyeline::useragent::routing::Route;
 use eyeline::useragent::{Dial, Do, Settings, UserAgent};
 
@@ -279,6 +280,7 @@ pub fn settings() -> Settings {
         behaviour: mirror(),
         room: room(),
         video,
+        slides: true,
     };
     Settings {
         sip: sip::Settings::default(),
@@ -290,6 +292,8 @@ pub fn settings() -> Settings {
         max_calls: 0,
         busy: 503,
         max_call: seconds(3600),
+        dial_max: seconds(3600),
+        dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned()]),
     }
 }
 
@@ -302,6 +306,11 @@ fn media() -> MediaSettings {
         max_size: Size::new(1280, 720),
         fps: 15,
         max_kbps: 1000,
+        slides: false,
+        srtp: SrtpPolicy::Optional,
+        dtls_fingerprint: None,
+        ice: false,
+        browser: false,
     }
 }
 
