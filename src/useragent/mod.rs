@@ -116,7 +116,8 @@ pub struct Counters {
 pub struct UserAgent {
     settings: Settings,
     endpoint: Endpoint,
-    calls: BTreeMap<CallId, Call>,
+    /// Boxed: neighbours in the map are moved when one comes or goes.
+    calls: BTreeMap<CallId, Box<Call>>,
     call_of: HashMap<SessionId, CallId>,
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
@@ -161,7 +162,7 @@ impl UserAgent {
     }
 
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
-        self.calls.values()
+        self.calls.values().map(Box::as_ref)
     }
 
     pub fn counters(&self) -> Counters {
@@ -272,7 +273,7 @@ impl UserAgent {
             ring_timeout: dial.ring_timeout,
         };
         self.dials.insert(id, dial);
-        self.calls.insert(id, Call::outgoing(now, id, settings));
+        self.calls.insert(id, Box::new(Call::outgoing(now, id, settings)));
         self.step(now, id, |_| ());
     }
 
@@ -431,7 +432,7 @@ impl UserAgent {
         // The first step reads the offer: it is guarded like every later one.
         match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
             Ok(call) => {
-                self.calls.insert(id, call);
+                self.calls.insert(id, Box::new(call));
                 self.step(now, id, |_| ());
             }
             Err(_) => {
@@ -454,7 +455,9 @@ impl UserAgent {
 
     fn is_full(&self) -> bool {
         let limit = self.settings.max_calls;
-        limit > 0 && self.calls.values().filter(|call| call.is_live()).count() >= limit
+        limit > 0
+            && self.calls.len() >= limit
+            && self.calls.values().filter(|call| call.is_live()).count() >= limit
     }
 
     fn label(&self, id: CallId, from: String, to: String) -> Label {
