@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod dialling;
 pub mod peers;
+mod redirect;
 mod resolving;
 pub mod routing;
 
@@ -19,6 +20,7 @@ use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use crate::call::behaviour::{Behaviour, Room};
+use crate::call::early::{Reliable, Ring};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
 use crate::call::reach::Reach;
@@ -30,6 +32,7 @@ use crate::sip::{
 };
 use crate::useragent::admission::Admission;
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
+use crate::useragent::redirect::Redirect;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
 
@@ -122,6 +125,7 @@ pub struct UserAgent {
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
@@ -146,6 +150,7 @@ impl UserAgent {
             session_of: HashMap::new(),
             dials: HashMap::new(),
             resolving: HashMap::new(),
+            redirects: HashMap::new(),
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
@@ -271,6 +276,7 @@ impl UserAgent {
             seed: self.secrets.random(),
             max_call: self.settings.dial_max,
             ring_timeout: dial.ring_timeout,
+            ring: Ring::default(),
         };
         self.dials.insert(id, dial);
         self.calls.insert(id, Box::new(Call::outgoing(now, id, settings)));
@@ -346,7 +352,9 @@ impl UserAgent {
                 // A call may be gone before its dialog: the endpoint ends that alone.
                 sip::Do::Event(event) => match event.session() {
                     Some(session) => {
-                        if let Some(call) = self.call_of.get(&session).copied() {
+                        if let Some(call) = self.call_of.get(&session).copied()
+                            && let Some(event) = self.redirected(now, call, event)
+                        {
                             self.step(now, call, |call| call.handle_sip(now, event));
                         }
                     }
@@ -426,6 +434,11 @@ impl UserAgent {
             seed: self.secrets.random(),
             max_call: self.settings.max_call,
             ring_timeout: self.settings.max_call,
+            ring: Ring {
+                time: route.ring,
+                early_media: route.early_media,
+                reliable: Reliable::of(&invite.headers),
+            },
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
@@ -515,6 +528,7 @@ impl UserAgent {
         self.arm(id, None);
         self.calls.remove(&id);
         self.dials.remove(&id);
+        self.redirects.remove(&id);
         if let Some(session) = self.session_of.remove(&id) {
             self.call_of.remove(&session);
         }
@@ -539,13 +553,16 @@ impl UserAgent {
         }
         self.out.push_back(Do::Engine(Command::Stop { call: id }));
         let reason = EndReason::ControlFault(text);
-        let ended = Ended { reason, started, answered, ended: now, streams, report: None };
+        let ended = Ended { reason, peer_reason: None, started, answered, ended: now, streams, report: None };
         self.forget(id, label, Box::new(ended));
     }
 
     fn sip(&mut self, now: Instant, id: CallId, wanted: SipDo) {
         if let SipDo::Invite { body } = wanted {
             return self.invite(now, id, body);
+        }
+        if matches!(wanted, SipDo::Cancel { .. }) && self.stop_redirecting(now, id) {
+            return;
         }
         let Some(session) = self.session_of.get(&id).copied() else { return };
         match wanted {
@@ -557,7 +574,7 @@ impl UserAgent {
                 self.endpoint.respond_to(now, session, request, response);
             }
             SipDo::Ack { body } => self.endpoint.ack(now, session, body),
-            SipDo::Cancel => self.endpoint.cancel(now, session),
+            SipDo::Cancel { reason } => self.endpoint.cancel(now, session, Some(&reason)),
             SipDo::Bye { reason } => self.endpoint.bye(now, session, Some(&reason)),
             SipDo::Request { method, body } => {
                 self.endpoint.request(now, session, method, Vec::new(), body);
@@ -568,6 +585,7 @@ impl UserAgent {
 
     fn invite(&mut self, now: Instant, id: CallId, body: sip::Body) {
         let Some(dial) = self.dials.get(&id) else { return };
+        self.redirects.entry(id).or_default().note(&dial.to, &body);
         let session = self.endpoint.invite(
             now,
             Outgoing {
