@@ -29,8 +29,10 @@ use crate::record::store::{free_bytes, record_path};
 use crate::sip::register::State;
 use crate::useragent::{Do, UserAgent};
 
-/// The view is renewed at most this often.
+/// The view is renewed at most this often, and less often with many calls, so that looking stays cheap beside them.
 const RENEWAL: Duration = Duration::from_millis(250);
+const RENEWAL_PER_CALL: Duration = Duration::from_micros(100);
+const SLOWEST_RENEWAL: Duration = Duration::from_secs(1);
 /// The disk is asked this often.
 const DISK_RENEWAL: Duration = Duration::from_secs(5);
 /// Ended calls shown.
@@ -356,7 +358,9 @@ impl Watch for Watching {
         if self.stale {
             return;
         }
-        self.renew_at = Some(now + RENEWAL);
+        let calls = u32::try_from(agent.calls().count()).unwrap_or(u32::MAX);
+        let pause = RENEWAL_PER_CALL.saturating_mul(calls).clamp(RENEWAL, SLOWEST_RENEWAL);
+        self.renew_at = Some(now + pause);
         for call in agent.calls() {
             if let (Some(running), Some(live)) = (engines.running(call.id()), self.live.get_mut(&call.id())) {
                 live.recording = running.recording.clone().or(live.recording.take());

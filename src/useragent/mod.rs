@@ -136,7 +136,8 @@ pub struct Counters {
 pub struct UserAgent {
     settings: Settings,
     endpoint: Endpoint,
-    calls: BTreeMap<CallId, Call>,
+    /// Boxed: neighbours in the map are moved when one comes or goes.
+    calls: BTreeMap<CallId, Box<Call>>,
     call_of: HashMap<SessionId, CallId>,
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
@@ -196,7 +197,7 @@ impl UserAgent {
     }
 
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
-        self.calls.values()
+        self.calls.values().map(Box::as_ref)
     }
 
     pub fn counters(&self) -> Counters {
@@ -316,7 +317,7 @@ impl UserAgent {
             ring: Ring::default(),
         };
         self.dials.insert(id, dial);
-        self.calls.insert(id, Call::outgoing(now, id, settings));
+        self.calls.insert(id, Box::new(Call::outgoing(now, id, settings)));
         self.step(now, id, |_| ());
     }
 
@@ -504,7 +505,7 @@ impl UserAgent {
         // The first step reads the offer: it is guarded like every later one.
         match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
             Ok(call) => {
-                self.calls.insert(id, call);
+                self.calls.insert(id, Box::new(call));
                 self.step(now, id, |_| ());
             }
             Err(_) => {
@@ -527,7 +528,9 @@ impl UserAgent {
 
     fn is_full(&self) -> bool {
         let limit = self.settings.max_calls;
-        limit > 0 && self.calls.values().filter(|call| call.is_live()).count() >= limit
+        limit > 0
+            && self.calls.len() >= limit
+            && self.calls.values().filter(|call| call.is_live()).count() >= limit
     }
 
     fn label(&self, id: CallId, from: String, to: String) -> Label {
