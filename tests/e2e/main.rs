@@ -18,3 +18,4 @@ mod peers;
 mod recordings;
 mod reoffers;
 mod shutdown;
+mod sipp_scenarios;

@@ -89,6 +89,8 @@ pub struct World {
     pub network: Network,
     pub appliances: Vec<Appliance>,
     pub phones: Vec<Phone>,
+    /// What was sent to addresses where nobody is.
+    pub unclaimed: Vec<Vec<u8>>,
     steps: u64,
 }
 
@@ -105,7 +107,14 @@ impl World {
     }
 
     pub fn of(appliances: Vec<Appliance>, seed: u64) -> Self {
-        World { now: Instant::now(), network: Network::new(seed), appliances, phones: Vec::new(), steps: 0 }
+        World {
+            now: Instant::now(),
+            network: Network::new(seed),
+            appliances,
+            phones: Vec::new(),
+            unclaimed: Vec::new(),
+            steps: 0,
+        }
     }
 
     pub fn add_phone(&mut self) -> usize {
@@ -208,6 +217,8 @@ impl World {
             to.agent.handle_datagram(now, peer, &datagram.bytes);
         } else if let Some(phone) = self.phones.iter_mut().find(|known| known.address == datagram.to) {
             phone.hears(now, &datagram.bytes);
+        } else {
+            self.unclaimed.push(datagram.bytes.clone());
         }
         self.carry();
     }
