@@ -60,6 +60,7 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
         name: config.appliance.name.clone(),
         advertise: config.sip.advertise,
         max_calls: config.sip.max_calls as usize,
+        calls_per_second: config.sip.calls_per_second,
         busy: match config.sip.busy {
             Busy::Unavailable503 => 503,
             Busy::Busy486 => 486,

@@ -242,6 +242,7 @@ fn agent_settings(config: &Config, target: &Target) -> useragent::Settings {
         name: config.appliance.name.clone(),
         advertise: None,
         max_calls: 1,
+        calls_per_second: 0,
         busy: 486,
         max_call: Duration::from_secs(86_400),
         dial_max: Duration::from_secs(86_400),

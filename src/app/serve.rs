@@ -37,13 +37,13 @@ const ORDERS: usize = 64;
 /// Files are closed in it after the last call.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs the appliance until it is told to stop.
-pub fn run(loaded: Loaded) -> ExitCode {
+/// Runs the appliance until it is told to stop. `sip_trace`: how long its SIP messages are shown.
+pub fn run(loaded: &Loaded, sip_trace: Option<Duration>) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     service::file_limit_is_an_error();
-    match serve(&loaded.config) {
+    match serve(&loaded.config, sip_trace) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("eyeline: {error:#}");
@@ -52,7 +52,7 @@ pub fn run(loaded: Loaded) -> ExitCode {
     }
 }
 
-fn serve(config: &Config) -> anyhow::Result<()> {
+fn serve(config: &Config, sip_trace: Option<Duration>) -> anyhow::Result<()> {
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -68,7 +68,7 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     report_detectors(&detectors);
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
     let result =
-        runtime.block_on(run_until_told(config, started, detectors, media, runtime.handle().clone()));
+        runtime.block_on(run_until_told(config, started, detectors, media, runtime.handle().clone(), sip_trace));
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
@@ -150,6 +150,7 @@ async fn run_until_told(
     detectors: Arc<Detectors>,
     media: Handle,
     handle: Handle,
+    sip_trace: Option<Duration>,
 ) -> anyhow::Result<()> {
     let mut scope = Scope::new("serve", handle.clone());
     let clock = Clock::new(Instant::now(), SystemTime::now());

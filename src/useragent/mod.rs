@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod dialling;
+mod gate;
 pub mod peers;
 mod resolving;
 pub mod routing;
@@ -25,6 +26,7 @@ use crate::sip::{
     Response, SessionId, Transport, Uri,
 };
 use crate::useragent::admission::Admission;
+use crate::useragent::admission::intake::{Intake, Limits};
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
@@ -40,8 +42,10 @@ pub struct Settings {
     pub name: String,
     /// The address in SDP; `None`: the local address the peer reached.
     pub advertise: Option<IpAddr>,
-    /// 0: no limit of its own.
+    /// 0: as many as the box was measured to carry.
     pub max_calls: usize,
+    /// New calls over all callers; 0: no limit.
+    pub calls_per_second: u32,
     /// The status over the limit: 503 or 486.
     pub busy: u16,
     pub max_call: Duration,
@@ -118,6 +122,9 @@ pub struct UserAgent {
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
     dialling: Dialling,
+    intake: Intake,
+    /// Calls of known peers, by the peer's name.
+    trunk_of: HashMap<CallId, String>,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
@@ -133,6 +140,15 @@ impl UserAgent {
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
             dialling: settings.dialling.clone(),
+            intake: Intake::new(
+                Limits {
+                    max_calls: settings.max_calls,
+                    calls_per_second: settings.calls_per_second,
+                    busy: settings.busy,
+                },
+                seed.map(|byte| byte ^ 0x5a),
+            ),
+            trunk_of: HashMap::new(),
             settings,
             calls: BTreeMap::new(),
             call_of: HashMap::new(),
@@ -176,6 +192,7 @@ impl UserAgent {
 
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, bytes: &[u8]) {
         let access = self.access(peer.remote.ip());
+        self.show_room();
         self.endpoint.handle_datagram(now, peer, access, bytes);
         self.settle(now);
     }
@@ -200,6 +217,7 @@ impl UserAgent {
     }
 
     pub fn handle_stream(&mut self, now: Instant, connection: ConnectionId, bytes: &[u8]) {
+        self.show_room();
         self.endpoint.handle_stream(now, connection, bytes);
         self.settle(now);
     }
@@ -259,6 +277,7 @@ impl UserAgent {
             max_call: self.settings.dial_max,
             ring_timeout: dial.ring_timeout,
         };
+        self.note_peer(id, first.remote.ip());
         self.dials.insert(id, dial);
         self.calls.insert(id, Call::outgoing(now, id, settings));
         self.step(now, id, |_| ());
@@ -355,13 +374,7 @@ impl UserAgent {
         let from = user_of(&invite.from.uri);
         let header = |name: &str| invite.headers.value(name).map(str::to_owned);
         let asked = Asked { to: &to, from: &from, source: invite.peer.remote.ip(), header: &header };
-        let refusal = if self.draining {
-            Some((503, "Service Unavailable"))
-        } else if self.is_full() {
-            Some((self.settings.busy, if self.settings.busy == 486 { "Busy Here" } else { "Too Many Calls" }))
-        } else {
-            None
-        };
+        let refusal = self.refuses(now, invite.peer.remote.ip());
         let route = routing::choose(&self.settings.routes, &asked);
         let (status, text) = match (refusal, route) {
             (Some(refusal), _) => refusal,
@@ -373,7 +386,7 @@ impl UserAgent {
         };
         self.counters.refused += 1;
         let headers = match refusal {
-            Some(_) => vec![("Retry-After".to_owned(), "10".to_owned())],
+            Some(_) => vec![("Retry-After".to_owned(), self.intake.retry_after().to_string())],
             None => Vec::new(),
         };
         let response = Response { status, reason: Some(text.to_owned()), headers, body: None };
@@ -414,6 +427,7 @@ impl UserAgent {
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
+        self.note_peer(id, invite.peer.remote.ip());
         // The first step reads the offer: it is guarded like every later one.
         match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
             Ok(call) => {
@@ -425,6 +439,7 @@ impl UserAgent {
                 self.counters.faults += 1;
                 self.call_of.remove(&session);
                 self.session_of.remove(&id);
+                self.trunk_of.remove(&id);
                 let response = Response { status: 500, ..Response::default() };
                 self.endpoint.respond(now, session, response);
             }
@@ -436,11 +451,6 @@ impl UserAgent {
         let own = admission.peers().of(signalling, None).map_or(&[][..], |peer| &peer.networks);
         let networks = admission.networks().iter().chain(own).copied().collect();
         Reach { signalling: Some(signalling), networks }
-    }
-
-    fn is_full(&self) -> bool {
-        let limit = self.settings.max_calls;
-        limit > 0 && self.calls.values().filter(|call| call.is_live()).count() >= limit
     }
 
     fn label(&self, id: CallId, from: String, to: String) -> Label {
@@ -498,6 +508,7 @@ impl UserAgent {
         self.arm(id, None);
         self.calls.remove(&id);
         self.dials.remove(&id);
+        self.trunk_of.remove(&id);
         if let Some(session) = self.session_of.remove(&id) {
             self.call_of.remove(&session);
         }

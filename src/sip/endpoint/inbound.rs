@@ -159,6 +159,9 @@ impl Endpoint {
             for (name, value) in [("Allow", ALLOW), ("Accept", ACCEPT), ("Accept-Encoding", "identity")] {
                 response.headers.push((name.to_owned(), value.to_owned()));
             }
+            if let Some((free, total)) = self.room {
+                response.headers.push(("X-Capacity".to_owned(), format!("{free}/{total}")));
+            }
         } else {
             response.headers.push(("Retry-After".to_owned(), "10".to_owned()));
         }

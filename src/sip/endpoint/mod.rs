@@ -328,6 +328,8 @@ pub struct Endpoint {
     settings: Settings,
     rng: StdRng,
     ready: bool,
+    /// Free and all; `None`: nothing is said about it.
+    room: Option<(usize, usize)>,
     counters: Counters,
     clients: HashMap<u64, ClientTransaction>,
     /// Branch and method.
@@ -354,6 +356,7 @@ impl Endpoint {
             settings,
             rng: StdRng::from_seed(seed),
             ready: true,
+            room: None,
             counters: Counters::default(),
             clients: HashMap::new(),
             client_of: HashMap::new(),
@@ -383,6 +386,11 @@ impl Endpoint {
     /// Transactions not yet forgotten.
     pub fn open_transactions(&self) -> usize {
         self.clients.len() + self.servers.len()
+    }
+
+    /// Calls that could still be taken, and all together: what OPTIONS says in `X-Capacity`.
+    pub fn set_room(&mut self, free: usize, total: usize) {
+        self.room = Some((free, total));
     }
 
     /// Whether OPTIONS is answered 200 or 503.

@@ -23,14 +23,8 @@ pub struct Limits {
     pub busy: u16,
 }
 
-/// How a call is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub status: u16,
-    pub text: &'static str,
-    /// Seconds.
-    pub retry_after: Option<u32>,
-}
+/// How a call is refused: status and words.
+pub type Refusal = (u16, &'static str);
 
 /// The door.
 pub struct Intake {
@@ -63,13 +57,13 @@ impl Intake {
         of_peer: (usize, usize),
     ) -> Result<(), Refusal> {
         if is_draining {
-            return Err(self.unavailable("Service Unavailable"));
+            return Err((503, "Service Unavailable"));
         }
         let per_second = f64::from(self.limits.calls_per_second);
         if per_second > 0.0 {
             let rate = Rate { per_second, burst: per_second };
             if !self.arrivals.get_or_insert_with(|| Bucket::full(now, rate)).take(now, rate) {
-                return Err(self.unavailable("Too Many Calls A Second"));
+                return Err((503, "Too Many Calls A Second"));
             }
         }
         let (running, most) = of_peer;
@@ -92,19 +86,16 @@ impl Intake {
         (free, free + calls)
     }
 
-    fn busy(&mut self) -> Refusal {
-        match self.limits.busy {
-            486 => Refusal { status: 486, text: "Busy Here", retry_after: Some(self.later()) },
-            _ => self.unavailable("Too Many Calls"),
-        }
-    }
-
-    fn unavailable(&mut self, text: &'static str) -> Refusal {
-        Refusal { status: 503, text, retry_after: Some(self.later()) }
-    }
-
-    fn later(&mut self) -> u32 {
+    /// Seconds for Retry-After.
+    pub fn retry_after(&mut self) -> u32 {
         self.rng.random_range(RETRY_AFTER)
+    }
+
+    fn busy(&self) -> Refusal {
+        match self.limits.busy {
+            486 => (486, "Busy Here"),
+            _ => (503, "Too Many Calls"),
+        }
     }
 }
 
@@ -123,8 +114,8 @@ mod tests {
         let (mut door, now) = (intake(0, 30, 503), Instant::now());
         let refused: Vec<Refusal> = (0..100).filter_map(|_| door.admit(now, false, 0, (0, 0)).err()).collect();
         assert_eq!(refused.len(), 70);
-        let later: std::collections::BTreeSet<u32> = refused.iter().filter_map(|r| r.retry_after).collect();
-        assert!(refused.iter().all(|refusal| refusal.status == 503));
+        assert!(refused.iter().all(|(status, _)| *status == 503));
+        let later: std::collections::BTreeSet<u32> = (0..70).map(|_| door.retry_after()).collect();
         assert!(later.len() > 10 && later.iter().all(|seconds| RETRY_AFTER.contains(seconds)), "{later:?}");
         let second = now + Duration::from_secs(1);
         assert_eq!((0..100).filter(|_| door.admit(second, false, 0, (0, 0)).is_ok()).count(), 30);
@@ -135,7 +126,7 @@ mod tests {
     #[test]
     fn the_number_of_calls_is_limited_over_all_and_by_peer() {
         let now = Instant::now();
-        let status = |door: &mut Intake, calls, of_peer| door.admit(now, false, calls, of_peer).err().map(|r| r.status);
+        let status = |door: &mut Intake, calls, of_peer| door.admit(now, false, calls, of_peer).err().map(|(status, _)| status);
         let mut door = intake(2, 0, 503);
         assert_eq!(status(&mut door, 1, (0, 0)), None);
         assert_eq!(status(&mut door, 2, (0, 0)), Some(503));
@@ -148,7 +139,7 @@ mod tests {
 
     #[test]
     fn draining_refuses_before_anything_else() {
-        let refusal = intake(2, 30, 486).admit(Instant::now(), true, 0, (0, 0)).expect_err("refused");
-        assert_eq!(refusal.status, 503);
+        let refusal = intake(2, 30, 486).admit(Instant::now(), true, 0, (0, 0));
+        assert_eq!(refusal, Err((503, "Service Unavailable")));
     }
 }
