@@ -15,6 +15,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sha2::{Digest, Sha256};
+
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
@@ -128,6 +132,8 @@ pub struct UserAgent {
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
+    /// Feeds keys in SDP; nothing of it shows in a tag or branch.
+    secrets: StdRng,
     draining: bool,
     counters: Counters,
     out: VecDeque<Do>,
@@ -158,6 +164,7 @@ impl UserAgent {
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
+            secrets: StdRng::from_seed(apart(seed)),
             draining: false,
             counters: Counters::default(),
             out: VecDeque::new(),
@@ -264,7 +271,11 @@ impl UserAgent {
         // The offer names one address of ours: only places of its family can follow.
         dial.hops.retain(|hop| hop.remote.is_ipv4() == first.remote.is_ipv4());
         let settings = CallSettings {
-            media: dial.media.clone(),
+            // Whoever is reached over a WebSocket is a browser.
+            media: MediaSettings {
+                browser: dial.media.browser || matches!(first.transport, Transport::Ws | Transport::Wss),
+                ..dial.media.clone()
+            },
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
                 peer: first.remote.to_string(),
@@ -274,6 +285,7 @@ impl UserAgent {
             room: Room { signalling: Some(first.remote.ip()), ..dial.room.clone() },
             reach: self.reach(first.remote.ip()),
             origin: id.0,
+            seed: self.secrets.random(),
             max_call: self.settings.dial_max,
             ring_timeout: dial.ring_timeout,
         };
@@ -408,6 +420,7 @@ impl UserAgent {
         let settings = CallSettings {
             media: MediaSettings {
                 video: route.video && self.settings.media.video,
+                slides: route.slides,
                 ..self.settings.media.clone()
             },
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
@@ -422,6 +435,7 @@ impl UserAgent {
             room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
             reach: self.reach(invite.peer.remote.ip()),
             origin: id.0,
+            seed: self.secrets.random(),
             max_call: self.settings.max_call,
             ring_timeout: self.settings.max_call,
         };
@@ -576,6 +590,11 @@ impl UserAgent {
         self.session_of.insert(id, session);
         self.call_of.insert(session, id);
     }
+}
+
+/// Another seed: what is drawn from the first one stands in every message, and nobody may get from there to the keys.
+fn apart(seed: [u8; 32]) -> [u8; 32] {
+    Sha256::new().chain_update(b"eyeline media keys").chain_update(seed).finalize().into()
 }
 
 /// The user part as people read it. An escaped control character is drawn, not obeyed.

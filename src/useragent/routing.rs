@@ -22,6 +22,8 @@ pub struct Route {
     pub room: Room,
     /// Whether video is taken at all.
     pub video: bool,
+    /// Whether a shared screen is taken beside it.
+    pub slides: bool,
 }
 
 /// What a route is chosen by.

@@ -19,3 +19,4 @@ mod recordings;
 mod reoffers;
 mod shutdown;
 mod sipp_scenarios;
+mod slides;
