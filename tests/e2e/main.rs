@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod abuse;
 mod bad_input;
 mod calls;
 mod client;

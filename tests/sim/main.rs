@@ -13,6 +13,7 @@ mod network;
 mod phone;
 mod world;
 
+mod allowed;
 mod incoming;
 mod media;
 mod outgoing;
