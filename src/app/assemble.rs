@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use crate::app::config::settings::{
-    self, Agent, Busy, Config, DEFAULT_RECORDING, Listen, MirrorAudio, OnFailure, RecordVideo, Style,
-    Transform, Word,
+    self, Agent, Busy, Config, DEFAULT_RECORDING, MirrorAudio, OnFailure, RecordVideo, Style, Transform, Word,
 };
 use crate::app::detectors::Detectors;
+use crate::app::signalling;
+use crate::app::signalling::tls::{TlsSettings, TrunkTls};
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::{Behaviour, Room};
@@ -17,7 +18,7 @@ use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
 use crate::sip::digest::Credentials;
-use crate::sip::{self, Strangers, Transport};
+use crate::sip::{self, Strangers};
 use crate::useragent::admission::Admission;
 use crate::useragent::dialling::Dialling;
 use crate::useragent::peers::{Peer, Peers};
@@ -34,8 +35,28 @@ pub fn product() -> String {
     format!("Eyeline/{}", env!("CARGO_PKG_VERSION"))
 }
 
-pub fn listeners(listen: &[Listen]) -> Vec<(Transport, std::net::SocketAddr)> {
-    listen.iter().map(|listen| (listen.transport, listen.address)).collect()
+pub fn sockets(config: &Config, seed: u64) -> signalling::Settings {
+    let listen = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
+    signalling::Settings { listen, tls: tls(config), dns: config.sip.dns, seed }
+}
+
+pub fn tls(config: &Config) -> TlsSettings {
+    let trunk = |peer: &settings::SipPeer| TrunkTls {
+        host: peer.uri.as_ref().map(|uri| uri.host.clone()),
+        sources: peer.source.clone(),
+        certificate: peer.certificate.clone(),
+        private_key: peer.private_key.clone(),
+        ca: peer.ca.clone(),
+        tls_name: peer.tls_name.clone(),
+    };
+    let tls = &config.sip.tls;
+    TlsSettings {
+        certificate: tls.certificate.clone(),
+        private_key: tls.private_key.clone(),
+        client_ca: tls.client_ca.clone(),
+        server_ca: tls.server_ca.clone(),
+        trunks: config.sip.peers.iter().map(trunk).collect(),
+    }
 }
 
 pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::Settings, String> {

@@ -185,7 +185,7 @@ pub enum ModelsCommand {
 #[command(after_help = "Example: eyeline call sip:100@192.0.2.7 --duration 5 --out report\n\
                         Exit code 0 only if media flowed as asked.")]
 pub struct CallArguments {
-    /// sip:USER@HOST[:PORT][;transport=tcp]
+    /// sip:USER@HOST[:PORT][;transport=udp|tcp|tls|ws], sips:USER@HOST
     pub uri: String,
     /// Offer no video
     #[arg(long, conflicts_with_all = ["video", "size", "fps", "kbps"])]
@@ -217,6 +217,9 @@ pub struct CallArguments {
     /// Local address [the one that faces the peer]
     #[arg(long, value_name = "ADDR")]
     pub bind: Option<IpAddr>,
+    /// Authorities to trust over TLS, as PEM [sip.tls.server_ca]
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// Offer this audio codec only: pcma or pcmu
     #[arg(long, value_parser = codec)]
     pub codec: Option<AudioCodec>,

@@ -18,4 +18,5 @@ pub mod serve;
 pub mod service;
 pub mod signalling;
 pub mod sip_trace;
+pub mod target;
 pub mod watch;

@@ -22,7 +22,7 @@ use crate::app::config::settings::{Agent, Config};
 use crate::app::console;
 use crate::app::detectors::Detectors;
 use crate::app::footprint;
-use crate::app::service::{self, Heartbeat, Signals};
+use crate::app::service::{self, Ask, Heartbeat, Signals};
 use crate::app::signalling::{self, Order, Signalling};
 use crate::app::watch::{Shared, Watching};
 use crate::base::queue::{self, Fifo, Sender};
@@ -154,9 +154,10 @@ async fn run_until_told(
 ) -> anyhow::Result<()> {
     let mut scope = Scope::new("serve", handle.clone());
     let clock = Clock::new(Instant::now(), SystemTime::now());
-    let listen = assemble::listeners(&config.sip.listen);
     let mut signals = Signals::new().context("cannot take signals")?;
-    let sip = Signalling::bind(&listen, Scope::new("sip", handle.clone())).await?;
+    let choice = u64::from_le_bytes(seed()?.first_chunk().copied().unwrap_or_default());
+    let sockets = assemble::sockets(config, choice);
+    let sip = Signalling::bind(sockets, Scope::new("sip", handle.clone())).await?;
     let settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
     let agent = UserAgent::new(settings, seed()?);
     let engine_settings = engine::Settings {
@@ -203,16 +204,27 @@ async fn run_until_told(
 
 /// The first signal drains, the next one hurries; both close the files.
 async fn obey_signals(signals: &mut Signals, orders: &Sender<Order, Fifo>, drain: Duration) {
-    signals.next().await;
+    while signals.next().await == Ask::Reload {
+        orders.offer(Order::ReadCertificates);
+    }
     service::stopping(drain + CLOSE_LIMIT);
     tracing::info!("stopping: no new calls, running ones may go on for {} s", drain.as_secs());
     orders.offer(Order::Drain);
     orders.offer(Order::Finish);
     tokio::select! {
         () = tokio::time::sleep(drain) => {}
-        ask = signals.next() => tracing::info!("stopping now: {ask:?}"),
+        ask = hurried(signals) => tracing::info!("stopping now: {ask:?}"),
     }
     orders.offer(Order::HangUpAll(EndReason::Shutdown));
+}
+
+async fn hurried(signals: &mut Signals) -> Ask {
+    loop {
+        let ask = signals.next().await;
+        if ask != Ask::Reload {
+            return ask;
+        }
+    }
 }
 
 async fn serve_console(config: &Config, scope: &mut Scope, shared: Arc<Shared>) -> anyhow::Result<()> {

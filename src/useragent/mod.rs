@@ -204,6 +204,13 @@ impl UserAgent {
         self.settle(now);
     }
 
+    /// Whether a stream from there may stay. A stranger's may where strangers are answered at all.
+    pub fn takes_stream(&self, source: IpAddr, tls_name: Option<&str>) -> bool {
+        tls_name.is_some()
+            || self.access(source) == Access::Trusted
+            || self.settings.sip.strangers != sip::Strangers::Drop
+    }
+
     /// Our listener accepted a stream. `tls_name`: what its client certificate, if it was verified, names.
     pub fn handle_accepted(
         &mut self,
@@ -212,7 +219,11 @@ impl UserAgent {
         peer: Peer,
         tls_name: Option<String>,
     ) {
-        let access = self.access(peer.remote.ip());
+        let access = match &tls_name {
+            // An authority we name vouches for it.
+            Some(_) => Access::Trusted,
+            None => self.access(peer.remote.ip()),
+        };
         self.endpoint.handle_accepted(now, connection, peer, access, tls_name);
         self.settle(now);
     }

@@ -21,3 +21,4 @@ mod reoffers;
 mod shutdown;
 mod sipp_scenarios;
 mod slides;
+mod transports;

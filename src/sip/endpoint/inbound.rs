@@ -67,6 +67,7 @@ impl Endpoint {
             return self.turn_away(peer, length, request);
         }
         stamp_source(&mut request, peer.remote);
+        self.connections.take_alias(peer, &request);
         let Some(key) = server_key(&request) else {
             self.counters.malformed += 1;
             return;

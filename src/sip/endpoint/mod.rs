@@ -15,6 +15,7 @@ mod compose;
 mod connection;
 mod hop;
 mod inbound;
+mod keepalive;
 mod outside;
 mod session;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use super::transaction::Timers;
 use super::uri::Uri;
 use connection::Connections;
 pub use hop::{Hop, MOST_HOPS};
+use keepalive::Path;
 use outside::OpenOutside;
 pub use outside::{Outside, OutsideRequest};
 use session::Session;
@@ -321,6 +323,8 @@ enum Timer {
     Outside(RequestId),
     /// A stream for a large request should be open.
     Opening(u64),
+    /// All streams are looked at.
+    Streams,
 }
 
 /// All SIP state of one user agent.
@@ -344,6 +348,11 @@ pub struct Endpoint {
     connections: Connections,
     /// Addresses that took no stream for a large request, and until when that is believed.
     without_stream: HashMap<SocketAddr, Instant>,
+    /// Held open for registrations.
+    paths: HashMap<(Transport, SocketAddr), Path>,
+    looks_at: Option<Instant>,
+    /// Dialogs whose next hop has a name.
+    seeking: HashMap<ResolveId, (SessionId, Uri)>,
     timers: BTreeSet<(Instant, Timer)>,
     next: u64,
     out: VecDeque<Do>,
@@ -368,6 +377,9 @@ impl Endpoint {
             outside: OpenOutside::new(),
             connections: Connections::default(),
             without_stream: HashMap::new(),
+            paths: HashMap::new(),
+            looks_at: None,
+            seeking: HashMap::new(),
             timers: BTreeSet::new(),
             next: 0,
             out: VecDeque::new(),
@@ -418,6 +430,7 @@ impl Endpoint {
                 Timer::Session(id) => self.session_time(now, id),
                 Timer::Outside(id) => self.outside_time(now, id),
                 Timer::Opening(id) => self.opening_time(now, id),
+                Timer::Streams => self.look_at_streams(now),
             }
         }
     }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::super::dialog::Dialog;
 use super::super::message::RequestMessage;
-use super::{Peer, RequestId};
+use super::super::uri::Uri;
+use super::{Hop, Peer, RequestId};
 
 /// ACKs kept to answer repeated 2xx.
 const ACKS_KEPT: usize = 4;
@@ -64,6 +65,8 @@ pub(super) struct Session {
     pub contact_local: SocketAddr,
     /// The peer's own idea of its address is not where its packets come from.
     pub behind_translator: bool,
+    /// Where the next hop leads, when it has a name.
+    pub named_target: Option<(Uri, Hop)>,
     pub local_tag: String,
     /// The transaction of the initial INVITE.
     pub invite: u64,
@@ -91,6 +94,7 @@ impl Session {
             peer,
             contact_local,
             behind_translator: false,
+            named_target: None,
             local_tag,
             invite,
             sent_invite: None,

@@ -9,6 +9,7 @@ use super::super::transaction::client_invite::{ClientInvite, Timed};
 use super::super::transaction::server::Server;
 use super::super::transaction::server_invite::{self, ServerInvite};
 use super::hop::{Hop, Places};
+use super::keepalive::Pulse;
 use super::{ConnectionId, Endpoint, Peer, RequestId, SessionId, Timer};
 
 /// Whose request it is.
@@ -257,6 +258,11 @@ impl Endpoint {
         };
         if may {
             let bytes = message.to_bytes();
+            let success = (200..300).contains(&message.status)
+                && matches!(transaction.request.method, Method::Invite | Method::Register);
+            if success && let Some(id) = transaction.peer.connection {
+                self.connections.pulse(id).into_iter().for_each(Pulse::proven);
+            }
             transaction.last = Some(bytes.clone());
             let peer = transaction.peer;
             self.send(peer, bytes);

@@ -31,6 +31,8 @@ pub struct Settings {
     pub answers: bool,
     /// Sends back what it hears (through its jitter buffer and codecs) instead of `sound`.
     pub echoes: bool,
+    /// Its certificate with key behind it, and whom it trusts: TLS on the port above its own.
+    pub tls: Option<(PathBuf, PathBuf)>,
 }
 
 impl Default for Settings {
@@ -41,6 +43,7 @@ impl Default for Settings {
             audio_codecs: "pcmu",
             answers: false,
             echoes: false,
+            tls: None,
         }
     }
 }
@@ -139,6 +142,10 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
     line("poll_method epoll");
     line(&format!("sip_listen 127.0.0.1:{ports}"));
     line("net_interface 127.0.0.1");
+    if let Some((certificate, ca)) = &settings.tls {
+        line(&format!("sip_certificate {}", certificate.display()));
+        line(&format!("sip_cafile {}", ca.display()));
+    }
     line("call_local_timeout 60");
     line("call_max_calls 8");
     line(&format!("rtp_ports {}-{}", ports + 4, ports + 47));

@@ -8,6 +8,8 @@
 pub mod appliance;
 pub mod baresip;
 pub mod capture;
+pub mod certificates;
+pub mod name_server;
 pub mod picture;
 pub mod process;
 pub mod sipp;
