@@ -37,7 +37,7 @@ pub fn product() -> String {
 
 pub fn sockets(config: &Config, seed: u64) -> signalling::Settings {
     let listen = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
-    signalling::Settings { listen, tls: tls(config), dns: config.sip.dns, seed }
+    signalling::Settings { listen, tls: tls(config), admission: admission(config), dns: config.sip.dns, seed }
 }
 
 pub fn tls(config: &Config) -> TlsSettings {
@@ -71,7 +71,7 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             advertise: config.sip.advertise,
             ..sip::Settings::default()
         },
-        admission: Admission::new(config.sip.trusted.clone()).with_peers(peers(config)),
+        admission: admission(config),
         routes: config
             .routes
             .iter()
@@ -90,6 +90,11 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
         dial_max: config.sip.dial_max.unwrap_or(config.sip.max_call),
         dialling: dialling(config),
     })
+}
+
+/// Who is trusted, and who is known.
+pub fn admission(config: &Config) -> Admission {
+    Admission::new(config.sip.trusted.clone()).with_peers(peers(config))
 }
 
 fn peers(config: &Config) -> Peers {

@@ -22,6 +22,7 @@ use crate::app::config::settings::{Agent, Config};
 use crate::app::console;
 use crate::app::detectors::Detectors;
 use crate::app::footprint;
+use crate::app::load;
 use crate::app::service::{self, Ask, Heartbeat, Signals};
 use crate::app::signalling::{self, Order, Signalling};
 use crate::app::watch::{Shared, Watching};
@@ -67,8 +68,14 @@ fn serve(config: &Config, sip_trace: Option<Duration>) -> anyhow::Result<()> {
     let detectors = Arc::new(Detectors::load(config));
     report_detectors(&detectors);
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
-    let result =
-        runtime.block_on(run_until_told(config, started, detectors, media, runtime.handle().clone(), sip_trace));
+    let result = runtime.block_on(run_until_told(
+        config,
+        started,
+        detectors,
+        media,
+        runtime.handle().clone(),
+        sip_trace,
+    ));
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
@@ -176,6 +183,10 @@ async fn run_until_told(
     service::watch(&mut scope, heartbeat);
     let watch = Watching::new(config, clock, detectors, shared, &sip, handle);
     let (orders, given) = queue::queue(Fifo { depth: ORDERS });
+    if let Some(length) = sip_trace {
+        sip.tracer().start(Instant::now(), length, &mut scope);
+    }
+    scope.task_until_stopped("load", load::sample(orders.clone()));
     let bound: Vec<String> =
         sip.bound().iter().map(|(t, a)| format!("{}:{a}", t.name().to_lowercase())).collect();
     service::ready(&format!("taking calls on {}", bound.join(", ")));

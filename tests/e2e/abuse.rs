@@ -153,7 +153,8 @@ fn a_scanner_hears_nothing_and_is_not_listened_to_again() {
     assert_eq!(stranger.asks(""), None, "it is banned");
     assert!(other.asks("").is_some(), "others are not");
     let mut tester = Speaker::new(1, appliance.sip);
-    let answer = tester.asks("User-Agent: sipvicious\r\n").expect("a trusted source may call itself what it likes");
+    let answer =
+        tester.asks("User-Agent: sipvicious\r\n").expect("a trusted source may call itself what it likes");
     assert!(answer.starts_with("SIP/2.0 200"), "{answer}");
     let counted = wait_for(Duration::from_secs(3), || {
         (dropped(&appliance, "scanner") == 1.0 && dropped(&appliance, "banned") == 1.0).then_some(())
@@ -197,7 +198,11 @@ fn options_tell_how_much_room_there_is_and_that_there_is_none_while_draining() {
 fn a_box_that_may_not_take_calls_says_so_to_proxies() {
     let _turn = turn();
     // No disk has so much room.
-    let appliance = Appliance::start_alive(&[PLAIN, "recording.min_free_gib=900000", "route=[{record=true, censor=false}]"]);
+    let appliance = Appliance::start_alive(&[
+        PLAIN,
+        "recording.min_free_gib=900000",
+        "route=[{record=true, censor=false}]",
+    ]);
     assert_eq!(appliance.get("/readyz").map(|(status, _)| status), Some(503));
     let answer = Speaker::new(1, appliance.sip).asks("").expect("an answer");
     assert!(answer.starts_with("SIP/2.0 503"), "{answer}");

@@ -6,13 +6,14 @@ pub mod mask;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::ladder::{Way, step};
 use crate::base::queue::{self, Fifo, Receiver, Sender};
 use crate::base::stop::{Outcome, Scope};
+use crate::sip::Transport;
 
 /// How long it goes on when nothing else is said: a trace that is forgotten must not fill the disk.
 pub const USUAL: Duration = Duration::from_secs(3600);
@@ -24,69 +25,64 @@ const LONGEST: usize = 16 * 1024;
 struct Traced {
     at: Instant,
     way: Way,
-    transport: &'static str,
-    with: Option<SocketAddr>,
+    with: Option<(Transport, SocketAddr)>,
     bytes: Vec<u8>,
 }
 
-struct State {
-    /// When it ends, in milliseconds since `born`; 0: it is off.
-    until: AtomicU64,
-    born: Instant,
-    sender: Mutex<Option<Sender<Traced, Fifo>>>,
+/// A trace that runs.
+struct Running {
+    until: Instant,
+    messages: Sender<Traced, Fifo>,
 }
 
-/// A handle; clones share one trace.
-#[derive(Clone)]
-pub struct Tracer(Arc<State>);
+/// A handle; clones share one trace. Off, and costing nothing, until it is switched on.
+#[derive(Clone, Default)]
+pub struct Tracer {
+    is_on: Arc<AtomicBool>,
+    running: Arc<Mutex<Option<Running>>>,
+}
 
 impl Tracer {
-    /// Off, and costing nothing until it is switched on.
-    pub fn new(now: Instant) -> Self {
-        Tracer(Arc::new(State { until: AtomicU64::new(0), born: now, sender: Mutex::new(None) }))
-    }
-
-    /// Traces from now on for so long; again, to go on longer.
+    /// Shows messages from now on for so long; again, to go on longer.
     pub fn start(&self, now: Instant, length: Duration, scope: &mut Scope) {
-        self.0.until.store(self.millis(now + length).max(1), Ordering::Relaxed);
-        let mut sender = self.0.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        if sender.is_none() {
-            let (messages, taken) = queue::queue(Fifo { depth: DEPTH });
-            *sender = Some(messages);
-            scope.thread("sip-trace", move || write(&taken, now));
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = now + length;
+        match &mut *running {
+            Some(running) => running.until = until,
+            None => {
+                let (messages, taken) = queue::queue(Fifo { depth: DEPTH });
+                *running = Some(Running { until, messages });
+                scope.thread("sip-trace", move || write(&taken, now));
+            }
         }
+        self.is_on.store(true, Ordering::Relaxed);
         tracing::info!("SIP messages are shown for {} s, secrets masked", length.as_secs());
     }
 
     /// No more; what waits is still written.
     pub fn stop(&self) {
-        if self.0.until.swap(0, Ordering::Relaxed) > 0 {
-            self.0.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.is_on.store(false, Ordering::Relaxed);
+        if self.running.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
             tracing::info!("SIP messages are no longer shown");
         }
     }
 
-    pub fn is_on(&self, now: Instant) -> bool {
-        let until = self.0.until.load(Ordering::Relaxed);
-        until > 0 && self.millis(now) < until
-    }
-
     /// One message as it went over the wire. Costs one comparison while it is off.
-    pub fn message(&self, now: Instant, way: Way, transport: &'static str, with: Option<SocketAddr>, bytes: &[u8]) {
-        if self.0.until.load(Ordering::Relaxed) == 0 {
+    pub fn message(&self, now: Instant, way: Way, with: Option<(Transport, SocketAddr)>, bytes: &[u8]) {
+        if !self.is_on.load(Ordering::Relaxed) {
             return;
         }
-        if !self.is_on(now) {
-            return self.stop();
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*running {
+            Some(running) if now < running.until => {
+                let bytes = bytes.get(..LONGEST).unwrap_or(bytes).to_vec();
+                running.messages.offer(Traced { at: now, way, with, bytes });
+            }
+            Some(_) | None => {
+                drop(running);
+                self.stop();
+            }
         }
-        let bytes = bytes.get(..LONGEST).unwrap_or(bytes).to_vec();
-        if let Some(sender) = &*self.0.sender.lock().unwrap_or_else(PoisonError::into_inner) {
-            sender.offer(Traced { at: now, way, transport, with, bytes });
-        }
-    }
-
-    fn millis(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.0.born).as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -102,7 +98,7 @@ fn write(messages: &Receiver<Traced, Fifo>, start: Instant) -> Outcome {
             told = lost;
         }
         let since = traced.at.saturating_duration_since(start);
-        text.push_str(&step(since, traced.way, traced.transport, traced.with, &traced.bytes));
+        text.push_str(&step(since, traced.way, traced.with, &traced.bytes));
         // Nobody reads it any more: nothing to do about that here.
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
@@ -147,11 +143,15 @@ mod tests {
     #[test]
     fn it_switches_itself_off() {
         let start = Instant::now();
-        let tracer = Tracer::new(start);
-        assert!(!tracer.is_on(start));
-        tracer.0.until.store(60_000, Ordering::Relaxed);
-        assert!(tracer.is_on(start + Duration::from_secs(59)));
-        tracer.message(start + Duration::from_secs(60), Way::In, "UDP", None, b"x");
-        assert!(!tracer.is_on(start + Duration::from_secs(59)));
+        let (messages, taken) = queue::queue(Fifo { depth: DEPTH });
+        let tracer = Tracer::default();
+        tracer.message(start, Way::In, None, b"before");
+        *tracer.running.lock().unwrap() = Some(Running { until: start + Duration::from_secs(60), messages });
+        tracer.is_on.store(true, Ordering::Relaxed);
+        tracer.message(start + Duration::from_secs(59), Way::In, None, b"within");
+        tracer.message(start + Duration::from_secs(60), Way::In, None, b"after");
+        tracer.message(start, Way::In, None, b"later");
+        assert_eq!(taken.take().map(|traced| traced.bytes), Some(b"within".to_vec()));
+        assert!(taken.take().is_none(), "its writer is told to end");
     }
 }

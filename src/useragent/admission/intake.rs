@@ -112,7 +112,8 @@ mod tests {
     #[test]
     fn calls_over_the_rate_are_told_to_come_back_at_different_times() {
         let (mut door, now) = (intake(0, 30, 503), Instant::now());
-        let refused: Vec<Refusal> = (0..100).filter_map(|_| door.admit(now, false, 0, (0, 0)).err()).collect();
+        let refused: Vec<Refusal> =
+            (0..100).filter_map(|_| door.admit(now, false, 0, (0, 0)).err()).collect();
         assert_eq!(refused.len(), 70);
         assert!(refused.iter().all(|(status, _)| *status == 503));
         let later: std::collections::BTreeSet<u32> = (0..70).map(|_| door.retry_after()).collect();
@@ -126,7 +127,9 @@ mod tests {
     #[test]
     fn the_number_of_calls_is_limited_over_all_and_by_peer() {
         let now = Instant::now();
-        let status = |door: &mut Intake, calls, of_peer| door.admit(now, false, calls, of_peer).err().map(|(status, _)| status);
+        let status = |door: &mut Intake, calls, of_peer| {
+            door.admit(now, false, calls, of_peer).err().map(|(status, _)| status)
+        };
         let mut door = intake(2, 0, 503);
         assert_eq!(status(&mut door, 1, (0, 0)), None);
         assert_eq!(status(&mut door, 2, (0, 0)), Some(503));

@@ -47,7 +47,8 @@ mod tests {
     use super::*;
 
     fn message(header: &str) -> Vec<u8> {
-        format!("OPTIONS sip:100@192.0.2.1 SIP/2.0\r\nVia: SIP/2.0/UDP h\r\n{header}\r\n\r\nbody").into_bytes()
+        format!("OPTIONS sip:100@192.0.2.1 SIP/2.0\r\nVia: SIP/2.0/UDP h\r\n{header}\r\n\r\nbody")
+            .into_bytes()
     }
 
     #[test]
@@ -63,7 +64,9 @@ mod tests {
         ] {
             assert!(is_scanner(&message(header)), "{header}");
         }
-        for header in ["User-Agent: baresip v1.0.0", "From: <sip:door1@h>", "X-Note: friendly-scanner", "Subject"] {
+        for header in
+            ["User-Agent: baresip v1.0.0", "From: <sip:door1@h>", "X-Note: friendly-scanner", "Subject"]
+        {
             assert!(!is_scanner(&message(header)), "{header}");
         }
         let in_body = b"MESSAGE sip:a SIP/2.0\r\nFrom: <sip:a@b>\r\n\r\nUser-Agent: sipvicious";

@@ -110,7 +110,9 @@ impl Screen {
         let source = grouped(source);
         match self.admission.access(source) {
             Access::Trusted => self.within(now, source, Verdict::Trusted),
-            Access::Stranger if self.is_acquainted(now, source) => self.within(now, source, Verdict::Stranger),
+            Access::Stranger if self.is_acquainted(now, source) => {
+                self.within(now, source, Verdict::Stranger)
+            }
             Access::Stranger => self.look_at_stranger(now, source, bytes),
         }
     }
@@ -144,7 +146,11 @@ impl Screen {
             self.ban(now, source, "it is a scanner");
             return Verdict::Dropped;
         }
-        if !self.all_strangers.get_or_insert_with(|| Bucket::full(now, ALL_STRANGERS)).take(now, ALL_STRANGERS) {
+        if !self
+            .all_strangers
+            .get_or_insert_with(|| Bucket::full(now, ALL_STRANGERS))
+            .take(now, ALL_STRANGERS)
+        {
             self.dropped.rate += 1;
             return Verdict::Dropped;
         }
