@@ -69,6 +69,8 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             },
             contact_user: config.appliance.name.clone(),
             advertise: config.sip.advertise,
+            session_expires: config.sip.session_expires,
+            min_se: config.sip.min_se,
             ..sip::Settings::default()
         },
         admission: admission(config),
@@ -185,6 +187,8 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
         behaviour,
         room: room(config, detectors, route)?,
         video: route.video,
+        ring: route.ring,
+        early_media: route.early_media,
         slides: route.slides,
     })
 }

@@ -136,6 +136,9 @@ impl Watching {
                 tracing::info!(call = %label.call, agent = %label.agent, "ringing");
                 tracing::debug!(call = %label.call, from = %label.from, to = %label.to, peer = %label.peer, "parties");
             }
+            Tell::Early { streams } => {
+                tracing::info!(call = %label.call, media = %media_of(streams), "media before the answer");
+            }
             Tell::Answered { streams } => {
                 tracing::info!(call = %label.call, media = %media_of(streams), "answered");
             }
@@ -151,7 +154,10 @@ impl Watching {
 
     fn over(&mut self, call: CallId, label: &Label, ended: &Ended) {
         let live = self.live.remove(&call).unwrap_or_default();
-        tracing::info!(call = %label.call, "ended: {}", ended.reason);
+        match &ended.peer_reason {
+            Some(said) => tracing::info!(call = %label.call, "ended: {} ({said})", ended.reason),
+            None => tracing::info!(call = %label.call, "ended: {}", ended.reason),
+        }
         for fault in ended.report.iter().flat_map(|report| &report.faults) {
             tracing::warn!(call = %label.call, "{fault}");
         }
@@ -195,6 +201,7 @@ impl Watching {
             answered: ended.answered.map(wall),
             ended: Some(wall(ended.ended)),
             end_reason: Some(ended.reason.name().to_owned()),
+            peer_reason: ended.peer_reason.as_ref().map(ToString::to_string),
             audio: audio.map(|audio| stream_record(audio_codec(&ended.streams), audio)),
             video: video.zip(report).map(|(video, report)| video_record(video, &report.pictures)),
             slides: report

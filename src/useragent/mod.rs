@@ -7,6 +7,7 @@ pub mod admission;
 pub mod dialling;
 mod gate;
 pub mod peers;
+mod redirect;
 mod resolving;
 pub mod routing;
 
@@ -20,6 +21,7 @@ use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use crate::call::behaviour::{Behaviour, Room};
+use crate::call::early::{Reliable, Ring};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
 use crate::call::reach::Reach;
@@ -32,6 +34,7 @@ use crate::sip::{
 use crate::useragent::admission::Admission;
 use crate::useragent::admission::intake::{Intake, Limits};
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
+use crate::useragent::redirect::Redirect;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
 
@@ -125,6 +128,7 @@ pub struct UserAgent {
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
     intake: Intake,
     /// Calls of known peers, by the peer's name.
@@ -161,6 +165,7 @@ impl UserAgent {
             session_of: HashMap::new(),
             dials: HashMap::new(),
             resolving: HashMap::new(),
+            redirects: HashMap::new(),
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
@@ -299,6 +304,7 @@ impl UserAgent {
             seed: self.secrets.random(),
             max_call: self.settings.dial_max,
             ring_timeout: dial.ring_timeout,
+            ring: Ring::default(),
         };
         self.note_peer(id, first.remote.ip());
         self.dials.insert(id, dial);
@@ -375,7 +381,9 @@ impl UserAgent {
                 // A call may be gone before its dialog: the endpoint ends that alone.
                 sip::Do::Event(event) => match event.session() {
                     Some(session) => {
-                        if let Some(call) = self.call_of.get(&session).copied() {
+                        if let Some(call) = self.call_of.get(&session).copied()
+                            && let Some(event) = self.redirected(now, call, event)
+                        {
                             self.step(now, call, |call| call.handle_sip(now, event));
                         }
                     }
@@ -449,6 +457,11 @@ impl UserAgent {
             seed: self.secrets.random(),
             max_call: self.settings.max_call,
             ring_timeout: self.settings.max_call,
+            ring: Ring {
+                time: route.ring,
+                early_media: route.early_media,
+                reliable: Reliable::of(&invite.headers),
+            },
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
@@ -534,6 +547,7 @@ impl UserAgent {
         self.calls.remove(&id);
         self.dials.remove(&id);
         self.trunk_of.remove(&id);
+        self.redirects.remove(&id);
         if let Some(session) = self.session_of.remove(&id) {
             self.call_of.remove(&session);
         }
@@ -558,13 +572,16 @@ impl UserAgent {
         }
         self.out.push_back(Do::Engine(Command::Stop { call: id }));
         let reason = EndReason::ControlFault(text);
-        let ended = Ended { reason, started, answered, ended: now, streams, report: None };
+        let ended = Ended { reason, peer_reason: None, started, answered, ended: now, streams, report: None };
         self.forget(id, label, Box::new(ended));
     }
 
     fn sip(&mut self, now: Instant, id: CallId, wanted: SipDo) {
         if let SipDo::Invite { body } = wanted {
             return self.invite(now, id, body);
+        }
+        if matches!(wanted, SipDo::Cancel { .. }) && self.stop_redirecting(now, id) {
+            return;
         }
         let Some(session) = self.session_of.get(&id).copied() else { return };
         match wanted {
@@ -576,7 +593,7 @@ impl UserAgent {
                 self.endpoint.respond_to(now, session, request, response);
             }
             SipDo::Ack { body } => self.endpoint.ack(now, session, body),
-            SipDo::Cancel => self.endpoint.cancel(now, session),
+            SipDo::Cancel { reason } => self.endpoint.cancel(now, session, Some(&reason)),
             SipDo::Bye { reason } => self.endpoint.bye(now, session, Some(&reason)),
             SipDo::Request { method, body } => {
                 self.endpoint.request(now, session, method, Vec::new(), body);
@@ -587,6 +604,7 @@ impl UserAgent {
 
     fn invite(&mut self, now: Instant, id: CallId, body: sip::Body) {
         let Some(dial) = self.dials.get(&id) else { return };
+        self.redirects.entry(id).or_default().note(&dial.to, &body);
         let session = self.endpoint.invite(
             now,
             Outgoing {

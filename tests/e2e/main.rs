@@ -10,6 +10,7 @@ mod abuse;
 mod bad_input;
 mod calls;
 mod client;
+mod dialogs;
 mod examples;
 #[cfg(feature = "faults")]
 mod faults;

@@ -14,10 +14,13 @@ mod phone;
 mod world;
 
 mod allowed;
+mod early;
 mod incoming;
 mod media;
 mod outgoing;
+mod redirect;
 mod refused;
 mod reoffer;
+mod sessions;
 mod storm;
 mod torture;

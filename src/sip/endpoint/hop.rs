@@ -194,7 +194,7 @@ impl Endpoint {
             User::Invite(session) => self.sessions.get(session).is_some_and(|state| {
                 matches!(state.state, State::Inviting { cancel: Cancel::No }) && !state.progressed
             }),
-            User::Request(..) | User::Bye(_) | User::Outside(_) | User::Nobody => true,
+            User::Request(..) | User::Bye(_) | User::Refresh(_) | User::Outside(_) | User::Nobody => true,
         }
     }
 
@@ -394,7 +394,7 @@ mod tests {
         let mut caller = Caller::calls(&BOTH, 10);
         caller.says_one("INVITE");
         let (now, session) = (caller.now, caller.session);
-        caller.endpoint.cancel(now, session);
+        caller.endpoint.cancel(now, session, None);
         caller.waits(5.0);
         assert!(caller.says().iter().all(|(_, remote, _)| *remote == at(ONE)));
     }
