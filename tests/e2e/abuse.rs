@@ -139,7 +139,7 @@ fn a_flood_of_strangers_costs_neither_a_good_peer_nor_a_call_anything() {
     let grown = usage_of_tree(appliance.process.id()).memory_mib - before.memory_mib;
     assert!(grown < 32.0, "{grown:.1} MiB more are resident");
     let kept_out = dropped(&appliance, "rate") + dropped(&appliance, "banned");
-    assert!(kept_out > 7_000.0, "{kept_out} messages were dropped unread");
+    assert!(kept_out > 5_000.0, "{kept_out} messages were dropped unread");
     caller.hang_up();
 }
 

@@ -35,7 +35,8 @@ fn a_burst_of_calls_is_spread_and_running_calls_stay() {
     let mut world = World::with(Settings { calls_per_second: 5, ..settings() });
     world.establish("100", &audio_video());
     let statuses = call_at_once(&mut world, 10);
-    assert_eq!((count(&statuses, 200), count(&statuses, 503)), (4, 6), "{statuses:?}");
+    let taken = count(&statuses, 200);
+    assert!((4..=5).contains(&taken) && count(&statuses, 503) == 10 - taken, "{statuses:?}");
     let refused = world.phones.iter().filter(|phone| phone.statuses(Method::Invite) == [503]);
     let later: Vec<u32> = refused
         .map(|phone| phone.response(Method::Invite).headers.value("Retry-After").unwrap().parse().unwrap())
@@ -44,7 +45,10 @@ fn a_burst_of_calls_is_spread_and_running_calls_stay() {
     assert!(later.iter().any(|seconds| *seconds != later[0]), "they do not come back together: {later:?}");
     world.run(seconds(2));
     assert_eq!(count(&call_at_once(&mut world, 5), 200), 5);
-    assert_eq!(world.appliance().agent.calls().filter(|call| call.state_name() == "established").count(), 10);
+    assert_eq!(
+        world.appliance().agent.calls().filter(|call| call.state_name() == "established").count(),
+        taken + 6
+    );
     world.command(|agent, now| agent.hang_up_all(now, &EndReason::Shutdown));
     world.end();
 }
@@ -88,7 +92,6 @@ fn a_full_box_keeps_its_calls_and_takes_new_ones_when_there_is_room() {
     let second = world.add_phone();
     world.act_on(second, |phone| phone.invite("100", Some(&audio_video())));
     assert_eq!(world.phones[second].statuses(Method::Invite), [503]);
-    world.phones[second].prepare_outside();
     assert_eq!(world.appliance().agent.room(), (0, 1));
     assert_eq!(world.appliance().agent.calls().next().unwrap().state_name(), "established");
     for _ in 0..20 {

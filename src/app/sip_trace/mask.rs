@@ -37,9 +37,9 @@ fn without_proofs(line: &str) -> String {
         let name = before[..equals].trim_end().rsplit([',', ' ', '\t', ':']).next().unwrap_or_default();
         let (value, next) = match after.trim_start().strip_prefix('"') {
             Some(quoted) => {
-                let end = quoted.find('"').unwrap_or(quoted.trim_end().len());
                 let start = after.len() - quoted.len();
-                after.split_at((start + end + 1).min(after.len()))
+                let end = quoted.find('"').map(|end| start + end + 1);
+                after.split_at(end.unwrap_or(after.trim_end_matches(['\r', '\n']).len()))
             }
             None => after.split_at(after.find([',', '\r', '\n']).unwrap_or(after.len())),
         };
@@ -148,6 +148,7 @@ mod tests {
         ] {
             let _ = mask(bytes);
         }
+        assert!(!mask("Authorization: Digest nonce=\"s3cret\u{3000}".as_bytes()).contains("s3cret"));
         assert!(!mask(b"Authorization: Digest response=\"s3cret").contains("s3cret"));
         assert!(!mask("authorization: Digest ä=\"ö\", response=\"s3cret\"".as_bytes()).contains("s3cret"));
     }
