@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod abuse;
 mod bad_input;
 mod calls;
 mod client;
@@ -23,3 +24,4 @@ mod reoffers;
 mod shutdown;
 mod sipp_scenarios;
 mod slides;
+mod transports;
