@@ -14,6 +14,7 @@ use anyhow::{Context as _, anyhow};
 use rand::TryRngCore as _;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::app::assemble;
 use crate::app::cli::FAILED;
@@ -22,6 +23,7 @@ use crate::app::config::settings::{Agent, Config};
 use crate::app::console;
 use crate::app::detectors::Detectors;
 use crate::app::footprint;
+use crate::app::load;
 use crate::app::service::{self, Ask, Heartbeat, Signals};
 use crate::app::signalling::{self, Order, Signalling};
 use crate::app::watch::{Shared, Watching};
@@ -37,13 +39,13 @@ const ORDERS: usize = 64;
 /// Files are closed in it after the last call.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs the appliance until it is told to stop.
-pub fn run(loaded: Loaded) -> ExitCode {
+/// Runs the appliance until it is told to stop. `sip_trace`: how long its SIP messages are shown.
+pub fn run(loaded: &Loaded, sip_trace: Option<Duration>) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     service::file_limit_is_an_error();
-    match serve(&loaded.config) {
+    match serve(&loaded.config, sip_trace) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("eyeline: {error:#}");
@@ -52,7 +54,7 @@ pub fn run(loaded: Loaded) -> ExitCode {
     }
 }
 
-fn serve(config: &Config) -> anyhow::Result<()> {
+fn serve(config: &Config, sip_trace: Option<Duration>) -> anyhow::Result<()> {
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -67,8 +69,14 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let detectors = Arc::new(Detectors::load(config));
     report_detectors(&detectors);
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
-    let result =
-        runtime.block_on(run_until_told(config, started, detectors, media, runtime.handle().clone()));
+    let result = runtime.block_on(run_until_told(
+        config,
+        started,
+        detectors,
+        media,
+        runtime.handle().clone(),
+        sip_trace,
+    ));
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
@@ -150,6 +158,7 @@ async fn run_until_told(
     detectors: Arc<Detectors>,
     media: Handle,
     handle: Handle,
+    sip_trace: Option<Duration>,
 ) -> anyhow::Result<()> {
     let mut scope = Scope::new("serve", handle.clone());
     let clock = Clock::new(Instant::now(), SystemTime::now());
@@ -157,7 +166,8 @@ async fn run_until_told(
     let choice = u64::from_le_bytes(seed()?.first_chunk().copied().unwrap_or_default());
     let sockets = assemble::sockets(config, choice);
     let sip = Signalling::bind(sockets, Scope::new("sip", handle.clone())).await?;
-    let settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    let mut settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    settings.registrar.clock = Some(clock);
     let agent = UserAgent::new(settings, seed()?);
     let engine_settings = engine::Settings {
         rtp_ports: config.media.rtp_ports,
@@ -175,6 +185,10 @@ async fn run_until_told(
     service::watch(&mut scope, heartbeat);
     let watch = Watching::new(config, clock, detectors, shared, &sip, handle);
     let (orders, given) = queue::queue(Fifo { depth: ORDERS });
+    if let Some(length) = sip_trace {
+        sip.tracer().start(Instant::now(), length, &mut scope);
+    }
+    scope.task_until_stopped("load", load::sample(orders.clone()));
     let bound: Vec<String> =
         sip.bound().iter().map(|(t, a)| format!("{}:{a}", t.name().to_lowercase())).collect();
     service::ready(&format!("taking calls on {}", bound.join(", ")));
@@ -184,19 +198,27 @@ async fn run_until_told(
         Outcome::Done
     });
     let drain = config.appliance.drain;
+    // A task like the readers that wake it: what comes is handled on the thread that read it.
+    let (tell, over) = oneshot::channel();
     let control = signalling::run(sip, agent, engines, events, given, Box::new(watch));
+    scope.task("control", async move {
+        let _ = tell.send(control.await);
+        Outcome::Done
+    });
     let obedience = async {
         obey_signals(&mut signals, &orders, drain).await;
         std::future::pending::<()>().await;
     };
     let watch = tokio::select! {
-        watch = control => Some(watch),
+        watch = over => Some(watch),
         () = obedience => None,
     };
-    if let Some(watch) = watch {
+    let broke = matches!(watch, Some(Err(_)));
+    if let Some(Ok(watch)) = watch {
         watch.close(CLOSE_LIMIT).await;
     }
     scope.close(Duration::from_millis(200)).await;
+    anyhow::ensure!(!broke, "the control loop broke: a bug");
     tracing::info!("stopped");
     Ok(())
 }

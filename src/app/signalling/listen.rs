@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 
-use super::{Datagram, Inbound, udp};
-use crate::base::queue::{Fifo, Sender, Wait};
+use super::udp::Inlets;
+use super::{Inbound, udp};
+use crate::base::queue::{Sender, Wait};
 use crate::base::stop::{Outcome, Scope};
 use crate::sip::Transport;
 
@@ -38,7 +39,7 @@ impl Listening {
         listen: &[(Transport, SocketAddr)],
         can_tls: bool,
         scope: &mut Scope,
-        datagrams: &Sender<Datagram, Fifo>,
+        inlets: &Inlets,
         inbound: &Sender<Inbound, Wait>,
     ) -> anyhow::Result<Self> {
         let (mut udp, mut streams) = (Vec::new(), Vec::new());
@@ -52,7 +53,7 @@ impl Listening {
                 Transport::Udp => {
                     let socket = Arc::new(udp::bind(*address).with_context(taken)?);
                     let local = socket.local_addr().with_context(taken)?;
-                    let reading = udp::read(socket.clone(), udp.len(), datagrams.clone());
+                    let reading = udp::read(socket.clone(), udp.len(), inlets.clone());
                     scope.task_until_stopped("sip-udp", reading);
                     udp.push(Datagrams { socket, local });
                 }

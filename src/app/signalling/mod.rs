@@ -1,9 +1,9 @@
 //! Driver. The control loop: SIP sockets, engine events, commands and time go into the user agent; what it wants
 //! comes out of it.
 //!
-//! One task owns the whole control plane. Reader tasks only move bytes into two bounded queues (a flood of datagrams
-//! loses its own oldest; streams wait, so that their peers slow down), so message order is total and nothing here takes
-//! a lock.
+//! One task owns the whole control plane. Reader tasks only move bytes into bounded queues: datagrams of trusted sources
+//! and of strangers apart (a flood loses its own oldest), streams wait, so that their peers slow down. Message order is
+//! total, and nothing here takes a lock but the screen's in front of the sockets.
 
 mod caps;
 mod certificate;
@@ -25,6 +25,11 @@ use tokio::net::TcpStream;
 use self::listen::Listening;
 use self::stream::{Streams, Wire};
 use self::tls::{Tls, TlsSettings};
+use self::udp::Inlets;
+use crate::app::door::Door;
+use crate::app::sip_trace::Tracer;
+use crate::app::sip_trace::ladder::Way;
+use crate::app::sip_trace::mask::mask;
 use crate::base::datagram;
 use crate::base::queue::{self, Fifo, Receiver, Sender, Taken, Wait};
 use crate::base::stop::{Outcome, Scope};
@@ -33,14 +38,20 @@ use crate::engine::Engines;
 use crate::engine::plan::{CallId, Event as EngineEvent};
 use crate::sip::locate::Place;
 use crate::sip::{Access, ConnectionId, Hop, Peer, ResolveId, Transport};
+use crate::useragent::admission::Admission;
+use crate::useragent::admission::capacity::Figures;
 use crate::useragent::{Dial, Do, UserAgent};
 
 /// Datagrams read and not yet handled.
 const DATAGRAMS: usize = 4096;
+/// Of strangers.
+const STRANGERS: usize = 256;
 /// Pieces of streams and answers of DNS not yet handled.
 const INBOUND: usize = 1024;
 /// Messages handled before timers and engine events get their turn.
 const BATCH: usize = 64;
+/// Of them those of strangers.
+const BATCH_OF_STRANGERS: usize = 8;
 /// How long peers may take to answer the BYE at the end of the process.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(4);
 /// After it no transaction waits for an answer any more (64 × T1, RFC 3261 §17), and no call has given up yet.
@@ -70,6 +81,8 @@ pub enum Order {
     /// Read the certificate files again; a bad one leaves everything as it is.
     ReadCertificates,
     /// The loop ends when the last call is over.
+    /// How busy the box was in the last second; ports are counted here.
+    Observed(Figures),
     Finish,
 }
 
@@ -78,6 +91,8 @@ pub enum Order {
 pub struct Settings {
     pub listen: Vec<(Transport, SocketAddr)>,
     pub tls: TlsSettings,
+    /// Who is trusted, for the screen in front of the sockets.
+    pub admission: Admission,
     /// The DNS server; `None`: the system's.
     pub dns: Option<SocketAddr>,
     /// Feeds the choice between equal SRV records.
@@ -133,6 +148,9 @@ pub struct Signalling {
     searches: Sender<resolve::Wanted, Fifo>,
     seed: u64,
     datagrams: Receiver<Datagram, Fifo>,
+    strangers: Receiver<Datagram, Fifo>,
+    door: Door,
+    tracer: Tracer,
     inbound: Sender<Inbound, Wait>,
     arrived: Receiver<Inbound, Wait>,
     scope: Scope,
@@ -146,10 +164,13 @@ impl Signalling {
     pub async fn bind(settings: Settings, mut scope: Scope) -> anyhow::Result<Self> {
         let tls = Arc::new(Tls::load(&settings.tls)?);
         let (inbound, arrived) = queue::queue(Wait { depth: INBOUND });
-        let (sender, datagrams) = queue::queue(Fifo { depth: DATAGRAMS });
+        let (trusted, datagrams) = queue::queue(Fifo { depth: DATAGRAMS });
+        let (strange, strangers) = queue::queue(Fifo { depth: STRANGERS });
+        let door = Door::new(settings.admission);
+        let inlets = Inlets { door: door.clone(), trusted, strangers: strange };
         let (searches, wanted) = queue::queue(Fifo { depth: resolve::DEPTH });
         let can_tls = tls.server().is_some();
-        let listening = Listening::bind(&settings.listen, can_tls, &mut scope, &sender, &inbound).await?;
+        let listening = Listening::bind(&settings.listen, can_tls, &mut scope, &inlets, &inbound).await?;
         scope.task_until_stopped("sip-resolve", resolve::run(settings.dns, wanted, inbound.clone()));
         Ok(Signalling {
             listening,
@@ -159,6 +180,9 @@ impl Signalling {
             searches,
             seed: settings.seed,
             datagrams,
+            strangers,
+            door,
+            tracer: Tracer::default(),
             inbound,
             arrived,
             scope,
@@ -170,6 +194,16 @@ impl Signalling {
     /// The addresses really bound, for logs and tests that asked for port 0.
     pub fn bound(&self) -> Vec<(Transport, SocketAddr)> {
         self.listening.bound()
+    }
+
+    /// The screen in front of the sockets.
+    pub fn door(&self) -> Door {
+        self.door.clone()
+    }
+
+    /// What shows messages, when it is switched on.
+    pub fn tracer(&self) -> Tracer {
+        self.tracer.clone()
     }
 
     /// A hop to a place, with our own address as it sees us. `None`: nothing of ours reaches it.
@@ -192,6 +226,21 @@ impl Signalling {
         }
     }
 
+    fn deliver_strangers(&mut self, agent: &mut UserAgent, now: Instant, first: Option<Datagram>) {
+        let mut next = first;
+        for _ in 0..BATCH_OF_STRANGERS {
+            let Some(message) = next.take() else { return };
+            self.deliver_datagram(agent, now, message);
+            if let Taken::Item(message) = self.strangers.try_take() {
+                next = Some(message);
+            }
+        }
+        // What was taken is not thrown away.
+        if let Some(message) = next {
+            self.deliver_datagram(agent, now, message);
+        }
+    }
+
     fn deliver_datagram(&mut self, agent: &mut UserAgent, now: Instant, message: Datagram) {
         let Datagram { socket, remote, bytes } = message;
         let listening = self.listening.datagram_local(socket);
@@ -202,7 +251,7 @@ impl Signalling {
         };
         let local = SocketAddr::new(ip.unwrap_or(listening.ip()), listening.port());
         let peer = Peer { transport: Transport::Udp, local, remote, connection: None };
-        ladder("<-", &remote, &bytes);
+        self.show(now, Way::In, Some((Transport::Udp, remote)), &bytes);
         agent.handle_datagram(now, peer, &bytes);
     }
 
@@ -233,7 +282,7 @@ impl Signalling {
                 agent.handle_connected(now, connection, local);
             }
             Inbound::Data { connection, bytes } => {
-                ladder("<-", &connection, &bytes);
+                self.show(now, Way::In, self.streams.with(connection), &bytes);
                 agent.handle_stream(now, connection, &bytes);
             }
             Inbound::Closed { connection } => {
@@ -273,8 +322,15 @@ impl Signalling {
         });
     }
 
-    fn send(&mut self, peer: &Peer, bytes: Vec<u8>) {
-        ladder("->", &peer.remote, &bytes);
+    /// For the log and the trace.
+    fn show(&self, now: Instant, way: Way, with: Option<(Transport, SocketAddr)>, bytes: &[u8]) {
+        self.tracer.message(now, way, with, bytes);
+        ladder(way, with, bytes);
+    }
+
+    fn send(&mut self, now: Instant, peer: &Peer, bytes: Vec<u8>) {
+        self.show(now, Way::Out, Some((peer.transport, peer.remote)), &bytes);
+        self.door.sends(now, peer.remote.ip(), &bytes);
         if let Some(connection) = peer.connection {
             if !self.streams.send(connection, bytes) {
                 self.unsent += 1;
@@ -298,7 +354,7 @@ impl Signalling {
     ) {
         while let Some(wanted) = agent.poll() {
             match wanted {
-                Do::Send { peer, bytes } => self.send(&peer, bytes),
+                Do::Send { peer, bytes } => self.send(now, &peer, bytes),
                 Do::Connect { connection, transport, remote, name } => {
                     self.connect(connection, transport, remote, name);
                 }
@@ -307,7 +363,9 @@ impl Signalling {
                     self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     self.searches.offer(resolve::Wanted { id, uri, seed: self.seed });
                 }
-                Do::Engine(_) | Do::Tell { .. } | Do::Ended { .. } => self.deferred.push(wanted),
+                Do::Engine(_) | Do::Tell { .. } | Do::Ended { .. } | Do::Registration { .. } => {
+                    self.deferred.push(wanted);
+                }
             }
         }
         // Starting threads and writing the log take longer than all messages together: nobody waits for them.
@@ -326,6 +384,10 @@ pub trait Watch: Send {
     fn happened(&mut self, now: Instant, what: &Do);
     /// The loop has turned; the state may be published. Called at least once a second.
     fn turned(&mut self, now: Instant, agent: &UserAgent, engines: &Engines);
+    /// Whether the box may take calls, for those who ask with OPTIONS.
+    fn is_ready(&self) -> bool {
+        true
+    }
     /// When the loop is to turn again even if nothing happens until then.
     fn wake_at(&self) -> Option<Instant> {
         None
@@ -344,6 +406,8 @@ pub async fn run(
     mut watch: Box<dyn Watch>,
 ) -> Box<dyn Watch> {
     let (mut finishing, mut goodbye) = (false, None);
+    #[expect(clippy::disallowed_methods, reason = "the control loop reads the clock for the machines below")]
+    agent.register_accounts(Instant::now());
     loop {
         #[expect(
             clippy::disallowed_methods,
@@ -358,6 +422,7 @@ pub async fn run(
             signalling.carry_out(&mut agent, &mut engines, now, &mut *watch);
         }
         watch.turned(now, &agent, &engines);
+        agent.set_ready(watch.is_ready());
         if finishing && agent.is_idle() {
             break;
         }
@@ -366,6 +431,7 @@ pub async fn run(
         let arrived = tokio::select! {
             message = signalling.datagrams.recv() => Arrived::Datagram(message),
             message = signalling.arrived.recv() => Arrived::Message(message),
+            message = signalling.strangers.recv() => Arrived::Stranger(message),
             event = events.recv() => Arrived::Engine(event),
             order = orders.recv() => Arrived::Order(order),
             () = tokio::time::sleep_until(wake_at.into()) => Arrived::Time,
@@ -378,8 +444,12 @@ pub async fn run(
         match arrived {
             Arrived::Datagram(message) => signalling.deliver_datagrams(&mut agent, now, message),
             Arrived::Message(message) => signalling.deliver_batch(&mut agent, now, message),
+            Arrived::Stranger(message) => signalling.deliver_strangers(&mut agent, now, message),
             Arrived::Engine(Some(event)) => agent.handle_engine(now, event),
             Arrived::Order(Some(Order::ReadCertificates)) => signalling.read_certificates(),
+            Arrived::Order(Some(Order::Observed(figures))) => {
+                agent.observe(Figures { port_pairs: engines.free_port_pairs(), ..figures });
+            }
             Arrived::Order(Some(order)) => {
                 if matches!(order, Order::HangUpAll(_)) {
                     goodbye = Some(now);
@@ -401,12 +471,14 @@ pub async fn run(
             agent.handle_time(said + TRANSACTIONS_END);
         }
     }
+    signalling.tracer.stop();
     signalling.scope.close(Duration::from_millis(200)).await;
     watch
 }
 
 enum Arrived {
     Datagram(Option<Datagram>),
+    Stranger(Option<Datagram>),
     Message(Option<Inbound>),
     Engine(Option<EngineEvent>),
     Order(Option<Order>),
@@ -424,26 +496,27 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
         Order::Resume { call } => agent.resume(now, call),
         Order::SendDigits { call, digits } => agent.send_digits(now, call, digits),
         Order::Drain => agent.drain(),
-        // The sockets' business.
-        Order::ReadCertificates => {}
+        // The sockets' and the engine's business.
+        Order::ReadCertificates | Order::Observed(_) => {}
         Order::HangUpAll(reason) => agent.hang_up_all(now, &reason),
         Order::Finish => return true,
     }
     false
 }
 
-/// One line per message at DEBUG, the whole message at TRACE.
-fn ladder(arrow: &str, with: &dyn std::fmt::Debug, bytes: &[u8]) {
+/// One line per message at DEBUG, the whole message at TRACE, its secrets masked.
+fn ladder(way: Way, with: Option<(Transport, SocketAddr)>, bytes: &[u8]) {
     if !tracing::enabled!(target: "eyeline::sip", tracing::Level::DEBUG) {
         return;
     }
-    let text = String::from_utf8_lossy(bytes);
+    let (arrow, text) = (way.arrow(), mask(bytes));
+    let with = with.map_or_else(String::new, |(transport, remote)| format!("{} {remote}", transport.name()));
     let header = |name: &str| {
         let found =
             text.lines().find(|line| line.get(..name.len()).is_some_and(|n| n.eq_ignore_ascii_case(name)));
         found.unwrap_or_default().to_owned()
     };
     let first = text.lines().next().unwrap_or_default();
-    tracing::debug!(target: "eyeline::sip", "{arrow} {with:?} {first} | {} | {}", header("CSeq:"), header("Call-ID:"));
-    tracing::trace!(target: "eyeline::sip", "{arrow} {with:?}\n{text}");
+    tracing::debug!(target: "eyeline::sip", "{arrow} {with} {first} | {} | {}", header("CSeq:"), header("Call-ID:"));
+    tracing::trace!(target: "eyeline::sip", "{arrow} {with}\n{text}");
 }

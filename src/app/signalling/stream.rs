@@ -52,6 +52,8 @@ struct Stream {
     closed: StopToken,
     /// Whom it is counted for, if it was accepted.
     source: Option<IpAddr>,
+    /// Where it leads, for the trace.
+    with: Option<(Transport, SocketAddr)>,
 }
 
 impl Drop for Stream {
@@ -87,15 +89,31 @@ impl Streams {
         outgoing.is_some_and(|outgoing| outgoing.offer(bytes) == Offered::Queued)
     }
 
+    /// Where a stream leads.
+    pub fn with(&self, connection: ConnectionId) -> Option<(Transport, SocketAddr)> {
+        self.open.get(&connection)?.with
+    }
+
     /// A place for an accepted stream, unless there are enough.
-    fn admit(&mut self, source: IpAddr, trusted: bool) -> Option<(ConnectionId, StopToken)> {
+    fn admit(
+        &mut self,
+        transport: Transport,
+        remote: SocketAddr,
+        trusted: bool,
+    ) -> Option<(ConnectionId, StopToken)> {
+        let source = remote.ip();
         if !self.caps.admit(source, trusted) {
             return None;
         }
         let connection = ConnectionId(self.next_accepted);
         self.next_accepted -= 1;
         let closed = StopToken::default();
-        let stream = Stream { outgoing: None, closed: closed.clone(), source: Some(source) };
+        let stream = Stream {
+            outgoing: None,
+            closed: closed.clone(),
+            source: Some(source),
+            with: Some((transport, remote)),
+        };
         self.open.insert(connection, stream);
         Some((connection, closed))
     }
@@ -114,11 +132,11 @@ impl Signalling {
     ) {
         let source = remote.ip();
         let may_tell = transport.is_secure() && self.tls.knows_clients();
-        if !may_tell && !agent.takes_stream(source, None) {
+        if (!may_tell && !agent.takes_stream(source, None)) || self.door.is_banned(now, source) {
             return;
         }
         let trusted = agent.access(source) == Access::Trusted;
-        let Some((connection, closed)) = self.streams.admit(source, trusted) else {
+        let Some((connection, closed)) = self.streams.admit(transport, remote, trusted) else {
             tracing::debug!(%remote, "a SIP connection is closed: too many are open");
             return;
         };
@@ -165,7 +183,7 @@ impl Signalling {
     /// Starts the tasks of an open stream.
     pub(super) fn carry(&mut self, connection: ConnectionId, wire: Wire) {
         let (sender, outgoing) = queue::queue(Fifo { depth: DEPTH });
-        let fresh = || Stream { outgoing: None, closed: StopToken::default(), source: None };
+        let fresh = || Stream { outgoing: None, closed: StopToken::default(), source: None, with: None };
         let stream = self.streams.open.entry(connection).or_insert_with(fresh);
         stream.outgoing = Some(sender);
         let (closed, inbound, scope) = (stream.closed.clone(), self.inbound.clone(), &mut self.scope);

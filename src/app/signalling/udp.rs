@@ -6,8 +6,10 @@ use std::sync::Arc;
 use tokio::net::UdpSocket;
 
 use super::Datagram;
+use crate::app::door::Door;
 use crate::base::queue::{Fifo, Offered, Sender};
 use crate::base::stop::Outcome;
+use crate::useragent::admission::screen::Verdict;
 
 const LARGEST_DATAGRAM: usize = 65_535;
 
@@ -25,13 +27,26 @@ pub(super) fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-pub(super) async fn read(socket: Arc<UdpSocket>, index: usize, inbound: Sender<Datagram, Fifo>) -> Outcome {
+/// Where datagrams go: strangers wait behind the others and cannot push them out.
+#[derive(Clone)]
+pub(super) struct Inlets {
+    pub door: Door,
+    pub trusted: Sender<Datagram, Fifo>,
+    pub strangers: Sender<Datagram, Fifo>,
+}
+
+pub(super) async fn read(socket: Arc<UdpSocket>, index: usize, inlets: Inlets) -> Outcome {
     let mut buffer = vec![0; LARGEST_DATAGRAM];
     loop {
         // Errors here are ICMP echoes of earlier sends; they say nothing about the socket.
         if let Ok((length, remote)) = socket.recv_from(&mut buffer).await {
+            let inlet = match inlets.door.look(remote.ip(), &buffer[..length]) {
+                Verdict::Trusted => &inlets.trusted,
+                Verdict::Stranger => &inlets.strangers,
+                Verdict::Dropped => continue,
+            };
             let bytes = buffer[..length].to_vec();
-            if inbound.offer(Datagram { socket: index, remote, bytes }) == Offered::Closed {
+            if inlet.offer(Datagram { socket: index, remote, bytes }) == Offered::Closed {
                 return Outcome::Done;
             }
         }

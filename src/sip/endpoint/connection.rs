@@ -59,10 +59,6 @@ impl Connections {
         self.open.is_empty()
     }
 
-    pub fn is_open_to(&self, transport: Transport, remote: SocketAddr) -> bool {
-        self.by_remote.get(&(transport, remote)).is_some_and(|id| !self.is_opening(*id))
-    }
-
     /// Every open stream with its clock.
     pub fn pulses(&mut self) -> impl Iterator<Item = (Peer, Access, &mut Pulse)> {
         self.open.values_mut().filter_map(|connection| {
@@ -148,6 +144,21 @@ impl Endpoint {
             self.out.push_back(Do::Send { peer, bytes });
         }
         self.watch_streams(now);
+    }
+
+    /// The other end of a stream.
+    pub fn remote_of(&self, id: ConnectionId) -> Option<(Transport, SocketAddr)> {
+        self.connections.open.get(&id).map(|connection| (connection.peer.transport, connection.peer.remote))
+    }
+
+    /// Keeps the way of a registration open (RFC 5626 §3.5.1): a datagram path now, a stream by its own keep-alives. A
+    /// stream that is closed stays closed.
+    pub fn keep_alive(&mut self, hop: &Hop) {
+        if !hop.transport.is_reliable() {
+            self.out.push_back(Do::Send { peer: hop.peer(), bytes: PING.to_vec() });
+        } else if let Some(id) = self.connections.known(&hop.peer()) {
+            self.connections.pulse(id).into_iter().for_each(Pulse::hold);
+        }
     }
 
     /// The stream closed or could not be opened.
