@@ -5,9 +5,13 @@
 pub mod dialog;
 pub mod endpoint;
 pub mod header;
+pub mod identifier;
 pub mod message;
 pub mod parse;
+pub mod party;
 pub mod print;
+pub mod refer;
+pub mod replaces;
 pub mod stream;
 pub mod transaction;
 pub mod uri;
