@@ -9,6 +9,8 @@
 //! ```
 //! It knows nothing of SDP and does not decide who may call: [`Access`] comes with the bytes.
 
+mod asked;
+mod asking;
 mod compose;
 mod connection;
 mod inbound;
