@@ -17,8 +17,8 @@ pub mod transaction;
 pub mod uri;
 
 pub use endpoint::{
-    Access, Body, ConnectionId, Counters, Do, Endpoint, Event, Headers, Incoming, Method, Outgoing, Peer,
-    RequestId, Response, SessionId, Settings, Strangers, Timers, Transport,
+    Access, Body, ConnectionId, Counters, Do, Endpoint, Event, Headers, Hop, Incoming, Method, Outgoing, Peer,
+    RequestId, ResolveId, Response, SessionId, Settings, Strangers, Timers, Transport,
 };
 pub use header::NameAddr;
 pub use uri::Uri;

@@ -13,6 +13,7 @@ mod asked;
 mod asking;
 mod compose;
 mod connection;
+mod hop;
 mod inbound;
 mod session;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use super::message::{Body, Headers, Method};
 pub use super::transaction::Timers;
 use super::uri::Uri;
 use connection::Connections;
+pub use hop::{Hop, MOST_HOPS};
 use session::Session;
 use transactions::{ClientTransaction, ServerTransaction};
 
@@ -105,6 +107,10 @@ pub struct SessionId(pub u64);
 /// One request inside a session, ours or theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
+
+/// One question where a URI leads, answered by the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResolveId(pub u64);
 
 /// Both ends of a hop. `local` is our own listening address as the peer sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,10 +194,8 @@ pub struct Incoming {
 pub struct Outgoing {
     pub to: Uri,
     pub from: NameAddr,
-    pub destination: SocketAddr,
-    pub transport: Transport,
-    /// Our own listening address towards the destination.
-    pub local: SocketAddr,
+    /// Tried in this order: on a transport error, a 503 or silence the next one gets the request. Never empty.
+    pub hops: Vec<Hop>,
     pub headers: Vec<(String, String)>,
     pub body: Option<Body>,
 }
@@ -256,8 +260,11 @@ impl Event {
 #[derive(Debug)]
 pub enum Do {
     Send { peer: Peer, bytes: Vec<u8> },
-    Connect { connection: ConnectionId, transport: Transport, remote: SocketAddr },
+    /// `name`: the domain dialled, for the certificate and the WebSocket's Host.
+    Connect { connection: ConnectionId, transport: Transport, remote: SocketAddr, name: Option<String> },
     Close(ConnectionId),
+    /// Where does this URI lead? Answer with [`Endpoint::handle_resolved`] or what asked.
+    Resolve { id: ResolveId, uri: Uri },
     Event(Event),
 }
 
@@ -286,6 +293,8 @@ enum Timer {
     Client(u64),
     Server(u64),
     Session(SessionId),
+    /// A stream for a large request should be open.
+    Opening(u64),
 }
 
 /// All SIP state of one user agent.
@@ -304,6 +313,8 @@ pub struct Endpoint {
     sessions: HashMap<SessionId, Session>,
     session_of: HashMap<DialogKey, SessionId>,
     connections: Connections,
+    /// Addresses that took no stream for a large request, and until when that is believed.
+    without_stream: HashMap<SocketAddr, Instant>,
     timers: BTreeSet<(Instant, Timer)>,
     next: u64,
     out: VecDeque<Do>,
@@ -325,6 +336,7 @@ impl Endpoint {
             sessions: HashMap::new(),
             session_of: HashMap::new(),
             connections: Connections::default(),
+            without_stream: HashMap::new(),
             timers: BTreeSet::new(),
             next: 0,
             out: VecDeque::new(),
@@ -368,6 +380,7 @@ impl Endpoint {
                 Timer::Client(id) => self.client_time(now, id),
                 Timer::Server(id) => self.server_time(now, id),
                 Timer::Session(id) => self.session_time(now, id),
+                Timer::Opening(id) => self.opening_time(now, id),
             }
         }
     }

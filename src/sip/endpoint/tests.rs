@@ -53,9 +53,7 @@ impl Wire {
         let outgoing = Outgoing {
             to: Uri::parse("sip:bob@10.0.0.2").expect("a uri"),
             from: NameAddr::parse("<sip:alice@10.0.0.1>").expect("an address"),
-            destination: address(BOB),
-            transport: self.transport,
-            local: address(ALICE),
+            hops: vec![Hop::to(self.transport, address(BOB), address(ALICE))],
             headers: Vec::new(),
             body: sdp("offer"),
         };
@@ -108,9 +106,9 @@ impl Wire {
             Do::Connect { connection, .. } => {
                 assert!(from_alice, "only the caller opens a stream");
                 self.alice.handle_connected(self.now, connection, address(ALICE));
-                self.bob.handle_accepted(self.now, ConnectionId(1), peer, Access::Trusted);
+                self.bob.handle_accepted(self.now, ConnectionId(1), peer, Access::Trusted, None);
             }
-            Do::Close(_) | Do::Event(_) => {}
+            Do::Close(_) | Do::Resolve { .. } | Do::Event(_) => {}
         }
     }
 
@@ -372,7 +370,7 @@ impl Scripted {
         let wanted = drain(&mut self.endpoint, &mut self.events);
         let text = |what| match what {
             Do::Send { peer, bytes } => Some((peer.remote, String::from_utf8_lossy(&bytes).into_owned())),
-            Do::Connect { .. } | Do::Close(_) | Do::Event(_) => None,
+            Do::Connect { .. } | Do::Close(_) | Do::Resolve { .. } | Do::Event(_) => None,
         };
         wanted.into_iter().filter_map(text).collect()
     }

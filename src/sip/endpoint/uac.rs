@@ -17,12 +17,12 @@ impl Endpoint {
     pub fn invite(&mut self, now: Instant, outgoing: Outgoing) -> SessionId {
         let session = SessionId(self.new_id());
         let tag = self.token();
-        let peer = Peer {
-            transport: outgoing.transport,
-            local: outgoing.local,
-            remote: outgoing.destination,
-            connection: None,
+        let Some((hop, rest)) = self.places(outgoing.hops) else {
+            let reason = reason_phrase(503).to_owned();
+            self.event(Event::Failed { session, status: 503, reason, headers: Headers::default() });
+            return session;
         };
+        let peer = hop.peer();
         let (branch, via) = self.new_via(peer.transport, peer.local);
         let mut from = outgoing.from;
         from.set_tag(&tag);
@@ -43,10 +43,11 @@ impl Endpoint {
         set_body(&mut headers, &mut body, outgoing.body.as_ref());
         let request = RequestMessage { method: Method::Invite, uri: outgoing.to, headers, body };
         let state = State::Inviting { cancel: Cancel::No };
-        let mut made = Session::new(state, peer, outgoing.local, tag, 0);
+        let mut made = Session::new(state, peer, hop.local, tag, 0);
         made.sent_invite = Some(request.clone());
         self.sessions.insert(session, made);
-        let id = self.start_client(now, peer, branch, request, User::Invite(session));
+        let user = User::Invite(session);
+        let id = self.start_client_over(now, peer, rest, branch, request, user);
         if let Some(made) = self.sessions.get_mut(&session) {
             made.invite = id;
         }
@@ -170,7 +171,8 @@ impl Endpoint {
             self.send(peer, ack.to_bytes());
         }
         self.tend_client(id);
-        if deliver {
+        // RFC 3263 §4.3: a place that is overloaded is left for the next one.
+        if deliver && (response.status != 503 || !self.next_place(now, id)) {
             self.deliver(now, user, response);
         }
     }
@@ -196,7 +198,8 @@ impl Endpoint {
     }
 
     fn invite_progress(&mut self, now: Instant, session: SessionId, response: ResponseMessage) {
-        let Some(state) = self.sessions.get(&session) else { return };
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.progressed |= response.status > 100;
         if matches!(state.state, State::Inviting { cancel: Cancel::Wanted }) {
             self.send_cancel(now, session);
         }
