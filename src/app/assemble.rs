@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::app::config::settings::{
-    self, Agent, Busy, Config, DEFAULT_RECORDING, Listen, MirrorAudio, OnFailure, RecordVideo, Style,
+    self, Busy, Config, DEFAULT_RECORDING, Listen, MirrorAudio, OnFailure, RecordVideo, Style,
     Transform, Word,
 };
 use crate::app::detectors::Detectors;
@@ -18,6 +18,9 @@ use crate::engine::plan::{
 };
 use crate::sip::{self, Strangers, Transport};
 use crate::useragent::admission::Admission;
+use crate::useragent::control::Agent;
+use crate::useragent::dialling::Dialling;
+use crate::useragent::metadata::Believed;
 use crate::useragent::routing::Route;
 use crate::useragent::{self};
 use crate::vision::censor::{self, CensorSettings};
@@ -66,6 +69,11 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             Busy::Busy486 => 486,
         },
         max_call: config.sip.max_call,
+        ring_timeout: config.sip.ring_timeout,
+        dialling: Dialling::new(Vec::new()),
+        believed: Believed::default(),
+        agents: agents(config, detectors)?,
+        trunks: Vec::new(),
     })
 }
 
@@ -81,14 +89,31 @@ pub fn media(config: &Config) -> MediaSettings {
     }
 }
 
+/// Every agent with what the first route to it gives it, so that calls can be made with it.
+fn agents(config: &Config, detectors: &Detectors) -> Result<Vec<Agent>, String> {
+    let of_route = |(name, _): (&String, &settings::Agent)| {
+        let found = config.routes.iter().find(|route| route.agent == *name).cloned();
+        let found = found.unwrap_or_else(|| settings::Route { agent: name.clone(), ..settings::Route::default() });
+        let route = route(config, detectors, &found)?;
+        Ok(Agent {
+            name: route.agent,
+            behaviour: route.behaviour,
+            room: route.room,
+            video: route.video,
+            display_name: route.display_name,
+        })
+    };
+    config.agents.iter().map(of_route).collect()
+}
+
 fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Result<Route, String> {
     let agent = config.agents.get(&route.agent).cloned().unwrap_or_default();
     let behaviour = match agent {
-        Agent::Mirror { audio, greeting } => Behaviour::Mirror(Mirror {
+        settings::Agent::Mirror { audio, greeting } => Behaviour::Mirror(Mirror {
             greeting: if audio == MirrorAudio::Greeting { greeting } else { String::new() },
             echo: audio != MirrorAudio::Silence,
         }),
-        Agent::Record => {
+        settings::Agent::Record => {
             Behaviour::Record(Record { greeting: String::new(), text: "this call is recorded".to_owned() })
         }
     };
@@ -102,6 +127,7 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
         behaviour,
         room: room(config, detectors, route)?,
         video: route.video,
+        display_name: String::new(),
     })
 }
 

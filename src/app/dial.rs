@@ -31,13 +31,15 @@ use crate::call::behaviour::dialled::Dialled;
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
-use crate::engine::plan::{CallId, Look, Picture, Place, RecordAudio, Recording, Then, VideoOut};
+use crate::engine::plan::{CallId, Label, Look, Picture, Place, RecordAudio, Recording, Then, VideoOut};
 use crate::engine::{self, Catalogue, Engines};
 use crate::media::codec::Detector;
 use crate::media::pool::FramePool;
 use crate::sip::{Hop, NameAddr, Transport, Uri};
 use crate::source::clip::{Clip, ClipSettings};
 use crate::useragent::admission::Admission;
+use crate::useragent::dialling::Dialling;
+use crate::useragent::metadata::Believed;
 use crate::useragent::{self, Dial, Do, UserAgent};
 use crate::vision::observer::ObserverSettings;
 use crate::vision::overlay::OverlaySettings;
@@ -243,6 +245,12 @@ fn agent_settings(config: &Config, target: &Target) -> useragent::Settings {
         max_calls: 1,
         busy: 486,
         max_call: Duration::from_secs(86_400),
+        ring_timeout: config.sip.ring_timeout,
+        // The person at the command line chose whom to call; nobody else may.
+        dialling: Dialling::default(),
+        believed: Believed::default(),
+        agents: Vec::new(),
+        trunks: Vec::new(),
     }
 }
 
@@ -274,6 +282,8 @@ fn dial(
             ..assemble::media(config)
         },
         ring_timeout: arguments.ring_timeout.unwrap_or(config.sip.ring_timeout),
+        headers: Vec::new(),
+        label: Label::default(),
     }
 }
 
@@ -359,6 +369,7 @@ async fn converse(
                 }
                 Some(Happened::Told(now, _, Tell::Updated { streams })) => story.updates.push((now, *streams)),
                 Some(Happened::Told(_, _, Tell::Digit(digit))) => story.digits.push(digit),
+                Some(Happened::Told(_, _, Tell::Moment(_))) => {}
                 Some(Happened::Ended(ended)) => {
                     story.ended = Some(ended);
                     break;

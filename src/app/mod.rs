@@ -15,4 +15,5 @@ pub mod report;
 pub mod serve;
 pub mod service;
 pub mod signalling;
+pub mod timeline;
 pub mod watch;

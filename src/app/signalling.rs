@@ -457,7 +457,7 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
         Order::HangUp { call, reason } => agent.hang_up(now, call, reason),
         Order::Hold { call } => agent.hold(now, call),
         Order::Resume { call } => agent.resume(now, call),
-        Order::SendDigits { call, digits } => agent.send_digits(now, call, digits),
+        Order::SendDigits { call, digits } => agent.send_digits(now, call, &digits),
         Order::Drain => agent.drain(),
         Order::HangUpAll(reason) => agent.hang_up_all(now, &reason),
         Order::Finish => return true,

@@ -20,6 +20,10 @@ pub enum EndReason {
     Refused { status: u16, text: String },
     /// Our answer was never acknowledged.
     AckMissing,
+    /// Its peer was sent to somebody else, and is there.
+    Transferred,
+    /// Another call took its place (RFC 3891).
+    Replaced,
     /// Neither RTP nor RTCP came for too long.
     MediaTimeout,
     /// `sip.max_call_s` is over.
@@ -45,6 +49,8 @@ impl EndReason {
             EndReason::Rejected { .. } => "rejected",
             EndReason::Refused { .. } => "refused",
             EndReason::AckMissing => "ack-missing",
+            EndReason::Transferred => "transferred",
+            EndReason::Replaced => "replaced",
             EndReason::MediaTimeout => "media-timeout",
             EndReason::TooLong => "too-long",
             EndReason::Shutdown => "shutdown",
@@ -62,9 +68,11 @@ impl EndReason {
             EndReason::NegotiationFailed(_) => (488, "Not Acceptable Here"),
             EndReason::Shutdown => (503, "Service Unavailable"),
             EndReason::NoAnswer => (480, "Temporarily Unavailable"),
-            EndReason::PeerHungUp | EndReason::HungUp | EndReason::TooLong => {
-                (480, "Temporarily Unavailable")
-            }
+            EndReason::PeerHungUp
+            | EndReason::HungUp
+            | EndReason::Transferred
+            | EndReason::Replaced
+            | EndReason::TooLong => (480, "Temporarily Unavailable"),
             EndReason::AckMissing | EndReason::MediaTimeout => (500, "Server Internal Error"),
             EndReason::EngineFault(_) | EndReason::ControlFault(_) => (500, "Server Internal Error"),
         }
@@ -79,6 +87,8 @@ impl EndReason {
             EndReason::AckMissing => (102, "ack-missing"),
             EndReason::NegotiationFailed(_) => (88, "negotiation-failed"),
             EndReason::EngineFault(_) | EndReason::ControlFault(_) => (41, "engine-fault"),
+            EndReason::Transferred => (16, "transferred"),
+            EndReason::Replaced => (16, "replaced"),
             EndReason::PeerHungUp
             | EndReason::PeerCancelled
             | EndReason::HungUp
@@ -104,6 +114,8 @@ impl std::fmt::Display for EndReason {
             | EndReason::HungUp
             | EndReason::NoAnswer
             | EndReason::AckMissing
+            | EndReason::Transferred
+            | EndReason::Replaced
             | EndReason::MediaTimeout
             | EndReason::TooLong
             | EndReason::Shutdown => f.write_str(self.name()),

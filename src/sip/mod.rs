@@ -18,7 +18,7 @@ pub mod uri;
 
 pub use endpoint::{
     Access, Body, ConnectionId, Counters, Do, Endpoint, Event, Headers, Hop, Incoming, Method, Outgoing, Peer,
-    RequestId, ResolveId, Response, SessionId, Settings, Strangers, Timers, Transport,
+    Replaced, RequestId, ResolveId, Response, SessionId, Settings, Strangers, Timers, Transport,
 };
 pub use header::NameAddr;
 pub use uri::Uri;

@@ -4,8 +4,13 @@
 //! carries out what [`UserAgent::poll`] says. A call whose step panics is discarded alone.
 
 pub mod admission;
+pub mod control;
+pub mod dialling;
+pub mod metadata;
 mod resolving;
 pub mod routing;
+mod takeover;
+pub mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -19,12 +24,17 @@ use crate::call::reach::Reach;
 use crate::call::{self, Call, CallSettings, Ended, SipDo, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
-    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId, Response,
-    SessionId, Transport, Uri,
+    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, RequestId, ResolveId,
+    Response, SessionId, Transport, Uri,
 };
+use crate::call::story::Moment;
 use crate::useragent::admission::Admission;
+use crate::useragent::control::Agent;
+use crate::useragent::dialling::Dialling;
+use crate::useragent::metadata::Believed;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
+use crate::useragent::transfer::Transfers;
 
 /// What the user agent is made with.
 #[derive(Clone, Debug)]
@@ -42,6 +52,16 @@ pub struct Settings {
     /// The status over the limit: 503 or 486.
     pub busy: u16,
     pub max_call: Duration,
+    /// Calls made for others: until they are given up.
+    pub ring_timeout: Duration,
+    /// Whom this box may call.
+    pub dialling: Dialling,
+    /// Whose assertions about their callers are believed.
+    pub believed: Believed,
+    /// Agents that calls can be made with.
+    pub agents: Vec<Agent>,
+    /// Accounts and peers by name, with the host their extensions are at.
+    pub trunks: Vec<(String, Uri)>,
 }
 
 /// A call to make.
@@ -55,6 +75,10 @@ pub struct Dial {
     pub room: Room,
     pub media: MediaSettings,
     pub ring_timeout: Duration,
+    /// Further headers of the INVITE.
+    pub headers: Vec<(String, String)>,
+    /// What its label says besides parties and names.
+    pub label: Label,
 }
 
 #[derive(Debug)]
@@ -91,6 +115,12 @@ pub struct UserAgent {
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    dialling: Dialling,
+    transfers: Transfers,
+    /// Calls that take the place of another, which ends with their answer.
+    replacing: HashMap<CallId, CallId>,
+    /// Live calls by their `X-Session-ID`.
+    sessions_named: HashMap<String, CallId>,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
@@ -105,6 +135,10 @@ impl UserAgent {
         let first = u64::from_le_bytes([seed[0], seed[1], seed[2], seed[3], seed[4], 0, 0, 0]);
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
+            dialling: settings.dialling.clone(),
+            transfers: Transfers::default(),
+            replacing: HashMap::new(),
+            sessions_named: HashMap::new(),
             settings,
             calls: BTreeMap::new(),
             call_of: HashMap::new(),
@@ -197,11 +231,19 @@ impl UserAgent {
             self.armed.remove(&call);
             self.step(now, call, |call| call.handle_time(now));
         }
+        self.transfer_time(now);
         self.settle(now);
     }
 
     /// Makes a call.
     pub fn dial(&mut self, now: Instant, dial: Dial) -> CallId {
+        let id = self.dial_later(now, dial);
+        self.settle(now);
+        id
+    }
+
+    /// The same inside a step: what the endpoint wants is carried out with the rest.
+    fn dial_later(&mut self, now: Instant, dial: Dial) -> CallId {
         let id = self.new_call_id();
         self.counters.outgoing += 1;
         if dial.hops.is_empty() {
@@ -209,7 +251,6 @@ impl UserAgent {
         } else {
             self.start_dial(now, id, dial);
         }
-        self.settle(now);
         id
     }
 
@@ -217,12 +258,18 @@ impl UserAgent {
         let Some(first) = dial.hops.first().cloned() else { return };
         // The offer names one address of ours: only places of its family can follow.
         dial.hops.retain(|hop| hop.remote.is_ipv4() == first.remote.is_ipv4());
+        if dial.from.uri.host.is_empty() {
+            let own = self.settings.advertise.unwrap_or(first.local.ip());
+            dial.from.uri = Uri::sip(&user_of(&dial.from.uri), &own.to_string(), None);
+        }
         let settings = CallSettings {
             media: dial.media.clone(),
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
                 peer: first.remote.to_string(),
-                ..self.label(id, user_of(&dial.from.uri), user_of(&dial.to))
+                from: user_of(&dial.from.uri),
+                to: user_of(&dial.to),
+                ..self.label(id, dial.label.clone())
             },
             behaviour: dial.behaviour.clone(),
             room: Room { signalling: Some(first.remote.ip()), ..dial.room.clone() },
@@ -254,8 +301,8 @@ impl UserAgent {
     }
 
     /// Presses keys towards the peer.
-    pub fn send_digits(&mut self, now: Instant, call: CallId, digits: String) {
-        self.step(now, call, |call| call.send_digits(&digits));
+    pub fn send_digits(&mut self, now: Instant, call: CallId, digits: &str) {
+        self.step(now, call, |call| call.send_digits(now, digits));
         self.settle(now);
     }
 
@@ -280,7 +327,7 @@ impl UserAgent {
 
     pub fn wake_at(&self) -> Option<Instant> {
         let call = self.timers.first().map(|(at, _)| *at);
-        [call, self.endpoint.wake_at()].into_iter().flatten().min()
+        [call, self.endpoint.wake_at(), self.transfers.wake_at()].into_iter().flatten().min()
     }
 
     /// Drains the endpoint until it and the calls have nothing more to say to each other.
@@ -297,41 +344,65 @@ impl UserAgent {
                 // A call may be gone before its dialog: the endpoint ends that alone.
                 sip::Do::Event(event) => {
                     if let Some(call) = self.call_of.get(&event.session()).copied() {
-                        self.step(now, call, |call| call.handle_sip(now, event));
+                        self.happened(now, call, event);
                     }
                 }
             }
         }
     }
 
+    /// Something happened on a call's session.
+    fn happened(&mut self, now: Instant, call: CallId, event: Event) {
+        let session = event.session();
+        let Some(event) = self.refer_event(now, call, session, event) else { return };
+        let news = transfer::news_of(&event);
+        if matches!(event, Event::Answered { .. }) {
+            let identifier = self.endpoint.identifier(session);
+            if let Some(call) = self.calls.get_mut(&call) {
+                call.identify(identifier, None);
+            }
+        }
+        self.step(now, call, |call| call.handle_sip(now, event));
+        if let Some(news) = news {
+            self.transfer_news(now, call, news);
+        }
+    }
+
     fn invited(&mut self, now: Instant, session: SessionId, invite: &Incoming) {
-        let to = user_of(&invite.request_uri);
-        let from = user_of(&invite.from.uri);
+        let label = metadata::label_of(invite, &self.settings.believed);
+        let (from, to) = (label.from.clone(), label.to.clone());
         let header = |name: &str| invite.headers.value(name).map(str::to_owned);
         let asked = Asked { to: &to, from: &from, source: invite.peer.remote.ip(), header: &header };
+        let replaced = match self.asked_to_replace(invite) {
+            Ok(replaced) => replaced,
+            Err(refusal) => {
+                tracing::info!(%from, %to, status = refusal.0, "call refused: {}", refusal.1);
+                return self.refuse_invite(now, session, refusal, Vec::new());
+            }
+        };
         let refusal = if self.draining {
             Some((503, "Service Unavailable"))
-        } else if self.is_full() {
+        } else if self.live_session(invite).is_some() {
+            Some((486, "Session Is Live"))
+        } else if self.is_full() && replaced.is_none() {
             Some((self.settings.busy, if self.settings.busy == 486 { "Busy Here" } else { "Too Many Calls" }))
         } else {
             None
         };
-        let route = routing::choose(&self.settings.routes, &asked);
+        let route = match replaced {
+            Some(old) => self.route_of_call(old),
+            None => routing::choose(&self.settings.routes, &asked).cloned(),
+        };
         let (status, text) = match (refusal, route) {
             (Some(refusal), _) => refusal,
             (None, None) => (404, "Not Found"),
-            (None, Some(route)) => {
-                let route = route.clone();
-                return self.admit(now, session, invite, route, from, to);
-            }
+            (None, Some(route)) => return self.admit(now, session, invite, route, label, replaced),
         };
-        self.counters.refused += 1;
         let headers = match refusal {
             Some(_) => vec![("Retry-After".to_owned(), "10".to_owned())],
             None => Vec::new(),
         };
-        let response = Response { status, reason: Some(text.to_owned()), headers, body: None };
-        self.endpoint.respond(now, session, response);
+        self.refuse_invite(now, session, (status, text), headers);
         tracing::info!(%from, %to, status, "call refused: {text}");
     }
 
@@ -341,8 +412,8 @@ impl UserAgent {
         session: SessionId,
         invite: &Incoming,
         route: Route,
-        from: String,
-        to: String,
+        label: Label,
+        replaced: Option<CallId>,
     ) {
         let id = self.new_call_id();
         self.counters.incoming += 1;
@@ -354,10 +425,8 @@ impl UserAgent {
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
             label: Label {
                 agent: route.agent.clone(),
-                incoming: true,
-                sip_call_id: invite.call_id.clone(),
-                peer: invite.peer.remote.to_string(),
-                ..self.label(id, from, to)
+                session_id: self.endpoint.identifier(session),
+                ..self.label(id, label)
             },
             behaviour: route.behaviour,
             room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
@@ -368,6 +437,11 @@ impl UserAgent {
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
+        self.endpoint.set_display(session, &route.display_name);
+        self.name_session(invite, id);
+        if let Some(old) = replaced {
+            self.replacing.insert(id, old);
+        }
         // The first step reads the offer: it is guarded like every later one.
         match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
             Ok(call) => {
@@ -394,8 +468,29 @@ impl UserAgent {
         limit > 0 && self.calls.values().filter(|call| call.is_live()).count() >= limit
     }
 
-    fn label(&self, id: CallId, from: String, to: String) -> Label {
-        Label { name: self.settings.name.clone(), call: id.to_string(), from, to, ..Label::default() }
+    fn label(&self, id: CallId, label: Label) -> Label {
+        Label { name: self.settings.name.clone(), call: id.to_string(), ..label }
+    }
+
+    /// Says that something happened in a call.
+    fn tell_moment(&mut self, id: CallId, moment: Moment) {
+        if let Some(call) = self.calls.get(&id) {
+            let label = call.label().clone();
+            self.out.push_back(Do::Tell { call: id, label, tell: Tell::Moment(moment) });
+        }
+    }
+
+    /// Answers a request inside a call that the call itself does not see.
+    fn respond_beside(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        request: RequestId,
+        status: u16,
+        headers: Vec<(String, String)>,
+    ) {
+        let response = Response { status, reason: None, headers, body: None };
+        self.endpoint.respond_to(now, session, request, response);
     }
 
     fn new_call_id(&mut self) -> CallId {
@@ -420,6 +515,7 @@ impl UserAgent {
         let label = call.label().clone();
         let wake_at = call.wake_at();
         self.arm(id, wake_at);
+        let answered = wanted.iter().any(|what| matches!(what, call::Do::Tell(Tell::Answered { .. })));
         for what in wanted {
             match what {
                 call::Do::Sip(sip) => self.sip(now, id, sip),
@@ -430,6 +526,10 @@ impl UserAgent {
                 call::Do::Forget(ended) => self.forget(id, label.clone(), ended),
             }
         }
+        if answered {
+            self.take_place(now, id);
+        }
+        self.transfer_step(now, id);
     }
 
     fn arm(&mut self, id: CallId, wake_at: Option<Instant>) {
@@ -453,6 +553,8 @@ impl UserAgent {
             self.call_of.remove(&session);
         }
         self.counters.ended += 1;
+        self.forget_session_name(&label, id);
+        self.transfer_over(ended.ended, id, &ended.reason);
         self.out.push_back(Do::Ended { call: id, label, ended });
     }
 
@@ -508,12 +610,16 @@ impl UserAgent {
                 to: dial.to.clone(),
                 from: dial.from.clone(),
                 hops: dial.hops.clone(),
-                headers: Vec::new(),
+                headers: dial.headers.iter().filter(|(_, value)| metadata::is_plain(value)).cloned().collect(),
                 body: Some(body),
             },
         );
         self.session_of.insert(id, session);
         self.call_of.insert(session, id);
+        let (identifier, call_id) = (self.endpoint.identifier(session), self.endpoint.call_id(session));
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.identify(identifier, call_id);
+        }
     }
 }
 

@@ -9,11 +9,14 @@ use eyeline::call::end::EndReason;
 use eyeline::call::negotiate::MediaSettings;
 use eyeline::call::{Ended, Tell};
 use eyeline::engine::plan::{
-    AudioCodec, CallId, Command, Direction, Event, Look, Picture, Streams, Timeouts, VideoOut,
+    AudioCodec, CallId, Command, Direction, Event, Label, Look, Picture, Streams, Timeouts, VideoOut,
 };
 use eyeline::media::frame::Size;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
+use eyeline::useragent::control::Agent;
+use eyeline::useragent::dialling::Dialling;
+use eyeline::useragent::metadata::Believed;
 use eyeline::useragent::routing::Route;
 use eyeline::useragent::{Dial, Do, Settings, UserAgent};
 
@@ -268,6 +271,7 @@ pub fn settings() -> Settings {
         behaviour: mirror(),
         room: room(),
         video,
+        display_name: String::new(),
     };
     Settings {
         sip: sip::Settings::default(),
@@ -279,6 +283,17 @@ pub fn settings() -> Settings {
         max_calls: 0,
         busy: 503,
         max_call: seconds(3600),
+        ring_timeout: seconds(30),
+        dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned()]),
+        believed: Believed::default(),
+        agents: vec![Agent {
+            name: "mirror".to_owned(),
+            behaviour: mirror(),
+            room: room(),
+            video: true,
+            display_name: "Door \"1\"".to_owned(),
+        }],
+        trunks: vec![("pbx".to_owned(), Uri::parse("sip:10.0.0.2").unwrap())],
     }
 }
 
@@ -331,6 +346,8 @@ pub fn dial(local: SocketAddr, destination: SocketAddr, ring_timeout: Duration) 
         room: room(),
         media: media(),
         ring_timeout,
+        headers: Vec::new(),
+        label: Label::default(),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
+use crate::record::record::EventRecord;
 use time::format_description::well_known::Rfc3339;
 
 /// Everything at one moment.
@@ -142,6 +143,22 @@ pub struct CallView {
     pub video: Option<VideoView>,
     /// The file it is recorded into.
     pub recording: Option<String>,
+    /// The name the caller goes by.
+    pub display_name: String,
+    /// The identity the caller's network stands by.
+    pub asserted: Option<String>,
+    /// Whom the call was for before it was diverted.
+    pub diverted_by: Option<String>,
+    /// `X-Room-ID`, else the Call-ID.
+    pub room: String,
+    /// `X-Session-ID`, else the caller.
+    pub session: String,
+    /// Session-ID (RFC 7989), both halves.
+    pub session_id: Option<String>,
+    /// The `X-` headers of the INVITE.
+    pub headers: Vec<(String, String)>,
+    /// The last things that happened, oldest first.
+    pub events: Vec<EventRecord>,
 }
 
 /// One RTP session.

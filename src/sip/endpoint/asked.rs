@@ -32,6 +32,9 @@ impl Endpoint {
             // Our BYE is on its way: nobody is left to answer.
             return self.answer(now, peer, key, request, plain(481));
         }
+        if let Some(identifier) = &mut state.identifier {
+            identifier.hear(request.headers.value("Session-ID"));
+        }
         if peer.connection.is_some() {
             // The peer may have come back on a new stream.
             state.peer = peer;
@@ -40,13 +43,13 @@ impl Endpoint {
             Method::Bye => self.handle_bye(now, peer, key, session, request),
             Method::Invite => self.handle_reinvite(now, peer, key, session, request),
             Method::Options => self.answer(now, peer, key, request, plain(200)),
-            Method::Info | Method::Message => self.hand_over(peer, key, session, request),
+            Method::Info | Method::Message | Method::Refer | Method::Notify => {
+                self.hand_over(peer, key, session, request);
+            }
             Method::Ack
             | Method::Cancel
             | Method::Update
             | Method::Prack
-            | Method::Refer
-            | Method::Notify
             | Method::Register
             | Method::Subscribe
             | Method::Publish

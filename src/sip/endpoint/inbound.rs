@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::super::dialog::DialogKey;
 use super::super::message::{Message, Method, RequestMessage};
 use super::super::parse::{Malformed, is_keep_alive, parse};
-use super::compose::{ACCEPT, ALLOW, response_peer, response_to, stamp_source};
+use super::compose::{ACCEPT, ALLOW, SUPPORTED, response_peer, response_to, stamp_source};
 use super::transactions::ServerMachine;
 use super::{Access, Endpoint, Peer, Response, SessionId, Strangers};
 
@@ -141,7 +141,7 @@ impl Endpoint {
     fn handle_options(&mut self, now: Instant, peer: Peer, key: String, request: RequestMessage) {
         let mut response = plain(if self.ready { 200 } else { 503 });
         if self.ready {
-            for (name, value) in [("Allow", ALLOW), ("Accept", ACCEPT), ("Accept-Encoding", "identity")] {
+            for (name, value) in [("Allow", ALLOW), ("Accept", ACCEPT), ("Accept-Encoding", "identity"), ("Supported", SUPPORTED)] {
                 response.headers.push((name.to_owned(), value.to_owned()));
             }
         } else {
@@ -168,6 +168,11 @@ impl Endpoint {
     }
 }
 
+/// Whether an extension is one of ours.
+fn is_supported(tag: &str) -> bool {
+    SUPPORTED.split(", ").any(|ours| ours.eq_ignore_ascii_case(tag))
+}
+
 pub(super) fn plain(status: u16) -> Response {
     Response { status, ..Response::default() }
 }
@@ -179,7 +184,8 @@ fn refusal_of(request: &RequestMessage) -> Option<Response> {
     {
         return Some(plain(483));
     }
-    let required: Vec<&str> = request.headers.list("Require").filter(|tag| !tag.is_empty()).collect();
+    let unknown = |tag: &&str| !tag.is_empty() && !is_supported(tag);
+    let required: Vec<&str> = request.headers.list("Require").filter(unknown).collect();
     if !required.is_empty() && request.method != Method::Cancel {
         let headers = vec![("Unsupported".to_owned(), required.join(", "))];
         return Some(Response { headers, ..plain(420) });

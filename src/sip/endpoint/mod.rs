@@ -15,6 +15,7 @@ mod compose;
 mod connection;
 mod hop;
 mod inbound;
+mod known;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ pub use super::message::{Body, Headers, Method};
 pub use super::transaction::Timers;
 use super::uri::Uri;
 use connection::Connections;
+pub use known::Replaced;
 pub use hop::{Hop, MOST_HOPS};
 use session::Session;
 use transactions::{ClientTransaction, ServerTransaction};

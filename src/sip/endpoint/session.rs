@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::super::dialog::Dialog;
+use super::super::identifier::SessionIdentifier;
 use super::super::message::RequestMessage;
 use super::{Peer, RequestId};
 
@@ -80,6 +81,10 @@ pub(super) struct Session {
     pub our_reinvite: Option<u64>,
     /// A provisional response above 100 has come: the call is where it is.
     pub progressed: bool,
+    /// Both halves of its Session-ID.
+    pub identifier: Option<SessionIdentifier>,
+    /// The name in our Contact; empty: none.
+    pub display: String,
     pub armed: Option<Instant>,
 }
 
@@ -100,6 +105,8 @@ impl Session {
             their_reinvite: false,
             our_reinvite: None,
             progressed: false,
+            identifier: None,
+            display: String::new(),
             armed: None,
         }
     }

@@ -6,7 +6,9 @@ use std::time::Instant;
 use super::super::dialog::Dialog;
 use super::super::header::NameAddr;
 use super::super::message::{Body, Headers, Method, RequestMessage, ResponseMessage, reason_phrase};
-use super::compose::{ALLOW, dialog_peer, set_body};
+use super::super::party::shown;
+use super::compose::{ALLOW, SUPPORTED, dialog_peer, set_body};
+use super::known::with_display;
 use super::session::{Cancel, Session, State};
 use super::transactions::{ClientMachine, User};
 use super::{Endpoint, Event, Outgoing, Peer, SessionId};
@@ -33,8 +35,12 @@ impl Endpoint {
         headers.push("To", NameAddr::new(outgoing.to.clone()).to_string());
         headers.push("Call-ID", self.token());
         headers.push("CSeq", "1 INVITE".to_owned());
-        headers.push("Contact", self.contact(peer.transport, peer.local));
+        let display = from.display.as_deref().map(shown).unwrap_or_default();
+        headers.push("Contact", with_display(&display, self.contact(peer.transport, peer.local)));
+        let identifier = self.new_identifier(None);
+        headers.push("Session-ID", identifier.to_string());
         headers.push("Allow", ALLOW.to_owned());
+        headers.push("Supported", SUPPORTED.to_owned());
         self.identify(&mut headers, "User-Agent");
         for (name, value) in &outgoing.headers {
             headers.push(name, value.clone());
@@ -45,6 +51,7 @@ impl Endpoint {
         let state = State::Inviting { cancel: Cancel::No };
         let mut made = Session::new(state, peer, hop.local, tag, 0);
         made.sent_invite = Some(request.clone());
+        (made.identifier, made.display) = (Some(identifier), display);
         self.sessions.insert(session, made);
         let user = User::Invite(session);
         let id = self.start_client_over(now, peer, rest, branch, request, user);
@@ -153,8 +160,9 @@ impl Endpoint {
             self.counters.stray += 1;
             return;
         };
+        let Some(user) = self.clients.get(&id).map(|transaction| transaction.user.clone()) else { return };
+        self.hear_identifier(&user, &response);
         let Some(transaction) = self.clients.get_mut(&id) else { return };
-        let user = transaction.user.clone();
         let (deliver, ack) = match &mut transaction.machine {
             ClientMachine::Invite(machine) => match machine.handle_response(now, response.status) {
                 Received::Deliver => (true, false),
@@ -280,9 +288,10 @@ impl Endpoint {
                 if method == Method::Invite {
                     state.our_reinvite = None;
                 }
+                let of_usage = method == Method::Notify;
                 let headers = Headers::default();
                 self.event(Event::Responded { session, request, method, status, headers, body: None });
-                if status == 408 {
+                if status == 408 && !of_usage {
                     // §12.2.1.2: a dialog whose peer does not answer is over.
                     self.bye(now, session, Some("SIP;cause=408;text=\"no answer inside the dialog\""));
                     self.event(Event::ByeReceived { session, reason: None });
@@ -316,5 +325,8 @@ fn hop_request(invite: &RequestMessage, method: Method, to: Option<&str>) -> Req
     }
     let number = invite.cseq().map_or(1, |cseq| cseq.number);
     headers.push("CSeq", format!("{number} {}", method.as_str()));
+    if let Some(identifier) = invite.headers.value("Session-ID") {
+        headers.push("Session-ID", identifier.to_owned());
+    }
     RequestMessage { method, uri: invite.uri.clone(), headers, body: Vec::new() }
 }
