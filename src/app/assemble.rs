@@ -89,11 +89,14 @@ pub fn media(config: &Config) -> MediaSettings {
     }
 }
 
-/// Every agent with what the first route to it gives it, so that calls can be made with it.
+/// Every agent with what the first route to it gives it, so that calls can be made with it. One without a route is
+/// treated as the last route says, which takes what no other did.
 fn agents(config: &Config, detectors: &Detectors) -> Result<Vec<Agent>, String> {
-    let of_route = |(name, _): (&String, &settings::Agent)| {
-        let found = config.routes.iter().find(|route| route.agent == *name).cloned();
-        let found = found.unwrap_or_else(|| settings::Route { agent: name.clone(), ..settings::Route::default() });
+    let of_route = |name: &String| {
+        let own = config.routes.iter().find(|route| route.agent == *name).or(config.routes.last())?;
+        Some(settings::Route { agent: name.clone(), ..own.clone() })
+    };
+    let agent = |found: settings::Route| {
         let route = route(config, detectors, &found)?;
         Ok(Agent {
             name: route.agent,
@@ -103,7 +106,7 @@ fn agents(config: &Config, detectors: &Detectors) -> Result<Vec<Agent>, String> 
             display_name: route.display_name,
         })
     };
-    config.agents.iter().map(of_route).collect()
+    config.agents.keys().filter_map(of_route).map(agent).collect()
 }
 
 fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Result<Route, String> {

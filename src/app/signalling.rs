@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket, tcp};
+use tokio::sync::oneshot;
 
 use crate::base::datagram;
 use crate::base::queue::{self, Fifo, Offered, Receiver, Sender, Taken};
@@ -22,6 +23,7 @@ use crate::call::end::EndReason;
 use crate::engine::Engines;
 use crate::engine::plan::{CallId, Event as EngineEvent};
 use crate::sip::{Access, ConnectionId, Hop, Peer, ResolveId, Transport, Uri};
+use crate::useragent::control::{Asked, Refused};
 use crate::useragent::{Dial, Do, UserAgent};
 
 /// Messages read and not yet handled.
@@ -64,6 +66,11 @@ pub enum Order {
     SendDigits {
         call: CallId,
         digits: String,
+    },
+    /// Whatever may be asked of calls from outside; the answer goes back.
+    Control {
+        asked: Asked,
+        reply: oneshot::Sender<Result<CallId, Refused>>,
     },
     /// Refuse new calls.
     Drain,
@@ -458,6 +465,10 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
         Order::Hold { call } => agent.hold(now, call),
         Order::Resume { call } => agent.resume(now, call),
         Order::SendDigits { call, digits } => agent.send_digits(now, call, &digits),
+        Order::Control { asked, reply } => {
+            // Whoever asked may have gone.
+            let _ = reply.send(agent.control(now, asked));
+        }
         Order::Drain => agent.drain(),
         Order::HangUpAll(reason) => agent.hang_up_all(now, &reason),
         Order::Finish => return true,

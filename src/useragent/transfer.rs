@@ -87,11 +87,6 @@ impl Transfers {
         let theirs = self.theirs.values().filter_map(|theirs| theirs.hang_up_at);
         theirs.chain(self.ours.values().map(|ours| ours.until)).min()
     }
-
-    /// Whether nothing is under way.
-    pub(super) fn is_empty(&self) -> bool {
-        self.theirs.is_empty() && self.made_for.is_empty() && self.ours.is_empty()
-    }
 }
 
 /// What an event of a call says about the transfer it was made for.

@@ -18,3 +18,4 @@ mod outgoing;
 mod refused;
 mod reoffer;
 mod storm;
+mod transfer;

@@ -15,6 +15,8 @@ pub struct Phone {
     pub polite: bool,
     pub heard: Vec<(Instant, Message)>,
     pub outbox: Vec<Vec<u8>>,
+    /// Further header lines of every request from now on, each with its line end.
+    pub more: String,
     call_id: String,
     tag: String,
     own: String,
@@ -37,6 +39,7 @@ impl Phone {
             polite: true,
             heard: Vec::new(),
             outbox: Vec::new(),
+            more: String::new(),
             call_id: format!("call-{number}"),
             tag: format!("phone{number}"),
             own: format!("<sip:phone{number}@10.0.0.{}>;tag=phone{number}", number + 1),
@@ -94,6 +97,22 @@ impl Phone {
         self.request("BYE", None);
     }
 
+    /// A request with further header lines.
+    pub fn request_with(&mut self, method: &str, more: &str, content: Content<'_>) {
+        let before = std::mem::replace(&mut self.more, more.to_owned());
+        self.request(method, content);
+        self.more = before;
+    }
+
+    /// Call-ID, its own tag and that of its peer.
+    pub fn dialog(&self) -> (String, String, String) {
+        let tag = |address: &str| {
+            let read = NameAddr::parse(address).unwrap();
+            read.tag().unwrap_or_default().to_owned()
+        };
+        (self.call_id.clone(), tag(&self.own), tag(&self.theirs))
+    }
+
     pub fn request(&mut self, method: &str, content: Content<'_>) {
         self.cseq += 1;
         self.branches += 1;
@@ -110,10 +129,11 @@ impl Phone {
             "CANCEL" => (theirs.split(";tag=").next().unwrap_or_default(), &self.target),
             _ => (theirs.as_str(), &self.target),
         };
+        let more = &self.more;
         let text = format!(
             "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP {address};rport;branch=z9hG4bK{}{branch}\r\n\
              Max-Forwards: 70\r\nFrom: {own}\r\nTo: {theirs}\r\nCall-ID: {call_id}\r\nCSeq: {cseq} {method}\r\n\
-             Contact: <sip:{address}>\r\n{kind}Content-Length: {}\r\n\r\n{body}",
+             Contact: <sip:{address}>\r\n{more}{kind}Content-Length: {}\r\n\r\n{body}",
             self.tag,
             body.len()
         );
@@ -154,7 +174,7 @@ impl Phone {
             Message::Response(response) => self.hears_response(response),
             Message::Request(request) if self.polite => match request.method {
                 Method::Invite => self.reply_to(request, 100, None),
-                Method::Bye | Method::Info => self.reply_to(request, 200, None),
+                Method::Bye | Method::Info | Method::Notify => self.reply_to(request, 200, None),
                 _ => {}
             },
             Message::Request(_) => {}
