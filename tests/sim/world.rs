@@ -225,7 +225,15 @@ impl World {
                         self.network.send(now, datagram);
                     }
                     Do::Connect { connection, .. } => appliance.agent.handle_closed(now, connection),
-                    Do::Close(_) | Do::Resolve { .. } => {}
+                    Do::Close(_) => {}
+                    Do::Resolve { id, uri } => {
+                        let ip = uri.host_ip().ok_or("no such name".to_owned());
+                        let hop = |ip| {
+                            let remote = SocketAddr::new(ip, uri.port.unwrap_or(5060));
+                            vec![Hop::to(Transport::Udp, remote, appliance.address)]
+                        };
+                        appliance.agent.handle_resolved(now, id, ip.map(hop));
+                    }
                     Do::Engine(command) => appliance.engine.handle(now, command),
                     Do::Tell { call, tell, .. } => appliance.told.push((call, tell)),
                     Do::Ended { call, ended, .. } => appliance.ended.push((call, ended)),
