@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::app::config::settings::{
-    self, Busy, Config, DEFAULT_RECORDING, Listen, MirrorAudio, OnFailure, RecordVideo, Style,
-    Transform, Word,
+    self, Busy, Config, DEFAULT_RECORDING, Listen, MirrorAudio, OnFailure, RecordVideo, Style, Transform,
+    Word,
 };
 use crate::app::detectors::Detectors;
 use crate::call::behaviour::mirror::Mirror;
@@ -16,7 +16,7 @@ use crate::codec::h264::probe;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
-use crate::sip::{self, Strangers, Transport};
+use crate::sip::{self, Strangers, Transport, Uri};
 use crate::useragent::admission::Admission;
 use crate::useragent::control::Agent;
 use crate::useragent::dialling::Dialling;
@@ -35,11 +35,7 @@ pub fn product() -> String {
 }
 
 pub fn listeners(listen: &[Listen]) -> Vec<(Transport, std::net::SocketAddr)> {
-    let transport = |listen: &Listen| match listen.transport {
-        settings::Transport::Udp => Transport::Udp,
-        settings::Transport::Tcp => Transport::Tcp,
-    };
-    listen.iter().map(|listen| (transport(listen), listen.address)).collect()
+    listen.iter().map(|listen| (listen.transport, listen.address)).collect()
 }
 
 pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::Settings, String> {
@@ -48,7 +44,7 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             user_agent: product(),
             strangers: match config.sip.strangers {
                 settings::Strangers::Drop => Strangers::Drop,
-                settings::Strangers::Reject => Strangers::Reject,
+                settings::Strangers::Challenge | settings::Strangers::Reject => Strangers::Reject,
             },
             contact_user: config.appliance.name.clone(),
             advertise: config.sip.advertise,
@@ -70,10 +66,10 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
         },
         max_call: config.sip.max_call,
         ring_timeout: config.sip.ring_timeout,
-        dialling: Dialling::new(Vec::new()),
-        believed: Believed::default(),
+        dialling: Dialling::new(config.sip.dial_allow.clone()),
+        believed: believed(config),
         agents: agents(config, detectors)?,
-        trunks: Vec::new(),
+        trunks: trunks(config),
     })
 }
 
@@ -87,6 +83,20 @@ pub fn media(config: &Config) -> MediaSettings {
         fps: config.video.fps,
         max_kbps: config.video.bitrate_kbps,
     }
+}
+
+/// Peers whose word about their callers counts.
+fn believed(config: &Config) -> Believed {
+    let peers = config.sip.peers.iter().filter(|peer| peer.identity);
+    Believed(peers.flat_map(|peer| peer.source.iter().copied()).collect())
+}
+
+/// Where the extensions of accounts and peers are called.
+fn trunks(config: &Config) -> Vec<(String, Uri)> {
+    let accounts =
+        config.sip.accounts.iter().map(|account| (account.name.clone(), account.registrar.clone()));
+    let peers = config.sip.peers.iter().filter_map(|peer| Some((peer.name.clone(), peer.uri.clone()?)));
+    accounts.chain(peers).collect()
 }
 
 /// Every agent with what the first route to it gives it, so that calls can be made with it. One without a route is
@@ -130,7 +140,7 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
         behaviour,
         room: room(config, detectors, route)?,
         video: route.video,
-        display_name: String::new(),
+        display_name: route.display_name.clone(),
     })
 }
 

@@ -97,10 +97,17 @@ mod tests {
             report: None,
         });
         let (events, lost) = timeline.record(start, usize::MAX);
-        let told: Vec<String> = events.iter().map(|event| format!("{} {}", event.at_ms, event.kind)).collect();
+        let told: Vec<String> =
+            events.iter().map(|event| format!("{} {}", event.at_ms, event.kind)).collect();
         assert_eq!(
             told,
-            ["2 call.ringing", "5 call.answered", "700 dtmf.received", "800 message.received", "900 call.ended"]
+            [
+                "2 call.ringing",
+                "5 call.answered",
+                "700 dtmf.received",
+                "800 message.received",
+                "900 call.ended"
+            ]
         );
         assert_eq!(events[2].data["digit"], "5");
         assert_eq!(events[3].data["text"], "hello");

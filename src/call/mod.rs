@@ -305,7 +305,10 @@ impl Call {
             }
             sip::Event::Responded { method: Method::Info, status, .. } => self.info_answered(status),
             // `Invited` made this call, and nothing hangs on other answers.
-            sip::Event::Invited { .. } | sip::Event::Responded { .. } => {}
+            sip::Event::Invited { .. }
+            | sip::Event::Responded { .. }
+            | sip::Event::OutsideAnswered { .. }
+            | sip::Event::OutsideRequested { .. } => {}
         }
     }
 

@@ -52,7 +52,8 @@ pub fn changes(before: &Streams, after: &Streams) -> Vec<Moment> {
         match (old, new) {
             (None, Some(stream)) => {
                 let direction = direction_word(stream.route.direction);
-                moments.push(Moment::new("video.track_added").with("track", track).with("direction", direction));
+                moments
+                    .push(Moment::new("video.track_added").with("track", track).with("direction", direction));
             }
             (Some(_), None) => moments.push(Moment::new("video.track_removed").with("track", track)),
             (Some(_), Some(_)) | (None, None) => {}

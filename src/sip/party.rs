@@ -85,7 +85,11 @@ mod tests {
         assert_eq!(found(&[ppi]).as_deref(), Some("300"));
         assert_eq!(found(&[("P-Asserted-Identity", "<tel:+4931>")]).as_deref(), Some("+4931"));
         assert_eq!(found(&[("Remote-Party-ID", "<sip:200@h>;party=called")]), None);
-        assert_eq!(found(&[("Remote-Party-ID", "<sip:200@h>;screen=no")]), None, "not screened, not believed");
+        assert_eq!(
+            found(&[("Remote-Party-ID", "<sip:200@h>;screen=no")]),
+            None,
+            "not screened, not believed"
+        );
         assert_eq!(found(&[("P-Asserted-Identity", "rubbish")]), None);
     }
 
@@ -106,7 +110,8 @@ mod tests {
     #[test]
     fn the_first_diverting_party_is_the_oldest() {
         let found = |lines: &[(&str, &str)]| user(first_diverting(&headers(lines)));
-        let twice = [("Diversion", "<sip:30@h>;reason=no-answer"), ("Diversion", "<sip:20@h>;reason=user-busy")];
+        let twice =
+            [("Diversion", "<sip:30@h>;reason=no-answer"), ("Diversion", "<sip:20@h>;reason=user-busy")];
         assert_eq!(found(&twice).as_deref(), Some("20"));
         let history = [("History-Info", "<sip:20@h?Reason=SIP%3Bcause%3D302>;index=1, <sip:30@h>;index=1.1")];
         assert_eq!(found(&history).as_deref(), Some("20"));

@@ -79,8 +79,8 @@ impl Referral {
 /// `Refer-To` for our own REFER.
 pub fn refer_to(target: &Uri, replaces: Option<&Replaces>) -> String {
     let mut target = target.clone();
-    target.headers =
-        replaces.map(|replaces| format!("Replaces={}", super::replaces::escape_uri_header(&replaces.to_string())));
+    target.headers = replaces
+        .map(|replaces| format!("Replaces={}", super::replaces::escape_uri_header(&replaces.to_string())));
     format!("<{target}>")
 }
 
@@ -176,7 +176,8 @@ mod tests {
         assert_eq!(attended.target.to_string(), "sip:bob@h", "nobody writes our INVITE");
         assert_eq!(attended.replaces.expect("a dialog").call_id, "c@h");
         assert!(attended.quiet);
-        let bare = Referral::read(&headers(&[("Refer-To", "sip:bob@h?Replaces=c%3Bto-tag%3D1%3Bfrom-tag%3D2")]));
+        let bare =
+            Referral::read(&headers(&[("Refer-To", "sip:bob@h?Replaces=c%3Bto-tag%3D1%3Bfrom-tag%3D2")]));
         assert!(bare.expect("readable").replaces.is_some());
     }
 
@@ -213,7 +214,8 @@ mod tests {
         assert_eq!(fragment(486, None).bytes, b"SIP/2.0 486 Busy Here\r\n");
         assert_eq!(fragment(603, Some("No\r\nX: y")).bytes, b"SIP/2.0 603 NoX: y\r\n", "no second line");
         assert_eq!(status_of(&fragment(180, None)), Some((180, "Ringing".to_owned())));
-        let body = |kind: &str, text: &str| Body { content_type: kind.into(), bytes: text.as_bytes().to_vec() };
+        let body =
+            |kind: &str, text: &str| Body { content_type: kind.into(), bytes: text.as_bytes().to_vec() };
         assert_eq!(status_of(&body("message/sipfrag", "SIP/2.0 200")), Some((200, String::new())));
         for (kind, text) in [
             ("text/plain", "SIP/2.0 200 OK"),

@@ -129,10 +129,14 @@ mod tests {
     fn the_values_of_the_rfc_are_read_and_written_again() {
         let text = "98732@sip.example.com;from-tag=r33th4x0r;to-tag=ff87ff";
         let read = Replaces::parse(text).expect("readable");
-        assert_eq!((read.to_tag.as_str(), read.from_tag.as_str(), read.early_only), ("ff87ff", "r33th4x0r", false));
+        assert_eq!(
+            (read.to_tag.as_str(), read.from_tag.as_str(), read.early_only),
+            ("ff87ff", "r33th4x0r", false)
+        );
         assert_eq!(read.to_string(), "98732@sip.example.com;to-tag=ff87ff;from-tag=r33th4x0r");
         assert_eq!(Replaces::parse(&read.to_string()), Some(read));
-        let early = Replaces::parse("12adf2f34456gs5;to-tag=12345;from-tag=0;early-only;x=y").expect("readable");
+        let early =
+            Replaces::parse("12adf2f34456gs5;to-tag=12345;from-tag=0;early-only;x=y").expect("readable");
         assert!(early.early_only && early.dialog().remote_tag.is_empty(), "tag 0 is no tag");
     }
 

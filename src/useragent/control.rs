@@ -50,12 +50,25 @@ pub struct Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
     Place(Place),
-    HangUp { call: String },
-    Hold { call: String },
-    Resume { call: String },
-    Digits { call: String, digits: String },
+    HangUp {
+        call: String,
+    },
+    Hold {
+        call: String,
+    },
+    Resume {
+        call: String,
+    },
+    Digits {
+        call: String,
+        digits: String,
+    },
     /// `to` or `with`.
-    Transfer { call: String, to: Option<String>, with: Option<String> },
+    Transfer {
+        call: String,
+        to: Option<String>,
+        with: Option<String>,
+    },
 }
 
 /// Why it is not done.
@@ -219,9 +232,10 @@ impl UserAgent {
         match (trunk, account) {
             (Some((_, at)), _) => Ok(Uri { user: Uri::sip(text, "h", None).user, ..at.clone() }),
             (None, Some(_)) => Err(Refused::bad("account", "no account or peer has this name")),
-            (None, None) => {
-                Err(Refused::bad(field, "not a URI and no registered user: write sip:USER@HOST or name an account"))
-            }
+            (None, None) => Err(Refused::bad(
+                field,
+                "not a URI and no registered user: write sip:USER@HOST or name an account",
+            )),
         }
     }
 

@@ -20,7 +20,8 @@ const NAME_MAX: usize = 64;
 /// A caller that does not want to be known.
 const HIDDEN: &str = "anonymous";
 /// Headers of an application besides `X-`.
-const ALLOWED: [&str; 6] = ["Subject", "Priority", "Alert-Info", "Call-Info", "User-to-User", "P-Preferred-Identity"];
+const ALLOWED: [&str; 6] =
+    ["Subject", "Priority", "Alert-Info", "Call-Info", "User-to-User", "P-Preferred-Identity"];
 
 /// Whose assertions about callers are believed.
 #[derive(Clone, Debug, Default)]
@@ -155,6 +156,7 @@ mod tests {
             call_id: "c@h".to_owned(),
             headers,
             body: None,
+            user: None,
         }
     }
 
@@ -180,14 +182,20 @@ mod tests {
         assert_eq!((trusted.from.as_str(), trusted.asserted.as_deref()), ("200", Some("200")));
         assert_eq!(trusted.display_name, "Front Door");
         let both = label_of(&invite("\"Bob\" <sip:7@h>", &lines), &pbx());
-        assert_eq!((both.from.as_str(), both.asserted.as_deref(), both.display_name.as_str()), ("7", Some("200"), "Bob"));
+        assert_eq!(
+            (both.from.as_str(), both.asserted.as_deref(), both.display_name.as_str()),
+            ("7", Some("200"), "Bob")
+        );
     }
 
     #[test]
     fn who_asks_for_privacy_is_not_written_down() {
         let lines = [("P-Asserted-Identity", "<sip:200@h>"), ("Privacy", "id")];
         let label = label_of(&invite("\"Bob\" <sip:7@h>", &lines), &pbx());
-        assert_eq!((label.from.as_str(), label.asserted, label.display_name.as_str()), ("anonymous", None, ""));
+        assert_eq!(
+            (label.from.as_str(), label.asserted, label.display_name.as_str()),
+            ("anonymous", None, "")
+        );
         assert_eq!(label.session, "anonymous");
     }
 

@@ -9,7 +9,9 @@ pub mod dialling;
 pub mod metadata;
 mod resolving;
 pub mod routing;
+mod stepping;
 mod takeover;
+mod texts;
 pub mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -21,13 +23,13 @@ use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
 use crate::call::reach::Reach;
-use crate::call::{self, Call, CallSettings, Ended, SipDo, Tell};
+use crate::call::story::Moment;
+use crate::call::{Call, CallSettings, Ended, SipDo, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
-    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, RequestId, ResolveId,
-    Response, SessionId, Transport, Uri,
+    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, RequestId,
+    ResolveId, Response, SessionId, Transport, Uri,
 };
-use crate::call::story::Moment;
 use crate::useragent::admission::Admission;
 use crate::useragent::control::Agent;
 use crate::useragent::dialling::Dialling;
@@ -83,15 +85,34 @@ pub struct Dial {
 
 #[derive(Debug)]
 pub enum Do {
-    Send { peer: Peer, bytes: Vec<u8> },
+    Send {
+        peer: Peer,
+        bytes: Vec<u8>,
+    },
     /// `name`: the domain dialled, for the certificate and the WebSocket's Host.
-    Connect { connection: ConnectionId, transport: Transport, remote: SocketAddr, name: Option<String> },
+    Connect {
+        connection: ConnectionId,
+        transport: Transport,
+        remote: SocketAddr,
+        name: Option<String>,
+    },
     Close(ConnectionId),
     /// Where does this URI lead (RFC 3263)? Answer with [`UserAgent::handle_resolved`].
-    Resolve { id: ResolveId, uri: Uri },
+    Resolve {
+        id: ResolveId,
+        uri: Uri,
+    },
     Engine(Command),
-    Tell { call: CallId, label: Label, tell: Tell },
-    Ended { call: CallId, label: Label, ended: Box<Ended> },
+    Tell {
+        call: CallId,
+        label: Label,
+        tell: Tell,
+    },
+    Ended {
+        call: CallId,
+        label: Label,
+        ended: Box<Ended>,
+    },
 }
 
 /// Counts of the control plane.
@@ -104,6 +125,8 @@ pub struct Counters {
     pub refused: u64,
     /// Calls discarded because a step panicked.
     pub faults: u64,
+    /// Texts of peers that have no call, or more than one.
+    pub texts_apart: u64,
 }
 
 /// All calls and the endpoint.
@@ -342,18 +365,20 @@ impl UserAgent {
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
                 // A call may be gone before its dialog: the endpoint ends that alone.
-                sip::Do::Event(event) => {
-                    if let Some(call) = self.call_of.get(&event.session()).copied() {
-                        self.happened(now, call, event);
+                sip::Do::Event(event) => match event.session() {
+                    Some(session) => {
+                        if let Some(call) = self.call_of.get(&session).copied() {
+                            self.happened(now, call, session, event);
+                        }
                     }
-                }
+                    None => self.outside(now, event),
+                },
             }
         }
     }
 
     /// Something happened on a call's session.
-    fn happened(&mut self, now: Instant, call: CallId, event: Event) {
-        let session = event.session();
+    fn happened(&mut self, now: Instant, call: CallId, session: SessionId, event: Event) {
         let Some(event) = self.refer_event(now, call, session, event) else { return };
         let news = transfer::news_of(&event);
         if matches!(event, Event::Answered { .. }) {
@@ -365,6 +390,14 @@ impl UserAgent {
         self.step(now, call, |call| call.handle_sip(now, event));
         if let Some(news) = news {
             self.transfer_news(now, call, news);
+        }
+    }
+
+    /// What belongs to no call.
+    fn outside(&mut self, now: Instant, event: Event) {
+        if let Event::OutsideRequested { request, asked } = event {
+            let response = self.outside_response(now, &asked);
+            self.endpoint.reply(now, request, response);
         }
     }
 
@@ -498,87 +531,6 @@ impl UserAgent {
         CallId(self.next_call)
     }
 
-    /// Gives one call one input and carries out what it says. A panic ends that call and no other.
-    fn step(&mut self, now: Instant, id: CallId, input: impl FnOnce(&mut Call)) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| input(call))) {
-            return self.discard(now, id, &*panic);
-        }
-        let mut wanted = Vec::new();
-        while let Some(what) = call.poll() {
-            wanted.push(what);
-        }
-        if wanted.is_empty() {
-            let wake_at = call.wake_at();
-            return self.arm(id, wake_at);
-        }
-        let label = call.label().clone();
-        let wake_at = call.wake_at();
-        self.arm(id, wake_at);
-        let answered = wanted.iter().any(|what| matches!(what, call::Do::Tell(Tell::Answered { .. })));
-        for what in wanted {
-            match what {
-                call::Do::Sip(sip) => self.sip(now, id, sip),
-                call::Do::Engine(command) => self.out.push_back(Do::Engine(command)),
-                call::Do::Tell(tell) => {
-                    self.out.push_back(Do::Tell { call: id, label: label.clone(), tell });
-                }
-                call::Do::Forget(ended) => self.forget(id, label.clone(), ended),
-            }
-        }
-        if answered {
-            self.take_place(now, id);
-        }
-        self.transfer_step(now, id);
-    }
-
-    fn arm(&mut self, id: CallId, wake_at: Option<Instant>) {
-        if self.armed.get(&id).copied() == wake_at {
-            return;
-        }
-        if let Some(old) = self.armed.remove(&id) {
-            self.timers.remove(&(old, id));
-        }
-        if let Some(at) = wake_at {
-            self.armed.insert(id, at);
-            self.timers.insert((at, id));
-        }
-    }
-
-    fn forget(&mut self, id: CallId, label: Label, ended: Box<Ended>) {
-        self.arm(id, None);
-        self.calls.remove(&id);
-        self.dials.remove(&id);
-        if let Some(session) = self.session_of.remove(&id) {
-            self.call_of.remove(&session);
-        }
-        self.counters.ended += 1;
-        self.forget_session_name(&label, id);
-        self.transfer_over(ended.ended, id, &ended.reason);
-        self.out.push_back(Do::Ended { call: id, label, ended });
-    }
-
-    fn discard(&mut self, now: Instant, id: CallId, panic: &(dyn std::any::Any + Send)) {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        tracing::error!(call = %id, "a step of the call panicked and the call is dropped: {text}");
-        self.counters.faults += 1;
-        let Some(call) = self.calls.get(&id) else { return };
-        let (label, started, answered) = (call.label().clone(), call.started(), call.answered());
-        let streams = call.streams().clone();
-        if let Some(session) = self.session_of.get(&id).copied() {
-            let reason = EndReason::ControlFault(text.clone());
-            // Whichever of the two fits the session's state; the endpoint ignores the other.
-            let response = Response { status: 500, reason: None, headers: Vec::new(), body: None };
-            self.endpoint.respond(now, session, response);
-            self.endpoint.bye(now, session, Some(&reason.reason_header()));
-        }
-        self.out.push_back(Do::Engine(Command::Stop { call: id }));
-        let reason = EndReason::ControlFault(text);
-        let ended = Ended { reason, started, answered, ended: now, streams, report: None };
-        self.forget(id, label, Box::new(ended));
-    }
-
     fn sip(&mut self, now: Instant, id: CallId, wanted: SipDo) {
         if let SipDo::Invite { body } = wanted {
             return self.invite(now, id, body);
@@ -610,8 +562,14 @@ impl UserAgent {
                 to: dial.to.clone(),
                 from: dial.from.clone(),
                 hops: dial.hops.clone(),
-                headers: dial.headers.iter().filter(|(_, value)| metadata::is_plain(value)).cloned().collect(),
+                headers: dial
+                    .headers
+                    .iter()
+                    .filter(|(_, value)| metadata::is_plain(value))
+                    .cloned()
+                    .collect(),
                 body: Some(body),
+                credentials: None,
             },
         );
         self.session_of.insert(id, session);

@@ -30,7 +30,7 @@ impl UserAgent {
         let old = self.call_of.get(&session).copied().ok_or((481, "Call/Transaction Does Not Exist"))?;
         let call = self.calls.get(&old).ok_or((481, "Call/Transaction Does Not Exist"))?;
         // Whoever knows both tags has heard them; it must be one of ours all the same.
-        if self.access(invite.peer.remote.ip()) == Access::Stranger && !is_user(invite) {
+        if self.access(invite.peer.remote.ip()) == Access::Stranger && invite.user.is_none() {
             return Err((403, "Forbidden"));
         }
         let taken = self.replacing.values().any(|other| *other == old);
@@ -59,7 +59,10 @@ impl UserAgent {
     /// A call was answered: the one whose place it takes ends.
     pub(super) fn take_place(&mut self, now: Instant, call: CallId) {
         if let Some(old) = self.replacing.remove(&call) {
-            self.tell_moment(old, crate::call::story::Moment::new("call.replaced").with("call", call.to_string()));
+            self.tell_moment(
+                old,
+                crate::call::story::Moment::new("call.replaced").with("call", call.to_string()),
+            );
             self.step(now, old, |call| call.hang_up(now, EndReason::Replaced));
         }
     }
@@ -76,9 +79,4 @@ impl UserAgent {
         let response = Response { status, reason: Some(text.to_owned()), headers, body: None };
         self.endpoint.respond(now, session, response);
     }
-}
-
-/// Whether the sender proved to be one of our users.
-fn is_user(_invite: &Incoming) -> bool {
-    false
 }

@@ -154,7 +154,8 @@ impl UserAgent {
             200..=299 => Moment::new("call.transferred").with("by", "peer"),
             _ => Moment::new("call.transfer_failed").with("by", "peer"),
         };
-        let moment = moment.with("target", target).with("status", status.to_string()).with("call", call.to_string());
+        let moment =
+            moment.with("target", target).with("status", status.to_string()).with("call", call.to_string());
         self.tell_moment(referrer, moment);
         if status < 300 {
             if let Some(theirs) = self.transfers.theirs.get_mut(&referrer) {
@@ -305,12 +306,11 @@ impl UserAgent {
     /// Tells the referrer how the call stands; a final status ends the subscription.
     fn notify(&mut self, now: Instant, referrer: CallId, status: u16, text: &str) {
         let Some(session) = self.session_of.get(&referrer).copied() else { return };
-        let Some(theirs) = self.transfers.theirs.get(&referrer).filter(|theirs| !theirs.quiet) else { return };
-        let state = if status >= 200 {
-            Subscription::Terminated
-        } else {
-            Subscription::Active(Some(SUBSCRIPTION_S))
+        let Some(theirs) = self.transfers.theirs.get(&referrer).filter(|theirs| !theirs.quiet) else {
+            return;
         };
+        let state =
+            if status >= 200 { Subscription::Terminated } else { Subscription::Active(Some(SUBSCRIPTION_S)) };
         let headers = vec![
             ("Event".to_owned(), theirs.event.clone()),
             ("Subscription-State".to_owned(), state.value()),
@@ -352,7 +352,8 @@ impl UserAgent {
             }
         };
         self.dialling.permit(now, &target, reason).map_err(|denied| {
-            Refused::new(Kind::Denied, "not_allowed", format!("{target} may not be dialled: {denied}")).at("to")
+            Refused::new(Kind::Denied, "not_allowed", format!("{target} may not be dialled: {denied}"))
+                .at("to")
         })?;
         let moment = Moment::new("call.transfer_asked").with("by", "us").with("target", target.to_string());
         let until = now + HOLD_LIMIT;
@@ -468,7 +469,8 @@ impl UserAgent {
 
     fn transfer_failed(&mut self, now: Instant, id: CallId, status: u16, why: &str) {
         let Some(ours) = self.transfers.ours.remove(&id) else { return };
-        let moment = Moment::new("call.transfer_failed").with("by", "us").with("target", ours.target.to_string());
+        let moment =
+            Moment::new("call.transfer_failed").with("by", "us").with("target", ours.target.to_string());
         self.tell_moment(id, moment.with("status", status.to_string()).with("why", why));
         if ours.held {
             self.step(now, id, Call::resume);

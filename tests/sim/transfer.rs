@@ -75,7 +75,11 @@ fn a_caller_sends_its_call_to_somebody_who_may_be_called() {
     world.act_on(1, |bob| bob.reply(Method::Invite, 200, Some(&audio_video())));
     assert_eq!(
         news(world.phone()),
-        [line("SIP/2.0 100 Trying", "active"), line("SIP/2.0 180 Ringing", "active"), line("SIP/2.0 200 OK", "terminated")]
+        [
+            line("SIP/2.0 100 Trying", "active"),
+            line("SIP/2.0 180 Ringing", "active"),
+            line("SIP/2.0 200 OK", "terminated")
+        ]
     );
     world.act(|phone| phone.bye());
     assert_eq!(world.appliance().end().to_string(), "peer-hung-up");
@@ -199,7 +203,9 @@ fn a_referrer_that_hangs_up_at_once_does_not_end_the_new_call() {
     world.act(|phone| phone.bye());
     world.act_on(1, |bob| bob.reply(Method::Invite, 200, Some(&audio_only())));
     let made = call_with(&world, 1);
-    assert!(world.appliances[0].agent.calls().any(|call| call.id() == made && call.state_name() == "established"));
+    assert!(
+        world.appliances[0].agent.calls().any(|call| call.id() == made && call.state_name() == "established")
+    );
     world.act_on(1, |bob| bob.bye());
     world.end();
 }
@@ -339,8 +345,13 @@ fn we_send_nobody_where_we_may_not_dial() {
     let call = world.appliance().call().to_string();
     let asked = Asked::Transfer { call, to: Some("sip:+900123@192.0.2.200".to_owned()), with: None };
     let refused = world.command(|agent, now| agent.control(now, asked)).unwrap_err();
-    assert!(matches!(refused, Refused { kind: Kind::Denied, code: "not_allowed", field: Some("to"), .. }), "{refused}");
-    assert!(world.phone().requests(Method::Refer).is_empty() && world.phone().requests(Method::Invite).is_empty());
+    assert!(
+        matches!(refused, Refused { kind: Kind::Denied, code: "not_allowed", field: Some("to"), .. }),
+        "{refused}"
+    );
+    assert!(
+        world.phone().requests(Method::Refer).is_empty() && world.phone().requests(Method::Invite).is_empty()
+    );
     world.act(|phone| phone.bye());
     world.end();
 }
@@ -387,7 +398,11 @@ fn a_new_call_takes_the_place_of_an_old_one() {
     let mut world = talking();
     world.phones[1].more = replaces(&world, "");
     world.act_on(1, |bob| bob.invite("nobody", Some(&audio_only())));
-    assert_eq!(world.phones[1].statuses(Method::Invite), [180, 200], "the agent of the old call, not the route");
+    assert_eq!(
+        world.phones[1].statuses(Method::Invite),
+        [180, 200],
+        "the agent of the old call, not the route"
+    );
     world.act_on(1, |bob| bob.ack(None));
     let bye = world.phone().requests(Method::Bye)[0].clone();
     assert_eq!(bye.headers.value("Reason"), Some("Q.850;cause=16;text=\"replaced\""));
@@ -553,7 +568,9 @@ fn a_call_of_ours_learns_the_other_half() {
 #[test]
 fn texts_are_told_and_other_bodies_are_not_taken() {
     let mut world = talking();
-    world.act(|phone| phone.request("MESSAGE", Some(("text/plain;charset=utf-8", "The door\r\nis open \u{1b}[2J"))));
+    world.act(|phone| {
+        phone.request("MESSAGE", Some(("text/plain;charset=utf-8", "The door\r\nis open \u{1b}[2J")))
+    });
     world.act(|phone| phone.request("MESSAGE", Some(("text/html", "<b>no</b>"))));
     let large = "x".repeat(16 * 1024 + 1);
     world.act(|phone| phone.request("MESSAGE", Some(("text/plain", &large))));
@@ -582,7 +599,9 @@ fn info_of_a_package_or_a_kind_nobody_knows_is_refused_by_its_own_status() {
 #[test]
 fn keys_are_relayed_one_by_one_to_a_phone_without_telephone_events() {
     let mut world = World::new();
-    let plain = audio_only().replace("a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\n", "").replace(" 101", "");
+    let plain = audio_only()
+        .replace("a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\n", "")
+        .replace(" 101", "");
     world.establish("100", &plain);
     let call = world.appliance().call().to_string();
     let asked = Asked::Digits { call, digits: "12#".to_owned() };
@@ -599,7 +618,10 @@ fn keys_are_relayed_one_by_one_to_a_phone_without_telephone_events() {
         })
         .collect();
     let texts: Vec<&str> = heard.iter().map(|(_, text)| text.as_str()).collect();
-    assert_eq!(texts, ["Signal=1\r\nDuration=160\r\n", "Signal=2\r\nDuration=160\r\n", "Signal=#\r\nDuration=160\r\n"]);
+    assert_eq!(
+        texts,
+        ["Signal=1\r\nDuration=160\r\n", "Signal=2\r\nDuration=160\r\n", "Signal=#\r\nDuration=160\r\n"]
+    );
     for pair in heard.windows(2) {
         assert!(pair[1].0 - pair[0].0 >= ms(250), "160 ms pressed and 100 ms of rest");
     }
@@ -667,7 +689,11 @@ fn an_application_calls_only_whom_it_may() {
         (place("sip:"), Kind::Bad, "to"),
         (place("a\r\nVia: b"), Kind::Bad, "to"),
         (place(""), Kind::Bad, "to"),
-        (Asked::Place(Place { to: BOB.to_owned(), agent: "nobody".to_owned(), ..Place::default() }), Kind::Bad, "agent"),
+        (
+            Asked::Place(Place { to: BOB.to_owned(), agent: "nobody".to_owned(), ..Place::default() }),
+            Kind::Bad,
+            "agent",
+        ),
         (
             Asked::Place(Place {
                 to: "200".to_owned(),

@@ -106,8 +106,10 @@ async fn answer(shared: &Shared, asked: Asked, id: Option<&str>, good: StatusCod
             }
             Wrong::from(refused).into_response()
         }
-        None => Wrong::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "the control loop does not answer: try again")
-            .into_response(),
+        None => {
+            Wrong::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "the control loop does not answer: try again")
+                .into_response()
+        }
     }
 }
 
@@ -158,8 +160,8 @@ fn is_foreign(headers: &HeaderMap) -> bool {
     let site = text(HeaderName::from_static("sec-fetch-site"));
     let crossed = site.is_some_and(|site| site != "same-origin" && site != "none");
     let host = text(header::HOST);
-    let elsewhere = text(header::ORIGIN)
-        .is_some_and(|origin| origin.split_once("://").map(|(_, host)| host) != host);
+    let elsewhere =
+        text(header::ORIGIN).is_some_and(|origin| origin.split_once("://").map(|(_, host)| host) != host);
     crossed || elsewhere
 }
 
@@ -271,7 +273,9 @@ mod tests {
                 Asked::Place(place) if place.to.contains("denied") => {
                     Some(Err(Refused::new(Kind::Denied, "not_allowed", "sip.dial_allow").at("to")))
                 }
-                Asked::HangUp { call } if call == "gone" || call == "old" => refused(Kind::Unknown, "unknown_call"),
+                Asked::HangUp { call } if call == "gone" || call == "old" => {
+                    refused(Kind::Unknown, "unknown_call")
+                }
                 Asked::Hold { call } if call == "early" => refused(Kind::Conflict, "wrong_state"),
                 Asked::Hold { call } if call == "stuck" => None,
                 Asked::Place(_)
@@ -313,7 +317,10 @@ mod tests {
         let place = r#"{"to":"sip:a@h","agent":"mirror","video":false,"headers":{"X-A":"1"}}"#;
         let (status, answer) = ask(address, "POST /api/v1/calls", IS_JSON, place).await;
         assert_eq!(status, 201, "{answer}");
-        assert!(answer.contains("location: /api/v1/calls/000abc") && answer.ends_with(r#"{"id":"000abc"}"#), "{answer}");
+        assert!(
+            answer.contains("location: /api/v1/calls/000abc") && answer.ends_with(r#"{"id":"000abc"}"#),
+            "{answer}"
+        );
         for (line, body, expected) in [
             ("POST /api/v1/calls/1/hold", "", 200),
             ("POST /api/v1/calls/1/resume", "{}", 200),
@@ -356,10 +363,22 @@ mod tests {
             ("POST /api/v1/calls", IS_JSON, r#"{"to":7,"agent":"a"}"#, 400, "\"field\":\"to\""),
             ("POST /api/v1/calls", IS_JSON, r#"{"to":"x"}"#, 400, "\"field\":\"agent\""),
             ("POST /api/v1/calls", IS_JSON, r#"{"to":"x","agent":"a","evil":1}"#, 400, "evil"),
-            ("POST /api/v1/calls", IS_JSON, r#"{"to":"x","agent":"a","video":"yes"}"#, 400, "\"field\":\"video\""),
+            (
+                "POST /api/v1/calls",
+                IS_JSON,
+                r#"{"to":"x","agent":"a","video":"yes"}"#,
+                400,
+                "\"field\":\"video\"",
+            ),
             ("POST /api/v1/calls", IS_JSON, r#"{"to":"x","agent":"a","headers":{"X":1}}"#, 400, "headers"),
             ("POST /api/v1/calls", IS_JSON, &large, 413, "too_large"),
-            ("POST /api/v1/calls", "Content-Type: text/plain\r\n", r#"{"to":"x","agent":"a"}"#, 415, "not_json"),
+            (
+                "POST /api/v1/calls",
+                "Content-Type: text/plain\r\n",
+                r#"{"to":"x","agent":"a"}"#,
+                415,
+                "not_json",
+            ),
             ("POST /api/v1/calls/1/hold", "", "", 415, "not_json"),
             ("POST /api/v1/calls/1/dtmf", IS_JSON, "{}", 400, "digits"),
             ("POST /api/v1/calls/1/dance", IS_JSON, "{}", 404, "not_found"),
@@ -376,7 +395,10 @@ mod tests {
         let (address, _, _stop) = start().await;
         let denied = r#"{"to":"sip:denied@h","agent":"a"}"#;
         let (status, answer) = ask(address, "POST /api/v1/calls", IS_JSON, denied).await;
-        assert!(status == 403 && answer.contains("dial_allow") && answer.contains("\"field\":\"to\""), "{answer}");
+        assert!(
+            status == 403 && answer.contains("dial_allow") && answer.contains("\"field\":\"to\""),
+            "{answer}"
+        );
         for (line, expected) in [
             ("DELETE /api/v1/calls/gone", 404),
             ("DELETE /api/v1/calls/old", 409),
@@ -390,7 +412,9 @@ mod tests {
     #[tokio::test]
     async fn a_page_of_another_site_controls_nothing() {
         let (address, heard, _stop) = start().await;
-        for header in ["Origin: http://evil.example.com\r\n", "Sec-Fetch-Site: cross-site\r\n", "Origin: null\r\n"] {
+        for header in
+            ["Origin: http://evil.example.com\r\n", "Sec-Fetch-Site: cross-site\r\n", "Origin: null\r\n"]
+        {
             let headers = format!("{IS_JSON}{header}");
             assert_eq!(ask(address, "POST /api/v1/calls/1/hold", &headers, "").await.0, 403, "{header}");
             assert_eq!(ask(address, "DELETE /api/v1/calls/1", header, "").await.0, 403, "{header}");

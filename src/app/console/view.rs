@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use crate::record::record::EventRecord;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
-use crate::record::record::EventRecord;
 use time::format_description::well_known::Rfc3339;
 
 /// Everything at one moment.

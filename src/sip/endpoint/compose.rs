@@ -13,7 +13,8 @@ use super::{Endpoint, Peer, Response, Transport};
 pub(super) const SUPPORTED: &str = "replaces, norefersub";
 /// Every method a session understands.
 pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE, REFER, NOTIFY";
-pub(super) const ACCEPT: &str = "application/sdp, application/dtmf-relay, application/media_control+xml, message/sipfrag, text/plain";
+pub(super) const ACCEPT: &str =
+    "application/sdp, application/dtmf-relay, application/media_control+xml, message/sipfrag, text/plain";
 
 /// The response to `request`, its To tagged when it has no tag yet (§8.2.6.2). A To that cannot be read, as in a
 /// request that gets a 400, is repeated as it is with the tag behind it.

@@ -84,8 +84,11 @@ impl Endpoint {
             return None;
         }
         self.without_stream.retain(|_, until| *until > now);
-        (!self.without_stream.contains_key(&peer.remote))
-            .then_some(Peer { transport: Transport::Tcp, connection: None, ..peer })
+        (!self.without_stream.contains_key(&peer.remote)).then_some(Peer {
+            transport: Transport::Tcp,
+            connection: None,
+            ..peer
+        })
     }
 
     /// Says when a place that says nothing is left, if there is another.
@@ -154,13 +157,15 @@ impl Endpoint {
             User::Invite(session) => self.sessions.get(session).is_some_and(|state| {
                 matches!(state.state, State::Inviting { cancel: Cancel::No }) && !state.progressed
             }),
-            User::Request(..) | User::Bye(_) | User::Nobody => true,
+            User::Request(..) | User::Bye(_) | User::Outside(_) | User::Nobody => true,
         }
     }
 
     /// Sends the request of a transaction again, with a new branch, to `peer`.
     fn restart_client(&mut self, now: Instant, id: u64, peer: Peer) {
-        let Some(request) = self.clients.get(&id).map(|transaction| transaction.request.clone()) else { return };
+        let Some(request) = self.clients.get(&id).map(|transaction| transaction.request.clone()) else {
+            return;
+        };
         let by_stream = self.by_stream(now, peer, request.to_bytes().len());
         let used = by_stream.unwrap_or(peer);
         let (branch, request) = self.addressed(request, used);

@@ -7,6 +7,7 @@ use super::super::dialog::DialogKey;
 use super::super::message::{Message, Method, RequestMessage};
 use super::super::parse::{Malformed, is_keep_alive, parse};
 use super::compose::{ACCEPT, ALLOW, SUPPORTED, response_peer, response_to, stamp_source};
+use super::outside;
 use super::transactions::ServerMachine;
 use super::{Access, Endpoint, Peer, Response, SessionId, Strangers};
 
@@ -91,6 +92,7 @@ impl Endpoint {
             }
             (Method::Invite, None) => self.handle_invite(now, peer, key, request),
             (Method::Options, None) => self.handle_options(now, peer, key, request),
+            (method, None) if outside::is_taken(method) => self.handle_outside(now, peer, key, request, None),
             (Method::Bye, None) => self.answer(now, peer, key, request, plain(481)),
             (_, None) => self.answer(now, peer, key, request, plain(405)),
         }
@@ -141,7 +143,12 @@ impl Endpoint {
     fn handle_options(&mut self, now: Instant, peer: Peer, key: String, request: RequestMessage) {
         let mut response = plain(if self.ready { 200 } else { 503 });
         if self.ready {
-            for (name, value) in [("Allow", ALLOW), ("Accept", ACCEPT), ("Accept-Encoding", "identity"), ("Supported", SUPPORTED)] {
+            for (name, value) in [
+                ("Allow", ALLOW),
+                ("Accept", ACCEPT),
+                ("Accept-Encoding", "identity"),
+                ("Supported", SUPPORTED),
+            ] {
                 response.headers.push((name.to_owned(), value.to_owned()));
             }
         } else {

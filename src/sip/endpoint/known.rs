@@ -72,13 +72,16 @@ impl Endpoint {
         };
         let known = self.session_of.get(&key).copied();
         // A dialog of ours without an answer need not be in the table of dialogs yet.
-        let session = known
-            .or_else(|| self.sessions.iter().find(|(_, state)| of_invite(state)).map(|(session, _)| *session));
+        let session = known.or_else(|| {
+            self.sessions.iter().find(|(_, state)| of_invite(state)).map(|(session, _)| *session)
+        });
         let Some((session, state)) = session.and_then(|id| Some((id, self.sessions.get(&id)?))) else {
             return Replaced::Unknown;
         };
         match state.state {
-            State::Answered { .. } | State::Accepted { .. } | State::Confirmed => Replaced::Confirmed(session),
+            State::Answered { .. } | State::Accepted { .. } | State::Confirmed => {
+                Replaced::Confirmed(session)
+            }
             State::Inviting { .. } => Replaced::Early(session),
             State::Closing => Replaced::Ended,
             // §3: an early dialog that its own caller did not make is not taken over.

@@ -16,6 +16,7 @@ mod connection;
 mod hop;
 mod inbound;
 mod known;
+mod outside;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -31,13 +32,16 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
 use super::dialog::DialogKey;
+use super::digest::Credentials;
 use super::header::NameAddr;
 pub use super::message::{Body, Headers, Method};
 pub use super::transaction::Timers;
 use super::uri::Uri;
 use connection::Connections;
-pub use known::Replaced;
 pub use hop::{Hop, MOST_HOPS};
+pub use known::Replaced;
+use outside::OpenOutside;
+pub use outside::{Outside, OutsideRequest};
 use session::Session;
 use transactions::{ClientTransaction, ServerTransaction};
 
@@ -189,6 +193,8 @@ pub struct Incoming {
     pub call_id: String,
     pub headers: Headers,
     pub body: Option<Body>,
+    /// Who proved to be one of our users; `None`: nobody asked.
+    pub user: Option<String>,
 }
 
 /// An INVITE to send.
@@ -200,6 +206,8 @@ pub struct Outgoing {
     pub hops: Vec<Hop>,
     pub headers: Vec<(String, String)>,
     pub body: Option<Body>,
+    /// Answers a challenge to this INVITE and to what we send in its dialog.
+    pub credentials: Option<Credentials>,
 }
 
 #[derive(Clone, Debug)]
@@ -237,10 +245,15 @@ pub enum Event {
     },
     /// Our BYE or CANCEL is done. Session over.
     Ended { session: SessionId },
+    /// The final response to `send_outside`, 408 after a timeout, 503 after a transport error.
+    OutsideAnswered { request: RequestId, status: u16, reason: String, headers: Headers, body: Option<Body> },
+    /// REGISTER, MESSAGE and the like outside any dialog; answer with `reply`.
+    OutsideRequested { request: RequestId, asked: Box<OutsideRequest> },
 }
 
 impl Event {
-    pub fn session(&self) -> SessionId {
+    /// `None`: it belongs to no session.
+    pub fn session(&self) -> Option<SessionId> {
         match self {
             Event::Invited { session, .. }
             | Event::Cancelled { session }
@@ -254,19 +267,31 @@ impl Event {
             | Event::Answered { session, .. }
             | Event::Failed { session, .. }
             | Event::Responded { session, .. }
-            | Event::Ended { session } => *session,
+            | Event::Ended { session } => Some(*session),
+            Event::OutsideAnswered { .. } | Event::OutsideRequested { .. } => None,
         }
     }
 }
 
 #[derive(Debug)]
 pub enum Do {
-    Send { peer: Peer, bytes: Vec<u8> },
+    Send {
+        peer: Peer,
+        bytes: Vec<u8>,
+    },
     /// `name`: the domain dialled, for the certificate and the WebSocket's Host.
-    Connect { connection: ConnectionId, transport: Transport, remote: SocketAddr, name: Option<String> },
+    Connect {
+        connection: ConnectionId,
+        transport: Transport,
+        remote: SocketAddr,
+        name: Option<String>,
+    },
     Close(ConnectionId),
     /// Where does this URI lead? Answer with [`Endpoint::handle_resolved`] or what asked.
-    Resolve { id: ResolveId, uri: Uri },
+    Resolve {
+        id: ResolveId,
+        uri: Uri,
+    },
     Event(Event),
 }
 
@@ -295,6 +320,7 @@ enum Timer {
     Client(u64),
     Server(u64),
     Session(SessionId),
+    Outside(RequestId),
     /// A stream for a large request should be open.
     Opening(u64),
 }
@@ -314,6 +340,7 @@ pub struct Endpoint {
     merges: HashMap<String, u64>,
     sessions: HashMap<SessionId, Session>,
     session_of: HashMap<DialogKey, SessionId>,
+    outside: OpenOutside,
     connections: Connections,
     /// Addresses that took no stream for a large request, and until when that is believed.
     without_stream: HashMap<SocketAddr, Instant>,
@@ -337,6 +364,7 @@ impl Endpoint {
             merges: HashMap::new(),
             sessions: HashMap::new(),
             session_of: HashMap::new(),
+            outside: OpenOutside::new(),
             connections: Connections::default(),
             without_stream: HashMap::new(),
             timers: BTreeSet::new(),
@@ -382,6 +410,7 @@ impl Endpoint {
                 Timer::Client(id) => self.client_time(now, id),
                 Timer::Server(id) => self.server_time(now, id),
                 Timer::Session(id) => self.session_time(now, id),
+                Timer::Outside(id) => self.outside_time(now, id),
                 Timer::Opening(id) => self.opening_time(now, id),
             }
         }

@@ -201,7 +201,8 @@ impl Endpoint {
                 self.forget_session(now, session);
                 self.event(Event::Ended { session });
             }
-            (User::Request(..) | User::Bye(_) | User::Nobody, _) => {}
+            (User::Outside(request), 200..) => self.outside_answered(request, response),
+            (User::Request(..) | User::Bye(_) | User::Outside(_) | User::Nobody, _) => {}
         }
     }
 
@@ -301,6 +302,7 @@ impl Endpoint {
                 self.forget_session(now, session);
                 self.event(Event::Ended { session });
             }
+            User::Outside(request) => self.outside_failed(request, status),
             User::Nobody => {}
         }
     }

@@ -39,6 +39,7 @@ impl Endpoint {
             call_id,
             headers: request.headers.clone(),
             body: request.body(),
+            user: None,
         };
         let translated = behind_translator(&request, peer);
         let to = response_peer(&request, peer);
