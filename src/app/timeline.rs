@@ -74,7 +74,6 @@ fn milliseconds(time: Duration) -> u64 {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests need some instant")]
 mod tests {
     use super::*;
     use crate::call::end::EndReason;

@@ -38,8 +38,13 @@ impl Dialling {
     ///
     /// # Errors
     /// Says which rule forbids it.
-    pub fn permit(&mut self, _now: Instant, uri: &Uri, _reason: DialReason) -> Result<(), Denied> {
-        let text = uri.to_string();
+    pub fn permit(&mut self, _now: Instant, uri: &Uri, reason: DialReason) -> Result<(), Denied> {
+        if reason == DialReason::Replaces {
+            return Ok(());
+        }
+        // Parameters are not part of whom it reaches: they must not make a pattern match.
+        let user = uri.user().map(|user| format!("{user}@")).unwrap_or_default();
+        let text = format!("{}:{user}{}", uri.scheme.as_str(), uri.host);
         let allowed = self.allow.iter().any(|pattern| glob(pattern, &text));
         if allowed { Ok(()) } else { Err(Denied("it is not in sip.dial_allow".to_owned())) }
     }
