@@ -16,11 +16,13 @@ use crate::codec::h264::probe;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
+use crate::sip::digest::Credentials;
 use crate::sip::{self, Strangers, Transport, Uri};
 use crate::useragent::admission::Admission;
 use crate::useragent::control::Agent;
 use crate::useragent::dialling::Dialling;
 use crate::useragent::metadata::Believed;
+use crate::useragent::peers::{Peer, Peers};
 use crate::useragent::routing::Route;
 use crate::useragent::{self};
 use crate::vision::censor::{self, CensorSettings};
@@ -50,7 +52,7 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             advertise: config.sip.advertise,
             ..sip::Settings::default()
         },
-        admission: Admission::new(config.sip.trusted.clone()),
+        admission: Admission::new(config.sip.trusted.clone()).with_peers(peers(config)),
         routes: config
             .routes
             .iter()
@@ -66,11 +68,54 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
         },
         max_call: config.sip.max_call,
         ring_timeout: config.sip.ring_timeout,
-        dialling: Dialling::new(config.sip.dial_allow.clone()),
         believed: believed(config),
         agents: agents(config, detectors)?,
         trunks: trunks(config),
+        dial_max: config.sip.dial_max.unwrap_or(config.sip.max_call),
+        dialling: dialling(config),
     })
+}
+
+fn peers(config: &Config) -> Peers {
+    let peer = |peer: &settings::SipPeer| Peer {
+        name: peer.name.clone(),
+        source: peer.source.clone(),
+        tls_name: peer.tls_name.clone(),
+        networks: peer.networks.clone(),
+        uri: peer.uri.clone(),
+        credentials: (!peer.username.is_empty()).then(|| Credentials {
+            username: peer.username.clone(),
+            password: peer.password.expose().to_owned(),
+            realms: peer.realm.iter().cloned().collect(),
+        }),
+        max_calls: peer.max_calls as usize,
+        identity: peer.identity,
+        ice: peer.ice,
+    };
+    Peers::new(config.sip.peers.iter().map(peer).collect())
+}
+
+/// What `sip.dial_allow` and the tables around it permit.
+pub fn dialling(config: &Config) -> Dialling {
+    let sip = &config.sip;
+    let domain = |account: &settings::Account| match account.registrar.port {
+        Some(port) => format!("{}:{port}", account.registrar.host),
+        None => account.registrar.host.clone(),
+    };
+    let addresses = sip.listen.iter().map(|listen| listen.address.ip()).chain(sip.advertise);
+    let addresses = addresses.filter(|address| !address.is_unspecified()).map(|address| match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    });
+    let names = [&config.appliance.name].into_iter().chain(&sip.realm).map(|name| name.to_ascii_lowercase());
+    Dialling::new(sip.dial_allow.clone())
+        .per_hour(sip.dial_per_hour)
+        .domains(sip.accounts.iter().map(domain).collect())
+        .names(
+            sip.users.iter().map(|user| user.name.clone()).collect(),
+            sip.peers.iter().map(|peer| peer.name.clone()).collect(),
+            names.chain(addresses).collect(),
+        )
 }
 
 pub fn media(config: &Config) -> MediaSettings {

@@ -246,11 +246,12 @@ fn agent_settings(config: &Config, target: &Target) -> useragent::Settings {
         busy: 486,
         max_call: Duration::from_secs(86_400),
         ring_timeout: config.sip.ring_timeout,
-        // The person at the command line chose whom to call; nobody else may.
-        dialling: Dialling::default(),
         believed: Believed::default(),
         agents: Vec::new(),
         trunks: Vec::new(),
+        dial_max: Duration::from_secs(86_400),
+        // The person at the command line named the first target; nothing may lead elsewhere.
+        dialling: Dialling::default(),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod control;
 pub mod dialling;
 pub mod metadata;
+pub mod peers;
 mod resolving;
 pub mod routing;
 mod stepping;
@@ -23,7 +24,6 @@ use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
 use crate::call::reach::Reach;
-use crate::call::story::Moment;
 use crate::call::{Call, CallSettings, Ended, SipDo, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
@@ -32,7 +32,7 @@ use crate::sip::{
 };
 use crate::useragent::admission::Admission;
 use crate::useragent::control::Agent;
-use crate::useragent::dialling::Dialling;
+use crate::useragent::dialling::{Denied, DialReason, Dialling};
 use crate::useragent::metadata::Believed;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
@@ -56,14 +56,16 @@ pub struct Settings {
     pub max_call: Duration,
     /// Calls made for others: until they are given up.
     pub ring_timeout: Duration,
-    /// Whom this box may call.
-    pub dialling: Dialling,
     /// Whose assertions about their callers are believed.
     pub believed: Believed,
     /// Agents that calls can be made with.
     pub agents: Vec<Agent>,
     /// Accounts and peers by name, with the host their extensions are at.
     pub trunks: Vec<(String, Uri)>,
+    /// The longest call that is dialled.
+    pub dial_max: Duration,
+    /// Whom this box may call.
+    pub dialling: Dialling,
 }
 
 /// A call to make.
@@ -298,12 +300,20 @@ impl UserAgent {
             room: Room { signalling: Some(first.remote.ip()), ..dial.room.clone() },
             reach: self.reach(first.remote.ip()),
             origin: id.0,
-            max_call: self.settings.max_call,
+            max_call: self.settings.dial_max,
             ring_timeout: dial.ring_timeout,
         };
         self.dials.insert(id, dial);
         self.calls.insert(id, Call::outgoing(now, id, settings));
         self.step(now, id, |_| ());
+    }
+
+    /// Whether a URI may be called; if so it counts as called.
+    ///
+    /// # Errors
+    /// Says which rule forbids it.
+    pub fn permit(&mut self, now: Instant, uri: &Uri, reason: DialReason) -> Result<(), Denied> {
+        self.dialling.permit(now, uri, reason)
     }
 
     pub fn hang_up(&mut self, now: Instant, call: CallId, reason: EndReason) {
@@ -374,22 +384,6 @@ impl UserAgent {
                     None => self.outside(now, event),
                 },
             }
-        }
-    }
-
-    /// Something happened on a call's session.
-    fn happened(&mut self, now: Instant, call: CallId, session: SessionId, event: Event) {
-        let Some(event) = self.refer_event(now, call, session, event) else { return };
-        let news = transfer::news_of(&event);
-        if matches!(event, Event::Answered { .. }) {
-            let identifier = self.endpoint.identifier(session);
-            if let Some(call) = self.calls.get_mut(&call) {
-                call.identify(identifier, None);
-            }
-        }
-        self.step(now, call, |call| call.handle_sip(now, event));
-        if let Some(news) = news {
-            self.transfer_news(now, call, news);
         }
     }
 
@@ -493,7 +487,10 @@ impl UserAgent {
     }
 
     fn reach(&self, signalling: IpAddr) -> Reach {
-        Reach { signalling: Some(signalling), networks: self.settings.admission.networks().to_vec() }
+        let admission = &self.settings.admission;
+        let own = admission.peers().of(signalling, None).map_or(&[][..], |peer| &peer.networks);
+        let networks = admission.networks().iter().chain(own).copied().collect();
+        Reach { signalling: Some(signalling), networks }
     }
 
     fn is_full(&self) -> bool {
@@ -503,27 +500,6 @@ impl UserAgent {
 
     fn label(&self, id: CallId, label: Label) -> Label {
         Label { name: self.settings.name.clone(), call: id.to_string(), ..label }
-    }
-
-    /// Says that something happened in a call.
-    fn tell_moment(&mut self, id: CallId, moment: Moment) {
-        if let Some(call) = self.calls.get(&id) {
-            let label = call.label().clone();
-            self.out.push_back(Do::Tell { call: id, label, tell: Tell::Moment(moment) });
-        }
-    }
-
-    /// Answers a request inside a call that the call itself does not see.
-    fn respond_beside(
-        &mut self,
-        now: Instant,
-        session: SessionId,
-        request: RequestId,
-        status: u16,
-        headers: Vec<(String, String)>,
-    ) {
-        let response = Response { status, reason: None, headers, body: None };
-        self.endpoint.respond_to(now, session, request, response);
     }
 
     fn new_call_id(&mut self) -> CallId {

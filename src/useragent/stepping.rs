@@ -3,13 +3,51 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use super::{Do, UserAgent};
+use super::{Do, UserAgent, transfer};
 use crate::call::end::EndReason;
+use crate::call::story::Moment;
 use crate::call::{self, Call, Ended, Tell};
 use crate::engine::plan::{CallId, Command, Label};
-use crate::sip::Response;
+use crate::sip::{Event, RequestId, Response, SessionId};
 
 impl UserAgent {
+    /// Something happened on a call's session.
+    pub(super) fn happened(&mut self, now: Instant, call: CallId, session: SessionId, event: Event) {
+        let Some(event) = self.refer_event(now, call, session, event) else { return };
+        let news = transfer::news_of(&event);
+        if matches!(event, Event::Answered { .. }) {
+            let identifier = self.endpoint.identifier(session);
+            if let Some(call) = self.calls.get_mut(&call) {
+                call.identify(identifier, None);
+            }
+        }
+        self.step(now, call, |call| call.handle_sip(now, event));
+        if let Some(news) = news {
+            self.transfer_news(now, call, news);
+        }
+    }
+
+    /// Says that something happened in a call.
+    pub(super) fn tell_moment(&mut self, id: CallId, moment: Moment) {
+        if let Some(call) = self.calls.get(&id) {
+            let label = call.label().clone();
+            self.out.push_back(Do::Tell { call: id, label, tell: Tell::Moment(moment) });
+        }
+    }
+
+    /// Answers a request inside a call that the call itself does not see.
+    pub(super) fn respond_beside(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        request: RequestId,
+        status: u16,
+        headers: Vec<(String, String)>,
+    ) {
+        let response = Response { status, reason: None, headers, body: None };
+        self.endpoint.respond_to(now, session, request, response);
+    }
+
     /// Gives one call one input and carries out what it says. A panic ends that call and no other.
     pub(super) fn step(&mut self, now: Instant, id: CallId, input: impl FnOnce(&mut Call)) {
         let Some(call) = self.calls.get_mut(&id) else { return };

@@ -18,4 +18,5 @@ mod outgoing;
 mod refused;
 mod reoffer;
 mod storm;
+mod torture;
 mod transfer;

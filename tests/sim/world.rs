@@ -91,6 +91,8 @@ pub struct World {
     pub network: Network,
     pub appliances: Vec<Appliance>,
     pub phones: Vec<Phone>,
+    /// What was sent to addresses where nobody is.
+    pub unclaimed: Vec<Vec<u8>>,
     steps: u64,
 }
 
@@ -107,7 +109,14 @@ impl World {
     }
 
     pub fn of(appliances: Vec<Appliance>, seed: u64) -> Self {
-        World { now: Instant::now(), network: Network::new(seed), appliances, phones: Vec::new(), steps: 0 }
+        World {
+            now: Instant::now(),
+            network: Network::new(seed),
+            appliances,
+            phones: Vec::new(),
+            unclaimed: Vec::new(),
+            steps: 0,
+        }
     }
 
     pub fn add_phone(&mut self) -> usize {
@@ -210,6 +219,8 @@ impl World {
             to.agent.handle_datagram(now, peer, &datagram.bytes);
         } else if let Some(phone) = self.phones.iter_mut().find(|known| known.address == datagram.to) {
             phone.hears(now, &datagram.bytes);
+        } else {
+            self.unclaimed.push(datagram.bytes.clone());
         }
         self.carry();
     }
@@ -292,7 +303,6 @@ pub fn settings() -> Settings {
         busy: 503,
         max_call: seconds(3600),
         ring_timeout: seconds(30),
-        dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned()]),
         believed: Believed::default(),
         agents: vec![Agent {
             name: "mirror".to_owned(),
@@ -302,6 +312,8 @@ pub fn settings() -> Settings {
             display_name: "Door \"1\"".to_owned(),
         }],
         trunks: vec![("pbx".to_owned(), Uri::parse("sip:10.0.0.2").unwrap())],
+        dial_max: seconds(3600),
+        dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned(), "sip:10.0.0.*".to_owned()]),
     }
 }
 

@@ -1,8 +1,6 @@
 //! A stream of SIP messages: cut the same however it arrives. The first byte says in which pieces.
-#![no_main]
 
 use eyeline::sip::stream::{Framed, Framer};
-use libfuzzer_sys::fuzz_target;
 
 const LIMIT: usize = 4096;
 
@@ -25,9 +23,9 @@ fn cut(pieces: impl Iterator<Item = impl AsRef<[u8]>>) -> Vec<Framed> {
     found
 }
 
-fuzz_target!(|data: &[u8]| {
+pub fn run(data: &[u8]) {
     let Some((size, stream)) = data.split_first() else { return };
     let whole = cut([stream].iter());
     assert_eq!(cut(stream.chunks(usize::from(*size).max(1))), whole);
     assert!(whole.iter().all(|framed| !matches!(framed, Framed::Message(bytes) if bytes.len() > LIMIT)));
-});
+}

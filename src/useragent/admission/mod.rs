@@ -4,17 +4,27 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::peers::Peers;
 use crate::sip::Access;
 
-/// `[sip] trusted`.
+/// `[sip] trusted` and the sources of `[[sip.peer]]`.
 #[derive(Clone, Debug, Default)]
 pub struct Admission {
     trusted: Vec<IpNet>,
+    peers: Peers,
 }
 
 impl Admission {
     pub fn new(trusted: Vec<IpNet>) -> Self {
-        Admission { trusted }
+        Admission { trusted, peers: Peers::default() }
+    }
+
+    pub fn with_peers(self, peers: Peers) -> Self {
+        Admission { peers, ..self }
+    }
+
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     pub fn networks(&self) -> &[IpNet] {
@@ -24,7 +34,7 @@ impl Admission {
     /// An IPv4 address that arrived on an IPv6 socket counts as IPv4.
     pub fn access(&self, source: IpAddr) -> Access {
         let source = source.to_canonical();
-        if self.trusted.iter().any(|network| network.contains(&source)) {
+        if self.trusted.iter().any(|network| network.contains(&source)) || self.peers.is_source(source) {
             Access::Trusted
         } else {
             Access::Stranger
@@ -34,6 +44,7 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
+    use super::super::peers::Peer;
     use super::*;
 
     #[test]
@@ -43,5 +54,14 @@ mod tests {
         assert_eq!(access("10.1.2.3"), Access::Trusted);
         assert_eq!(access("::ffff:10.1.2.3"), Access::Trusted);
         assert_eq!(access("192.0.2.1"), Access::Stranger);
+    }
+
+    #[test]
+    fn the_source_of_a_peer_is_trusted() {
+        let source = vec!["192.0.2.0/24".parse().expect("a network")];
+        let peer = Peer { name: "office".to_owned(), source, ..Peer::default() };
+        let admission = Admission::new(Vec::new()).with_peers(Peers::new(vec![peer]));
+        assert_eq!(admission.access("192.0.2.1".parse().expect("an address")), Access::Trusted);
+        assert_eq!(admission.access("192.0.3.1".parse().expect("an address")), Access::Stranger);
     }
 }

@@ -1,13 +1,11 @@
 //! The peer's description as an offer to answer, and as the answer to our offer.
-#![no_main]
 
 use eyeline::call::negotiate::{self, MediaSettings, Origin};
 use eyeline::engine::plan::{AudioCodec, BoundPorts, Direction};
 use eyeline::media::frame::Size;
 use eyeline::sdp;
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+pub fn run(data: &[u8]) {
     let Ok(theirs) = negotiate::read(data) else { return };
     let settings = MediaSettings {
         audio_codecs: vec![AudioCodec::Pcma, AudioCodec::Pcmu],
@@ -18,7 +16,12 @@ fuzz_target!(|data: &[u8]| {
         fps: 30,
         max_kbps: 1000,
     };
-    let ports = BoundPorts { address: [192, 0, 2, 10].into(), audio: Some(20_000), video: Some(20_002), slides: None };
+    let ports = BoundPorts {
+        address: [192, 0, 2, 10].into(),
+        audio: Some(20_000),
+        video: Some(20_002),
+        slides: None,
+    };
     let mut origin = Origin::new("eyeline", 1);
     if let Ok(wanted) = negotiate::wanted(&theirs, &settings) {
         assert!(wanted.audio || wanted.video);
@@ -29,4 +32,4 @@ fuzz_target!(|data: &[u8]| {
     }
     let ours = negotiate::offer(&settings, &ports, &mut Origin::new("eyeline", 2));
     let _ = negotiate::accept(&ours, &theirs, &settings);
-});
+}

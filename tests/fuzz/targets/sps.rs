@@ -1,11 +1,9 @@
 //! H.264 parameter sets and the stream they stand in.
-#![no_main]
 
 use eyeline::media::nal;
 use eyeline::media::sps::{self, MAX_HEIGHT, MAX_WIDTH, Sps};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+pub fn run(data: &[u8]) {
     if let Ok(read) = Sps::parse(data) {
         assert!((1..=MAX_WIDTH).contains(&read.width) && (1..=MAX_HEIGHT).contains(&read.height));
     }
@@ -15,4 +13,4 @@ fuzz_target!(|data: &[u8]| {
     if let Some(sets) = nal::parameter_sets(data) {
         assert_eq!(nal::parameter_sets(&sets).as_ref(), Some(&sets));
     }
-});
+}

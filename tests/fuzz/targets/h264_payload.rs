@@ -1,15 +1,13 @@
 //! H.264 RTP payloads to access units, and those back to payloads. Three bytes lead each payload: what is wrong in
 //! the sequence, and how long it is.
-#![no_main]
 
 use eyeline::media::nal;
 use eyeline::rtp::payload::h264::{Depacketizer, PacketizationMode, Packetizer};
 use eyeline::rtp::reorder::Piece;
-use libfuzzer_sys::fuzz_target;
 
 const MAX_PAYLOAD: usize = 100;
 
-fuzz_target!(|data: &[u8]| {
+pub fn run(data: &[u8]) {
     let mut depacketizer = Depacketizer::new([]);
     let (mut rest, mut timestamp, mut units) = (data, 0, Vec::new());
     while let [flags, high, low, tail @ ..] = rest {
@@ -28,4 +26,4 @@ fuzz_target!(|data: &[u8]| {
         let refused = packetizer.packetize(&unit.data, |payload| assert!(payload.len() <= MAX_PAYLOAD));
         assert_eq!(refused, 0, "mode 1 cuts everything");
     }
-});
+}
