@@ -10,7 +10,7 @@ use crate::app::detectors::Detectors;
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::{Behaviour, Room};
-use crate::call::negotiate::MediaSettings;
+use crate::call::negotiate::{MediaSettings, SrtpPolicy};
 use crate::codec::h264::encoder::EncoderKind;
 use crate::codec::h264::probe;
 use crate::engine::plan::{
@@ -127,6 +127,19 @@ pub fn media(config: &Config) -> MediaSettings {
         max_size: config.video.max_size,
         fps: config.video.fps,
         max_kbps: config.video.bitrate_kbps,
+        slides: false,
+        srtp: srtp(config.media.srtp),
+        dtls_fingerprint: None,
+        ice: false,
+        browser: false,
+    }
+}
+
+fn srtp(policy: settings::SrtpPolicy) -> SrtpPolicy {
+    match policy {
+        settings::SrtpPolicy::Off => SrtpPolicy::Off,
+        settings::SrtpPolicy::Optional => SrtpPolicy::Optional,
+        settings::SrtpPolicy::Required => SrtpPolicy::Required,
     }
 }
 
@@ -186,6 +199,7 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
         room: room(config, detectors, route)?,
         video: route.video,
         display_name: route.display_name.clone(),
+        slides: route.slides,
     })
 }
 

@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod header;
 pub mod identifier;
 pub mod message;
+pub mod multipart;
 pub mod parse;
 pub mod party;
 pub mod print;

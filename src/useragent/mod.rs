@@ -20,6 +20,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sha2::{Digest, Sha256};
+
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
@@ -27,8 +31,8 @@ use crate::call::reach::Reach;
 use crate::call::{Call, CallSettings, Ended, SipDo, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
-    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, RequestId,
-    ResolveId, Response, SessionId, Transport, Uri,
+    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId,
+    Response, SessionId, Transport, Uri,
 };
 use crate::useragent::admission::Admission;
 use crate::useragent::control::Agent;
@@ -149,6 +153,8 @@ pub struct UserAgent {
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
+    /// Feeds keys in SDP; nothing of it shows in a tag or branch.
+    secrets: StdRng,
     draining: bool,
     counters: Counters,
     out: VecDeque<Do>,
@@ -173,6 +179,7 @@ impl UserAgent {
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
+            secrets: StdRng::from_seed(apart(seed)),
             draining: false,
             counters: Counters::default(),
             out: VecDeque::new(),
@@ -288,7 +295,11 @@ impl UserAgent {
             dial.from.uri = Uri::sip(&user_of(&dial.from.uri), &own.to_string(), None);
         }
         let settings = CallSettings {
-            media: dial.media.clone(),
+            // Whoever is reached over a WebSocket is a browser.
+            media: MediaSettings {
+                browser: dial.media.browser || matches!(first.transport, Transport::Ws | Transport::Wss),
+                ..dial.media.clone()
+            },
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
                 peer: first.remote.to_string(),
@@ -300,6 +311,7 @@ impl UserAgent {
             room: Room { signalling: Some(first.remote.ip()), ..dial.room.clone() },
             reach: self.reach(first.remote.ip()),
             origin: id.0,
+            seed: self.secrets.random(),
             max_call: self.settings.dial_max,
             ring_timeout: dial.ring_timeout,
         };
@@ -447,6 +459,7 @@ impl UserAgent {
         let settings = CallSettings {
             media: MediaSettings {
                 video: route.video && self.settings.media.video,
+                slides: route.slides,
                 ..self.settings.media.clone()
             },
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
@@ -459,6 +472,7 @@ impl UserAgent {
             room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
             reach: self.reach(invite.peer.remote.ip()),
             origin: id.0,
+            seed: self.secrets.random(),
             max_call: self.settings.max_call,
             ring_timeout: self.settings.max_call,
         };
@@ -555,6 +569,11 @@ impl UserAgent {
             call.identify(identifier, call_id);
         }
     }
+}
+
+/// Another seed: what is drawn from the first one stands in every message, and nobody may get from there to the keys.
+fn apart(seed: [u8; 32]) -> [u8; 32] {
+    Sha256::new().chain_update(b"eyeline media keys").chain_update(seed).finalize().into()
 }
 
 /// The user part as people read it. An escaped control character is drawn, not obeyed.

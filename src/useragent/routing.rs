@@ -24,6 +24,8 @@ pub struct Route {
     pub video: bool,
     /// The name in our Contact; empty: none.
     pub display_name: String,
+    /// Whether a shared screen is taken beside it.
+    pub slides: bool,
 }
 
 /// What a route is chosen by.

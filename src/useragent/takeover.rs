@@ -52,6 +52,7 @@ impl UserAgent {
             behaviour: settings.behaviour.clone(),
             room: settings.room.clone(),
             video: settings.media.video,
+            slides: settings.media.slides,
             display_name: String::new(),
         })
     }

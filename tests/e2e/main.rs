@@ -19,4 +19,5 @@ mod recordings;
 mod reoffers;
 mod shutdown;
 mod sipp_scenarios;
+mod slides;
 mod transfer;

@@ -14,6 +14,7 @@ mod phone;
 mod world;
 
 mod incoming;
+mod media;
 mod outgoing;
 mod refused;
 mod reoffer;

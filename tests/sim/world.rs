@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use eyeline::call::behaviour::mirror::Mirror;
 use eyeline::call::behaviour::{Behaviour, Room};
 use eyeline::call::end::EndReason;
-use eyeline::call::negotiate::MediaSettings;
+use eyeline::call::negotiate::{MediaSettings, SrtpPolicy};
 use eyeline::call::{Ended, Tell};
 use eyeline::engine::plan::{
     AudioCodec, CallId, Command, Direction, Event, Label, Look, Picture, Streams, Timeouts, VideoOut,
@@ -291,6 +291,7 @@ pub fn settings() -> Settings {
         room: room(),
         video,
         display_name: String::new(),
+        slides: true,
     };
     Settings {
         sip: sip::Settings::default(),
@@ -326,6 +327,11 @@ fn media() -> MediaSettings {
         max_size: Size::new(1280, 720),
         fps: 15,
         max_kbps: 1000,
+        slides: false,
+        srtp: SrtpPolicy::Optional,
+        dtls_fingerprint: None,
+        ice: false,
+        browser: false,
     }
 }
 

@@ -39,12 +39,15 @@ pub enum Order {
     /// A stream that was not there before.
     AddAudio(Box<AudioPart>),
     AddVideo(Box<VideoPart>),
+    AddSlides(Box<VideoPart>),
     /// Offer and answer were renewed.
     Audio(Box<AudioStreamPlan>),
     Video(Box<VideoChange>),
+    Slides(Box<VideoChange>),
     /// The stream is gone: its sockets close, its threads drain and end.
     DropAudio,
     DropVideo,
+    DropSlides,
     SendKey,
     SendDigits(String),
 }
@@ -55,9 +58,12 @@ pub struct Network {
     pub epoch: Instant,
     pub audio: Option<AudioPart>,
     pub video: Option<VideoPart>,
+    /// A shared screen, received only.
+    pub slides: Option<VideoPart>,
     pub orders: Receiver<Order, Fifo>,
     pub events: Sender<Event, Fifo>,
     pub gauges: Arc<Gauges>,
+    pub slides_gauges: Arc<Gauges>,
     pub timeouts: Timeouts,
     pub token: StopToken,
 }
@@ -68,12 +74,14 @@ struct Task {
     life: Life,
     audio_figures: Figures,
     video_figures: Figures,
+    slides_figures: Figures,
     key_requests: KeyRequests,
 }
 
 enum Woken {
     Time,
     Video,
+    Slides,
     Unit(AccessUnit),
     EncoderGone,
 }
@@ -103,6 +111,7 @@ impl Network {
             network: self,
             audio_figures: Figures::default(),
             video_figures: Figures::default(),
+            slides_figures: Figures::default(),
             key_requests: KeyRequests::default(),
         };
         let outcome = task.run().await;
@@ -111,11 +120,13 @@ impl Network {
     }
 
     async fn wait(&self, next_beat: Instant, mut sleep: Pin<&mut Sleep>) -> Woken {
-        let video = self.video.as_ref();
+        let (video, slides) = (self.video.as_ref(), self.slides.as_ref());
         let others = [
             self.audio.as_ref().map(|audio| audio.machine.wake_at()),
             video.map(|video| video.machine.wake_at()),
             video.and_then(|video| video.inlet.read_at()),
+            slides.map(|slides| slides.machine.wake_at()),
+            slides.and_then(|slides| slides.inlet.read_at()),
         ];
         let wake_at = others.into_iter().flatten().fold(next_beat, Instant::min).into();
         if sleep.deadline() != wake_at {
@@ -125,6 +136,7 @@ impl Network {
             biased;
             () = sleep => Woken::Time,
             () = rung(video) => Woken::Video,
+            () = rung(slides) => Woken::Slides,
             unit = encoded(video) => unit.map_or(Woken::EncoderGone, Woken::Unit),
         }
     }
@@ -149,6 +161,13 @@ impl Network {
         }
     }
 
+    fn read_slides(&mut self, now: Instant, next_beat: Instant) {
+        if let Some(slides) = &mut self.slides {
+            slides.read(now, next_beat, &self.slides_gauges);
+            note_first(self.epoch, now, &mut slides.first_ms, || slides.machine.statistics());
+        }
+    }
+
     fn send_unit(&mut self, unit: &AccessUnit) {
         if let Some(video) = &mut self.video {
             let now = Instant::now();
@@ -165,7 +184,12 @@ impl Network {
         if let Some(video) = &mut self.video {
             video.read_rtcp(now, &self.gauges);
         }
-        if self.video.as_mut().is_some_and(|video| video.watch_key(now)) {
+        if let Some(slides) = &mut self.slides {
+            slides.read_rtcp(now, &self.slides_gauges);
+        }
+        let parts = [self.video.as_mut(), self.slides.as_mut()];
+        // Both are looked at: asking clears what is asked.
+        if parts.into_iter().flatten().fold(false, |wants, part| part.watch_key(now) | wants) {
             self.events.offer(Event::WantsKey { call: self.call });
         }
     }
@@ -182,6 +206,13 @@ impl Network {
             // A reorder wait that ran out may have completed a picture.
             video.settle(now, &self.gauges);
         }
+        if self.slides.as_ref().and_then(|slides| slides.inlet.read_at()).is_some_and(|at| now >= at) {
+            self.read_slides(now, next_beat);
+        }
+        if let Some(slides) = self.slides.as_mut().filter(|slides| now >= slides.machine.wake_at()) {
+            slides.machine.handle_time(now);
+            slides.settle(now, &self.slides_gauges);
+        }
     }
 
     /// Sends whatever the machines have ready.
@@ -191,7 +222,7 @@ impl Network {
                 audio.sockets.send(&out);
             }
         }
-        if let Some(video) = &mut self.video {
+        for video in [&mut self.video, &mut self.slides].into_iter().flatten() {
             while let Some(out) = video.machine.poll() {
                 video.sockets.send(&out);
             }
@@ -235,6 +266,7 @@ impl Task {
                     }
                 }
                 Woken::Video => self.network.read_video(Instant::now(), next_beat),
+                Woken::Slides => self.network.read_slides(Instant::now(), next_beat),
                 Woken::Unit(unit) => self.network.send_unit(&unit),
                 Woken::EncoderGone => self.network.encoder_gone(),
             }
@@ -242,6 +274,7 @@ impl Task {
         let now = Instant::now();
         self.drop_audio(now);
         self.drop_video(now);
+        self.drop_slides(now);
         let mut last = Second::new(self.network.epoch);
         self.publish(now, &mut last);
         Outcome::Done
@@ -295,6 +328,17 @@ impl Task {
                     video.settle(now, &self.network.gauges);
                 }
             }
+            Order::AddSlides(part) => {
+                self.drop_slides(now);
+                self.network.slides = Some(*part);
+            }
+            Order::Slides(change) => {
+                if let Some(slides) = &mut self.network.slides {
+                    slides.renew(now, *change);
+                    slides.settle(now, &self.network.slides_gauges);
+                }
+            }
+            Order::DropSlides => self.drop_slides(now),
             Order::DropAudio => self.drop_audio(now),
             Order::DropVideo => self.drop_video(now),
         }
@@ -322,6 +366,16 @@ impl Task {
         }
     }
 
+    fn drop_slides(&mut self, now: Instant) {
+        if let Some(slides) = &mut self.network.slides {
+            slides.machine.close(now);
+            self.network.flush();
+        }
+        if let Some(slides) = self.network.slides.take() {
+            self.slides_figures.keep(slides.report());
+        }
+    }
+
     fn publish(&self, now: Instant, second: &mut Second) {
         let Network { audio, video, gauges, .. } = &self.network;
         let audio = self.audio_figures.with(audio.as_ref().map(AudioPart::report));
@@ -329,6 +383,8 @@ impl Task {
         gauges.set_streams(audio, self.video_figures.with(video.as_ref().map(VideoPart::report)));
         gauges.key_requests_sent.set(requests.sent);
         gauges.key_requests_received.set(requests.received);
+        let slides = self.network.slides.as_ref().map(VideoPart::report);
+        self.network.slides_gauges.set_streams(None, self.slides_figures.with(slides));
         second.turn(now, gauges);
     }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::super::dialog::DialogKey;
 use super::super::message::{Headers, Message, Method, RequestMessage};
+use super::super::multipart::{self, Content};
 use super::super::parse::{Malformed, is_keep_alive, parse};
 use super::compose::{ACCEPT, ALLOW, SUPPORTED, response_peer, response_to, stamp_source};
 use super::outside;
@@ -214,11 +215,10 @@ fn refusal_of(request: &RequestMessage) -> Option<Response> {
         return Some(plain(406));
     }
     let kind = request.headers.value("Content-Type").unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let with_offer = request.method == Method::Invite && !request.body.is_empty();
-    if with_offer && kind != "application/sdp" {
+    if with_offer && multipart::description(kind, &request.body) == Content::Other {
         return Some(Response {
-            headers: vec![("Accept".to_owned(), "application/sdp".to_owned())],
+            headers: vec![("Accept".to_owned(), "application/sdp, multipart/mixed".to_owned())],
             ..plain(415)
         });
     }
