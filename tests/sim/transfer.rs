@@ -510,7 +510,8 @@ fn a_call_of_ours_that_still_rings_is_picked_up_elsewhere() {
 #[test]
 fn a_session_name_is_held_by_one_call_at_a_time() {
     let mut world = World::new();
-    (world.add_phone(), world.add_phone());
+    world.add_phone();
+    world.add_phone();
     world.appliance().engine.delay = ms(50);
     // Both are on their way at once.
     for phone in [0, 1] {
