@@ -50,6 +50,8 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             },
             contact_user: config.appliance.name.clone(),
             advertise: config.sip.advertise,
+            session_expires: config.sip.session_expires,
+            min_se: config.sip.min_se,
             ..sip::Settings::default()
         },
         admission: Admission::new(config.sip.trusted.clone()).with_peers(peers(config)),
@@ -199,6 +201,8 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
         room: room(config, detectors, route)?,
         video: route.video,
         display_name: route.display_name.clone(),
+        ring: route.ring,
+        early_media: route.early_media,
         slides: route.slides,
     })
 }

@@ -363,6 +363,7 @@ async fn converse(
         tokio::select! {
             what = heard.recv() => match what {
                 Some(Happened::Told(now, _, Tell::Ringing)) => story.ringing = Some(now),
+                Some(Happened::Told(now, _, Tell::Early { .. })) => story.early = Some(now),
                 Some(Happened::Told(now, call, Tell::Answered { .. })) => {
                     story.answered = Some(now);
                     give_up_at = now + arguments.duration + PATIENCE;

@@ -30,7 +30,7 @@ impl Timeline {
                 self.add(now, Moment::new("call.answered"));
                 self.moved(now, streams);
             }
-            Tell::Updated { streams } => self.moved(now, streams),
+            Tell::Early { streams } | Tell::Updated { streams } => self.moved(now, streams),
             Tell::Digit(digit) => self.add(now, Moment::new("dtmf.received").with("digit", *digit)),
             Tell::Moment(moment) => self.add(now, moment.clone()),
         }

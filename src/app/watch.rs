@@ -134,6 +134,9 @@ impl Watching {
                 tracing::info!(call = %label.call, agent = %label.agent, "ringing");
                 tracing::debug!(call = %label.call, from = %label.from, to = %label.to, peer = %label.peer, "parties");
             }
+            Tell::Early { streams } => {
+                tracing::info!(call = %label.call, media = %media_of(streams), "media before the answer");
+            }
             Tell::Answered { streams } => {
                 let session_id = label.session_id.as_deref().unwrap_or_default();
                 tracing::info!(call = %label.call, media = %media_of(streams), %session_id, "answered");
@@ -157,7 +160,10 @@ impl Watching {
     fn over(&mut self, call: CallId, label: &Label, ended: &Ended) {
         let mut live = self.live.remove(&call).unwrap_or_default();
         live.timeline.ended(ended);
-        tracing::info!(call = %label.call, "ended: {}", ended.reason);
+        match &ended.peer_reason {
+            Some(said) => tracing::info!(call = %label.call, "ended: {} ({said})", ended.reason),
+            None => tracing::info!(call = %label.call, "ended: {}", ended.reason),
+        }
         for fault in ended.report.iter().flat_map(|report| &report.faults) {
             tracing::warn!(call = %label.call, "{fault}");
         }
@@ -211,6 +217,7 @@ impl Watching {
             answered: ended.answered.map(wall),
             ended: Some(wall(ended.ended)),
             end_reason: Some(ended.reason.name().to_owned()),
+            peer_reason: ended.peer_reason.as_ref().map(ToString::to_string),
             audio: audio.map(|audio| stream_record(audio_codec(&ended.streams), audio)),
             video: video.zip(report).map(|(video, report)| video_record(video, &report.pictures)),
             slides: report

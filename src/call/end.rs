@@ -26,6 +26,8 @@ pub enum EndReason {
     Replaced,
     /// Neither RTP nor RTCP came for too long.
     MediaTimeout,
+    /// Nobody refreshed the session in time (RFC 4028).
+    SessionExpired,
     /// `sip.max_call_s` is over.
     TooLong,
     /// SIGTERM, and the time to drain is over.
@@ -52,6 +54,7 @@ impl EndReason {
             EndReason::Transferred => "transferred",
             EndReason::Replaced => "replaced",
             EndReason::MediaTimeout => "media-timeout",
+            EndReason::SessionExpired => "session-expired",
             EndReason::TooLong => "too-long",
             EndReason::Shutdown => "shutdown",
             EndReason::NegotiationFailed(_) => "negotiation-failed",
@@ -73,18 +76,22 @@ impl EndReason {
             | EndReason::Transferred
             | EndReason::Replaced
             | EndReason::TooLong => (480, "Temporarily Unavailable"),
-            EndReason::AckMissing | EndReason::MediaTimeout => (500, "Server Internal Error"),
+            EndReason::AckMissing | EndReason::MediaTimeout | EndReason::SessionExpired => {
+                (500, "Server Internal Error")
+            }
             EndReason::EngineFault(_) | EndReason::ControlFault(_) => (500, "Server Internal Error"),
         }
     }
 
-    /// The `Reason` header of our BYE: Q.850 causes where telephony has one.
+    /// The `Reason` header of our BYE or CANCEL: Q.850 causes where telephony has one.
     pub fn reason_header(&self) -> String {
         let (cause, text) = match self {
             EndReason::MediaTimeout => (102, "media-timeout"),
             EndReason::TooLong => (16, "call too long"),
             EndReason::Shutdown => (41, "shutdown"),
+            EndReason::SessionExpired => (102, "session-expired"),
             EndReason::AckMissing => (102, "ack-missing"),
+            EndReason::NoAnswer => (19, "no answer from user"),
             EndReason::NegotiationFailed(_) => (88, "negotiation-failed"),
             EndReason::EngineFault(_) | EndReason::ControlFault(_) => (41, "engine-fault"),
             EndReason::Transferred => (16, "transferred"),
@@ -92,7 +99,6 @@ impl EndReason {
             EndReason::PeerHungUp
             | EndReason::PeerCancelled
             | EndReason::HungUp
-            | EndReason::NoAnswer
             | EndReason::Rejected { .. }
             | EndReason::Refused { .. } => (16, "normal call clearing"),
         };
@@ -117,6 +123,7 @@ impl std::fmt::Display for EndReason {
             | EndReason::Transferred
             | EndReason::Replaced
             | EndReason::MediaTimeout
+            | EndReason::SessionExpired
             | EndReason::TooLong
             | EndReason::Shutdown => f.write_str(self.name()),
         }

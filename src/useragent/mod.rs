@@ -8,6 +8,7 @@ pub mod control;
 pub mod dialling;
 pub mod metadata;
 pub mod peers;
+mod redirect;
 mod resolving;
 pub mod routing;
 mod stepping;
@@ -25,10 +26,11 @@ use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use crate::call::behaviour::{Behaviour, Room};
+use crate::call::early::{Reliable, Ring};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
 use crate::call::reach::Reach;
-use crate::call::{Call, CallSettings, Ended, SipDo, Tell};
+use crate::call::{Call, CallSettings, Ended, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
     self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId,
@@ -38,6 +40,7 @@ use crate::useragent::admission::Admission;
 use crate::useragent::control::Agent;
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
 use crate::useragent::metadata::Believed;
+use crate::useragent::redirect::Redirect;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
 use crate::useragent::transfer::Transfers;
@@ -144,6 +147,7 @@ pub struct UserAgent {
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
     transfers: Transfers,
     /// Calls that take the place of another, which ends with their answer.
@@ -176,6 +180,7 @@ impl UserAgent {
             session_of: HashMap::new(),
             dials: HashMap::new(),
             resolving: HashMap::new(),
+            redirects: HashMap::new(),
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
@@ -314,6 +319,7 @@ impl UserAgent {
             seed: self.secrets.random(),
             max_call: self.settings.dial_max,
             ring_timeout: dial.ring_timeout,
+            ring: Ring::default(),
         };
         self.dials.insert(id, dial);
         self.calls.insert(id, Call::outgoing(now, id, settings));
@@ -475,6 +481,11 @@ impl UserAgent {
             seed: self.secrets.random(),
             max_call: self.settings.max_call,
             ring_timeout: self.settings.max_call,
+            ring: Ring {
+                time: route.ring,
+                early_media: route.early_media,
+                reliable: Reliable::of(&invite.headers),
+            },
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
@@ -521,31 +532,9 @@ impl UserAgent {
         CallId(self.next_call)
     }
 
-    fn sip(&mut self, now: Instant, id: CallId, wanted: SipDo) {
-        if let SipDo::Invite { body } = wanted {
-            return self.invite(now, id, body);
-        }
-        let Some(session) = self.session_of.get(&id).copied() else { return };
-        match wanted {
-            SipDo::Respond { status, reason, headers, body } => {
-                self.endpoint.respond(now, session, Response { status, reason, headers, body });
-            }
-            SipDo::RespondTo { request, status, headers, body } => {
-                let response = Response { status, reason: None, headers, body };
-                self.endpoint.respond_to(now, session, request, response);
-            }
-            SipDo::Ack { body } => self.endpoint.ack(now, session, body),
-            SipDo::Cancel => self.endpoint.cancel(now, session),
-            SipDo::Bye { reason } => self.endpoint.bye(now, session, Some(&reason)),
-            SipDo::Request { method, body } => {
-                self.endpoint.request(now, session, method, Vec::new(), body);
-            }
-            SipDo::Invite { .. } => {}
-        }
-    }
-
     fn invite(&mut self, now: Instant, id: CallId, body: sip::Body) {
         let Some(dial) = self.dials.get(&id) else { return };
+        self.redirects.entry(id).or_default().note(&dial.to, &body);
         let session = self.endpoint.invite(
             now,
             Outgoing {

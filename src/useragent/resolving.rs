@@ -32,7 +32,11 @@ impl UserAgent {
                 let text = found.err().unwrap_or_else(|| format!("{} leads nowhere", waiting.dial.to));
                 self.give_up(now, waiting, EndReason::Rejected { status: 503, text });
             }
-            (None, found) => self.endpoint.handle_resolved(now, id, found.unwrap_or_default()),
+            (None, found) => {
+                if !self.place_found(now, id, &found) {
+                    self.endpoint.handle_resolved(now, id, found.unwrap_or_default());
+                }
+            }
         }
         self.settle(now);
     }
@@ -66,7 +70,15 @@ impl UserAgent {
             ..self.label(call, dial.label)
         };
         let streams = Streams::default();
-        let ended = Ended { reason, started: since, answered: None, ended: now, streams, report: None };
+        let ended = Ended {
+            reason,
+            peer_reason: None,
+            started: since,
+            answered: None,
+            ended: now,
+            streams,
+            report: None,
+        };
         self.counters.ended += 1;
         self.transfer_over(now, call, &ended.reason);
         self.out.push_back(Do::Ended { call, label, ended: Box::new(ended) });

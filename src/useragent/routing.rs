@@ -1,6 +1,7 @@
 //! Which agent answers: the first route whose every condition holds.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -24,6 +25,10 @@ pub struct Route {
     pub video: bool,
     /// The name in our Contact; empty: none.
     pub display_name: String,
+    /// It rings so long before the agent answers.
+    pub ring: Duration,
+    /// Media flows while it rings.
+    pub early_media: bool,
     /// Whether a shared screen is taken beside it.
     pub slides: bool,
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{Do, UserAgent, transfer};
 use crate::call::end::EndReason;
 use crate::call::story::Moment;
-use crate::call::{self, Call, Ended, Tell};
+use crate::call::{self, Call, Ended, SipDo, Tell};
 use crate::engine::plan::{CallId, Command, Label};
 use crate::sip::{Event, RequestId, Response, SessionId};
 
@@ -14,6 +14,7 @@ impl UserAgent {
     /// Something happened on a call's session.
     pub(super) fn happened(&mut self, now: Instant, call: CallId, session: SessionId, event: Event) {
         let Some(event) = self.refer_event(now, call, session, event) else { return };
+        let Some(event) = self.redirected(now, call, event) else { return };
         let news = transfer::news_of(&event);
         if matches!(event, Event::Answered { .. }) {
             let identifier = self.endpoint.identifier(session);
@@ -99,6 +100,7 @@ impl UserAgent {
         self.arm(id, None);
         self.calls.remove(&id);
         self.dials.remove(&id);
+        self.redirects.remove(&id);
         if let Some(session) = self.session_of.remove(&id) {
             self.call_of.remove(&session);
         }
@@ -125,7 +127,33 @@ impl UserAgent {
         }
         self.out.push_back(Do::Engine(Command::Stop { call: id }));
         let reason = EndReason::ControlFault(text);
-        let ended = Ended { reason, started, answered, ended: now, streams, report: None };
+        let ended = Ended { reason, peer_reason: None, started, answered, ended: now, streams, report: None };
         self.forget(id, label, Box::new(ended));
+    }
+
+    pub(super) fn sip(&mut self, now: Instant, id: CallId, wanted: SipDo) {
+        if let SipDo::Invite { body } = wanted {
+            return self.invite(now, id, body);
+        }
+        if matches!(wanted, SipDo::Cancel { .. }) && self.stop_redirecting(now, id) {
+            return;
+        }
+        let Some(session) = self.session_of.get(&id).copied() else { return };
+        match wanted {
+            SipDo::Respond { status, reason, headers, body } => {
+                self.endpoint.respond(now, session, Response { status, reason, headers, body });
+            }
+            SipDo::RespondTo { request, status, headers, body } => {
+                let response = Response { status, reason: None, headers, body };
+                self.endpoint.respond_to(now, session, request, response);
+            }
+            SipDo::Ack { body } => self.endpoint.ack(now, session, body),
+            SipDo::Cancel { reason } => self.endpoint.cancel(now, session, Some(&reason)),
+            SipDo::Bye { reason } => self.endpoint.bye(now, session, Some(&reason)),
+            SipDo::Request { method, body } => {
+                self.endpoint.request(now, session, method, Vec::new(), body);
+            }
+            SipDo::Invite { .. } => {}
+        }
     }
 }

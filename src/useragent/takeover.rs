@@ -53,6 +53,9 @@ impl UserAgent {
             room: settings.room.clone(),
             video: settings.media.video,
             slides: settings.media.slides,
+            // Whoever is connected to the agent does not wait again.
+            ring: std::time::Duration::ZERO,
+            early_media: false,
             display_name: String::new(),
         })
     }

@@ -9,6 +9,7 @@ mod harness;
 mod bad_input;
 mod calls;
 mod client;
+mod dialogs;
 mod examples;
 #[cfg(feature = "faults")]
 mod faults;

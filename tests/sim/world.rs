@@ -237,13 +237,13 @@ impl World {
                     }
                     Do::Connect { connection, .. } => appliance.agent.handle_closed(now, connection),
                     Do::Close(_) => {}
+                    // Addresses are known at once; names are never found.
                     Do::Resolve { id, uri } => {
-                        let ip = uri.host_ip().ok_or("no such name".to_owned());
-                        let hop = |ip| {
+                        if let Some(ip) = uri.host_ip() {
                             let remote = SocketAddr::new(ip, uri.port.unwrap_or(5060));
-                            vec![Hop::to(Transport::Udp, remote, appliance.address)]
-                        };
-                        appliance.agent.handle_resolved(now, id, ip.map(hop));
+                            let hop = Hop::to(Transport::Udp, remote, appliance.address);
+                            appliance.agent.handle_resolved(now, id, Ok(vec![hop]));
+                        }
                     }
                     Do::Engine(command) => appliance.engine.handle(now, command),
                     Do::Tell { call, tell, .. } => appliance.told.push((call, tell)),
@@ -279,7 +279,8 @@ impl World {
     }
 }
 
-/// Routes: `100` mirrors with video, `audio` without; `haus tor` shows that names are decoded. Phones are trusted.
+/// Routes: `100` mirrors with video, `audio` without; `ring` rings 5 s before, `look` looks meanwhile; `haus tor` shows that
+/// names are decoded. Phones are trusted.
 pub fn settings() -> Settings {
     let route = |to: &str, video: bool| Route {
         to: Some(to.to_owned()),
@@ -291,12 +292,20 @@ pub fn settings() -> Settings {
         room: room(),
         video,
         display_name: String::new(),
+        ring: Duration::ZERO,
+        early_media: false,
         slides: true,
     };
     Settings {
         sip: sip::Settings::default(),
         admission: Admission::new(vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.0/24".parse().unwrap()]),
-        routes: vec![route("100", true), route("audio", false), route("haus tor", true)],
+        routes: vec![
+            route("100", true),
+            route("audio", false),
+            Route { ring: seconds(5), ..route("ring", true) },
+            Route { ring: seconds(5), early_media: true, ..route("look", true) },
+            route("haus tor", true),
+        ],
         media: media(),
         name: "door".to_owned(),
         advertise: None,

@@ -114,6 +114,11 @@ impl Origin {
         }
     }
 
+    /// What was last sent.
+    pub fn current(&self) -> Option<&SessionDescription> {
+        self.previous.as_ref()
+    }
+
     /// Puts `o=` in, with the next version if anything changed since the last description (RFC 3264 §8).
     fn sign(&mut self, address: std::net::IpAddr, mut description: SessionDescription) -> SessionDescription {
         if let Some(previous) = &self.previous {

@@ -6,13 +6,13 @@ use super::super::dialog::Dialog;
 use super::super::message::{Body, Headers, Method, RequestMessage, ResponseMessage};
 use super::super::uri::Uri;
 use super::known::with_display;
+use super::options::SUPPORTED;
 use super::session::Session;
 use super::{Endpoint, Peer, Response, Transport};
 
-/// Extensions that may be asked for (RFC 3261 §19.2).
-pub(super) const SUPPORTED: &str = "replaces, norefersub";
 /// Every method a session understands.
-pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, MESSAGE, REFER, NOTIFY";
+pub(super) const ALLOW: &str =
+    "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, PRACK, UPDATE, MESSAGE, REFER, NOTIFY";
 pub(super) const ACCEPT: &str =
     "application/sdp, application/dtmf-relay, application/media_control+xml, message/sipfrag, text/plain";
 
@@ -118,10 +118,17 @@ impl Endpoint {
         if let Some(identifier) = session.and_then(|session| session.identifier.as_ref()) {
             message.headers.push("Session-ID", identifier.to_string());
         }
-        if response.status == 405 || (request.method == Method::Invite && response.status < 300) {
+        let refreshes = request.method == Method::Update && (200..300).contains(&response.status);
+        if refreshes {
+            let display = session.map_or("", |session| session.display.as_str());
+            let contact = self.contact(peer.transport, peer.local);
+            message.headers.push("Contact", with_display(display, contact));
+        }
+        let tells = request.method == Method::Invite && response.status < 300;
+        if tells || response.status == 405 {
             message.headers.push("Allow", ALLOW.to_owned());
         }
-        if makes_dialog {
+        if tells || refreshes {
             message.headers.push("Supported", SUPPORTED.to_owned());
         }
         self.identify(&mut message.headers, "Server");
@@ -148,8 +155,9 @@ impl Endpoint {
         if let Some(identifier) = &session.identifier {
             request.headers.push("Session-ID", identifier.to_string());
         }
-        if request.method == Method::Invite {
+        if refreshes {
             request.headers.push("Allow", ALLOW.to_owned());
+            request.headers.push("Supported", SUPPORTED.to_owned());
         }
         self.identify(&mut request.headers, "User-Agent");
         for (name, value) in headers {

@@ -7,10 +7,10 @@ use super::super::dialog::DialogKey;
 use super::super::message::{Headers, Message, Method, RequestMessage};
 use super::super::multipart::{self, Content};
 use super::super::parse::{Malformed, is_keep_alive, parse};
-use super::compose::{ACCEPT, ALLOW, SUPPORTED, response_peer, response_to, stamp_source};
-use super::outside;
+use super::compose::{ACCEPT, ALLOW, response_peer, response_to, stamp_source};
 use super::transactions::ServerMachine;
 use super::{Access, Endpoint, Peer, Response, SessionId, Strangers};
+use super::{options, outside};
 
 impl Endpoint {
     /// One datagram from the peer.
@@ -157,12 +157,13 @@ impl Endpoint {
     fn handle_options(&mut self, now: Instant, peer: Peer, key: String, request: RequestMessage) {
         let mut response = plain(if self.ready { 200 } else { 503 });
         if self.ready {
-            for (name, value) in [
+            let told = [
                 ("Allow", ALLOW),
                 ("Accept", ACCEPT),
                 ("Accept-Encoding", "identity"),
-                ("Supported", SUPPORTED),
-            ] {
+                ("Supported", options::SUPPORTED),
+            ];
+            for (name, value) in told {
                 response.headers.push((name.to_owned(), value.to_owned()));
             }
         } else {
@@ -189,9 +190,10 @@ impl Endpoint {
     }
 }
 
-/// Whether an extension is one of ours.
-fn is_supported(tag: &str) -> bool {
-    SUPPORTED.split(", ").any(|ours| ours.eq_ignore_ascii_case(tag))
+/// Every Reason header as one comma list (RFC 3326).
+pub(super) fn reason_of(headers: &Headers) -> Option<String> {
+    let lines: Vec<&str> = headers.values("Reason").collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
 }
 
 pub(super) fn plain(status: u16) -> Response {
@@ -205,17 +207,15 @@ fn refusal_of(request: &RequestMessage) -> Option<Response> {
     {
         return Some(plain(483));
     }
-    let unknown = |tag: &&str| !tag.is_empty() && !is_supported(tag);
-    let required: Vec<&str> = request.headers.list("Require").filter(unknown).collect();
-    if !required.is_empty() && request.method != Method::Cancel {
-        let headers = vec![("Unsupported".to_owned(), required.join(", "))];
-        return Some(Response { headers, ..plain(420) });
+    if let Some(refusal) = options::refusal(request) {
+        return Some(refusal);
     }
     if request.method == Method::Invite && !accepts_sdp(&request.headers) {
         return Some(plain(406));
     }
     let kind = request.headers.value("Content-Type").unwrap_or_default();
-    let with_offer = request.method == Method::Invite && !request.body.is_empty();
+    let may_offer = matches!(request.method, Method::Invite | Method::Update | Method::Prack);
+    let with_offer = may_offer && !request.body.is_empty();
     if with_offer && multipart::description(kind, &request.body) == Content::Other {
         return Some(Response {
             headers: vec![("Accept".to_owned(), "application/sdp, multipart/mixed".to_owned())],

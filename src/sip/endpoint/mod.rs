@@ -9,6 +9,7 @@
 //! ```
 //! It knows nothing of SDP and does not decide who may call: [`Access`] comes with the bytes.
 
+mod again;
 mod asked;
 mod asking;
 mod compose;
@@ -16,13 +17,17 @@ mod connection;
 mod hop;
 mod inbound;
 mod known;
+mod options;
 mod outside;
+mod prack;
 mod session;
 #[cfg(test)]
 mod tests;
+mod timer;
 mod transactions;
 mod uac;
 mod uas;
+mod update;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -157,6 +162,10 @@ pub struct Settings {
     /// INVITE sessions at one time; over it 503 without state.
     pub max_sessions: usize,
     pub max_transactions: usize,
+    /// How long a session lives without a refresh (RFC 4028); zero: we ask for no session timers.
+    pub session_expires: Duration,
+    /// The shortest such interval a peer may ask for; at least 90 s by the RFC.
+    pub min_se: Duration,
 }
 
 impl Default for Settings {
@@ -169,6 +178,8 @@ impl Default for Settings {
             advertise: None,
             max_sessions: 20_000,
             max_transactions: 200_000,
+            session_expires: Duration::from_secs(1800),
+            min_se: Duration::from_secs(90),
         }
     }
 }
@@ -214,24 +225,39 @@ pub struct Outgoing {
 pub enum Event {
     /// A new call; 100 has been sent.
     Invited { session: SessionId, invite: Box<Incoming> },
-    /// The caller gave up; 200 and 487 have been sent. Session over.
-    Cancelled { session: SessionId },
+    /// The caller gave up; 200 and 487 have been sent. `reason`: its Reason header. Session over.
+    Cancelled { session: SessionId, reason: Option<String> },
+    /// A reliable 18x of ours arrived (RFC 3262). `request`: the PRACK has a body; answer it with `respond_to`.
+    Pracked { session: SessionId, request: Option<RequestId>, body: Option<Body> },
     /// Our 2xx (or our re-INVITE answer) arrived.
     Acked { session: SessionId, body: Option<Body> },
-    /// No ACK for 64 × T1; BYE has been sent.
+    /// No ACK for 64 × T1; BYE has been sent. Or no PRACK for so long; 504 has been sent.
     AckTimedOut { session: SessionId },
     /// Answer with `respond_to`.
     Reinvited { session: SessionId, request: RequestId, headers: Headers, body: Option<Body> },
+    /// An UPDATE with an offer (RFC 3311); answer with `respond_to`.
+    Updated { session: SessionId, request: RequestId, headers: Headers, body: Option<Body> },
+    /// The session needs a re-INVITE with the current description (RFC 4028 §7.4).
+    RefreshWanted { session: SessionId },
+    /// Nobody refreshed the session; BYE has been sent, unless the peer had no dialog left.
+    Expired { session: SessionId },
     /// Their re-INVITE was cancelled; 487 has been sent.
     Withdrawn { session: SessionId, request: RequestId },
     /// INFO, MESSAGE and the like inside the dialog; answer with `respond_to`.
     Requested { session: SessionId, request: RequestId, method: Method, headers: Headers, body: Option<Body> },
     /// 200 has been sent. Session over.
     ByeReceived { session: SessionId, reason: Option<String> },
-    /// 101-199 to our INVITE.
-    Progress { session: SessionId, status: u16, headers: Headers, body: Option<Body> },
+    /// 101-198 to our INVITE. `fork`: whose, by its tag. `reliable`: its PRACK is on the way.
+    Progress {
+        session: SessionId,
+        status: u16,
+        fork: String,
+        reliable: bool,
+        headers: Headers,
+        body: Option<Body>,
+    },
     /// 2xx to our INVITE; answer with `ack`.
-    Answered { session: SessionId, headers: Headers, body: Option<Body> },
+    Answered { session: SessionId, fork: String, headers: Headers, body: Option<Body> },
     /// Our INVITE failed: final response, 408 after a timeout, 503 after a transport error. Session over.
     Failed { session: SessionId, status: u16, reason: String, headers: Headers },
     /// Final response to our request inside the dialog.
@@ -256,7 +282,11 @@ impl Event {
     pub fn session(&self) -> Option<SessionId> {
         match self {
             Event::Invited { session, .. }
-            | Event::Cancelled { session }
+            | Event::Cancelled { session, .. }
+            | Event::Pracked { session, .. }
+            | Event::Updated { session, .. }
+            | Event::RefreshWanted { session }
+            | Event::Expired { session }
             | Event::Acked { session, .. }
             | Event::AckTimedOut { session }
             | Event::Reinvited { session, .. }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use super::super::dialog::Dialog;
 use super::super::identifier::SessionIdentifier;
 use super::super::message::RequestMessage;
+use super::prack::{Early, Reliably};
+use super::timer::SessionTimer;
 use super::{Peer, RequestId};
 
 /// ACKs kept to answer repeated 2xx.
@@ -79,6 +81,17 @@ pub(super) struct Session {
     pub their_reinvite: bool,
     /// The transaction of our re-INVITE that waits for their answer.
     pub our_reinvite: Option<u64>,
+    /// Their UPDATE with an offer waits for our answer.
+    pub their_update: Option<RequestId>,
+    /// The transaction of our UPDATE that waits for their answer.
+    pub our_update: Option<u64>,
+    /// Our provisional responses.
+    pub reliably: Reliably,
+    /// The early dialogs of our INVITE.
+    pub early: Vec<Early>,
+    pub timer: SessionTimer,
+    /// The Reason of the CANCEL that is wanted.
+    pub cancel_reason: Option<String>,
     /// A provisional response above 100 has come: the call is where it is.
     pub progressed: bool,
     /// Both halves of its Session-ID.
@@ -104,6 +117,12 @@ impl Session {
             open: HashMap::new(),
             their_reinvite: false,
             our_reinvite: None,
+            their_update: None,
+            our_update: None,
+            reliably: Reliably::default(),
+            early: Vec::new(),
+            timer: SessionTimer::default(),
+            cancel_reason: None,
             progressed: false,
             identifier: None,
             display: String::new(),
@@ -122,7 +141,7 @@ impl Session {
             | State::Confirmed
             | State::Closing => None,
         };
-        [repeat, cancel].into_iter().flatten().min()
+        [repeat, cancel, self.reliably.wake_at(), self.timer.wake_at()].into_iter().flatten().min()
     }
 
     pub fn keep_ack(&mut self, cseq: u32, remote_tag: String, peer: Peer, bytes: Vec<u8>) {

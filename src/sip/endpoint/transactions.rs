@@ -19,6 +19,8 @@ pub(super) enum User {
     /// A request inside the dialog that the session's user asked for.
     Request(SessionId, RequestId, Method),
     Bye(SessionId),
+    /// An UPDATE that keeps the session from expiring.
+    Refresh(SessionId),
     /// A request outside any dialog.
     Outside(RequestId),
     /// CANCEL, or the BYE of a forked 2xx: nobody waits for its outcome.

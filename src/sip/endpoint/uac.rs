@@ -7,9 +7,11 @@ use super::super::dialog::Dialog;
 use super::super::header::NameAddr;
 use super::super::message::{Body, Headers, Method, RequestMessage, ResponseMessage, reason_phrase};
 use super::super::party::shown;
-use super::compose::{ALLOW, SUPPORTED, dialog_peer, set_body};
+use super::compose::{ALLOW, dialog_peer, set_body};
 use super::known::with_display;
+use super::options::{self, SUPPORTED};
 use super::session::{Cancel, Session, State};
+use super::timer::SessionTimer;
 use super::transactions::{ClientMachine, User};
 use super::{Endpoint, Event, Outgoing, Peer, SessionId};
 use crate::sip::transaction::client_invite::Received;
@@ -41,6 +43,9 @@ impl Endpoint {
         headers.push("Session-ID", identifier.to_string());
         headers.push("Allow", ALLOW.to_owned());
         headers.push("Supported", SUPPORTED.to_owned());
+        for (name, value) in self.timer_headers_of(&SessionTimer::default()) {
+            headers.push(&name, value);
+        }
         self.identify(&mut headers, "User-Agent");
         for (name, value) in &outgoing.headers {
             headers.push(name, value.clone());
@@ -98,13 +103,14 @@ impl Endpoint {
     }
 
     /// Gives up our INVITE: CANCEL as soon as a provisional response allows it (§9.1). `Failed` or `Ended` follows.
-    pub fn cancel(&mut self, now: Instant, session: SessionId) {
+    pub fn cancel(&mut self, now: Instant, session: SessionId, reason: Option<&str>) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let State::Inviting { cancel } = &mut state.state else { return };
         if *cancel != Cancel::No {
             return;
         }
         *cancel = Cancel::Wanted;
+        state.cancel_reason = reason.map(str::to_owned);
         let invite = state.invite;
         let may = self.clients.get(&invite).is_some_and(|transaction| match &transaction.machine {
             ClientMachine::Invite(machine) => machine.is_proceeding(),
@@ -121,7 +127,10 @@ impl Endpoint {
         state.state = State::Inviting { cancel: Cancel::Sent { give_up_at: now + patience } };
         let Some(transaction) = self.clients.get(&state.invite) else { return };
         let (peer, branch) = (transaction.peer, transaction.key.0.clone());
-        let cancel = hop_request(&transaction.request, Method::Cancel, None);
+        let mut cancel = hop_request(&transaction.request, Method::Cancel, None);
+        if let Some(reason) = &state.cancel_reason {
+            cancel.headers.push("Reason", reason.clone());
+        }
         self.start_client(now, peer, branch, cancel, User::Nobody);
         self.tend_session(session);
     }
@@ -163,6 +172,7 @@ impl Endpoint {
         let Some(user) = self.clients.get(&id).map(|transaction| transaction.user.clone()) else { return };
         self.hear_identifier(&user, &response);
         let Some(transaction) = self.clients.get_mut(&id) else { return };
+        let refused = (response.status == 422).then(|| transaction.request.clone());
         let (deliver, ack) = match &mut transaction.machine {
             ClientMachine::Invite(machine) => match machine.handle_response(now, response.status) {
                 Received::Deliver => (true, false),
@@ -179,6 +189,9 @@ impl Endpoint {
             self.send(peer, ack.to_bytes());
         }
         self.tend_client(id);
+        if deliver && refused.is_some_and(|request| self.ask_longer(now, &user, request, &response)) {
+            return;
+        }
         // RFC 3263 §4.3: a place that is overloaded is left for the next one.
         if deliver && (response.status != 503 || !self.next_place(now, id)) {
             self.deliver(now, user, response);
@@ -202,7 +215,8 @@ impl Endpoint {
                 self.event(Event::Ended { session });
             }
             (User::Outside(request), 200..) => self.outside_answered(request, response),
-            (User::Request(..) | User::Bye(_) | User::Outside(_) | User::Nobody, _) => {}
+            (User::Refresh(session), 200..) => self.refreshed(now, session, &response),
+            (User::Request(..) | User::Refresh(_) | User::Bye(_) | User::Outside(_) | User::Nobody, _) => {}
         }
     }
 
@@ -212,15 +226,20 @@ impl Endpoint {
         if matches!(state.state, State::Inviting { cancel: Cancel::Wanted }) {
             self.send_cancel(now, session);
         }
-        if response.status > 100 {
+        let status = response.status;
+        // 199 says that one fork has given up (RFC 6228): the others go on.
+        if status > 100 && self.take_provisional(now, session, &response) && status != 199 {
             let body = response.body();
-            self.event(Event::Progress { session, status: response.status, headers: response.headers, body });
+            let reliable = options::names(&response.headers, "Require", "100rel");
+            let fork = fork_of(&response);
+            let headers = response.headers;
+            self.event(Event::Progress { session, status, fork, reliable, headers, body });
         }
     }
 
     fn invite_answered(&mut self, now: Instant, session: SessionId, response: &ResponseMessage) {
         let cseq = response.cseq().map_or(1, |cseq| cseq.number);
-        let tag = response.to().and_then(|to| to.tag().map(str::to_owned)).unwrap_or_default();
+        let tag = fork_of(response);
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let kept = state.acks.iter().find(|(known, remote, ..)| *known == cseq && *remote == tag);
         if let Some((_, _, peer, bytes)) = kept {
@@ -231,10 +250,12 @@ impl Endpoint {
             return;
         }
         let Some(invite) = &state.sent_invite else { return };
-        let Some(dialog) = Dialog::of_answer(invite, response) else {
+        let Some(mut dialog) = Dialog::of_answer(invite, response) else {
             self.counters.malformed += 1;
             return;
         };
+        self.confirm(session, &mut dialog);
+        let Some(state) = self.sessions.get_mut(&session) else { return };
         let State::Inviting { cancel } = state.state else {
             let ours = state.dialog.as_ref().is_some_and(|ours| ours.key == dialog.key);
             // Another branch of a fork answered too: it gets its ACK and a BYE (§13.2.2.4).
@@ -247,8 +268,9 @@ impl Endpoint {
         state.dialog = Some(dialog);
         if cancel == Cancel::No {
             state.state = State::Accepted { cseq };
+            self.take_timer(now, session, response);
             let (headers, body) = (response.headers.clone(), response.body());
-            self.event(Event::Answered { session, headers, body });
+            self.event(Event::Answered { session, fork: tag, headers, body });
         } else {
             // The answer overtook our CANCEL.
             state.state = State::Confirmed;
@@ -286,8 +308,10 @@ impl Endpoint {
             }
             User::Request(session, request, method) => {
                 let Some(state) = self.sessions.get_mut(&session) else { return };
-                if method == Method::Invite {
-                    state.our_reinvite = None;
+                match method {
+                    Method::Invite => state.our_reinvite = None,
+                    Method::Update => state.our_update = None,
+                    _ => {}
                 }
                 let of_usage = method == Method::Notify;
                 let headers = Headers::default();
@@ -298,6 +322,7 @@ impl Endpoint {
                     self.event(Event::ByeReceived { session, reason: None });
                 }
             }
+            User::Refresh(session) => self.refresh_failed(now, session, status),
             User::Bye(session) => {
                 self.forget_session(now, session);
                 self.event(Event::Ended { session });
@@ -306,6 +331,11 @@ impl Endpoint {
             User::Nobody => {}
         }
     }
+}
+
+/// Whose response it is, among the forks of one INVITE: the tag of its To.
+fn fork_of(response: &ResponseMessage) -> String {
+    response.to().and_then(|to| to.tag().map(str::to_owned)).unwrap_or_default()
 }
 
 /// CANCEL (§9.1) and the ACK of a failure (§17.1.1.3): the INVITE's own hop, routes and CSeq number.
