@@ -89,6 +89,7 @@ mod tests {
         timeline.told(at(800), &Tell::Moment(Moment::message("hello")));
         timeline.ended(&Ended {
             reason: EndReason::PeerHungUp,
+            peer_reason: None,
             started: start,
             answered: Some(at(5)),
             ended: at(900),

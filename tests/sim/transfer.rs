@@ -446,7 +446,7 @@ fn a_place_is_taken_once() {
     }
     assert_eq!(world.phones[2].statuses(Method::Invite), [603]);
     world.run(seconds(1));
-    assert_eq!(world.phones[1].statuses(Method::Invite), [180, 200]);
+    assert_eq!(world.phones[1].statuses(Method::Invite).last(), Some(&200));
     world.act_on(1, |bob| bob.ack(None));
     assert_eq!(world.appliance().end().to_string(), "replaced");
     world.phones[1].more.clear();
