@@ -24,4 +24,5 @@ mod reoffers;
 mod shutdown;
 mod sipp_scenarios;
 mod slides;
+mod transfer;
 mod transports;
