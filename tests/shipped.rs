@@ -87,6 +87,39 @@ fn the_example_holds_every_key_with_its_default_and_a_comment() {
     }
 }
 
+/// The example with its commented-out `[[…]]` tables made real.
+fn example_with_tables() -> String {
+    let mut inside = false;
+    let mut lines = Vec::new();
+    for line in text("systemd/eyeline.example.toml").lines() {
+        inside = line.starts_with("# [[") || inside && line.starts_with("# ");
+        lines.push(if inside { line.trim_start_matches("# ").to_owned() } else { line.to_owned() });
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn the_commented_tables_of_the_example_hold_every_key_with_a_comment() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tables.toml");
+    std::fs::write(&path, example_with_tables()).unwrap();
+    let config = accepted(path.clone()).config;
+    assert_eq!((config.sip.users.len(), config.sip.peers.len(), config.sip.accounts.len()), (1, 1, 1));
+    let given = given(path);
+    let tree = file::gather(&given).tree;
+    let reading = Reading::new(&given);
+    read::config(&reading, &tree);
+    for key in reading.asked() {
+        assert!(is_written(&tree, &key), "systemd/eyeline.example.toml lacks {key}");
+    }
+    for line in example_with_tables().lines().filter(|line| line.contains(" = ")) {
+        assert!(
+            line.contains(" # ") || line.starts_with('#') || line.starts_with("trusted"),
+            "no comment: {line}"
+        );
+    }
+}
+
 #[test]
 fn the_printed_defaults_hold_every_key_of_the_example() {
     fn keys(prefix: &str, table: &Table, into: &mut Vec<String>) {

@@ -32,11 +32,7 @@ pub fn product() -> String {
 }
 
 pub fn listeners(listen: &[Listen]) -> Vec<(Transport, std::net::SocketAddr)> {
-    let transport = |listen: &Listen| match listen.transport {
-        settings::Transport::Udp => Transport::Udp,
-        settings::Transport::Tcp => Transport::Tcp,
-    };
-    listen.iter().map(|listen| (transport(listen), listen.address)).collect()
+    listen.iter().map(|listen| (listen.transport, listen.address)).collect()
 }
 
 pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::Settings, String> {
@@ -45,7 +41,7 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             user_agent: product(),
             strangers: match config.sip.strangers {
                 settings::Strangers::Drop => Strangers::Drop,
-                settings::Strangers::Reject => Strangers::Reject,
+                settings::Strangers::Challenge | settings::Strangers::Reject => Strangers::Reject,
             },
             contact_user: config.appliance.name.clone(),
             advertise: config.sip.advertise,

@@ -35,7 +35,7 @@ use crate::engine::plan::{CallId, Look, Picture, Place, RecordAudio, Recording, 
 use crate::engine::{self, Catalogue, Engines};
 use crate::media::codec::Detector;
 use crate::media::pool::FramePool;
-use crate::sip::{NameAddr, Transport, Uri};
+use crate::sip::{Hop, NameAddr, Transport, Uri};
 use crate::source::clip::{Clip, ClipSettings};
 use crate::useragent::admission::Admission;
 use crate::useragent::{self, Dial, Do, UserAgent};
@@ -262,9 +262,7 @@ fn dial(
     Dial {
         to: target.uri.clone(),
         from: NameAddr::new(from),
-        destination: target.destination,
-        transport: target.transport,
-        local,
+        hops: vec![Hop::to(target.transport, target.destination, local)],
         behaviour,
         room: room(arguments, config, received),
         media: MediaSettings {
@@ -327,7 +325,7 @@ impl Watch for Watching {
             Do::Ended { ended, .. } => {
                 self.happened.offer(Happened::Ended(ended.clone()));
             }
-            Do::Send { .. } | Do::Connect { .. } | Do::Close(_) | Do::Engine(_) => {}
+            Do::Send { .. } | Do::Connect { .. } | Do::Close(_) | Do::Resolve { .. } | Do::Engine(_) => {}
         }
     }
 

@@ -21,7 +21,7 @@ use crate::base::stop::{Outcome, Scope, StopToken};
 use crate::call::end::EndReason;
 use crate::engine::Engines;
 use crate::engine::plan::{CallId, Event as EngineEvent};
-use crate::sip::{Access, ConnectionId, Peer, Transport};
+use crate::sip::{Access, ConnectionId, Hop, Peer, ResolveId, Transport, Uri};
 use crate::useragent::{Dial, Do, UserAgent};
 
 /// Messages read and not yet handled.
@@ -78,6 +78,7 @@ enum Inbound {
     Connected { connection: ConnectionId, stream: TcpStream, local: SocketAddr },
     Data { connection: ConnectionId, bytes: Vec<u8> },
     Closed { connection: ConnectionId },
+    Resolved { id: ResolveId, transport: Transport, found: Result<Vec<SocketAddr>, String> },
 }
 
 struct Listener {
@@ -239,7 +240,7 @@ impl Signalling {
                 self.next_accepted -= 1;
                 self.carry(connection, stream);
                 let peer = Peer { transport: Transport::Tcp, local, remote, connection: Some(connection) };
-                agent.handle_accepted(now, connection, peer);
+                agent.handle_accepted(now, connection, peer, None);
             }
             Inbound::Connected { connection, stream, local } => {
                 self.carry(connection, stream);
@@ -248,6 +249,13 @@ impl Signalling {
             Inbound::Data { connection, bytes } => {
                 ladder("<-", &connection, &bytes);
                 agent.handle_stream(now, connection, &bytes);
+            }
+            Inbound::Resolved { id, transport, found } => {
+                let found = found.map(|found| {
+                    let hop = |remote| Hop::to(transport, remote, self.local_towards(transport, remote));
+                    found.into_iter().map(hop).collect()
+                });
+                agent.handle_resolved(now, id, found);
             }
             Inbound::Closed { connection } => {
                 self.streams.remove(&connection);
@@ -281,6 +289,23 @@ impl Signalling {
                 Ok(Err(_)) | Err(_) => Inbound::Closed { connection },
             };
             inbound.offer(message);
+            Outcome::Done
+        });
+    }
+
+    fn resolve(&mut self, id: ResolveId, uri: &Uri) {
+        let transport = uri.transport().and_then(Transport::of_parameter).unwrap_or(Transport::Udp);
+        let port = uri.port.unwrap_or(transport.default_port());
+        let (inbound, host, ip) = (self.inbound.clone(), uri.host.clone(), uri.host_ip());
+        self.scope.task_until_stopped("sip-resolve", async move {
+            let found = match ip {
+                Some(ip) => Ok(vec![SocketAddr::new(ip, port)]),
+                None => match tokio::net::lookup_host((host.as_str(), port)).await {
+                    Ok(found) => Ok(found.collect()),
+                    Err(error) => Err(format!("{host} has no address: {error}")),
+                },
+            };
+            inbound.offer(Inbound::Resolved { id, transport, found });
             Outcome::Done
         });
     }
@@ -320,6 +345,7 @@ impl Signalling {
                 Do::Close(connection) => {
                     self.streams.remove(&connection);
                 }
+                Do::Resolve { id, uri } => self.resolve(id, &uri),
                 Do::Engine(_) | Do::Tell { .. } | Do::Ended { .. } => self.deferred.push(wanted),
             }
         }
@@ -371,7 +397,7 @@ pub async fn run(
             signalling.carry_out(&mut agent, &mut engines, now, &mut *watch);
         }
         watch.turned(now, &agent, &engines);
-        if finishing && agent.calls().next().is_none() {
+        if finishing && agent.is_idle() {
             break;
         }
         let second = now + Duration::from_secs(1);

@@ -349,7 +349,7 @@ impl Watch for Watching {
                 self.renew_at = None;
                 self.over(*call, label, ended);
             }
-            Do::Send { .. } | Do::Connect { .. } | Do::Close(_) | Do::Engine(_) => {}
+            Do::Send { .. } | Do::Connect { .. } | Do::Close(_) | Do::Resolve { .. } | Do::Engine(_) => {}
         }
     }
 

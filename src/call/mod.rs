@@ -9,7 +9,11 @@
 
 pub mod behaviour;
 pub mod end;
+mod ending;
+mod incoming;
+mod info;
 pub mod negotiate;
+mod outgoing;
 pub mod reach;
 mod reoffer;
 
@@ -27,10 +31,6 @@ use crate::sip::{self, Body, Method, RequestId};
 
 /// The engine is given this long to bind ports.
 const PREPARE_LIMIT: Duration = Duration::from_secs(10);
-/// The engine is given this long to stop after it was told.
-const ENGINE_STOP_LIMIT: Duration = Duration::from_secs(15);
-/// A dialog that does not end by itself after BYE or CANCEL is given up (64 × T1 and a second).
-const DIALOG_END_LIMIT: Duration = Duration::from_secs(33);
 
 pub const SDP: &str = "application/sdp";
 
@@ -150,31 +150,6 @@ pub struct Call {
 }
 
 impl Call {
-    /// An INVITE that admission and routing let through. `offer` is its body, if any.
-    pub fn incoming(now: Instant, id: CallId, settings: CallSettings, offer: Option<&Body>) -> Self {
-        let mut call = Call::new(now, id, settings, State::Over);
-        match call.read_offer(offer) {
-            Ok((offer, wanted)) => {
-                call.state = State::Offered { offer };
-                call.respond(180, None, None);
-                call.tell(Tell::Ringing);
-                call.prepare(wanted);
-            }
-            Err(refusal) => call.refuse(now, refusal),
-        }
-        call
-    }
-
-    /// A call we make.
-    pub fn outgoing(now: Instant, id: CallId, settings: CallSettings) -> Self {
-        let wanted = Wanted { audio: true, video: settings.media.video, slides: false };
-        let mut call = Call::new(now, id, settings, State::Dialling);
-        call.dialog_open = false;
-        call.hold.own_dialog();
-        call.prepare(wanted);
-        call
-    }
-
     fn new(now: Instant, id: CallId, settings: CallSettings, state: State) -> Self {
         Call {
             id,
@@ -269,19 +244,6 @@ impl Call {
         }
     }
 
-    /// Presses keys towards the peer; what is no key of a telephone is left out.
-    pub fn send_digits(&mut self, digits: &str) {
-        let digits: String = digits.chars().filter_map(reoffer::key).collect();
-        if !digits.is_empty() && matches!(self.state, State::Established { .. }) {
-            self.out.push_back(Do::Engine(Command::SendDigits { call: self.id, digits }));
-        }
-    }
-
-    /// Ends the call from our side: operator, agent, shutdown, or a fault above.
-    pub fn hang_up(&mut self, now: Instant, reason: EndReason) {
-        self.finish(now, reason);
-    }
-
     /// Something happened on the call's SIP session.
     pub fn handle_sip(&mut self, now: Instant, event: sip::Event) {
         match event {
@@ -317,7 +279,10 @@ impl Call {
                 self.reoffer_answered(now, status, body.as_ref());
             }
             // `Invited` made this call, and nothing hangs on the answer to an INFO.
-            sip::Event::Invited { .. } | sip::Event::Responded { .. } => {}
+            sip::Event::Invited { .. }
+            | sip::Event::Responded { .. }
+            | sip::Event::OutsideAnswered { .. }
+            | sip::Event::OutsideRequested { .. } => {}
         }
     }
 
@@ -340,15 +305,6 @@ impl Call {
                 self.forget_when_over(now);
             }
         }
-    }
-
-    fn read_offer(&self, body: Option<&Body>) -> Result<(Option<SessionDescription>, Wanted), Refusal> {
-        let Some(body) = body else {
-            return Ok((None, Wanted { audio: true, video: self.settings.media.video, slides: false }));
-        };
-        let offer = negotiate::read(&body.bytes)?;
-        let wanted = negotiate::wanted(&offer, &self.settings.media)?;
-        Ok((Some(offer), wanted))
     }
 
     fn prepare(&mut self, wanted: Wanted) {
@@ -394,17 +350,6 @@ impl Call {
         }
     }
 
-    fn answer(&mut self, now: Instant, offer: &SessionDescription, ports: &BoundPorts) {
-        match negotiate::answer(offer, &self.settings.media, ports, &mut self.origin) {
-            Ok((answer, streams)) => {
-                self.respond(200, None, Some(body_of(&answer)));
-                self.state = State::Answered { offered: None };
-                self.start(now, streams);
-            }
-            Err(refusal) => self.refuse(now, refusal),
-        }
-    }
-
     fn start(&mut self, now: Instant, mut streams: Streams) {
         self.settings.reach.limit(&mut streams);
         self.answered.get_or_insert(now);
@@ -415,88 +360,11 @@ impl Call {
         self.tell(Tell::Answered { streams: Box::new(streams) });
     }
 
-    fn acked(&mut self, now: Instant, body: Option<&Body>) {
-        match std::mem::replace(&mut self.state, State::Over) {
-            State::Answered { offered } => {
-                self.state = State::Established { until: now + self.settings.max_call };
-                match offered.map(|offered| self.accept(&offered, body)) {
-                    Some(Ok(streams)) => self.start(now, streams),
-                    Some(Err(text)) => return self.finish(now, EndReason::NegotiationFailed(text)),
-                    None => {}
-                }
-                self.renew();
-            }
-            other => {
-                self.state = other;
-                match self.reoffer_acked(body) {
-                    Some(text) => self.finish(now, EndReason::NegotiationFailed(text)),
-                    None => self.renew(),
-                }
-            }
-        }
-    }
-
     fn accept(&self, offered: &SessionDescription, body: Option<&Body>) -> Result<Streams, String> {
         let body = body.ok_or_else(|| "the answer carries no SDP".to_owned())?;
         negotiate::read(&body.bytes)
             .and_then(|answer| negotiate::accept(offered, &answer, &self.settings.media))
             .map_err(|refusal| refusal.to_string())
-    }
-
-    fn progress(&mut self, status: u16, body: Option<&Body>) {
-        if let State::Inviting { early, .. } = &mut self.state {
-            if let Some(answer) = body.and_then(|body| negotiate::read(&body.bytes).ok()) {
-                *early = Some(Box::new(answer));
-            }
-            if status == 180 {
-                self.tell(Tell::Ringing);
-            }
-        }
-    }
-
-    fn peer_answered(&mut self, now: Instant, body: Option<&Body>) {
-        match std::mem::replace(&mut self.state, State::Over) {
-            State::Inviting { offered, early, .. } => {
-                self.out.push_back(Do::Sip(SipDo::Ack { body: None }));
-                self.state = State::Established { until: now + self.settings.max_call };
-                // A 200 without SDP stands by what a 183 said (RFC 3261 §13.2.1).
-                let accepted = match (body, early) {
-                    (None, Some(early)) => {
-                        negotiate::accept(&offered, &early, &self.settings.media).map_err(|r| r.to_string())
-                    }
-                    (body, _) => self.accept(&offered, body),
-                };
-                match accepted {
-                    Ok(streams) => {
-                        self.start(now, streams);
-                        self.renew();
-                    }
-                    Err(text) => self.finish(now, EndReason::NegotiationFailed(text)),
-                }
-            }
-            other => self.state = other,
-        }
-    }
-
-    fn ask_key_by_info(&mut self) {
-        if !matches!(self.state, State::Established { .. }) {
-            return;
-        }
-        let body = Body {
-            content_type: "application/media_control+xml".to_owned(),
-            bytes: reoffer::PICTURE_FAST_UPDATE.as_bytes().to_vec(),
-        };
-        self.out.push_back(Do::Sip(SipDo::Request { method: Method::Info, body: Some(body) }));
-    }
-
-    fn refuse(&mut self, now: Instant, refusal: Refusal) {
-        let (status, text) = match &refusal {
-            Refusal::Malformed(_) => (400, "Bad Request"),
-            Refusal::NotAcceptable(_) => (488, "Not Acceptable Here"),
-        };
-        self.respond(status, Some(warning(&refusal)), None);
-        self.dialog_open = false;
-        self.finish(now, EndReason::Refused { status, text: text.to_owned() });
     }
 
     fn respond(&mut self, status: u16, header: Option<(String, String)>, body: Option<Body>) {
@@ -506,64 +374,6 @@ impl Call {
 
     fn tell(&mut self, tell: Tell) {
         self.out.push_back(Do::Tell(tell));
-    }
-
-    /// The only way a call ends: says the right thing to the peer, stops the engine, keeps the first reason.
-    fn finish(&mut self, now: Instant, reason: EndReason) {
-        if self.end.is_some() {
-            // The news may be that the last thing this call waited for is over.
-            return self.forget_when_over(now);
-        }
-        self.reoffer = reoffer::Reoffer::None;
-        if self.dialog_open {
-            self.close_dialog(&reason);
-        }
-        self.end = Some(reason);
-        if self.engine == Engine::Busy {
-            self.engine = Engine::Stopping;
-            self.out.push_back(Do::Engine(Command::Stop { call: self.id }));
-        }
-        let limit = if self.dialog_open { DIALOG_END_LIMIT } else { ENGINE_STOP_LIMIT };
-        self.state = State::Ending { give_up_at: now + limit };
-        self.forget_when_over(now);
-    }
-
-    fn close_dialog(&mut self, reason: &EndReason) {
-        match &self.state {
-            State::Offered { .. } => {
-                let (status, text) = reason.status();
-                let headers = if status == 503 {
-                    vec![("Retry-After".to_owned(), "10".to_owned())]
-                } else {
-                    Vec::new()
-                };
-                let response = SipDo::Respond { status, reason: Some(text.to_owned()), headers, body: None };
-                self.out.push_back(Do::Sip(response));
-                self.dialog_open = false;
-            }
-            State::Inviting { .. } => self.out.push_back(Do::Sip(SipDo::Cancel)),
-            State::Answered { .. } | State::Established { .. } => {
-                self.out.push_back(Do::Sip(SipDo::Bye { reason: reason.reason_header() }));
-            }
-            State::Dialling | State::Ending { .. } | State::Over => self.dialog_open = false,
-        }
-    }
-
-    fn forget_when_over(&mut self, now: Instant) {
-        let engine_over = matches!(self.engine, Engine::Idle | Engine::Stopped);
-        if !matches!(self.state, State::Ending { .. }) || self.dialog_open || !engine_over {
-            return;
-        }
-        self.state = State::Over;
-        let ended = Ended {
-            reason: self.end.clone().unwrap_or(EndReason::HungUp),
-            started: self.started,
-            answered: self.answered,
-            ended: now,
-            streams: self.streams.clone(),
-            report: self.report.take(),
-        };
-        self.out.push_back(Do::Forget(Box::new(ended)));
     }
 }
 

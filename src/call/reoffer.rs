@@ -1,5 +1,4 @@
-//! A renewed offer inside an established call (RFC 3264 §8): hold, resume, video added or removed, new addresses;
-//! and the requests beside it that a call answers itself (INFO).
+//! A renewed offer inside an established call (RFC 3264 §8): hold, resume, video added or removed, new addresses.
 //!
 //! A re-offer that fails, theirs or ours, leaves the media as it was.
 
@@ -10,10 +9,6 @@ use crate::call::negotiate::{self, MediaSettings, Refusal};
 use crate::engine::plan::{BoundPorts, Command, Direction, Streams, Wanted};
 use crate::sdp::SessionDescription;
 use crate::sip::{Body, Method, RequestId};
-
-/// RFC 5168 §7.
-pub(super) const PICTURE_FAST_UPDATE: &str = "<?xml version=\"1.0\" encoding=\"utf-8\" ?>\r\n<media_control><vc_primitive><to_encoder>\
-<picture_fast_update></picture_fast_update></to_encoder></vc_primitive></media_control>\r\n";
 
 /// Where a renewed offer stands.
 #[derive(Debug, Default)]
@@ -292,29 +287,6 @@ impl Call {
         }
     }
 
-    pub(super) fn requested(&mut self, request: RequestId, method: Method, body: Option<&Body>) {
-        if method != Method::Info {
-            return self.respond_to(request, 200, None);
-        }
-        let Some(body) = body else { return self.respond_to(request, 200, None) };
-        let kind = body.content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match kind.as_str() {
-            "application/media_control+xml" => {
-                self.respond_to(request, 200, None);
-                if String::from_utf8_lossy(&body.bytes).contains("picture_fast_update") {
-                    self.out.push_back(Do::Engine(Command::SendKey { call: self.id }));
-                }
-            }
-            "application/dtmf-relay" | "application/dtmf" => {
-                self.respond_to(request, 200, None);
-                if let Some(digit) = digit_of(&body.bytes) {
-                    self.tell(Tell::Digit(digit));
-                }
-            }
-            _ => self.respond_to(request, 415, None),
-        }
-    }
-
     fn refuse_request(&mut self, request: RequestId, refusal: &Refusal) {
         let headers = vec![super::warning(refusal)];
         self.out.push_back(Do::Sip(SipDo::RespondTo {
@@ -325,7 +297,7 @@ impl Call {
         }));
     }
 
-    fn respond_to(&mut self, request: RequestId, status: u16, body: Option<Body>) {
+    pub(super) fn respond_to(&mut self, request: RequestId, status: u16, body: Option<Body>) {
         let headers = match status {
             415 => vec![(
                 "Accept".to_owned(),
@@ -334,33 +306,5 @@ impl Call {
             _ => Vec::new(),
         };
         self.out.push_back(Do::Sip(SipDo::RespondTo { request, status, headers, body }));
-    }
-}
-
-/// A key of a telephone as RFC 4733 knows it.
-pub(super) fn key(digit: char) -> Option<char> {
-    let digit = digit.to_ascii_uppercase();
-    matches!(digit, '0'..='9' | '*' | '#' | 'A'..='D').then_some(digit)
-}
-
-/// `Signal=5` of dtmf-relay, or the bare digit of application/dtmf.
-fn digit_of(bytes: &[u8]) -> Option<char> {
-    let text = String::from_utf8_lossy(bytes);
-    let signal = text.lines().find_map(|line| {
-        let (key, value) = line.split_once('=')?;
-        key.trim().eq_ignore_ascii_case("signal").then(|| value.trim().to_owned())
-    });
-    key(signal.as_deref().unwrap_or(text.trim()).chars().next()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_info_bodies_carry_a_digit() {
-        assert_eq!(digit_of(b"Signal=5\r\nDuration=160\r\n"), Some('5'));
-        assert_eq!(digit_of(b"#"), Some('#'));
-        assert_eq!(digit_of(b"Signal=x"), None);
     }
 }

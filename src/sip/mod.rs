@@ -3,6 +3,7 @@
 //! Nothing here opens a socket, reads a clock or knows SDP: bodies are bytes with a content type.
 
 pub mod dialog;
+pub mod digest;
 pub mod endpoint;
 pub mod header;
 pub mod message;
@@ -13,8 +14,9 @@ pub mod transaction;
 pub mod uri;
 
 pub use endpoint::{
-    Access, Body, ConnectionId, Counters, Do, Endpoint, Event, Headers, Incoming, Method, Outgoing, Peer,
-    RequestId, Response, SessionId, Settings, Strangers, Timers, Transport,
+    Access, Body, ConnectionId, Counters, Do, Endpoint, Event, Headers, Hop, Incoming, Method, Outgoing,
+    Outside, OutsideRequest, Peer, RequestId, ResolveId, Response, SessionId, Settings, Strangers, Timers,
+    Transport,
 };
 pub use header::NameAddr;
 pub use uri::Uri;

@@ -4,6 +4,7 @@
 //! carries out what [`UserAgent::poll`] says. A call whose step panics is discarded alone.
 
 pub mod admission;
+mod resolving;
 pub mod routing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -18,10 +19,11 @@ use crate::call::reach::Reach;
 use crate::call::{self, Call, CallSettings, Ended, SipDo, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
-    self, Access, ConnectionId, Endpoint, Event, Incoming, NameAddr, Outgoing, Peer, Response, SessionId,
-    Transport, Uri,
+    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId,
+    Response, SessionId, Transport, Uri,
 };
 use crate::useragent::admission::Admission;
+use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
 
 /// What the user agent is made with.
@@ -47,10 +49,8 @@ pub struct Settings {
 pub struct Dial {
     pub to: Uri,
     pub from: NameAddr,
-    pub destination: SocketAddr,
-    pub transport: Transport,
-    /// Our own SIP address towards the destination.
-    pub local: SocketAddr,
+    /// Where it goes, best first; empty: the driver is asked where `to` leads ([`Do::Resolve`]).
+    pub hops: Vec<Hop>,
     pub behaviour: Behaviour,
     pub room: Room,
     pub media: MediaSettings,
@@ -59,12 +59,34 @@ pub struct Dial {
 
 #[derive(Debug)]
 pub enum Do {
-    Send { peer: Peer, bytes: Vec<u8> },
-    Connect { connection: ConnectionId, transport: Transport, remote: SocketAddr },
+    Send {
+        peer: Peer,
+        bytes: Vec<u8>,
+    },
+    /// `name`: the domain dialled, for the certificate and the WebSocket's Host.
+    Connect {
+        connection: ConnectionId,
+        transport: Transport,
+        remote: SocketAddr,
+        name: Option<String>,
+    },
     Close(ConnectionId),
+    /// Where does this URI lead (RFC 3263)? Answer with [`UserAgent::handle_resolved`].
+    Resolve {
+        id: ResolveId,
+        uri: Uri,
+    },
     Engine(Command),
-    Tell { call: CallId, label: Label, tell: Tell },
-    Ended { call: CallId, label: Label, ended: Box<Ended> },
+    Tell {
+        call: CallId,
+        label: Label,
+        tell: Tell,
+    },
+    Ended {
+        call: CallId,
+        label: Label,
+        ended: Box<Ended>,
+    },
 }
 
 /// Counts of the control plane.
@@ -87,6 +109,7 @@ pub struct UserAgent {
     call_of: HashMap<SessionId, CallId>,
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
+    resolving: HashMap<ResolveId, Resolving>,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
@@ -106,6 +129,7 @@ impl UserAgent {
             call_of: HashMap::new(),
             session_of: HashMap::new(),
             dials: HashMap::new(),
+            resolving: HashMap::new(),
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
@@ -147,10 +171,16 @@ impl UserAgent {
         self.settle(now);
     }
 
-    /// Our listener accepted a stream.
-    pub fn handle_accepted(&mut self, now: Instant, connection: ConnectionId, peer: Peer) {
+    /// Our listener accepted a stream. `tls_name`: what its client certificate, if it was verified, names.
+    pub fn handle_accepted(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        peer: Peer,
+        tls_name: Option<String>,
+    ) {
         let access = self.access(peer.remote.ip());
-        self.endpoint.handle_accepted(now, connection, peer, access);
+        self.endpoint.handle_accepted(now, connection, peer, access, tls_name);
         self.settle(now);
     }
 
@@ -193,16 +223,29 @@ impl UserAgent {
     pub fn dial(&mut self, now: Instant, dial: Dial) -> CallId {
         let id = self.new_call_id();
         self.counters.outgoing += 1;
+        if dial.hops.is_empty() {
+            self.resolve(now, id, dial);
+        } else {
+            self.start_dial(now, id, dial);
+        }
+        self.settle(now);
+        id
+    }
+
+    fn start_dial(&mut self, now: Instant, id: CallId, mut dial: Dial) {
+        let Some(first) = dial.hops.first().cloned() else { return };
+        // The offer names one address of ours: only places of its family can follow.
+        dial.hops.retain(|hop| hop.remote.is_ipv4() == first.remote.is_ipv4());
         let settings = CallSettings {
             media: dial.media.clone(),
-            address: self.settings.advertise.unwrap_or(dial.local.ip()),
+            address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
-                peer: dial.destination.to_string(),
+                peer: first.remote.to_string(),
                 ..self.label(id, user_of(&dial.from.uri), user_of(&dial.to))
             },
             behaviour: dial.behaviour.clone(),
-            room: Room { signalling: Some(dial.destination.ip()), ..dial.room.clone() },
-            reach: self.reach(dial.destination.ip()),
+            room: Room { signalling: Some(first.remote.ip()), ..dial.room.clone() },
+            reach: self.reach(first.remote.ip()),
             origin: id.0,
             max_call: self.settings.max_call,
             ring_timeout: dial.ring_timeout,
@@ -210,11 +253,10 @@ impl UserAgent {
         self.dials.insert(id, dial);
         self.calls.insert(id, Call::outgoing(now, id, settings));
         self.step(now, id, |_| ());
-        self.settle(now);
-        id
     }
 
     pub fn hang_up(&mut self, now: Instant, call: CallId, reason: EndReason) {
+        self.stop_resolving(now, call, &reason);
         self.step(now, call, |call| call.hang_up(now, reason));
         self.settle(now);
     }
@@ -243,6 +285,7 @@ impl UserAgent {
     }
 
     pub fn hang_up_all(&mut self, now: Instant, reason: &EndReason) {
+        self.stop_all_resolving(now, reason);
         let live: Vec<CallId> = self.calls.keys().copied().collect();
         for call in live {
             self.step(now, call, |call| call.hang_up(now, reason.clone()));
@@ -264,18 +307,29 @@ impl UserAgent {
         while let Some(wanted) = self.endpoint.poll() {
             match wanted {
                 sip::Do::Send { peer, bytes } => self.out.push_back(Do::Send { peer, bytes }),
-                sip::Do::Connect { connection, transport, remote } => {
-                    self.out.push_back(Do::Connect { connection, transport, remote });
+                sip::Do::Connect { connection, transport, remote, name } => {
+                    self.out.push_back(Do::Connect { connection, transport, remote, name });
                 }
+                sip::Do::Resolve { id, uri } => self.out.push_back(Do::Resolve { id, uri }),
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
                 // A call may be gone before its dialog: the endpoint ends that alone.
-                sip::Do::Event(event) => {
-                    if let Some(call) = self.call_of.get(&event.session()).copied() {
-                        self.step(now, call, |call| call.handle_sip(now, event));
+                sip::Do::Event(event) => match event.session() {
+                    Some(session) => {
+                        if let Some(call) = self.call_of.get(&session).copied() {
+                            self.step(now, call, |call| call.handle_sip(now, event));
+                        }
                     }
-                }
+                    None => self.outside(now, event),
+                },
             }
+        }
+    }
+
+    /// What belongs to no call. Nobody here takes any of it yet.
+    fn outside(&mut self, now: Instant, event: Event) {
+        if let Event::OutsideRequested { request, .. } = event {
+            self.endpoint.reply(now, request, Response { status: 405, ..Response::default() });
         }
     }
 
@@ -482,11 +536,10 @@ impl UserAgent {
             Outgoing {
                 to: dial.to.clone(),
                 from: dial.from.clone(),
-                destination: dial.destination,
-                transport: dial.transport,
-                local: dial.local,
+                hops: dial.hops.clone(),
                 headers: Vec::new(),
                 body: Some(body),
+                credentials: None,
             },
         );
         self.session_of.insert(id, session);

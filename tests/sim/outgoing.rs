@@ -2,7 +2,7 @@
 
 use eyeline::call::Tell;
 use eyeline::call::end::EndReason;
-use eyeline::sip::{Method, Transport};
+use eyeline::sip::{Hop, Method, Transport};
 
 use crate::engine::Manner;
 use crate::world::{World, audio_only, audio_video, dial, ms, seconds, unusable};
@@ -165,7 +165,10 @@ fn without_ports_nothing_is_dialled() {
 fn a_stream_nobody_accepts_ends_the_call_at_once() {
     let mut world = World::new();
     let (here, there) = (world.appliances[0].address, world.phones[0].address);
-    let wanted = eyeline::useragent::Dial { transport: Transport::Tcp, ..dial(here, there, seconds(30)) };
+    let wanted = eyeline::useragent::Dial {
+        hops: vec![Hop::to(Transport::Tcp, there, here)],
+        ..dial(here, there, seconds(30))
+    };
     world.command(|agent, now| agent.dial(now, wanted));
     assert_eq!(ended_as(&mut world), "rejected (503 Service Unavailable)");
     world.end();

@@ -12,7 +12,7 @@ use eyeline::engine::plan::{
     AudioCodec, CallId, Command, Direction, Event, Look, Picture, Streams, Timeouts, VideoOut,
 };
 use eyeline::media::frame::Size;
-use eyeline::sip::{self, NameAddr, Peer, Transport, Uri};
+use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
 use eyeline::useragent::routing::Route;
 use eyeline::useragent::{Dial, Do, Settings, UserAgent};
@@ -222,7 +222,7 @@ impl World {
                         self.network.send(now, datagram);
                     }
                     Do::Connect { connection, .. } => appliance.agent.handle_closed(now, connection),
-                    Do::Close(_) => {}
+                    Do::Close(_) | Do::Resolve { .. } => {}
                     Do::Engine(command) => appliance.engine.handle(now, command),
                     Do::Tell { call, tell, .. } => appliance.told.push((call, tell)),
                     Do::Ended { call, ended, .. } => appliance.ended.push((call, ended)),
@@ -326,9 +326,7 @@ pub fn dial(local: SocketAddr, destination: SocketAddr, ring_timeout: Duration) 
     Dial {
         to: Uri::parse(&format!("sip:100@{destination}")).unwrap(),
         from: NameAddr::parse("<sip:door@example.com>").unwrap(),
-        destination,
-        transport: Transport::Udp,
-        local,
+        hops: vec![Hop::to(Transport::Udp, destination, local)],
         behaviour: mirror(),
         room: room(),
         media: media(),

@@ -1,51 +1,20 @@
 //! What values must be together: ports that do not collide, names that exist, doors that are not left open.
 //! What one value must be on its own is [`super::read`]'s.
 
-use std::net::IpAddr;
-
 use super::section::{Reading, did_you_mean};
 use super::settings::{Agent, Config, DEFAULT_RECORDING, Listen, Transport};
+use super::sip;
+use super::sip::check::collide;
 
 /// Two ports for audio, two for video: one call.
 const PORTS_MIN: u16 = 4;
 
 /// Reports what does not fit together.
 pub fn check(config: &Config, reading: &Reading) {
-    listens(config, reading);
+    sip::check::check(config, reading);
     rtp_ports(config, reading);
     routes(config, reading);
     console(config, reading);
-    if config.sip.trusted.is_empty() {
-        reading.warning("sip.trusted", "nobody may call");
-    }
-}
-
-fn listens(config: &Config, reading: &Reading) {
-    let listens = &config.sip.listen;
-    if listens.is_empty() {
-        reading.problem("sip.listen", "nothing to listen on; write at least [\"udp:0.0.0.0:5060\"]");
-    }
-    for (n, one) in listens.iter().enumerate() {
-        if let Some(earlier) = listens.iter().take(n).find(|earlier| collide(earlier, one)) {
-            reading.problem(&format!("sip.listen[{n}]"), format!("\"{earlier}\" already covers it"));
-        }
-        let family = |address: IpAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
-        if let Some(advertise) = config.sip.advertise
-            && family(advertise) != family(one.address.ip())
-        {
-            let message =
-                format!("{advertise} cannot stand for \"{one}\", which is {}", family(one.address.ip()));
-            reading.warning("sip.advertise", message);
-        }
-    }
-}
-
-/// Whether binding both must fail.
-fn collide(a: &Listen, b: &Listen) -> bool {
-    let (ip_a, ip_b) = (a.address.ip(), b.address.ip());
-    let covers = ip_a == ip_b
-        || (ip_a.is_ipv4() == ip_b.is_ipv4() && (ip_a.is_unspecified() || ip_b.is_unspecified()));
-    a.transport == b.transport && a.address.port() == b.address.port() && a.address.port() != 0 && covers
 }
 
 fn rtp_ports(config: &Config, reading: &Reading) {
@@ -165,15 +134,14 @@ mod tests {
     #[test]
     fn single_values_are_checked() {
         check("sip.listen=['udp:0.0.0.0']", "no port");
-        check("sip.listen=['tls:0.0.0.0:5061']", "tls is not in this version");
+        check("sip.listen=['sctp:0.0.0.0:5060']", "is no transport");
+        check("sip.listen=['tsl:0.0.0.0:5061']", "did you mean \"tls\"?");
         check("sip.listen=['udb:0.0.0.0:5060']", "did you mean \"udp\"?");
         check("sip.listen=['udp:localhost:5060']", "no address and port");
         check("sip.listen=[]", "nothing to listen on");
         check("sip.trusted=['10.0.0.1/8']", "did you mean \"10.0.0.0/8\"?");
         check("sip.trusted=['10.0.0.0/40']", "is no network");
         check("sip.advertise=0.0.0.0", "cannot reach");
-        check("sip.strangers=challenge", "not in this version");
-        check("sip.tls={certificate='x'}", "sip.tls: not in this version");
         check("sip.busy=404", "503 or 486");
         check("media.rtp_ports=[20001, 20999]", "must be even; write 20002");
         check("media.rtp_ports=[20000, 20002]", "too small");
@@ -228,12 +196,86 @@ mod tests {
     }
 
     #[test]
+    fn users_peers_and_accounts_are_checked() {
+        check("sip.user=[{password='1'}]", "sip.user[0].name: missing");
+        check("sip.user=[{name='a'}]", "sip.user[0].password: write one");
+        check("sip.user=[{name='a', password=''}]", "keeps nobody out");
+        check("sip.user=[{name='a b', password='1'}]", "is no user part");
+        check("sip.user=[{name='a', pasword='1', password='1'}]", "did you mean \"password\"?");
+        check(
+            "sip.user=[{name='a', password='1'}, {name='a', password='2'}]",
+            "sip.user[1].name: \"a\" is already sip.user[0]",
+        );
+        check("sip.user=[3]", "expected tables");
+        check("sip.strangers=challenge", "there is no [[sip.user]]");
+        check("sip.peer=[{name='a'}]", "nothing tells this peer");
+        check("sip.peer=[{name='a', source='10.0.0.1', srtp='sdes'}]", "none of off, optional, required");
+        check("sip.peer=[{name='a', uri='sip:b', source='10.0.0.1/33'}]", "is no network");
+        check("sip.peer=[{name='a', source='10.0.0.1', uri='tel:112'}]", "is no SIP URI");
+        check("sip.peer=[{name='a', source='10.0.0.1', uri='sip:b:c@d'}]", "no password in a URI");
+        check("sip.peer=[{name='a', source='10.0.0.1', uri='sip:b;transport=tpc'}]", "did you mean \"tcp\"?");
+        check("sip.peer=[{name='a', source='10.0.0.1', password='1'}]", "come together");
+        check("sip.peer=[{name='a', source='10.0.0.1', certificate='Cargo.toml'}]", "private_key: missing");
+        check(
+            "sip.peer=[{name='a', uri='sip:b', ca='/nonexistent'}]",
+            "sip.peer[0].ca: /nonexistent cannot be read",
+        );
+        check("sip.peer=[{name='a', source='10.0.0.1', tls_name='a b'}]", "is no host name");
+        check(
+            "sip.peer=[{name='a', source='10.0.0.1'}, {name='b', source=['10.0.0.2', '10.0.0.1']}]",
+            "10.0.0.1/32 is already that of sip.peer[0]",
+        );
+        check("sip.account=[{name='a', registrar='sip:b'}]", "sip.account[0].username: missing");
+        check("sip.account=[{name='a', username='200'}]", "registrar: missing");
+        check("sip.account=[{name='a', registrar='b', username='200'}]", "this is no URI");
+        check(
+            "sip.account=[{name='a', registrar='sip:200@b', username='200'}]",
+            "without a user part: \"sip:b\"",
+        );
+        check("sip.account=[{name='a', registrar='sip:b', username='200', expires_s=0}]", "1 to 86400");
+        check("sip.min_se_s=2000", "longer than sip.session_expires_s (1800)");
+        check("sip.dial_allow=['']", "what may be dialled");
+        check("media.srtp=on", "none of off, optional, required");
+        let both = problems(&["sip.listen=['tls:0.0.0.0:5061']"]);
+        assert!(both.len() == 2 && both.iter().all(|problem| problem.contains("needs one")), "{both:?}");
+        check("sip.tls={client_ca='/nonexistent'}", "cannot be read");
+        let tls = "sip.tls={certificate='Cargo.toml', private_key='Cargo.toml'}";
+        assert_eq!(problems(&["sip.listen=['tls:0.0.0.0:5061', 'wss:0.0.0.0:5063']", tls]), [""; 0]);
+        check("sip.listen=['tcp:0.0.0.0:5060', 'ws:127.0.0.1:5060']", "already covers it");
+        let user = "sip.user=[{name='door1', password='x'}]";
+        assert_eq!(problems(&["sip.strangers=challenge", user]), [""; 0]);
+        let same = problems(&[user, "sip.peer=[{name='door1', uri='sip:b'}]"]);
+        assert!(same[0].contains("one name, one target"), "{same:?}");
+    }
+
+    #[test]
+    fn tables_in_a_list_come_from_the_environment_as_well() {
+        let environment = [
+            ("EYELINE__SIP__USER", "[{name='door1', password='${env:DOOR}'}]"),
+            ("EYELINE__SIP__TLS__SERVER_CA", "Cargo.toml"),
+            ("DOOR", "hunter2"),
+        ];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let given = Given { files: vec!["/dev/null".into()], environment, ..Given::default() };
+        let sip = load(&given).expect("a good configuration").config.sip;
+        assert_eq!((sip.users[0].name.as_str(), sip.users[0].password.expose()), ("door1", "hunter2"));
+        assert_eq!(sip.tls.server_ca, Some("Cargo.toml".into()));
+    }
+
+    #[test]
     fn no_problem_shows_a_secret() {
         for set in [
             "console.password=1234",
             "console.token=['1234']",
             "console.pasword='1234'",
             "console.password='${1234'",
+            "sip.user='door1:1234'",
+            "sip.user=['1234']",
+            "sip.user=[{name='a', password=1234}]",
+            "sip.user=[{name='a', pasword='1234'}]",
+            "sip.account=[{name='a', username='b', registrar='sip:b:1234@c'}]",
+            "sip.account=[{name='a', username='b', registrar='b:1234@c d'}]",
+            "sip.peer=[{name='a', uri='sip:b', password='1234'}]",
         ] {
             let given =
                 Given { files: vec!["/dev/null".into()], sets: vec![set.to_owned()], ..Given::default() };

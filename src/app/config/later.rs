@@ -3,14 +3,6 @@
 
 /// Paths of keys; `*` is any name. A section covers everything in it.
 const KEYS: &[&str] = &[
-    "sip.session_expires_s",
-    "sip.min_se_s",
-    "sip.dial_allow",
-    "sip.tls",
-    "sip.user",
-    "sip.peer",
-    "sip.account",
-    "media.srtp",
     "detector.*.device",
     "overlay.captions",
     "vision",
@@ -50,15 +42,13 @@ const KEYS: &[&str] = &[
 
 /// Words that later versions take, by key.
 const WORDS: &[(&str, &[&str])] = &[
-    ("sip.listen", &["tls", "ws", "wss"]),
-    ("sip.strangers", &["challenge"]),
     ("media.audio_codecs", &["opus", "g722"]),
     ("media.video_codecs", &["vp8"]),
     ("recording.video", &["agent", "side_by_side"]),
     ("agent.*.kind", &["pipeline", "realtime", "avatar", "bridge", "source"]),
 ];
 
-/// Whether a key (`sip.tls`) belongs to a later version.
+/// Whether a key (`overlay.captions`) belongs to a later version.
 pub fn is_later_key(path: &str) -> bool {
     KEYS.iter().any(|pattern| matches(pattern, path))
 }
@@ -84,10 +74,10 @@ mod tests {
 
     #[test]
     fn later_keys_and_words_are_known_by_their_path() {
-        assert!(is_later_key("sip.tls"));
+        assert!(is_later_key("overlay.captions"));
         assert!(is_later_key("agent.reception.llm"));
         assert!(!is_later_key("sip.listen"));
-        assert!(!is_later_key("sip.tlss"));
+        assert!(!is_later_key("overlay.caption"));
         assert!(is_later_word("media.audio_codecs[0]", "opus"));
         assert!(is_later_word("recording.night.video", "agent"));
         assert!(!is_later_word("media.audio_codecs", "pcma"));

@@ -16,6 +16,7 @@ pub mod read;
 pub mod secret;
 pub mod section;
 pub mod settings;
+pub mod sip;
 
 use std::path::PathBuf;
 

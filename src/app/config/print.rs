@@ -2,11 +2,13 @@
 //! gives the same settings.
 
 use std::fmt::{Display, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::settings::*;
+use super::sip;
 use crate::media::frame::Size;
 
 /// The whole configuration as TOML.
@@ -24,44 +26,50 @@ pub fn print(config: &Config) -> String {
     page.0
 }
 
-struct Page(String);
+/// TOML as it grows.
+pub(super) struct Page(String);
 
 impl Page {
-    fn section(&mut self, header: impl Display) {
+    pub(super) fn section(&mut self, header: impl Display) {
         let gap = if self.0.is_empty() { "" } else { "\n" };
         self.line(format_args!("{gap}[{header}]"));
     }
 
-    fn line(&mut self, line: impl Display) {
+    pub(super) fn line(&mut self, line: impl Display) {
         writeln!(self.0, "{line}").expect("writing to a String cannot fail");
     }
 
-    fn raw(&mut self, key: &str, value: impl Display) {
+    pub(super) fn raw(&mut self, key: &str, value: impl Display) {
         self.line(format_args!("{key} = {value}"));
     }
 
-    fn text(&mut self, key: &str, value: &str) {
+    pub(super) fn text(&mut self, key: &str, value: &str) {
         self.raw(key, quoted(value));
     }
 
-    fn word(&mut self, key: &str, value: impl Word) {
+    pub(super) fn word(&mut self, key: &str, value: impl Word) {
         self.text(key, value.word());
     }
 
-    fn list(&mut self, key: &str, items: impl IntoIterator<Item = impl Display>) {
+    pub(super) fn list(&mut self, key: &str, items: impl IntoIterator<Item = impl Display>) {
         let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
         self.raw(key, format_args!("[{}]", items.join(", ")));
     }
 
-    fn texts<T: AsRef<str>>(&mut self, key: &str, items: impl IntoIterator<Item = T>) {
+    pub(super) fn texts<T: AsRef<str>>(&mut self, key: &str, items: impl IntoIterator<Item = T>) {
         self.list(key, items.into_iter().map(|item| quoted(item.as_ref())));
     }
 
-    fn duration(&mut self, key: &str, value: Duration, unit: Duration) {
+    pub(super) fn duration(&mut self, key: &str, value: Duration, unit: Duration) {
         self.raw(key, value.as_secs_f64() / unit.as_secs_f64());
     }
 
-    fn seconds(&mut self, key: &str, value: Duration) {
+    /// Empty: none.
+    pub(super) fn path(&mut self, key: &str, value: Option<&Path>) {
+        self.text(key, &value.map_or("".into(), Path::to_string_lossy));
+    }
+
+    pub(super) fn seconds(&mut self, key: &str, value: Duration) {
         self.duration(key, value, Duration::from_secs(1));
     }
 }
@@ -75,7 +83,7 @@ fn key(name: &str) -> String {
     toml_edit::Key::new(name).to_string()
 }
 
-fn networks(networks: &[IpNet]) -> impl Iterator<Item = String> {
+pub(super) fn networks(networks: &[IpNet]) -> impl Iterator<Item = String> {
     networks.iter().map(IpNet::to_string)
 }
 
@@ -84,16 +92,7 @@ fn appliance_and_sip(page: &mut Page, config: &Config) {
     page.text("name", &config.appliance.name);
     page.text("data_dir", &config.appliance.data_dir.to_string_lossy());
     page.seconds("drain_s", config.appliance.drain);
-    let sip = &config.sip;
-    page.section("sip");
-    page.texts("listen", sip.listen.iter().map(Listen::to_string));
-    page.text("advertise", &sip.advertise.map_or("auto".to_owned(), |address| address.to_string()));
-    page.texts("trusted", networks(&sip.trusted));
-    page.word("strangers", sip.strangers);
-    page.raw("max_calls", sip.max_calls);
-    page.word("busy", sip.busy);
-    page.seconds("ring_timeout_s", sip.ring_timeout);
-    page.seconds("max_call_s", sip.max_call);
+    sip::print::sip(page, &config.sip);
 }
 
 fn media_and_video(page: &mut Page, config: &Config) {
@@ -102,6 +101,7 @@ fn media_and_video(page: &mut Page, config: &Config) {
     page.list("rtp_ports", [media.rtp_ports.0, media.rtp_ports.1]);
     page.texts("audio_codecs", media.audio_codecs.iter().map(|codec| codec.word()));
     page.texts("video_codecs", media.video_codecs.iter().map(|codec| codec.word()));
+    page.word("srtp", media.srtp);
     page.seconds("rtp_start_timeout_s", media.rtp_start_timeout);
     page.seconds("rtp_timeout_s", media.rtp_timeout);
     page.seconds("hold_timeout_s", media.hold_timeout);
@@ -160,7 +160,7 @@ fn recordings(page: &mut Page, config: &Config) {
             name => page.section(format_args!("recording.{}", key(name))),
         }
         page.raw("enabled", recording.enabled);
-        page.text("dir", &recording.dir.as_ref().map_or("".into(), |dir| dir.to_string_lossy().into_owned()));
+        page.path("dir", recording.dir.as_deref());
         page.word("video", recording.video);
         page.word("audio", recording.audio);
         page.word("encoder", recording.encoder);
@@ -198,6 +198,10 @@ fn agents_and_routes(page: &mut Page, config: &Config) {
         page.texts("detect", &route.detect);
         page.raw("censor", route.censor);
         page.raw("video", route.video);
+        page.seconds("ring_s", route.ring);
+        page.raw("early_media", route.early_media);
+        page.raw("slides", route.slides);
+        page.text("display_name", &route.display_name);
     }
 }
 
@@ -217,12 +221,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_printed_reads_back_the_same() {
-        let config = Config::default();
-        assert_eq!(loaded(&print(&config)), config);
-        let config = loaded(
-            r##"
+    /// Something of everything.
+    const ALL_KINDS: &str = r##"
             [appliance]
             name = "a \"quoted\" näme"
             drain_s = 0.5
@@ -230,6 +230,47 @@ mod tests {
             listen = ["udp:[::1]:5070", "tcp:127.0.0.1:0"]
             advertise = "192.0.2.7"
             busy = 486
+            strangers = "challenge"
+            realm = "door"
+            calls_per_second = 0
+            min_se_s = 4
+            session_expires_s = 90
+            dial_allow = ["sip:+4930*@*", "tel:112"]
+            dial_max_s = 60
+            [sip.tls]
+            certificate = "Cargo.toml"
+            private_key = "Cargo.lock"
+            [[sip.user]]
+            name = "door1"
+            password = "${env:TOKEN}"
+            [[sip.user]]
+            name = "door2"
+            password = "${env:TOKEN}"
+            display_name = "Back \"door\""
+            [[sip.peer]]
+            name = "office"
+            source = ["192.0.2.0/24", "2001:db8::/48"]
+            networks = "198.51.100.0/24"
+            srtp = "required"
+            uri = "sips:pbx.example.com:5071;transport=tcp"
+            username = "eyeline"
+            password = "${env:TOKEN}"
+            realm = "example"
+            max_calls = 3
+            identity = false
+            tls_name = "pbx.example.com"
+            ice = true
+            [[sip.account]]
+            name = "pbx"
+            registrar = "sip:pbx.example.com"
+            username = "200"
+            password = "${env:TOKEN}"
+            display_name = "Reception"
+            expires_s = 60
+            outbound_proxy = "sip:[2001:db8::1]:5080;transport=tcp"
+            srtp = "off"
+            [media]
+            srtp = "off"
             [detector."number plates"]
             model = "./plates.onnx"
             iou = 0.3
@@ -256,12 +297,21 @@ mod tests {
             agent = "tape"
             record = "night"
             detect = ["number plates"]
+            ring_s = 1.5
+            early_media = true
+            slides = true
+            display_name = "Front door"
             [[route]]
             [console]
             listen = "0.0.0.0:8080"
             token = "${env:TOKEN}"
-            "##,
-        );
+            "##;
+
+    #[test]
+    fn what_is_printed_reads_back_the_same() {
+        let config = Config::default();
+        assert_eq!(loaded(&print(&config)), config);
+        let config = loaded(ALL_KINDS);
         let printed = print(&config);
         assert_eq!(loaded(&printed), config, "{printed}");
         assert!(!printed.contains("hunter2"), "{printed}");
@@ -269,7 +319,11 @@ mod tests {
 
     #[test]
     fn plain_secrets_are_left_out() {
-        let config = loaded("[console]\npassword = \"hunter2\"\n");
+        let config = loaded(
+            "[console]\npassword = \"hunter2\"\n[[sip.user]]\nname = \"a\"\npassword = \"hunter2\"\n\
+             [[sip.peer]]\nname = \"b\"\nsource = \"192.0.2.1\"\nusername = \"b\"\npassword = \"hunter2\"\n\
+             [[sip.account]]\nname = \"c\"\nregistrar = \"sip:d\"\nusername = \"e\"\npassword = \"hunter2\"\n",
+        );
         assert!(!print(&config).contains("hunter2"));
         assert!(!format!("{config:?}").contains("hunter2"));
     }

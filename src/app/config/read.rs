@@ -8,13 +8,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::file::{Table, Value};
-use super::later;
 use super::section::{Reading, Section, did_you_mean, word};
 use super::settings::*;
+use super::sip;
 use crate::media::frame::Size;
 
-const SECOND: Duration = Duration::from_secs(1);
-const DAY_S: f64 = 86_400.0;
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const DAY_S: f64 = 86_400.0;
 /// The largest side of a picture; H.264 level 5.1 ends here.
 const SIDE_MAX: u32 = 4096;
 
@@ -23,7 +23,7 @@ pub fn config(reading: &Reading, tree: &Table) -> Config {
     let root = Section::root(reading, tree);
     let mut config = Config::default();
     appliance(&root.table("appliance"), &mut config.appliance);
-    sip(&root.table("sip"), &mut config.sip);
+    sip::read::sip(&root.table("sip"), &mut config.sip);
     media(&root.table("media"), &mut config.media);
     video(&root.table("video"), &mut config.video);
     models(&root.table("models"), &mut config.models);
@@ -64,66 +64,12 @@ fn path(text: &str) -> Result<PathBuf, String> {
 }
 
 /// `None` for `empty`.
-fn path_or(empty: &str) -> impl Fn(&str) -> Result<Option<PathBuf>, String> {
+pub(super) fn path_or(empty: &str) -> impl Fn(&str) -> Result<Option<PathBuf>, String> {
     move |text| if text == empty { Ok(None) } else { path(text).map(Some) }
 }
 
-fn sip(section: &Section, into: &mut Sip) {
-    section.list("listen", &mut into.listen, listen);
-    section.parsed("advertise", &mut into.advertise, advertise);
-    section.list("trusted", &mut into.trusted, network);
-    section.word("strangers", &mut into.strangers);
-    section.whole("max_calls", &mut into.max_calls, 0..=100_000);
-    busy(section, &mut into.busy);
-    section.duration("ring_timeout_s", &mut into.ring_timeout, SECOND, 0.1..=3600.0);
-    section.duration("max_call_s", &mut into.max_call, SECOND, 1.0..=30.0 * DAY_S);
-}
-
-/// 486 is as good as "486".
-fn busy(section: &Section, into: &mut Busy) {
-    match section.raw("busy").map(|node| &node.value) {
-        Some(Value::Text(text)) => match word(text, "sip.busy") {
-            Ok(busy) => *into = busy,
-            Err(message) => section.problem("busy", message),
-        },
-        Some(Value::Whole(486)) => *into = Busy::Busy486,
-        Some(Value::Whole(503)) => *into = Busy::Unavailable503,
-        Some(_) => section.wrong_at("busy", "503 or 486"),
-        None => {}
-    }
-}
-
-fn listen(text: &str) -> Result<Listen, String> {
-    const SHAPE: &str = "write \"udp:0.0.0.0:5060\" or \"tcp:[::]:5060\"";
-    let Some((scheme, address)) = text.split_once(':') else {
-        return Err(format!("{text:?} is no listen address; {SHAPE}"));
-    };
-    if later::is_later_word("sip.listen", scheme) {
-        return Err(format!("{scheme} is not in this version of Eyeline; use udp or tcp"));
-    }
-    let Some((_, transport)) = Transport::ALL.iter().find(|(word, _)| *word == scheme) else {
-        let help = did_you_mean(scheme, Transport::ALL.iter().map(|(word, _)| *word));
-        return Err(format!("{scheme:?} is no transport{help}; {SHAPE}"));
-    };
-    match address.parse::<SocketAddr>() {
-        Ok(address) => Ok(Listen { transport: *transport, address }),
-        Err(_) if address.parse::<IpAddr>().is_ok() => Err(format!("{text:?} has no port; {SHAPE}")),
-        Err(_) => Err(format!("{address:?} is no address and port; {SHAPE}")),
-    }
-}
-
-fn advertise(text: &str) -> Result<Option<IpAddr>, String> {
-    match text.parse::<IpAddr>() {
-        _ if text == "auto" => Ok(None),
-        Ok(address) if address.is_unspecified() || address.is_multicast() => {
-            Err(format!("peers cannot reach {address}; write \"auto\" or one address of this box"))
-        }
-        Ok(address) => Ok(Some(address)),
-        Err(_) => Err(format!("{text:?} is neither \"auto\" nor an IP address")),
-    }
-}
-
-fn network(text: &str) -> Result<IpNet, String> {
+/// One network, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let parsed =
         text.parse::<IpNet>().or_else(|error| text.parse::<IpAddr>().map(IpNet::from).map_err(|_| error));
     match parsed {
@@ -133,6 +79,23 @@ fn network(text: &str) -> Result<IpNet, String> {
         Ok(network) => Ok(network),
         Err(_) => Err(format!("{text:?} is no network; write \"192.0.2.0/24\" or \"2001:db8::/32\"")),
     }
+}
+
+/// Networks in a list, or one alone.
+pub(super) fn networks(section: &Section, key: &str, into: &mut Vec<IpNet>) {
+    if section.is_text(key) {
+        section.parsed(key, into, |text| network(text).map(|network| vec![network]));
+    } else {
+        section.list(key, into, network);
+    }
+}
+
+/// It stands in quotes in a header.
+pub(super) fn display_name(text: &str) -> Result<String, String> {
+    if text.chars().count() > 64 || text.chars().any(char::is_control) {
+        return Err("at most 64 characters, none of them control characters".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn media(section: &Section, into: &mut Media) {
@@ -147,6 +110,7 @@ fn media(section: &Section, into: &mut Media) {
         section.problem("audio_codecs", "at least one of pcma, pcmu");
     }
     section.words("video_codecs", &mut into.video_codecs);
+    section.word("srtp", &mut into.srtp);
     section.duration("rtp_start_timeout_s", &mut into.rtp_start_timeout, SECOND, 0.5..=DAY_S);
     section.duration("rtp_timeout_s", &mut into.rtp_timeout, SECOND, 0.5..=DAY_S);
     section.duration("hold_timeout_s", &mut into.hold_timeout, SECOND, 1.0..=DAY_S);
@@ -373,15 +337,7 @@ fn route(section: &Section, defaults: &Route) -> Route {
     let mut route = defaults.clone();
     section.text("to", &mut route.to);
     section.text("from", &mut route.from);
-    match section.raw("source").map(|node| &node.value) {
-        Some(Value::Text(_)) => {
-            let mut one = None;
-            section.parsed("source", &mut one, |text| network(text).map(Some));
-            route.source = one.into_iter().collect();
-        }
-        Some(_) => section.list("source", &mut route.source, network),
-        None => {}
-    }
+    networks(section, "source", &mut route.source);
     route.headers = section.table("header").texts();
     section.text("agent", &mut route.agent);
     match section.raw("record").map(|node| &node.value) {
@@ -393,6 +349,10 @@ fn route(section: &Section, defaults: &Route) -> Route {
     section.list("detect", &mut route.detect, |text| Ok(text.to_owned()));
     section.flag("censor", &mut route.censor);
     section.flag("video", &mut route.video);
+    section.duration("ring_s", &mut route.ring, SECOND, 0.0..=180.0);
+    section.flag("early_media", &mut route.early_media);
+    section.flag("slides", &mut route.slides);
+    section.parsed("display_name", &mut route.display_name, display_name);
     route
 }
 

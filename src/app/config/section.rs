@@ -66,6 +66,11 @@ impl<'a> Reading<'a> {
         self.warnings.borrow_mut().push(warning);
     }
 
+    /// Whether nothing is going to be run with it.
+    pub fn only_looking(&self) -> bool {
+        self.given.only_looking
+    }
+
     /// Every key that was asked for, in the order of asking.
     pub fn asked(&self) -> Vec<String> {
         self.asked.borrow().clone()
@@ -133,6 +138,12 @@ impl<'a> Section<'a> {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
+    /// Whether a text was written at a key.
+    pub fn is_text(&self, key: &str) -> bool {
+        let node = self.table.and_then(|table| table.get(key));
+        node.is_some_and(|node| matches!(node.value, Value::Text(_)))
+    }
+
     pub fn flag(&self, key: &str, into: &mut bool) {
         match self.ask(key) {
             Some((Node { value: Value::Flag(flag), .. }, _)) => *into = *flag,
@@ -160,8 +171,11 @@ impl<'a> Section<'a> {
             Value::Text(text)
                 if ["${env:", "${credential:", "${file:"].iter().any(|start| text.starts_with(start)) =>
             {
-                let help =
-                    format!("references are for secrets; use the environment variable {}", variable(path));
+                let help = if path.contains('[') {
+                    "references are for secrets".to_owned()
+                } else {
+                    format!("references are for secrets; use the environment variable {}", variable(path))
+                };
                 self.reading.problem_at(node.place.clone(), path, help);
                 None
             }
@@ -360,9 +374,21 @@ impl<'a> Section<'a> {
     pub fn table_list(&self, key: &str) -> Option<Vec<Section<'a>>> {
         let path = self.path_of(key);
         let node = self.ask_silently(key, &path)?;
-        let sections = self.items_of(node, &path)?.into_iter().map(|(node, path)| {
-            let table = self.table_in(node, &path);
-            Section { reading: self.reading, path, table, known: RefCell::default() }
+        // Neither says what was found instead: such tables hold passwords.
+        let wrong = |node: &Node, path: &str| {
+            let expected = format!("expected tables: [[{}]], or [{{ … }}]", self.path_of(key));
+            self.reading.problem_at(node.place.clone(), path, expected);
+        };
+        let Value::Items(_) = &node.value else {
+            wrong(node, &path);
+            return None;
+        };
+        let sections = self.items_of(node, &path)?.into_iter().filter_map(|(node, path)| {
+            let Value::Table(table) = &node.value else {
+                wrong(node, &path);
+                return None;
+            };
+            Some(Section { reading: self.reading, path, table: Some(table), known: RefCell::default() })
         });
         Some(sections.collect())
     }

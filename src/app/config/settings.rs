@@ -3,14 +3,16 @@
 //! Durations are `Duration`, sizes in pixels, shares 0 to 1 unless a field says otherwise.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::secret::Secret;
+pub use super::sip::settings::{
+    Account, Busy, Listen, Sip, SipPeer, SrtpPolicy, Strangers, Tls, Transport, User,
+};
 use crate::engine::plan::AudioCodec;
 use crate::media::frame::Size;
 
@@ -29,6 +31,8 @@ macro_rules! words {
         }
     };
 }
+
+pub(super) use words;
 
 /// An enum written as one of a few words.
 pub trait Word: Copy + PartialEq + 'static {
@@ -111,86 +115,6 @@ impl Default for Appliance {
 }
 
 words! {
-    /// What carries SIP.
-    Transport { Udp = "udp", Tcp = "tcp" }
-}
-
-/// One `[sip] listen` entry: `udp:0.0.0.0:5060`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listen {
-    pub transport: Transport,
-    /// Port 0: any free one.
-    pub address: SocketAddr,
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.transport.word(), self.address)
-    }
-}
-
-words! {
-    /// What callers outside `trusted` get.
-    Strangers {
-        /// No answer at all.
-        Drop = "drop",
-        /// 403.
-        Reject = "reject",
-    }
-}
-
-words! {
-    /// The status of a call beyond `max_calls`.
-    Busy {
-        /// With Retry-After.
-        Unavailable503 = "503",
-        Busy486 = "486",
-    }
-}
-
-/// `[sip]`
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sip {
-    pub listen: Vec<Listen>,
-    /// The address in Contact and SDP. `None`: the one that faces the peer.
-    pub advertise: Option<IpAddr>,
-    pub trusted: Vec<IpNet>,
-    pub strangers: Strangers,
-    /// 0: no limit.
-    pub max_calls: u32,
-    pub busy: Busy,
-    /// Outgoing calls: CANCEL after this long without an answer.
-    pub ring_timeout: Duration,
-    pub max_call: Duration,
-}
-
-impl Default for Sip {
-    fn default() -> Self {
-        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 5060));
-        let network = |a: [u8; 4], length| IpNet::new_assert(IpAddr::from(a), length);
-        Sip {
-            listen: [Transport::Udp, Transport::Tcp]
-                .map(|transport| Listen { transport, address: any })
-                .to_vec(),
-            advertise: None,
-            trusted: vec![
-                network([127, 0, 0, 0], 8),
-                IpNet::new_assert(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), 128),
-                network([10, 0, 0, 0], 8),
-                network([172, 16, 0, 0], 12),
-                network([192, 168, 0, 0], 16),
-                IpNet::new_assert(IpAddr::from([0xfc00, 0, 0, 0, 0, 0, 0, 0]), 7),
-            ],
-            strangers: Strangers::Drop,
-            max_calls: 0,
-            busy: Busy::Unavailable503,
-            ring_timeout: Duration::from_secs(30),
-            max_call: Duration::from_secs(14_400),
-        }
-    }
-}
-
-words! {
     /// A video codec this version speaks.
     VideoCodec { H264 = "h264" }
 }
@@ -208,6 +132,8 @@ pub struct Media {
     pub audio_codecs: Vec<AudioCodec>,
     /// Empty: audio-only calls.
     pub video_codecs: Vec<VideoCodec>,
+    /// Where neither the peer nor the account says otherwise.
+    pub srtp: SrtpPolicy,
     /// From answer to the first RTP or RTCP.
     pub rtp_start_timeout: Duration,
     /// Without RTP and RTCP in a running call.
@@ -222,6 +148,7 @@ impl Default for Media {
             rtp_ports: (20_000, 20_999),
             audio_codecs: vec![AudioCodec::Pcma, AudioCodec::Pcmu],
             video_codecs: vec![VideoCodec::H264],
+            srtp: SrtpPolicy::Optional,
             rtp_start_timeout: Duration::from_secs(30),
             rtp_timeout: Duration::from_secs(15),
             hold_timeout: Duration::from_secs(1800),
@@ -534,6 +461,14 @@ pub struct Route {
     pub detect: Vec<String>,
     pub censor: bool,
     pub video: bool,
+    /// How long it rings before it is answered.
+    pub ring: Duration,
+    /// Media flows while it rings (183 with SDP).
+    pub early_media: bool,
+    /// Whether a shared screen (a second video line, `content:slides`) is taken.
+    pub slides: bool,
+    /// Shown to the caller; empty: none.
+    pub display_name: String,
 }
 
 impl Route {
@@ -550,6 +485,10 @@ impl Route {
             detect: config.detectors.keys().cloned().collect(),
             censor: config.censor.hides(),
             video: !config.media.video_codecs.is_empty(),
+            ring: Duration::ZERO,
+            early_media: false,
+            slides: false,
+            display_name: String::new(),
         }
     }
 

@@ -8,16 +8,21 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::super::stream::{Framed, Framer};
+use super::hop::Hop;
 use super::{Access, ConnectionId, Do, Endpoint, Peer, Transport};
 
 /// Longest message on a stream.
 const LARGEST_MESSAGE: usize = 64 * 1024;
 /// Messages that wait for a connection to open.
 const WAITING: usize = 32;
+/// Addresses whose domain is remembered.
+const MOST_NAMES: usize = 4096;
 
 pub(super) struct Connection {
     peer: Peer,
     access: Access,
+    /// The domain its certificate was checked against, or what the accepted peer's certificate names.
+    name: Option<String>,
     framer: Framer,
     /// `Some`: not open yet.
     waiting: Option<Vec<Vec<u8>>>,
@@ -27,14 +32,54 @@ pub(super) struct Connection {
 pub(super) struct Connections {
     open: HashMap<ConnectionId, Connection>,
     by_remote: HashMap<(Transport, SocketAddr), ConnectionId>,
+    /// The domain last dialled at an address, for the certificate when its stream is opened again.
+    names: HashMap<(Transport, SocketAddr), String>,
     next: u64,
+}
+
+impl Connections {
+    /// Remembers under which domain a hop is known.
+    pub fn name(&mut self, hop: &Hop) {
+        let key = (hop.transport, hop.remote);
+        let Some(name) = hop.name.clone().filter(|_| hop.transport.is_reliable()) else { return };
+        if self.names.len() >= MOST_NAMES && !self.names.contains_key(&key) {
+            self.names.clear();
+        }
+        self.names.insert(key, name);
+    }
+
+    pub fn is_opening(&self, id: ConnectionId) -> bool {
+        self.open.get(&id).is_some_and(|connection| connection.waiting.is_some())
+    }
+
+    /// The open stream to a hop. One whose certificate was checked for another domain is none of it.
+    fn known(&self, peer: &Peer) -> Option<ConnectionId> {
+        if let Some(id) = peer.connection.filter(|id| self.open.contains_key(id)) {
+            return Some(id);
+        }
+        let key = (peer.transport, peer.remote);
+        let id = *self.by_remote.get(&key)?;
+        let wanted = self.names.get(&key).filter(|_| peer.transport.is_secure());
+        let name = self.open.get(&id)?.name.as_ref();
+        (wanted.is_none() || wanted == name).then_some(id)
+    }
 }
 
 impl Endpoint {
     /// A stream accepted by our listener.
-    pub fn handle_accepted(&mut self, _now: Instant, id: ConnectionId, peer: Peer, access: Access) {
+    ///
+    /// `tls_name`: what the client certificate that was verified names.
+    pub fn handle_accepted(
+        &mut self,
+        _now: Instant,
+        id: ConnectionId,
+        peer: Peer,
+        access: Access,
+        tls_name: Option<String>,
+    ) {
         let peer = Peer { connection: Some(id), ..peer };
-        let connection = Connection { peer, access, framer: Framer::new(LARGEST_MESSAGE), waiting: None };
+        let framer = Framer::new(LARGEST_MESSAGE);
+        let connection = Connection { peer, access, name: tls_name, framer, waiting: None };
         self.connections.by_remote.insert((peer.transport, peer.remote), id);
         self.connections.open.insert(id, connection);
     }
@@ -89,9 +134,7 @@ impl Endpoint {
             self.out.push_back(Do::Send { peer, bytes });
             return None;
         }
-        let by_id = peer.connection.filter(|id| self.connections.open.contains_key(id));
-        let known = by_id.or_else(|| self.connections.by_remote.get(&(peer.transport, peer.remote)).copied());
-        let id = known.unwrap_or_else(|| self.connect(peer));
+        let id = self.connections.known(&peer).unwrap_or_else(|| self.connect(peer));
         if let Some(connection) = self.connections.open.get_mut(&id) {
             match &mut connection.waiting {
                 None => self.out.push_back(Do::Send { peer: connection.peer, bytes }),
@@ -106,16 +149,24 @@ impl Endpoint {
         self.connections.next += 1;
         let id = ConnectionId(self.connections.next);
         let peer = Peer { connection: Some(id), ..peer };
+        let name = self.connections.names.get(&(peer.transport, peer.remote)).cloned();
         // We chose to talk to this peer: what it sends on this stream is wanted.
         let connection = Connection {
             peer,
             access: Access::Trusted,
+            name: name.clone(),
             framer: Framer::new(LARGEST_MESSAGE),
             waiting: Some(Vec::new()),
         };
         self.connections.open.insert(id, connection);
         self.connections.by_remote.insert((peer.transport, peer.remote), id);
-        self.out.push_back(Do::Connect { connection: id, transport: peer.transport, remote: peer.remote });
+        let (transport, remote) = (peer.transport, peer.remote);
+        self.out.push_back(Do::Connect { connection: id, transport, remote, name });
         id
+    }
+
+    /// What the verified client certificate of an accepted stream names.
+    pub fn tls_name(&self, id: ConnectionId) -> Option<&str> {
+        self.connections.open.get(&id)?.name.as_deref()
     }
 }

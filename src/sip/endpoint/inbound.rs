@@ -7,6 +7,7 @@ use super::super::dialog::DialogKey;
 use super::super::message::{Message, Method, RequestMessage};
 use super::super::parse::{Malformed, is_keep_alive, parse};
 use super::compose::{ACCEPT, ALLOW, response_peer, response_to, stamp_source};
+use super::outside;
 use super::transactions::ServerMachine;
 use super::{Access, Endpoint, Peer, Response, SessionId, Strangers};
 
@@ -91,6 +92,7 @@ impl Endpoint {
             }
             (Method::Invite, None) => self.handle_invite(now, peer, key, request),
             (Method::Options, None) => self.handle_options(now, peer, key, request),
+            (method, None) if outside::is_taken(method) => self.handle_outside(now, peer, key, request, None),
             (Method::Bye, None) => self.answer(now, peer, key, request, plain(481)),
             (_, None) => self.answer(now, peer, key, request, plain(405)),
         }

@@ -9,9 +9,13 @@
 //! ```
 //! It knows nothing of SDP and does not decide who may call: [`Access`] comes with the bytes.
 
+mod asked;
+mod asking;
 mod compose;
 mod connection;
+mod hop;
 mod inbound;
+mod outside;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -27,11 +31,15 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
 use super::dialog::DialogKey;
+use super::digest::Credentials;
 use super::header::NameAddr;
 pub use super::message::{Body, Headers, Method};
 pub use super::transaction::Timers;
 use super::uri::Uri;
 use connection::Connections;
+pub use hop::{Hop, MOST_HOPS};
+use outside::OpenOutside;
+pub use outside::{Outside, OutsideRequest};
 use session::Session;
 use transactions::{ClientTransaction, ServerTransaction};
 
@@ -103,6 +111,10 @@ pub struct SessionId(pub u64);
 /// One request inside a session, ours or theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
+
+/// One question where a URI leads, answered by the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResolveId(pub u64);
 
 /// Both ends of a hop. `local` is our own listening address as the peer sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +191,8 @@ pub struct Incoming {
     pub call_id: String,
     pub headers: Headers,
     pub body: Option<Body>,
+    /// Who proved to be one of our users; `None`: nobody asked.
+    pub user: Option<String>,
 }
 
 /// An INVITE to send.
@@ -186,12 +200,12 @@ pub struct Incoming {
 pub struct Outgoing {
     pub to: Uri,
     pub from: NameAddr,
-    pub destination: SocketAddr,
-    pub transport: Transport,
-    /// Our own listening address towards the destination.
-    pub local: SocketAddr,
+    /// Tried in this order: on a transport error, a 503 or silence the next one gets the request. Never empty.
+    pub hops: Vec<Hop>,
     pub headers: Vec<(String, String)>,
     pub body: Option<Body>,
+    /// Answers a challenge to this INVITE and to what we send in its dialog.
+    pub credentials: Option<Credentials>,
 }
 
 #[derive(Clone, Debug)]
@@ -229,10 +243,15 @@ pub enum Event {
     },
     /// Our BYE or CANCEL is done. Session over.
     Ended { session: SessionId },
+    /// The final response to `send_outside`, 408 after a timeout, 503 after a transport error.
+    OutsideAnswered { request: RequestId, status: u16, reason: String, headers: Headers, body: Option<Body> },
+    /// REGISTER, MESSAGE and the like outside any dialog; answer with `reply`.
+    OutsideRequested { request: RequestId, asked: Box<OutsideRequest> },
 }
 
 impl Event {
-    pub fn session(&self) -> SessionId {
+    /// `None`: it belongs to no session.
+    pub fn session(&self) -> Option<SessionId> {
         match self {
             Event::Invited { session, .. }
             | Event::Cancelled { session }
@@ -246,16 +265,31 @@ impl Event {
             | Event::Answered { session, .. }
             | Event::Failed { session, .. }
             | Event::Responded { session, .. }
-            | Event::Ended { session } => *session,
+            | Event::Ended { session } => Some(*session),
+            Event::OutsideAnswered { .. } | Event::OutsideRequested { .. } => None,
         }
     }
 }
 
 #[derive(Debug)]
 pub enum Do {
-    Send { peer: Peer, bytes: Vec<u8> },
-    Connect { connection: ConnectionId, transport: Transport, remote: SocketAddr },
+    Send {
+        peer: Peer,
+        bytes: Vec<u8>,
+    },
+    /// `name`: the domain dialled, for the certificate and the WebSocket's Host.
+    Connect {
+        connection: ConnectionId,
+        transport: Transport,
+        remote: SocketAddr,
+        name: Option<String>,
+    },
     Close(ConnectionId),
+    /// Where does this URI lead? Answer with [`Endpoint::handle_resolved`] or what asked.
+    Resolve {
+        id: ResolveId,
+        uri: Uri,
+    },
     Event(Event),
 }
 
@@ -284,6 +318,9 @@ enum Timer {
     Client(u64),
     Server(u64),
     Session(SessionId),
+    Outside(RequestId),
+    /// A stream for a large request should be open.
+    Opening(u64),
 }
 
 /// All SIP state of one user agent.
@@ -301,7 +338,10 @@ pub struct Endpoint {
     merges: HashMap<String, u64>,
     sessions: HashMap<SessionId, Session>,
     session_of: HashMap<DialogKey, SessionId>,
+    outside: OpenOutside,
     connections: Connections,
+    /// Addresses that took no stream for a large request, and until when that is believed.
+    without_stream: HashMap<SocketAddr, Instant>,
     timers: BTreeSet<(Instant, Timer)>,
     next: u64,
     out: VecDeque<Do>,
@@ -322,7 +362,9 @@ impl Endpoint {
             merges: HashMap::new(),
             sessions: HashMap::new(),
             session_of: HashMap::new(),
+            outside: OpenOutside::new(),
             connections: Connections::default(),
+            without_stream: HashMap::new(),
             timers: BTreeSet::new(),
             next: 0,
             out: VecDeque::new(),
@@ -366,6 +408,8 @@ impl Endpoint {
                 Timer::Client(id) => self.client_time(now, id),
                 Timer::Server(id) => self.server_time(now, id),
                 Timer::Session(id) => self.session_time(now, id),
+                Timer::Outside(id) => self.outside_time(now, id),
+                Timer::Opening(id) => self.opening_time(now, id),
             }
         }
     }

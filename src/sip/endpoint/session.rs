@@ -78,6 +78,8 @@ pub(super) struct Session {
     pub their_reinvite: bool,
     /// The transaction of our re-INVITE that waits for their answer.
     pub our_reinvite: Option<u64>,
+    /// A provisional response above 100 has come: the call is where it is.
+    pub progressed: bool,
     pub armed: Option<Instant>,
 }
 
@@ -97,6 +99,7 @@ impl Session {
             open: HashMap::new(),
             their_reinvite: false,
             our_reinvite: None,
+            progressed: false,
             armed: None,
         }
     }

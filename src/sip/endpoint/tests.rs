@@ -53,11 +53,10 @@ impl Wire {
         let outgoing = Outgoing {
             to: Uri::parse("sip:bob@10.0.0.2").expect("a uri"),
             from: NameAddr::parse("<sip:alice@10.0.0.1>").expect("an address"),
-            destination: address(BOB),
-            transport: self.transport,
-            local: address(ALICE),
+            hops: vec![Hop::to(self.transport, address(BOB), address(ALICE))],
             headers: Vec::new(),
             body: sdp("offer"),
+            credentials: None,
         };
         let session = self.alice.invite(self.now, outgoing);
         self.settle();
@@ -108,9 +107,9 @@ impl Wire {
             Do::Connect { connection, .. } => {
                 assert!(from_alice, "only the caller opens a stream");
                 self.alice.handle_connected(self.now, connection, address(ALICE));
-                self.bob.handle_accepted(self.now, ConnectionId(1), peer, Access::Trusted);
+                self.bob.handle_accepted(self.now, ConnectionId(1), peer, Access::Trusted, None);
             }
-            Do::Close(_) | Do::Event(_) => {}
+            Do::Close(_) | Do::Resolve { .. } | Do::Event(_) => {}
         }
     }
 
@@ -132,7 +131,7 @@ impl Wire {
 
     fn invited(&self) -> SessionId {
         match self.events_b.iter().find(|event| matches!(event, Event::Invited { .. })) {
-            Some(event) => event.session(),
+            Some(event) => event.session().expect("an event of a session"),
             None => panic!("no INVITE arrived: {:?}", self.carried),
         }
     }
@@ -372,7 +371,7 @@ impl Scripted {
         let wanted = drain(&mut self.endpoint, &mut self.events);
         let text = |what| match what {
             Do::Send { peer, bytes } => Some((peer.remote, String::from_utf8_lossy(&bytes).into_owned())),
-            Do::Connect { .. } | Do::Close(_) | Do::Event(_) => None,
+            Do::Connect { .. } | Do::Close(_) | Do::Resolve { .. } | Do::Event(_) => None,
         };
         wanted.into_iter().filter_map(text).collect()
     }
@@ -436,7 +435,7 @@ fn strangers_get_nothing_and_cost_nothing() {
 fn what_is_not_understood_is_refused_as_the_rfc_says() {
     let mut phone = Scripted::new(Settings::default());
     for (n, (method, more, to_tag, expected)) in [
-        ("REGISTER", "", "", "405"),
+        ("PUBLISHED", "", "", "405"),
         ("BYE", "", "", "481"),
         ("INFO", "", ";tag=gone", "481"),
         ("INVITE", "Require: 100rel\n", "", "420"),
@@ -470,7 +469,7 @@ fn the_same_call_over_two_paths_is_merged_and_a_repeat_is_absorbed() {
 fn an_old_cseq_inside_the_dialog_is_refused() {
     let mut phone = Scripted::new(Settings::default());
     phone.hears(ALICE, Access::Trusted, &request("INVITE", "1", "", 5, ""));
-    let session = phone.events[0].session();
+    let session = phone.events[0].session().expect("a session");
     phone.endpoint.respond(phone.now, session, ok());
     let tag = our_tag(&phone.says());
     phone.hears(ALICE, Access::Trusted, &request("ACK", "2", &tag, 5, ""));
@@ -485,7 +484,7 @@ fn routes_are_mirrored_and_the_bye_follows_them() {
     let mut phone = Scripted::new(Settings::default());
     let routes = "Record-Route: <sip:10.0.0.8:5080;lr>\n";
     phone.hears("10.0.0.8:5080", Access::Trusted, &request("INVITE", "1", "", 1, routes));
-    let session = phone.events[0].session();
+    let session = phone.events[0].session().expect("a session");
     phone.endpoint.respond(phone.now, session, ok());
     let answer = phone.says();
     assert!(answer[0].1.contains("Record-Route: <sip:10.0.0.8:5080;lr>"));
@@ -588,7 +587,7 @@ fn a_hang_up_leaves_no_request_without_an_answer() {
 fn a_cancelled_reinvite_is_withdrawn_and_the_call_goes_on() {
     let mut phone = Scripted::new(Settings::default());
     phone.hears(ALICE, Access::Trusted, &request("INVITE", "1", "", 1, ""));
-    let session = phone.events[0].session();
+    let session = phone.events[0].session().expect("a session");
     phone.endpoint.respond(phone.now, session, ok());
     let tag = our_tag(&phone.says());
     phone.hears(ALICE, Access::Trusted, &request("ACK", "2", &tag, 1, ""));
@@ -603,7 +602,7 @@ fn a_cancelled_reinvite_is_withdrawn_and_the_call_goes_on() {
 fn a_session_that_is_hanging_up_knows_no_more_requests() {
     let mut phone = Scripted::new(Settings::default());
     phone.hears(ALICE, Access::Trusted, &request("INVITE", "1", "", 1, ""));
-    let session = phone.events[0].session();
+    let session = phone.events[0].session().expect("a session");
     phone.endpoint.respond(phone.now, session, ok());
     let tag = our_tag(&phone.says());
     phone.hears(ALICE, Access::Trusted, &request("ACK", "2", &tag, 1, ""));
@@ -618,7 +617,7 @@ fn an_ack_of_a_2xx_is_taken_whatever_its_branch() {
     for branch in ["1", "2"] {
         let mut phone = Scripted::new(Settings::default());
         phone.hears(ALICE, Access::Trusted, &request("INVITE", "1", "", 1, ""));
-        let session = phone.events[0].session();
+        let session = phone.events[0].session().expect("a session");
         phone.endpoint.respond(phone.now, session, ok());
         let tag = our_tag(&phone.says());
         phone.hears(ALICE, Access::Trusted, &request("ACK", branch, &tag, 1, ""));

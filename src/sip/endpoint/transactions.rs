@@ -1,5 +1,6 @@
 //! The endpoint's tables of transactions: making them, finding them, repeating what they sent, forgetting them.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::super::message::{Method, RequestMessage, ResponseMessage};
@@ -7,6 +8,7 @@ use super::super::transaction::client::Client;
 use super::super::transaction::client_invite::{ClientInvite, Timed};
 use super::super::transaction::server::Server;
 use super::super::transaction::server_invite::{self, ServerInvite};
+use super::hop::{Hop, Places};
 use super::{ConnectionId, Endpoint, Peer, RequestId, SessionId, Timer};
 
 /// Whose request it is.
@@ -17,6 +19,8 @@ pub(super) enum User {
     /// A request inside the dialog that the session's user asked for.
     Request(SessionId, RequestId, Method),
     Bye(SessionId),
+    /// A request outside any dialog.
+    Outside(RequestId),
     /// CANCEL, or the BYE of a forked 2xx: nobody waits for its outcome.
     Nobody,
 }
@@ -33,6 +37,7 @@ pub(super) struct ClientTransaction {
     pub connection: Option<ConnectionId>,
     pub bytes: Vec<u8>,
     pub request: RequestMessage,
+    pub places: Places,
     pub user: User,
     pub armed: Option<Instant>,
 }
@@ -96,21 +101,46 @@ impl Endpoint {
         request: RequestMessage,
         user: User,
     ) -> u64 {
+        self.start_client_over(now, peer, VecDeque::new(), branch, request, user)
+    }
+
+    /// The same with other places to try when this one fails.
+    pub(super) fn start_client_over(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        rest: VecDeque<Hop>,
+        branch: String,
+        request: RequestMessage,
+        user: User,
+    ) -> u64 {
+        let (mut peer, mut branch, mut request) = (peer, branch, request);
+        let mut bytes = request.to_bytes();
+        let mut places = Places { rest, instead_of: None };
+        // A CANCEL goes the way of its INVITE, whose size it has not.
+        if request.method != Method::Cancel
+            && let Some(stream) = self.by_stream(now, peer, bytes.len())
+        {
+            places.instead_of = Some(peer);
+            peer = stream;
+            (branch, request) = self.addressed(request, peer);
+            bytes = request.to_bytes();
+        }
         let timers = self.settings.timers;
         let reliable = peer.transport.is_reliable();
         let machine = match request.method {
             Method::Invite => ClientMachine::Invite(ClientInvite::new(now, timers, reliable)),
             _ => ClientMachine::Other(Client::new(now, timers, reliable)),
         };
-        let bytes = request.to_bytes();
         let connection = self.send(peer, bytes.clone());
         let id = self.new_id();
         let key = (branch, request.method.clone());
         self.client_of.insert(key.clone(), id);
         let transaction =
-            ClientTransaction { machine, key, peer, connection, bytes, request, user, armed: None };
+            ClientTransaction { machine, key, peer, connection, bytes, request, places, user, armed: None };
         self.clients.insert(id, transaction);
         self.tend_client(id);
+        self.hurry(now, id);
         id
     }
 
@@ -140,6 +170,10 @@ impl Endpoint {
                 self.send(peer, bytes);
             }
             Timed::TimedOut => {
+                if self.next_place(now, id) {
+                    return;
+                }
+                let Some(transaction) = self.clients.get(&id) else { return };
                 let user = transaction.user.clone();
                 self.tend_client(id);
                 return self.client_failed(now, user, 408);
@@ -173,13 +207,16 @@ impl Endpoint {
             .collect();
         failed.sort_unstable();
         for id in failed {
+            self.counters.transport_errors += 1;
+            if self.next_place(now, id) {
+                continue;
+            }
             let Some(transaction) = self.clients.get_mut(&id) else { continue };
             match &mut transaction.machine {
                 ClientMachine::Invite(machine) => machine.terminate(),
                 ClientMachine::Other(machine) => machine.terminate(),
             }
             let user = transaction.user.clone();
-            self.counters.transport_errors += 1;
             self.tend_client(id);
             self.client_failed(now, user, 503);
         }

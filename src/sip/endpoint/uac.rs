@@ -1,6 +1,7 @@
-//! Our INVITEs and requests inside dialogs: the client side of RFC 3261 §9, §13, §14 and §15.
+//! Our INVITEs, from the request to the ACK of a 2xx, and every response that comes: the client side of RFC 3261 §9 and
+//! §13. What follows inside the dialog is `asking`'s.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::super::dialog::Dialog;
 use super::super::header::NameAddr;
@@ -8,23 +9,20 @@ use super::super::message::{Body, Headers, Method, RequestMessage, ResponseMessa
 use super::compose::{ALLOW, dialog_peer, set_body};
 use super::session::{Cancel, Session, State};
 use super::transactions::{ClientMachine, User};
-use super::{Endpoint, Event, Outgoing, Peer, RequestId, SessionId};
+use super::{Endpoint, Event, Outgoing, Peer, SessionId};
 use crate::sip::transaction::client_invite::Received;
-
-/// A re-INVITE may ask people, as for video; a peer that only ever says 100 is given up.
-const REINVITE_LIMIT: Duration = Duration::from_secs(180);
 
 impl Endpoint {
     /// Sends an INVITE and makes its session.
     pub fn invite(&mut self, now: Instant, outgoing: Outgoing) -> SessionId {
         let session = SessionId(self.new_id());
         let tag = self.token();
-        let peer = Peer {
-            transport: outgoing.transport,
-            local: outgoing.local,
-            remote: outgoing.destination,
-            connection: None,
+        let Some((hop, rest)) = self.places(outgoing.hops) else {
+            let reason = reason_phrase(503).to_owned();
+            self.event(Event::Failed { session, status: 503, reason, headers: Headers::default() });
+            return session;
         };
+        let peer = hop.peer();
         let (branch, via) = self.new_via(peer.transport, peer.local);
         let mut from = outgoing.from;
         from.set_tag(&tag);
@@ -45,10 +43,11 @@ impl Endpoint {
         set_body(&mut headers, &mut body, outgoing.body.as_ref());
         let request = RequestMessage { method: Method::Invite, uri: outgoing.to, headers, body };
         let state = State::Inviting { cancel: Cancel::No };
-        let mut made = Session::new(state, peer, outgoing.local, tag, 0);
+        let mut made = Session::new(state, peer, hop.local, tag, 0);
         made.sent_invite = Some(request.clone());
         self.sessions.insert(session, made);
-        let id = self.start_client(now, peer, branch, request, User::Invite(session));
+        let user = User::Invite(session);
+        let id = self.start_client_over(now, peer, rest, branch, request, user);
         if let Some(made) = self.sessions.get_mut(&session) {
             made.invite = id;
         }
@@ -63,7 +62,7 @@ impl Endpoint {
         self.send_ack(now, session, cseq, body.as_ref());
     }
 
-    fn send_ack(&mut self, _now: Instant, session: SessionId, cseq: u32, body: Option<&Body>) {
+    pub(super) fn send_ack(&mut self, _now: Instant, session: SessionId, cseq: u32, body: Option<&Body>) {
         let Some(state) = self.sessions.get(&session) else { return };
         let Some(dialog) = &state.dialog else { return };
         let (peer, tag) = (dialog_peer(dialog, state), dialog.key.remote_tag.clone());
@@ -137,83 +136,6 @@ impl Endpoint {
         self.client_failed(now, User::Invite(session), 408);
     }
 
-    /// Ends the session: BYE when there is a dialog, once their ACK has come. `Ended` follows.
-    pub fn bye(&mut self, now: Instant, session: SessionId, reason: Option<&str>) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
-        match &mut state.state {
-            State::Answered { bye } => *bye = Some(reason.map(str::to_owned)),
-            State::Accepted { cseq } => {
-                let cseq = *cseq;
-                state.state = State::Confirmed;
-                self.send_ack(now, session, cseq, None);
-                self.send_bye(now, session, reason);
-            }
-            State::Confirmed => self.send_bye(now, session, reason),
-            State::Invited => {
-                let response = super::Response { status: 480, ..super::Response::default() };
-                self.respond(now, session, response);
-            }
-            State::Inviting { .. } => self.cancel(now, session),
-            State::Closing => {}
-        }
-    }
-
-    fn send_bye(&mut self, now: Instant, session: SessionId, reason: Option<&str>) {
-        let headers: Vec<(String, String)> =
-            reason.map(|reason| ("Reason".to_owned(), reason.to_owned())).into_iter().collect();
-        self.close_open(now, session);
-        if let Some(state) = self.sessions.get_mut(&session) {
-            state.state = State::Closing;
-            state.repeat = None;
-        }
-        self.start_in_dialog(now, session, Method::Bye, &headers, None, User::Bye(session));
-        self.tend_session(session);
-    }
-
-    /// Sends a request inside the dialog; `Responded` follows.
-    pub fn request(
-        &mut self,
-        now: Instant,
-        session: SessionId,
-        method: Method,
-        headers: Vec<(String, String)>,
-        body: Option<Body>,
-    ) -> RequestId {
-        let request = RequestId(self.new_id());
-        let is_invite = method == Method::Invite;
-        let user = User::Request(session, request, method.clone());
-        let transaction = self.start_in_dialog(now, session, method, &headers, body.as_ref(), user);
-        if let (true, Some(transaction)) = (is_invite, transaction) {
-            self.limit_client(transaction, now + REINVITE_LIMIT);
-            if let Some(state) = self.sessions.get_mut(&session) {
-                state.our_reinvite = Some(transaction);
-            }
-        }
-        request
-    }
-
-    fn start_in_dialog(
-        &mut self,
-        now: Instant,
-        session: SessionId,
-        method: Method,
-        headers: &[(String, String)],
-        body: Option<&Body>,
-        user: User,
-    ) -> Option<u64> {
-        let state = self.sessions.get_mut(&session)?;
-        let mut dialog = state.dialog.take()?;
-        let peer = dialog_peer(&dialog, state);
-        let mut request = dialog.request(method);
-        state.dialog = Some(dialog);
-        let (branch, via) = self.new_via(peer.transport, peer.local);
-        request.headers.prepend("Via", via);
-        if let Some(state) = self.sessions.get(&session) {
-            self.finish_request(&mut request, state, headers, body);
-        }
-        Some(self.start_client(now, peer, branch, request, user))
-    }
-
     /// A response: matched by branch and CSeq method (§17.1.3). One with a second Via is for somebody behind us, and
     /// we are no proxy (§8.1.3.3).
     pub(super) fn handle_response(&mut self, now: Instant, response: ResponseMessage) {
@@ -249,7 +171,8 @@ impl Endpoint {
             self.send(peer, ack.to_bytes());
         }
         self.tend_client(id);
-        if deliver {
+        // RFC 3263 §4.3: a place that is overloaded is left for the next one.
+        if deliver && (response.status != 503 || !self.next_place(now, id)) {
             self.deliver(now, user, response);
         }
     }
@@ -270,12 +193,14 @@ impl Endpoint {
                 self.forget_session(now, session);
                 self.event(Event::Ended { session });
             }
-            (User::Request(..) | User::Bye(_) | User::Nobody, _) => {}
+            (User::Outside(request), 200..) => self.outside_answered(request, response),
+            (User::Request(..) | User::Bye(_) | User::Outside(_) | User::Nobody, _) => {}
         }
     }
 
     fn invite_progress(&mut self, now: Instant, session: SessionId, response: ResponseMessage) {
-        let Some(state) = self.sessions.get(&session) else { return };
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.progressed |= response.status > 100;
         if matches!(state.state, State::Inviting { cancel: Cancel::Wanted }) {
             self.send_cancel(now, session);
         }
@@ -341,42 +266,6 @@ impl Endpoint {
         self.start_client(now, peer, branch, bye, User::Nobody);
     }
 
-    fn responded(
-        &mut self,
-        now: Instant,
-        session: SessionId,
-        request: RequestId,
-        method: Method,
-        response: ResponseMessage,
-    ) {
-        let body = response.body();
-        let number = response.cseq().map_or(0, |cseq| cseq.number);
-        let Some(state) = self.sessions.get_mut(&session) else { return };
-        if method == Method::Invite {
-            let kept = state.acks.iter().find(|(known, ..)| *known == number);
-            if let Some((_, _, peer, bytes)) = kept {
-                let (peer, bytes) = (*peer, bytes.clone());
-                self.counters.retransmissions += 1;
-                self.send(peer, bytes);
-                return;
-            }
-            state.our_reinvite = None;
-            if response.status < 300 {
-                if let Some(dialog) = &mut state.dialog {
-                    dialog.refresh_target(response.contact());
-                }
-                self.send_ack(now, session, number, None);
-            }
-        }
-        let status = response.status;
-        self.event(Event::Responded { session, request, method, status, headers: response.headers, body });
-        // §12.2.1.2: the peer does not know the dialog any more.
-        if status == 481 {
-            self.forget_session(now, session);
-            self.event(Event::ByeReceived { session, reason: None });
-        }
-    }
-
     /// A request of ours got no response (408) or could not be sent (503).
     pub(super) fn client_failed(&mut self, now: Instant, user: User, status: u16) {
         let reason = reason_phrase(status).to_owned();
@@ -404,6 +293,7 @@ impl Endpoint {
                 self.forget_session(now, session);
                 self.event(Event::Ended { session });
             }
+            User::Outside(request) => self.outside_failed(request, status),
             User::Nobody => {}
         }
     }

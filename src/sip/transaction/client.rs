@@ -66,6 +66,11 @@ impl Client {
         }
     }
 
+    /// The same request goes somewhere else, as a new transaction.
+    pub fn restart(&mut self, now: Instant, reliable: bool) {
+        *self = Client::new(now, self.timers, reliable);
+    }
+
     /// The transport failed.
     pub fn terminate(&mut self) {
         self.state = State::Terminated;

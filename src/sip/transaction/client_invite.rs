@@ -113,6 +113,19 @@ impl ClientInvite {
         matches!(self.state, State::Proceeding)
     }
 
+    /// The same request goes somewhere else, as a new transaction with the old limit.
+    pub fn restart(&mut self, now: Instant, reliable: bool) {
+        let limit = self.limit;
+        *self = ClientInvite { limit, ..ClientInvite::new(now, self.timers, reliable) };
+    }
+
+    /// Waits no longer than this for a first response.
+    pub fn hurry(&mut self, until: Instant) {
+        if let State::Calling { give_up_at, .. } = &mut self.state {
+            *give_up_at = until.min(*give_up_at);
+        }
+    }
+
     /// After a provisional response waits no longer than this for the final one.
     pub fn limit(&mut self, until: Instant) {
         self.limit = Some(until);

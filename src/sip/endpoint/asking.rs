@@ -1,0 +1,129 @@
+//! What we ask inside a dialog, and what comes back: the client side of RFC 3261 §12.2.1, §14.1 and §15.1.1.
+//!
+//! The INVITE that makes the dialog is `uac`'s.
+
+use std::time::{Duration, Instant};
+
+use super::super::message::{Body, Method, ResponseMessage};
+use super::compose::dialog_peer;
+use super::session::State;
+use super::transactions::User;
+use super::{Endpoint, Event, RequestId, SessionId};
+
+/// A re-INVITE may ask people, as for video; a peer that only ever says 100 is given up.
+const REINVITE_LIMIT: Duration = Duration::from_secs(180);
+
+impl Endpoint {
+    /// Ends the session: BYE when there is a dialog, once their ACK has come. `Ended` follows.
+    pub fn bye(&mut self, now: Instant, session: SessionId, reason: Option<&str>) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        match &mut state.state {
+            State::Answered { bye } => *bye = Some(reason.map(str::to_owned)),
+            State::Accepted { cseq } => {
+                let cseq = *cseq;
+                state.state = State::Confirmed;
+                self.send_ack(now, session, cseq, None);
+                self.send_bye(now, session, reason);
+            }
+            State::Confirmed => self.send_bye(now, session, reason),
+            State::Invited => {
+                let response = super::Response { status: 480, ..super::Response::default() };
+                self.respond(now, session, response);
+            }
+            State::Inviting { .. } => self.cancel(now, session),
+            State::Closing => {}
+        }
+    }
+
+    pub(super) fn send_bye(&mut self, now: Instant, session: SessionId, reason: Option<&str>) {
+        let headers: Vec<(String, String)> =
+            reason.map(|reason| ("Reason".to_owned(), reason.to_owned())).into_iter().collect();
+        self.close_open(now, session);
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.state = State::Closing;
+            state.repeat = None;
+        }
+        self.start_in_dialog(now, session, Method::Bye, &headers, None, User::Bye(session));
+        self.tend_session(session);
+    }
+
+    /// Sends a request inside the dialog; `Responded` follows.
+    pub fn request(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        method: Method,
+        headers: Vec<(String, String)>,
+        body: Option<Body>,
+    ) -> RequestId {
+        let request = RequestId(self.new_id());
+        let is_invite = method == Method::Invite;
+        let user = User::Request(session, request, method.clone());
+        let transaction = self.start_in_dialog(now, session, method, &headers, body.as_ref(), user);
+        if let (true, Some(transaction)) = (is_invite, transaction) {
+            self.limit_client(transaction, now + REINVITE_LIMIT);
+            if let Some(state) = self.sessions.get_mut(&session) {
+                state.our_reinvite = Some(transaction);
+            }
+        }
+        request
+    }
+
+    fn start_in_dialog(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        method: Method,
+        headers: &[(String, String)],
+        body: Option<&Body>,
+        user: User,
+    ) -> Option<u64> {
+        let state = self.sessions.get_mut(&session)?;
+        let mut dialog = state.dialog.take()?;
+        let peer = dialog_peer(&dialog, state);
+        let mut request = dialog.request(method);
+        state.dialog = Some(dialog);
+        let (branch, via) = self.new_via(peer.transport, peer.local);
+        request.headers.prepend("Via", via);
+        if let Some(state) = self.sessions.get(&session) {
+            self.finish_request(&mut request, state, headers, body);
+        }
+        Some(self.start_client(now, peer, branch, request, user))
+    }
+
+    pub(super) fn responded(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        request: RequestId,
+        method: Method,
+        response: ResponseMessage,
+    ) {
+        let body = response.body();
+        let number = response.cseq().map_or(0, |cseq| cseq.number);
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        if method == Method::Invite {
+            let kept = state.acks.iter().find(|(known, ..)| *known == number);
+            if let Some((_, _, peer, bytes)) = kept {
+                let (peer, bytes) = (*peer, bytes.clone());
+                self.counters.retransmissions += 1;
+                self.send(peer, bytes);
+                return;
+            }
+            state.our_reinvite = None;
+            if response.status < 300 {
+                if let Some(dialog) = &mut state.dialog {
+                    dialog.refresh_target(response.contact());
+                }
+                self.send_ack(now, session, number, None);
+            }
+        }
+        let status = response.status;
+        self.event(Event::Responded { session, request, method, status, headers: response.headers, body });
+        // §12.2.1.2: the peer does not know the dialog any more.
+        if status == 481 {
+            self.forget_session(now, session);
+            self.event(Event::ByeReceived { session, reason: None });
+        }
+    }
+}
