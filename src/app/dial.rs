@@ -111,6 +111,7 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
             clock,
             cname: assemble::cname(config, Some(target.local)),
             catalogue: Arc::new(NoDetectors),
+            dtls: assemble::dtls(),
             choose_encoder: assemble::choose_encoder,
         };
         let (engines, events) = Engines::new(settings, media, handle);

@@ -164,6 +164,7 @@ async fn run_until_told(
         clock,
         cname: assemble::cname(config, config.sip.advertise),
         catalogue: detectors.clone(),
+        dtls: assemble::dtls(),
         choose_encoder: assemble::choose_encoder,
     };
     let (engines, events) = Engines::new(engine_settings, media, handle.clone());

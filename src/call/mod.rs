@@ -292,6 +292,7 @@ impl Call {
             Event::Prepared { ports, .. } => self.prepared(now, ports),
             Event::NotPrepared { why, .. } => self.not_prepared(now, why),
             Event::MediaLost { .. } => self.finish(now, EndReason::MediaTimeout),
+            Event::Unprotected { why, .. } => self.finish(now, EndReason::ProtectionFailed(why)),
             Event::WantsKey { .. } => self.ask_key_by_info(),
             Event::Digit { digit, .. } => self.tell(Tell::Digit(digit)),
             Event::Fault { text, .. } => self.finish(now, EndReason::EngineFault(text)),

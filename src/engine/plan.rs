@@ -258,6 +258,11 @@ pub enum Event {
         call: CallId,
         digit: char,
     },
+    /// A stream that must be protected cannot be; nothing was sent on it.
+    Unprotected {
+        call: CallId,
+        why: String,
+    },
     /// A part broke; the call decides.
     Fault {
         call: CallId,
@@ -277,6 +282,7 @@ impl Event {
             | Event::MediaLost { call }
             | Event::WantsKey { call }
             | Event::Digit { call, .. }
+            | Event::Unprotected { call, .. }
             | Event::Fault { call, .. }
             | Event::Stopped { call, .. } => *call,
         }
@@ -484,6 +490,26 @@ pub struct StreamReport {
     pub round_trip_ms: Option<f64>,
     /// From `Start` to the first packet.
     pub first_packet_ms: Option<u64>,
+    /// What protects it; `None`: nothing.
+    pub shielded: Option<Shielded>,
+    /// SRTP packets not made with the stream's key: plain, forged, or damaged.
+    pub srtp_auth_failures: u64,
+    pub srtp_replayed: u64,
+    /// Came before there were keys.
+    pub srtp_early: u64,
+    /// DTLS handshakes of sources that are not the peer.
+    pub dtls_refused: u64,
+    /// ICE checks that did not know the password, or too many of them.
+    pub ice_refused: u64,
+}
+
+/// How a stream is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shielded {
+    /// The suite's name, as in `a=crypto`.
+    pub suite: &'static str,
+    /// `sdes` or `dtls`.
+    pub via: &'static str,
 }
 
 /// Pictures by what became of them.

@@ -258,11 +258,14 @@ fn hmac_is(tag: &hmac::Tag, given: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 
     use super::*;
+
+    /// Nominates.
+    pub const NOMINATING: (u16, &[u8]) = (USE_CANDIDATE, &[]);
 
     const PASSWORD: &str = "VOkJxbRl1RmTxUk/WvJxBt";
 
@@ -271,7 +274,7 @@ mod tests {
     }
 
     /// A check as a full agent sends it.
-    fn check(password: &str, user: &str, extra: &[(u16, &[u8])]) -> Vec<u8> {
+    pub fn check(password: &str, user: &str, extra: &[(u16, &[u8])]) -> Vec<u8> {
         let mut bytes = vec![0, 1, 0, 0];
         bytes.extend(COOKIE.to_be_bytes());
         bytes.extend([7; 12]);

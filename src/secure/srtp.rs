@@ -357,6 +357,7 @@ mod tests {
             let (mut out, mut incoming) = pair(suite);
             let mut random = StdRng::seed_from_u64(3);
             let mut waiting: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+            // A sparse packet must not wait until it has left the window.
             let mut taken = 0;
             for n in 0..70_000_u32 {
                 let plain = rtp(SSRC, (65_000 + n) as u16, &n.to_be_bytes());
@@ -367,7 +368,7 @@ mod tests {
                     continue;
                 }
                 waiting.push((packet, plain));
-                if waiting.len() > 20 {
+                while waiting.len() == 8 || !waiting.is_empty() && taken % 8 != 0 {
                     let (packet, plain) = waiting.swap_remove(random.random_range(0..waiting.len()));
                     assert_eq!(opens(&mut incoming, &packet), Ok(plain), "{suite:?} {n}");
                     taken += 1;
