@@ -162,8 +162,7 @@ impl<'a> Message<'a> {
         if !sound || bytes.len() != HEAD + length {
             return None;
         }
-        let mut message =
-            Message { bytes, username: None, integrity: None, nominates: false, unknown: None };
+        let mut message = Message { bytes, username: None, integrity: None, nominates: false, unknown: None };
         let mut at = HEAD;
         while at < bytes.len() {
             let head = bytes.get(at..at + 4)?;
@@ -362,10 +361,7 @@ pub mod tests {
         }
         assert_eq!(answered, REFUSALS_PER_SECOND);
         let later = now + Duration::from_secs(1);
-        assert_eq!(
-            responder.handle(later, source(), &good, &mut reply),
-            Check::Passed { nominated: false }
-        );
+        assert_eq!(responder.handle(later, source(), &good, &mut reply), Check::Passed { nominated: false });
     }
 
     #[test]

@@ -54,8 +54,7 @@ mod tests {
 
     #[test]
     fn keys_are_never_printed() {
-        let keys =
-            SrtpKeys { suite: SrtpSuite::AeadAes128Gcm, local: vec![222; 28], remote: vec![173; 28] };
+        let keys = SrtpKeys { suite: SrtpSuite::AeadAes128Gcm, local: vec![222; 28], remote: vec![173; 28] };
         let text = format!("{keys:?}");
         assert!(!text.contains("222") && !text.contains("173"), "{text}");
     }

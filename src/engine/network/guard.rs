@@ -399,9 +399,9 @@ impl Guard {
         let same = |old: &Keyed, of: fn(&SrtpKeys) -> &Vec<u8>| {
             old.keys.suite == suite && of(&old.keys) == of(&keys)
         };
-        let keeps = old.as_ref().map_or([false; 2], |old| {
-            [same(old, |keys| &keys.local), same(old, |keys| &keys.remote)]
-        });
+        let keeps = old
+            .as_ref()
+            .map_or([false; 2], |old| [same(old, |keys| &keys.local), same(old, |keys| &keys.remote)]);
         let fresh = |keys: &SrtpKeys| -> Option<(Outgoing, Incoming)> {
             Some((Outgoing::new(suite, &keys.local)?, Incoming::new(suite, &keys.remote)?))
         };

@@ -189,8 +189,9 @@ fn read_batch(
     let clocks = (Instant::now(), SystemTime::now());
     for (index, message) in messages.iter().enumerate().take(count) {
         let cut = message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-        let bytes =
-            scratch.get_mut(index * LARGEST_PACKET..).and_then(|rest| rest.get_mut(..message.msg_len as usize));
+        let bytes = scratch
+            .get_mut(index * LARGEST_PACKET..)
+            .and_then(|rest| rest.get_mut(..message.msg_len as usize));
         let (Some(bytes), Some(source), false) = (bytes, address(&names[index]), cut) else { continue };
         take(arrival(clocks, &message.msg_hdr), source, bytes);
     }
