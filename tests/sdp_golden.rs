@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use eyeline::call::negotiate::{self, MediaSettings, Origin, Refusal};
-use eyeline::engine::plan::{AudioCodec, BoundPorts, Direction, PacketizationMode, Route, Streams};
+use eyeline::call::negotiate::{self, MediaSettings, Origin, Refusal, SrtpPolicy};
+use eyeline::engine::plan::{
+    AudioCodec, BoundPorts, Direction, PacketizationMode, Protection, Route, Streams,
+};
 use eyeline::media::frame::Size;
 use eyeline::sdp::{self, SessionDescription};
 
@@ -24,16 +26,21 @@ fn settings() -> MediaSettings {
         max_size: Size::new(1280, 720),
         fps: 15,
         max_kbps: 1000,
+        slides: false,
+        srtp: SrtpPolicy::Optional,
+        dtls_fingerprint: Some(("sha-256".to_owned(), (0..32).collect())),
+        ice: false,
+        browser: false,
     }
 }
 
 fn ports(ip6: bool) -> BoundPorts {
     let address = if ip6 { "2001:db8::10".parse() } else { "192.0.2.10".parse() };
-    BoundPorts { address: address.unwrap(), audio: Some(20000), video: Some(20002), slides: None }
+    BoundPorts { address: address.unwrap(), audio: Some(20000), video: Some(20002), slides: Some(20004) }
 }
 
 fn origin() -> Origin {
-    Origin::new("eyeline", 1)
+    Origin::new("eyeline", 1, [7; 32])
 }
 
 fn data() -> PathBuf {
@@ -53,25 +60,65 @@ fn corpus() -> BTreeMap<String, Vec<u8>> {
 }
 
 fn answer(body: &[u8]) -> Result<(SessionDescription, Streams), Refusal> {
+    answer_as(&settings(), body)
+}
+
+fn answer_as(settings: &MediaSettings, body: &[u8]) -> Result<(SessionDescription, Streams), Refusal> {
     let offer = negotiate::read(body)?;
     let ip6 = offer.connection.as_ref().is_some_and(|connection| connection.ip6);
-    negotiate::answer(&offer, &settings(), &ports(ip6), &mut origin())
+    negotiate::answer(&offer, settings, &ports(ip6), &mut origin())
+}
+
+#[test]
+fn a_shared_screen_is_a_stream_of_its_own_where_it_is_wanted() {
+    let wanting = MediaSettings { slides: true, ..settings() };
+    let corpus = corpus();
+    for (name, place) in [
+        ("cisco-room-content-and-bfcp", 3),
+        ("aver-room-one-number-mapped-twice", 2),
+        ("room-with-bfcp-and-slides", 3),
+    ] {
+        let (answer, streams) = answer_as(&wanting, &corpus[name]).unwrap();
+        mirrors(&negotiate::read(&corpus[name]).unwrap(), &answer);
+        let line = &answer.media[place];
+        assert_eq!((line.port, line.direction().unwrap().name()), (20004, "recvonly"), "{name}");
+        assert_eq!(line.values("content").next(), Some("slides"), "{name}");
+        let (video, slides) = (streams.video.unwrap(), streams.slides.unwrap());
+        assert_eq!(slides.route.direction, Direction::ReceiveOnly);
+        assert_ne!(video.route.remote, slides.route.remote, "{name}");
+        assert!(answer_as(&settings(), &corpus[name]).unwrap().1.slides.is_none(), "{name}");
+    }
 }
 
 fn accept(body: &[u8]) -> Result<Streams, Refusal> {
-    let ours = negotiate::offer(&settings(), &ports(false), &mut origin());
-    negotiate::accept(&ours, &negotiate::read(body)?, &settings())
+    let mut origin = origin();
+    let ours = negotiate::offer(&settings(), &ports(false), &mut origin);
+    negotiate::accept(&ours, &negotiate::read(body)?, &settings(), &mut origin)
 }
 
 fn outcome(name: &str, body: &[u8]) -> String {
     let result = if name.starts_with("answer-") {
         accept(body).map(|streams| shown(&streams))
     } else {
-        answer(body).map(|(answer, streams)| {
-            format!("{}\n{}", answer.to_string().replace("\r\n", "\n"), shown(&streams))
-        })
+        answer(body)
+            .map(|(answer, streams)| format!("{}\n{}", without_secrets(&answer.to_string()), shown(&streams)))
     };
     result.unwrap_or_else(|refusal| format!("{} {refusal}\n", refusal.status()))
+}
+
+/// Keys are drawn by a generator that may change.
+fn without_secrets(description: &str) -> String {
+    let masked = |line: &str| {
+        let secret =
+            ["a=ice-ufrag:", "a=ice-pwd:", "a=tls-id:"].into_iter().find(|name| line.starts_with(name));
+        let key = line.find(" inline:").filter(|_| line.starts_with("a=crypto:"));
+        match (secret, key) {
+            (Some(name), _) => format!("{name}…\n"),
+            (None, Some(at)) => format!("{} inline:…\n", &line[..at]),
+            (None, None) => format!("{line}\n"),
+        }
+    };
+    description.lines().map(masked).collect()
 }
 
 fn shown(streams: &Streams) -> String {
@@ -84,8 +131,9 @@ fn shown(streams: &Streams) -> String {
             audio.receive.iter().map(|(number, codec)| format!("{number} {}", codec.name())).collect();
         writeln!(text, "  receive {}; event {:?}", receive.join(", "), audio.telephone_event).unwrap();
     }
-    if let Some(video) = &streams.video {
-        writeln!(text, "video {}", shown_route(&video.route)).unwrap();
+    for (name, video) in [("video", &streams.video), ("slides", &streams.slides)] {
+        let Some(video) = video else { continue };
+        writeln!(text, "{name} {}", shown_route(&video.route)).unwrap();
         let [a, b, c] = video.profile_level_id;
         let mode = match video.send_mode {
             PacketizationMode::SingleNal => 0,
@@ -108,7 +156,17 @@ fn shown(streams: &Streams) -> String {
 fn shown_route(route: &Route) -> String {
     let address = |address: Option<std::net::SocketAddr>| address.map_or("-".to_owned(), |a| a.to_string());
     let mux = if route.rtcp_mux { " mux" } else { "" };
-    format!("{:?} {} rtcp {}{mux}", route.direction, address(route.remote), address(route.remote_rtcp))
+    let protection = match &route.protection {
+        Protection::None => String::new(),
+        Protection::Sdes(keys) => format!("; {}", keys.suite.name()),
+        Protection::Dtls(peer) => {
+            let role = if peer.client { "client" } else { "server" };
+            format!("; DTLS {role} of {}", peer.fingerprint.0)
+        }
+    };
+    let ice = if route.ice.is_some() { "; ICE-lite" } else { "" };
+    let (remote, rtcp) = (address(route.remote), address(route.remote_rtcp));
+    format!("{:?} {remote} rtcp {rtcp}{mux}{protection}{ice}", route.direction)
 }
 
 #[test]
@@ -116,7 +174,7 @@ fn every_endpoint_gets_the_answer_written_beside_it() {
     let bless = std::env::var_os("EYELINE_BLESS").is_some();
     let mut wrong = Vec::new();
     let corpus = corpus();
-    assert!(corpus.len() >= 28, "the corpus is incomplete: {}", corpus.len());
+    assert!(corpus.len() >= 49, "the corpus is incomplete: {}", corpus.len());
     for (name, body) in corpus {
         let path = data().join(format!("{name}.answer"));
         let got = outcome(&name, &body);
@@ -213,6 +271,8 @@ fn mutated_descriptions_are_answered_by_the_rules_or_refused() {
         answered += 1;
         mirrors(&offer, &answer);
         assert!(streams.audio.is_some() || streams.video.is_some());
+        let again = negotiate::answer(&offer, &settings(), &ports(false), &mut origin);
+        assert_eq!(again.as_ref().ok(), Some(&(answer.clone(), streams)), "the same offer, another answer");
         assert!(negotiate::offer(&settings(), &ports(false), &mut origin).media.len() >= offer.media.len());
     }
     assert!(answered > 5_000, "only {answered} mutants were still answerable");
@@ -224,9 +284,44 @@ fn mirrors(offer: &SessionDescription, answer: &SessionDescription) {
     for (theirs, ours) in offer.media.iter().zip(&answer.media) {
         assert_eq!((&theirs.kind, &theirs.protocol), (&ours.kind, &ours.protocol));
         assert!(theirs.port != 0 || ours.port == 0, "a refused line came back to life");
-        assert!(ours.port == 0 || ours.payload_types().iter().all(|n| theirs.payload_types().contains(n)));
-        assert!(ours.port == 0 || !ours.has("rtcp-mux") || theirs.has("rtcp-mux"));
+        assert_eq!(ours.values("mid").next(), theirs.values("mid").next());
+        if ours.port == 0 {
+            assert!(!ours.has("crypto") && !ours.has("fingerprint"));
+            continue;
+        }
+        assert!(ours.payload_types().iter().all(|n| theirs.payload_types().contains(n)));
+        assert!(!ours.has("rtcp-mux") || theirs.has("rtcp-mux"));
+        assert_eq!(ours.attributes.iter().filter(|a| is_direction(&a.name)).count(), 1);
+        is_protected_as_offered(theirs, ours);
+        for words in ours.values("rtcp-fb") {
+            let (number, wanted) = words.split_once(' ').unwrap();
+            let offered: Vec<_> =
+                theirs.feedback(number.parse().unwrap()).map(|words| words.join(" ")).collect();
+            let same = |offered: &String| offered.to_lowercase().starts_with(wanted);
+            let listed = |offered: &String| wanted == "ccm fir" && offered.to_lowercase().contains("fir");
+            assert!(offered.iter().any(|words| same(words) || listed(words)), "{words} in {offered:?}");
+        }
     }
+    assert!(answer.attributes.iter().all(|attribute| attribute.name == "ice-lite"));
+}
+
+fn is_direction(name: &str) -> bool {
+    ["sendrecv", "sendonly", "recvonly", "inactive"].contains(&name)
+}
+
+/// One key of ours at most, for a tag and suite of theirs; never keys and a fingerprint; nothing plain where the profile
+/// forbids it.
+fn is_protected_as_offered(theirs: &sdp::Media, ours: &sdp::Media) {
+    let stated: Vec<_> = ours.values("crypto").filter_map(sdp::Crypto::parse).collect();
+    assert!(stated.len() <= 1 && (stated.is_empty() || !ours.has("fingerprint")));
+    for key in &stated {
+        let mut offered = theirs.values("crypto").filter_map(sdp::Crypto::parse);
+        assert!(offered.any(|other| other.tag == key.tag && other.suite.eq_ignore_ascii_case(&key.suite)));
+    }
+    let secure = ours.protocol.to_uppercase().contains("SAVP");
+    assert!(!secure || !stated.is_empty() || ours.has("fingerprint"), "{ours}");
+    assert!(!ours.has("ice-ufrag") || ours.has("candidate"));
+    assert_ne!(ours.values("setup").next(), Some("actpass"));
 }
 
 /// Bodies of real endpoints, with the answer each must get, when they lie beside the checkout.
@@ -253,61 +348,77 @@ fn real_endpoints_are_answered_as_their_index_says() {
 
 fn check_expectation(name: &str, offer: &SessionDescription, body: &[u8], expect: &serde_json::Value) {
     let lines = expect["m_lines"].as_array().unwrap();
-    let takes = |line: &serde_json::Value| line["accepted"] == true && within_reach(line);
-    let result = answer(body);
-    if !lines.iter().any(takes) {
-        assert_eq!(result.map(|_| ()).map_err(|refusal| refusal.status()), Err(488), "{name}");
-        return;
-    }
-    let (answer, _) = result.unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+    let must_take = |line: &serde_json::Value| line["accepted"] == true && within_reach(line);
+    let (answer, _) = match answer(body) {
+        Ok(answered) => answered,
+        Err(refusal) => {
+            assert!(!lines.iter().any(must_take), "{name}: {refusal}");
+            assert_eq!(refusal.status(), 488, "{name}");
+            return;
+        }
+    };
     mirrors(offer, &answer);
     assert_eq!(answer.media.len(), lines.len(), "{name}");
     for pattern in strings(&expect["session_must_not_have"]) {
         assert!(!found(&answer.to_string(), pattern), "{name}: {pattern}");
     }
     for (media, line) in answer.media.iter().zip(lines) {
-        assert_eq!(media.port != 0, takes(line), "{name} {}", media.kind);
         if media.port == 0 {
+            assert!(!must_take(line), "{name}: {} is refused", media.kind);
             continue;
         }
-        let text = media.to_string();
-        let number = media.payload_types()[0];
-        let codecs: Vec<_> = strings(&line["codec"]).map(|codec| codec.trim_end_matches("/1")).collect();
-        let map = media.rtpmap(number).unwrap();
-        let ours = format!("{number} {}/{}", map.encoding, map.clock_rate);
-        assert!(codecs.contains(&ours.as_str()), "{name}: {ours} is not in {codecs:?}");
-        let direction = media.direction().unwrap().name();
-        assert!(strings(&line["direction_ok"]).any(|allowed| allowed == direction), "{name}: {direction}");
-        if let Some(mode) = line["packetization_mode"][number.to_string()].as_u64() {
-            let stated = media.fmtp(number).and_then(|fmtp| fmtp.number("packetization-mode")).unwrap_or(0);
-            assert_eq!(u64::from(stated), mode, "{name}");
-        }
-        for pattern in strings(&line["must_not_have"]) {
-            assert!(!found(&text, pattern), "{name}: {pattern} in\n{text}");
-        }
+        assert!(line["accepted"] != false, "{name}: {} is taken", media.kind);
+        check_line(name, media, line);
     }
 }
 
-/// Whether this build has what the line needs: no SRTP, G.711 and H.264 only.
+fn check_line(name: &str, media: &sdp::Media, line: &serde_json::Value) {
+    let text = media.to_string();
+    let number = media.payload_types()[0];
+    let codecs: Vec<_> = strings(&line["codec"]).map(|codec| codec.trim_end_matches("/1")).collect();
+    let map = media.rtpmap(number).unwrap();
+    let ours = format!("{number} {}/{}", map.encoding, map.clock_rate);
+    assert!(codecs.contains(&ours.as_str()), "{name}: {ours} is not in {codecs:?}");
+    let direction = media.direction().unwrap().name();
+    assert!(strings(&line["direction_ok"]).any(|allowed| allowed == direction), "{name}: {direction}");
+    if let Some(mode) = line["packetization_mode"][number.to_string()].as_u64() {
+        let stated = media.fmtp(number).and_then(|fmtp| fmtp.number("packetization-mode")).unwrap_or(0);
+        assert_eq!(u64::from(stated), mode, "{name}");
+    }
+    for pattern in strings(&line["must_not_have"]) {
+        assert!(!found(&text, pattern), "{name}: {pattern} in\n{text}");
+    }
+    for pattern in strings(&line["must_have"]) {
+        assert!(found(&text, pattern), "{name}: no {pattern} in\n{text}");
+    }
+}
+
+/// Whether this build has what the line needs: G.711 and H.264 only.
 fn within_reach(line: &serde_json::Value) -> bool {
-    let plain = matches!(line["proto"].as_str(), Some("RTP/AVP" | "RTP/AVPF"));
-    plain
-        && strings(&line["codec"])
-            .any(|codec| ["PCMU", "PCMA", "H264"].iter().any(|ours| codec.contains(ours)))
+    strings(&line["codec"]).any(|codec| ["PCMU", "PCMA", "H264"].iter().any(|ours| codec.contains(ours)))
 }
 
 fn strings(list: &serde_json::Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(serde_json::Value::as_str)
 }
 
-/// The three shapes of pattern the index uses: line start, rtpmap of a codec in any case, anywhere.
+/// The shapes of pattern the index uses: line start with one choice in it, rtpmap of a codec in any case, anywhere.
 fn found(text: &str, pattern: &str) -> bool {
     if let Some(codec) = pattern.strip_prefix(r"(?i)^a=rtpmap:\d+ ") {
         let wanted = format!(" {}", codec.to_lowercase());
-        text.lines().any(|line| line.starts_with("a=rtpmap:") && line.to_lowercase().contains(&wanted))
-    } else if let Some(start) = pattern.strip_prefix('^') {
-        text.lines().any(|line| line.starts_with(start))
-    } else {
-        text.contains(pattern)
+        return text
+            .lines()
+            .any(|line| line.starts_with("a=rtpmap:") && line.to_lowercase().contains(&wanted));
+    }
+    let Some(start) = pattern.strip_prefix('^') else { return text.contains(pattern) };
+    let begins = |start: &str| match start.strip_suffix('$') {
+        Some(whole) => text.lines().any(|line| line == whole),
+        None => text.lines().any(|line| line.starts_with(start)),
+    };
+    match start.split_once('(').and_then(|(before, rest)| Some((before, rest.split_once(')')?))) {
+        Some((before, (choices, after))) => {
+            choices.split('|').any(|choice| begins(&format!("{before}{choice}{after}")))
+        }
+        None => begins(start),
     }
 }

@@ -11,15 +11,18 @@ use crate::app::detectors::Detectors;
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::{Behaviour, Room};
-use crate::call::negotiate::MediaSettings;
+use crate::call::negotiate::{MediaSettings, SrtpPolicy};
 use crate::codec::h264::encoder::EncoderKind;
 use crate::codec::h264::probe;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
 use crate::secure::dtls::Identity;
+use crate::sip::digest::Credentials;
 use crate::sip::{self, Strangers, Transport};
 use crate::useragent::admission::Admission;
+use crate::useragent::dialling::Dialling;
+use crate::useragent::peers::{Peer, Peers};
 use crate::useragent::routing::Route;
 use crate::useragent::{self};
 use crate::vision::censor::{self, CensorSettings};
@@ -49,7 +52,7 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             advertise: config.sip.advertise,
             ..sip::Settings::default()
         },
-        admission: Admission::new(config.sip.trusted.clone()),
+        admission: Admission::new(config.sip.trusted.clone()).with_peers(peers(config)),
         routes: config
             .routes
             .iter()
@@ -64,7 +67,51 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             Busy::Busy486 => 486,
         },
         max_call: config.sip.max_call,
+        dial_max: config.sip.dial_max.unwrap_or(config.sip.max_call),
+        dialling: dialling(config),
     })
+}
+
+fn peers(config: &Config) -> Peers {
+    let peer = |peer: &settings::SipPeer| Peer {
+        name: peer.name.clone(),
+        source: peer.source.clone(),
+        tls_name: peer.tls_name.clone(),
+        networks: peer.networks.clone(),
+        uri: peer.uri.clone(),
+        credentials: (!peer.username.is_empty()).then(|| Credentials {
+            username: peer.username.clone(),
+            password: peer.password.expose().to_owned(),
+            realms: peer.realm.iter().cloned().collect(),
+        }),
+        max_calls: peer.max_calls as usize,
+        identity: peer.identity,
+        ice: peer.ice,
+    };
+    Peers::new(config.sip.peers.iter().map(peer).collect())
+}
+
+/// What `sip.dial_allow` and the tables around it permit.
+pub fn dialling(config: &Config) -> Dialling {
+    let sip = &config.sip;
+    let domain = |account: &settings::Account| match account.registrar.port {
+        Some(port) => format!("{}:{port}", account.registrar.host),
+        None => account.registrar.host.clone(),
+    };
+    let addresses = sip.listen.iter().map(|listen| listen.address.ip()).chain(sip.advertise);
+    let addresses = addresses.filter(|address| !address.is_unspecified()).map(|address| match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    });
+    let names = [&config.appliance.name].into_iter().chain(&sip.realm).map(|name| name.to_ascii_lowercase());
+    Dialling::new(sip.dial_allow.clone())
+        .per_hour(sip.dial_per_hour)
+        .domains(sip.accounts.iter().map(domain).collect())
+        .names(
+            sip.users.iter().map(|user| user.name.clone()).collect(),
+            sip.peers.iter().map(|peer| peer.name.clone()).collect(),
+            names.chain(addresses).collect(),
+        )
 }
 
 pub fn media(config: &Config) -> MediaSettings {
@@ -76,6 +123,19 @@ pub fn media(config: &Config) -> MediaSettings {
         max_size: config.video.max_size,
         fps: config.video.fps,
         max_kbps: config.video.bitrate_kbps,
+        slides: false,
+        srtp: srtp(config.media.srtp),
+        dtls_fingerprint: None,
+        ice: false,
+        browser: false,
+    }
+}
+
+fn srtp(policy: settings::SrtpPolicy) -> SrtpPolicy {
+    match policy {
+        settings::SrtpPolicy::Off => SrtpPolicy::Off,
+        settings::SrtpPolicy::Optional => SrtpPolicy::Optional,
+        settings::SrtpPolicy::Required => SrtpPolicy::Required,
     }
 }
 
@@ -100,6 +160,7 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
         behaviour,
         room: room(config, detectors, route)?,
         video: route.video,
+        slides: route.slides,
     })
 }
 

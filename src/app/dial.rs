@@ -38,6 +38,7 @@ use crate::media::pool::FramePool;
 use crate::sip::{Hop, NameAddr, Transport, Uri};
 use crate::source::clip::{Clip, ClipSettings};
 use crate::useragent::admission::Admission;
+use crate::useragent::dialling::Dialling;
 use crate::useragent::{self, Dial, Do, UserAgent};
 use crate::vision::observer::ObserverSettings;
 use crate::vision::overlay::OverlaySettings;
@@ -103,7 +104,10 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
             Scope::new("sip", handle.clone()),
         )
         .await?;
-        let agent = UserAgent::new(agent_settings(config, &target), seed()?);
+        let dtls = assemble::dtls();
+        let mut settings = agent_settings(config, &target);
+        settings.media.dtls_fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
+        let agent = UserAgent::new(settings, seed()?);
         let clock = Clock::new(Instant::now(), SystemTime::now());
         let settings = engine::Settings {
             rtp_ports: RTP_PORTS,
@@ -111,7 +115,7 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
             clock,
             cname: assemble::cname(config, Some(target.local)),
             catalogue: Arc::new(NoDetectors),
-            dtls: assemble::dtls(),
+            dtls,
             choose_encoder: assemble::choose_encoder,
         };
         let (engines, events) = Engines::new(settings, media, handle);
@@ -244,6 +248,9 @@ fn agent_settings(config: &Config, target: &Target) -> useragent::Settings {
         max_calls: 1,
         busy: 486,
         max_call: Duration::from_secs(86_400),
+        dial_max: Duration::from_secs(86_400),
+        // The person at the command line named the first target; nothing may lead elsewhere.
+        dialling: Dialling::default(),
     }
 }
 

@@ -156,7 +156,9 @@ async fn run_until_told(
     let listen = assemble::listeners(&config.sip.listen);
     let mut signals = Signals::new().context("cannot take signals")?;
     let sip = Signalling::bind(&listen, Scope::new("sip", handle.clone())).await?;
-    let settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    let mut settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    let dtls = assemble::dtls();
+    settings.media.dtls_fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
     let agent = UserAgent::new(settings, seed()?);
     let engine_settings = engine::Settings {
         rtp_ports: config.media.rtp_ports,
@@ -164,7 +166,7 @@ async fn run_until_told(
         clock,
         cname: assemble::cname(config, config.sip.advertise),
         catalogue: detectors.clone(),
-        dtls: assemble::dtls(),
+        dtls,
         choose_encoder: assemble::choose_encoder,
     };
     let (engines, events) = Engines::new(engine_settings, media, handle.clone());

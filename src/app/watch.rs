@@ -22,7 +22,7 @@ use crate::base::stop::{Outcome, Scope};
 use crate::base::time::Clock;
 use crate::call::{Call, Ended, Tell};
 use crate::engine::Engines;
-use crate::engine::plan::{CallId, Label, StreamReport, Streams};
+use crate::engine::plan::{CallId, Label, PictureReport, Protection, StreamReport, Streams};
 use crate::engine::report::Gauges;
 use crate::record::record::{CallRecord, DigitRecord, PictureRecord, RecordingRecord, StreamRecord};
 use crate::record::store::{free_bytes, record_path};
@@ -189,19 +189,10 @@ impl Watching {
             ended: Some(wall(ended.ended)),
             end_reason: Some(ended.reason.name().to_owned()),
             audio: audio.map(|audio| stream_record(audio_codec(&ended.streams), audio)),
-            video: video.map(|video| {
-                let pictures = report.map(|report| {
-                    let size = report.pictures.size;
-                    PictureRecord {
-                        decoded: report.pictures.decoded,
-                        withheld: report.pictures.withheld,
-                        sent: report.pictures.encoded,
-                        width: size.map_or(0, |size| size.width),
-                        height: size.map_or(0, |size| size.height),
-                    }
-                });
-                StreamRecord { pictures, ..stream_record("H264".to_owned(), video) }
-            }),
+            video: video.zip(report).map(|(video, report)| video_record(video, &report.pictures)),
+            slides: report
+                .and_then(|report| report.slides.as_ref())
+                .map(|slides| video_record(&slides.stream, &slides.pictures)),
             recording: report.and_then(|report| report.recording.as_ref()).map(RecordingRecord::from),
             digits: live
                 .digits
@@ -230,29 +221,10 @@ impl Watching {
             audio: report
                 .and_then(|report| report.audio.as_ref())
                 .map(|audio| stream_view(audio_codec(&ended.streams), audio)),
-            video: report.and_then(|report| {
-                let stream = stream_view("H264".to_owned(), report.video.as_ref()?);
-                let pictures = &report.pictures;
-                Some(VideoView {
-                    stream,
-                    width: pictures.size.map_or(0, |size| size.width as u32),
-                    height: pictures.size.map_or(0, |size| size.height as u32),
-                    stages_ms: StagesView {
-                        decode: pictures.decode_ms,
-                        gate: pictures.gate_ms,
-                        encode: pictures.encode_ms,
-                        inference: 0.0,
-                    },
-                    pictures_decoded: pictures.decoded,
-                    pictures_passed: pictures.passed,
-                    pictures_withheld: pictures.withheld,
-                    pictures_dropped: pictures.dropped,
-                    queue_dropped: lost_by_queue(pictures.lost),
-                    key_requests_sent: pictures.key_requests_sent,
-                    key_requests_received: pictures.key_requests_received,
-                    ..VideoView::default()
-                })
-            }),
+            video: report.and_then(|report| Some(video_view(report.video.as_ref()?, &report.pictures))),
+            slides: report
+                .and_then(|report| report.slides.as_ref())
+                .map(|slides| video_view(&slides.stream, &slides.pictures)),
             recording: report
                 .and_then(|report| report.recording.as_ref()?.paths.first())
                 .map(|path| path.display().to_string()),
@@ -276,29 +248,18 @@ impl Watching {
             setup: call.answered().map(|at| at.saturating_duration_since(call.started())),
             audio: audio.map(|audio| stream_view(audio_codec(call.streams()), &audio)),
             video: video.zip(gauges).map(|(video, gauges)| {
-                let pictures = gauges.pictures();
+                let view = video_view(&video, &gauges.pictures());
                 VideoView {
-                    stream: stream_view("H264".to_owned(), &video),
-                    width: pictures.size.map_or(0, |size| size.width as u32),
-                    height: pictures.size.map_or(0, |size| size.height as u32),
                     fps_in: gauges.fps_in.value() as f64 / 1e3,
                     fps_out: gauges.fps_out.value() as f64 / 1e3,
                     age_ms: gauges.age.last_ms(),
-                    stages_ms: StagesView {
-                        decode: pictures.decode_ms,
-                        gate: pictures.gate_ms,
-                        encode: pictures.encode_ms,
-                        inference,
-                    },
-                    pictures_decoded: pictures.decoded,
-                    pictures_passed: pictures.passed,
-                    pictures_withheld: pictures.withheld,
-                    pictures_dropped: pictures.dropped,
-                    queue_dropped: lost_by_queue(pictures.lost),
-                    key_requests_sent: pictures.key_requests_sent,
-                    key_requests_received: pictures.key_requests_received,
+                    stages_ms: StagesView { inference, ..view.stages_ms },
+                    ..view
                 }
             }),
+            slides: running
+                .and_then(|running| running.slides.slides())
+                .map(|slides| video_view(&slides.stream, &slides.pictures)),
             recording: running
                 .and_then(|running| running.recording.as_ref())
                 .map(|path| path.display().to_string()),
@@ -486,12 +447,67 @@ fn audio_codec(streams: &Streams) -> String {
     streams.audio.as_ref().map_or(String::new(), |audio| audio.codec.name().to_owned())
 }
 
+fn video_record(stream: &StreamReport, pictures: &PictureReport) -> StreamRecord {
+    let pictures = PictureRecord {
+        decoded: pictures.decoded,
+        withheld: pictures.withheld,
+        sent: pictures.encoded,
+        width: pictures.size.map_or(0, |size| size.width),
+        height: pictures.size.map_or(0, |size| size.height),
+    };
+    StreamRecord { pictures: Some(pictures), ..stream_record("H264".to_owned(), stream) }
+}
+
+fn video_view(stream: &StreamReport, pictures: &PictureReport) -> VideoView {
+    VideoView {
+        stream: stream_view("H264".to_owned(), stream),
+        width: pictures.size.map_or(0, |size| size.width as u32),
+        height: pictures.size.map_or(0, |size| size.height as u32),
+        stages_ms: StagesView {
+            decode: pictures.decode_ms,
+            gate: pictures.gate_ms,
+            encode: pictures.encode_ms,
+            inference: 0.0,
+        },
+        pictures_decoded: pictures.decoded,
+        pictures_passed: pictures.passed,
+        pictures_withheld: pictures.withheld,
+        pictures_dropped: pictures.dropped,
+        queue_dropped: lost_by_queue(pictures.lost),
+        key_requests_sent: pictures.key_requests_sent,
+        key_requests_received: pictures.key_requests_received,
+        ..VideoView::default()
+    }
+}
+
 fn media_of(streams: &Streams) -> String {
     let audio =
         streams.audio.as_ref().map(|audio| format!("{} {:?}", audio.codec.name(), audio.route.direction));
     let video =
         streams.video.as_ref().map(|video| format!("H264 {:?} {:?}", video.send_mode, video.route.direction));
-    [audio, video].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let slides = streams.slides.as_ref().map(|_| "slides".to_owned());
+    let protected = (!protections(streams).is_empty()).then(|| protections(streams));
+    [audio, video, slides, protected].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// How the streams are protected, each way once: `SRTP AES_CM_128_HMAC_SHA1_80`, `DTLS-SRTP`.
+fn protections(streams: &Streams) -> String {
+    let routes = [
+        streams.audio.as_ref().map(|audio| &audio.route),
+        streams.video.as_ref().map(|video| &video.route),
+        streams.slides.as_ref().map(|slides| &slides.route),
+    ];
+    let mut names: Vec<String> = routes
+        .into_iter()
+        .flatten()
+        .filter_map(|route| match &route.protection {
+            Protection::None => None,
+            Protection::Sdes(keys) => Some(format!("SRTP {}", keys.suite.name())),
+            Protection::Dtls(_) => Some("DTLS-SRTP".to_owned()),
+        })
+        .collect();
+    names.dedup();
+    names.join(", ")
 }
 
 fn seconds(time: SystemTime) -> f64 {

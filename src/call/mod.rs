@@ -47,6 +47,8 @@ pub struct CallSettings {
     pub reach: Reach,
     /// `o=` session id.
     pub origin: u64,
+    /// Feeds keys and passwords in our SDP; used for this call only.
+    pub seed: [u8; 32],
     pub max_call: Duration,
     /// Outgoing: until CANCEL.
     pub ring_timeout: Duration,
@@ -154,7 +156,7 @@ impl Call {
         Call {
             id,
             hold: reoffer::Hold::new(&settings.media),
-            origin: Origin::new("eyeline", settings.origin),
+            origin: Origin::new("eyeline", settings.origin, settings.seed),
             settings,
             state,
             ports: None,
@@ -361,10 +363,10 @@ impl Call {
         self.tell(Tell::Answered { streams: Box::new(streams) });
     }
 
-    fn accept(&self, offered: &SessionDescription, body: Option<&Body>) -> Result<Streams, String> {
+    fn accept(&mut self, offered: &SessionDescription, body: Option<&Body>) -> Result<Streams, String> {
         let body = body.ok_or_else(|| "the answer carries no SDP".to_owned())?;
         negotiate::read(&body.bytes)
-            .and_then(|answer| negotiate::accept(offered, &answer, &self.settings.media))
+            .and_then(|answer| negotiate::accept(offered, &answer, &self.settings.media, &mut self.origin))
             .map_err(|refusal| refusal.to_string())
     }
 

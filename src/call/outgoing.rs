@@ -38,7 +38,8 @@ impl Call {
                 // A 200 without SDP stands by what a 183 said (RFC 3261 §13.2.1).
                 let accepted = match (body, early) {
                     (None, Some(early)) => {
-                        negotiate::accept(&offered, &early, &self.settings.media).map_err(|r| r.to_string())
+                        negotiate::accept(&offered, &early, &self.settings.media, &mut self.origin)
+                            .map_err(|refusal| refusal.to_string())
                     }
                     (body, _) => self.accept(&offered, body),
                 };

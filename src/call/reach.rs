@@ -23,7 +23,8 @@ impl Reach {
     pub fn limit(&self, streams: &mut Streams) {
         let audio = streams.audio.as_mut().map(|audio| &mut audio.route);
         let video = streams.video.as_mut().map(|video| &mut video.route);
-        for route in audio.into_iter().chain(video) {
+        let slides = streams.slides.as_mut().map(|slides| &mut slides.route);
+        for route in audio.into_iter().chain(video).chain(slides) {
             self.limit_route(route);
         }
     }

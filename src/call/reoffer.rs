@@ -191,6 +191,9 @@ impl Call {
 
     fn read_reoffer(&self, body: &Body) -> Result<(SessionDescription, Wanted), Refusal> {
         let offer = negotiate::read(&body.bytes)?;
+        if negotiate::takes_all_away(&offer) {
+            return Ok((offer, Wanted::default()));
+        }
         let wanted = negotiate::wanted(&offer, &self.settings.media)?;
         Ok((offer, wanted))
     }
@@ -198,7 +201,11 @@ impl Call {
     fn has_ports(&self, wanted: Wanted) -> bool {
         let ports = self.ports.as_ref();
         let has = |wanted: bool, port: Option<u16>| !wanted || port.is_some();
-        ports.is_some_and(|ports| has(wanted.audio, ports.audio) && has(wanted.video, ports.video))
+        ports.is_some_and(|ports| {
+            has(wanted.audio, ports.audio)
+                && has(wanted.video, ports.video)
+                && has(wanted.slides, ports.slides)
+        })
     }
 
     fn offer_again(&mut self, request: RequestId) {
@@ -229,6 +236,7 @@ impl Call {
         if let Some(ports) = &mut self.ports {
             ports.audio = ports.audio.filter(|_| streams.audio.is_some() || self.streams.audio.is_none());
             ports.video = ports.video.filter(|_| streams.video.is_some() || self.streams.video.is_none());
+            ports.slides = ports.slides.filter(|_| streams.slides.is_some() || self.streams.slides.is_none());
         }
         self.streams = streams.clone();
         self.out.push_back(Do::Engine(Command::Update { call: self.id, streams: Box::new(streams.clone()) }));

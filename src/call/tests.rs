@@ -41,6 +41,7 @@ fn settings(origin: u64) -> CallSettings {
             timeouts: Timeouts { start: second(10), flow: second(30), hold: second(300) },
         },
         origin,
+        seed: [7; 32],
         reach: Reach { signalling: None, networks: vec!["192.0.2.0/24".parse().expect("a network")] },
         max_call: second(600),
         ring_timeout: second(30),

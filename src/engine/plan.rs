@@ -469,9 +469,19 @@ pub struct Report {
     pub audio: Option<StreamReport>,
     pub video: Option<StreamReport>,
     pub pictures: PictureReport,
+    /// The shared screen, if there was one.
+    pub slides: Option<SlidesReport>,
+    /// The files of the shared screen stand behind those of the call.
     pub recording: Option<RecorderReport>,
     /// What went wrong on the way without ending the call.
     pub faults: Vec<String>,
+}
+
+/// What came of a shared screen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SlidesReport {
+    pub stream: StreamReport,
+    pub pictures: PictureReport,
 }
 
 /// RTP figures of one stream.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::engine::plan::{PictureReport, Report, StreamReport};
+use crate::engine::plan::{PictureReport, Report, SlidesReport, StreamReport};
 use crate::media::frame::Size;
 
 /// Sum, last and count of a stage's time per picture.
@@ -149,13 +149,20 @@ impl Gauges {
         }
     }
 
-    /// The final report, but for the recording.
+    /// The figures of a shared screen; `None` when there never was one.
+    pub fn slides(&self) -> Option<SlidesReport> {
+        let (_, stream) = self.streams();
+        Some(SlidesReport { stream: stream?, pictures: self.pictures() })
+    }
+
+    /// The final report, but for slides and recording.
     pub fn report(&self) -> Report {
         let (audio, video) = self.streams();
         Report {
             audio,
             video,
             pictures: self.pictures(),
+            slides: None,
             recording: None,
             faults: self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }

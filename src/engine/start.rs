@@ -68,6 +68,7 @@ struct Slot {
 struct Entry {
     audio: Slot,
     video: Slot,
+    slides: Slot,
     running: Option<Running>,
 }
 
@@ -130,7 +131,12 @@ impl Engines {
     fn prepare(&mut self, now: Instant, call: CallId, wanted: Wanted, address: IpAddr) {
         let entry = self.calls.entry(call).or_default();
         let mut told = None;
-        for (wants, slot) in [(wanted.audio, &mut entry.audio), (wanted.video, &mut entry.video)] {
+        let slots = [
+            (wanted.audio, &mut entry.audio),
+            (wanted.video, &mut entry.video),
+            (wanted.slides, &mut entry.slides),
+        ];
+        for (wants, slot) in slots {
             if !wants || slot.port.is_some() || told.is_some() {
                 continue;
             }
@@ -139,7 +145,12 @@ impl Engines {
                 Err(why) => told = Some(Event::NotPrepared { call, why }),
             }
         }
-        let ports = BoundPorts { address, audio: entry.audio.port, video: entry.video.port, slides: None };
+        let ports = BoundPorts {
+            address,
+            audio: entry.audio.port,
+            video: entry.video.port,
+            slides: entry.slides.port,
+        };
         self.tell(told.unwrap_or(Event::Prepared { call, ports }));
     }
 
@@ -148,6 +159,7 @@ impl Engines {
         let pairs = Pairs {
             audio: entry.audio.begin(plan.streams.audio.is_some()),
             video: entry.video.begin(plan.streams.video.is_some()),
+            slides: entry.slides.begin(plan.streams.slides.is_some()),
         };
         match Running::start(&mut self.supplies, call, plan, pairs) {
             Ok(running) => entry.running = Some(running),
@@ -159,14 +171,17 @@ impl Engines {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let Some(running) = &mut entry.running else { return };
         let before = &running.streams;
-        let (no_audio, no_video) = (before.audio.is_none(), before.video.is_none());
+        let (no_audio, no_video, no_slides) =
+            (before.audio.is_none(), before.video.is_none(), before.slides.is_none());
         let pairs = Pairs {
             audio: entry.audio.begin(no_audio && streams.audio.is_some()),
             video: entry.video.begin(no_video && streams.video.is_some()),
+            slides: entry.slides.begin(no_slides && streams.slides.is_some()),
         };
         let ended = [
             entry.audio.end(!no_audio && streams.audio.is_none()),
             entry.video.end(!no_video && streams.video.is_none()),
+            entry.slides.end(!no_slides && streams.slides.is_none()),
         ];
         let taken = running.update(&mut self.supplies, streams, pairs);
         for port in ended.into_iter().flatten() {
@@ -192,7 +207,7 @@ impl Engines {
         let Some(entry) = self.calls.remove(&call) else {
             return self.tell(Event::Stopped { call, report: Box::default() });
         };
-        for port in [entry.audio.port, entry.video.port].into_iter().flatten() {
+        for port in [entry.audio.port, entry.video.port, entry.slides.port].into_iter().flatten() {
             self.ports.release(now, port);
         }
         let Some(running) = entry.running else {

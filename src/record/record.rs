@@ -40,6 +40,9 @@ pub struct CallRecord {
     pub audio: Option<StreamRecord>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub video: Option<StreamRecord>,
+    /// A shared screen beside the camera's picture.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub slides: Option<StreamRecord>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub recording: Option<RecordingRecord>,
     /// Digits pressed, in order.

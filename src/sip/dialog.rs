@@ -27,9 +27,10 @@ pub struct Dialog {
 }
 
 impl Dialog {
-    /// The dialog of an INVITE we answer (§12.1.1). `None`: From, To or Contact is missing or unusable.
+    /// The dialog of an INVITE we answer (§12.1.1). `None`: From, To or Call-ID is missing or unusable.
     pub fn of_invited(invite: &RequestMessage, local_tag: &str, local_cseq: u32) -> Option<Dialog> {
         let remote = invite.from()?;
+        let remote_uri = remote.uri.clone();
         let mut local = invite.to()?;
         local.set_tag(local_tag);
         let key = DialogKey {
@@ -45,7 +46,8 @@ impl Dialog {
             local_cseq,
             remote_cseq: invite.cseq().map(|cseq| cseq.number),
             routes: record_routes(&invite.headers).collect(),
-            remote_target: invite.contact()?.uri,
+            // RFC 2543 asked for no Contact; From is then where its sender is.
+            remote_target: invite.contact().map_or(remote_uri, |contact| contact.uri),
         })
     }
 

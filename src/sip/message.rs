@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::header::{CSeq, NameAddr, Via, split_list};
+use super::multipart::{self, Content};
 use super::uri::Uri;
 
 /// Methods compare with case (RFC 3261 section 7.1).
@@ -300,7 +301,7 @@ pub enum Message {
 macro_rules! readers {
     ($message:ty) => {
         impl $message {
-            /// The body with its type; `None` when it is empty.
+            /// The body with its type, or of a body in parts its session description; `None` when it is empty.
             pub fn body(&self) -> Option<Body> {
                 body_of(&self.headers, &self.body)
             }
@@ -354,8 +355,14 @@ fn body_of(headers: &Headers, bytes: &[u8]) -> Option<Body> {
     if bytes.is_empty() {
         return None;
     }
-    let content_type = headers.value("Content-Type").unwrap_or_default().to_owned();
-    Some(Body { content_type, bytes: bytes.to_vec() })
+    let content_type = headers.value("Content-Type").unwrap_or_default();
+    // Of several parts the session description is the one somebody here can use.
+    if multipart::is_multipart(content_type)
+        && let Content::Description(part) = multipart::description(content_type, bytes)
+    {
+        return Some(Body { content_type: "application/sdp".to_owned(), bytes: part.to_vec() });
+    }
+    Some(Body { content_type: content_type.to_owned(), bytes: bytes.to_vec() })
 }
 
 impl RequestMessage {

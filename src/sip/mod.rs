@@ -7,6 +7,7 @@ pub mod digest;
 pub mod endpoint;
 pub mod header;
 pub mod message;
+pub mod multipart;
 pub mod parse;
 pub mod print;
 pub mod stream;

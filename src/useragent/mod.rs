@@ -4,6 +4,8 @@
 //! carries out what [`UserAgent::poll`] says. A call whose step panics is discarded alone.
 
 pub mod admission;
+pub mod dialling;
+pub mod peers;
 mod resolving;
 pub mod routing;
 
@@ -11,6 +13,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sha2::{Digest, Sha256};
 
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
@@ -23,6 +29,7 @@ use crate::sip::{
     Response, SessionId, Transport, Uri,
 };
 use crate::useragent::admission::Admission;
+use crate::useragent::dialling::{Denied, DialReason, Dialling};
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
 
@@ -42,6 +49,10 @@ pub struct Settings {
     /// The status over the limit: 503 or 486.
     pub busy: u16,
     pub max_call: Duration,
+    /// The longest call that is dialled.
+    pub dial_max: Duration,
+    /// Whom this box may call.
+    pub dialling: Dialling,
 }
 
 /// A call to make.
@@ -110,9 +121,12 @@ pub struct UserAgent {
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    dialling: Dialling,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
+    /// Feeds keys in SDP; nothing of it shows in a tag or branch.
+    secrets: StdRng,
     draining: bool,
     counters: Counters,
     out: VecDeque<Do>,
@@ -124,6 +138,7 @@ impl UserAgent {
         let first = u64::from_le_bytes([seed[0], seed[1], seed[2], seed[3], seed[4], 0, 0, 0]);
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
+            dialling: settings.dialling.clone(),
             settings,
             calls: BTreeMap::new(),
             call_of: HashMap::new(),
@@ -133,6 +148,7 @@ impl UserAgent {
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
+            secrets: StdRng::from_seed(apart(seed)),
             draining: false,
             counters: Counters::default(),
             out: VecDeque::new(),
@@ -237,7 +253,11 @@ impl UserAgent {
         // The offer names one address of ours: only places of its family can follow.
         dial.hops.retain(|hop| hop.remote.is_ipv4() == first.remote.is_ipv4());
         let settings = CallSettings {
-            media: dial.media.clone(),
+            // Whoever is reached over a WebSocket is a browser.
+            media: MediaSettings {
+                browser: dial.media.browser || matches!(first.transport, Transport::Ws | Transport::Wss),
+                ..dial.media.clone()
+            },
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
                 peer: first.remote.to_string(),
@@ -247,12 +267,21 @@ impl UserAgent {
             room: Room { signalling: Some(first.remote.ip()), ..dial.room.clone() },
             reach: self.reach(first.remote.ip()),
             origin: id.0,
-            max_call: self.settings.max_call,
+            seed: self.secrets.random(),
+            max_call: self.settings.dial_max,
             ring_timeout: dial.ring_timeout,
         };
         self.dials.insert(id, dial);
         self.calls.insert(id, Call::outgoing(now, id, settings));
         self.step(now, id, |_| ());
+    }
+
+    /// Whether a URI may be called; if so it counts as called.
+    ///
+    /// # Errors
+    /// Says which rule forbids it.
+    pub fn permit(&mut self, now: Instant, uri: &Uri, reason: DialReason) -> Result<(), Denied> {
+        self.dialling.permit(now, uri, reason)
     }
 
     pub fn hang_up(&mut self, now: Instant, call: CallId, reason: EndReason) {
@@ -378,6 +407,7 @@ impl UserAgent {
         let settings = CallSettings {
             media: MediaSettings {
                 video: route.video && self.settings.media.video,
+                slides: route.slides,
                 ..self.settings.media.clone()
             },
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
@@ -392,6 +422,7 @@ impl UserAgent {
             room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
             reach: self.reach(invite.peer.remote.ip()),
             origin: id.0,
+            seed: self.secrets.random(),
             max_call: self.settings.max_call,
             ring_timeout: self.settings.max_call,
         };
@@ -415,7 +446,10 @@ impl UserAgent {
     }
 
     fn reach(&self, signalling: IpAddr) -> Reach {
-        Reach { signalling: Some(signalling), networks: self.settings.admission.networks().to_vec() }
+        let admission = &self.settings.admission;
+        let own = admission.peers().of(signalling, None).map_or(&[][..], |peer| &peer.networks);
+        let networks = admission.networks().iter().chain(own).copied().collect();
+        Reach { signalling: Some(signalling), networks }
     }
 
     fn is_full(&self) -> bool {
@@ -545,6 +579,11 @@ impl UserAgent {
         self.session_of.insert(id, session);
         self.call_of.insert(session, id);
     }
+}
+
+/// Another seed: what is drawn from the first one stands in every message, and nobody may get from there to the keys.
+fn apart(seed: [u8; 32]) -> [u8; 32] {
+    Sha256::new().chain_update(b"eyeline media keys").chain_update(seed).finalize().into()
 }
 
 /// The user part as people read it. An escaped control character is drawn, not obeyed.

@@ -22,6 +22,8 @@ pub struct Route {
     pub room: Room,
     /// Whether video is taken at all.
     pub video: bool,
+    /// Whether a shared screen is taken beside it.
+    pub slides: bool,
 }
 
 /// What a route is chosen by.
@@ -54,7 +56,7 @@ impl Route {
 }
 
 /// `*` stands for any run of characters, `?` for one. Linear in the text for each `*`.
-fn glob(pattern: &str, text: &str) -> bool {
+pub(super) fn glob(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

@@ -18,3 +18,5 @@ mod peers;
 mod recordings;
 mod reoffers;
 mod shutdown;
+mod sipp_scenarios;
+mod slides;

@@ -14,7 +14,9 @@ mod phone;
 mod world;
 
 mod incoming;
+mod media;
 mod outgoing;
 mod refused;
 mod reoffer;
 mod storm;
+mod torture;

@@ -55,6 +55,14 @@ impl Phone {
         self.send_invite(sdp);
     }
 
+    /// An INVITE with a body of any kind.
+    pub fn invite_with(&mut self, user: &str, content: (&str, &str)) {
+        self.invite(user, None);
+        self.outbox.pop();
+        let (cseq, branch) = self.invite.clone();
+        self.send("INVITE", cseq, &branch, Some(content));
+    }
+
     /// Requests go outside any call from now on.
     pub fn prepare_outside(&mut self) {
         self.target = format!("sip:{}", self.agent);

@@ -95,3 +95,35 @@ fn under_loss_alone_almost_every_call_is_made() {
     world.appliances[0].agent.hang_up_all(now, &EndReason::Shutdown);
     world.end();
 }
+
+#[test]
+fn ten_thousand_calls_one_after_the_other_leave_nothing() {
+    const IN_A_ROW: usize = 10_000;
+    let mut world = storm(7, 0.0);
+    world.network.doubles = 0.0;
+    world.network.delay = ms(1)..ms(2);
+    let (here, there) = (world.appliances[0].address, world.appliances[1].address);
+    let mut open = 0;
+    for number in 0..IN_A_ROW {
+        let now = world.now;
+        let call = world.appliances[0].agent.dial(now, dial(here, there, seconds(60)));
+        world.run(ms(20));
+        let (side, now) = (number % 2, world.now);
+        let call = if side == 0 { call } else { any_established(&world) };
+        world.appliances[side].agent.hang_up(now, call, EndReason::HungUp);
+        world.run(ms(20));
+        open = open.max(world.appliances[0].agent.calls().count());
+    }
+    world.end();
+    assert!(open <= 1, "{open} calls at a time");
+    for appliance in &world.appliances {
+        let answered = appliance.ended.iter().filter(|(_, ended)| ended.answered.is_some()).count();
+        assert_eq!(answered, IN_A_ROW);
+    }
+}
+
+/// The called side's only running call.
+fn any_established(world: &World) -> CallId {
+    let calls = world.appliances[1].agent.calls().filter(|call| call.state_name() == "established");
+    calls.last().expect("an established call").id()
+}

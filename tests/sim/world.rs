@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use eyeline::call::behaviour::mirror::Mirror;
 use eyeline::call::behaviour::{Behaviour, Room};
 use eyeline::call::end::EndReason;
-use eyeline::call::negotiate::MediaSettings;
+use eyeline::call::negotiate::{MediaSettings, SrtpPolicy};
 use eyeline::call::{Ended, Tell};
 use eyeline::engine::plan::{
     AudioCodec, CallId, Command, Direction, Event, Look, Picture, Streams, Timeouts, VideoOut,
@@ -14,6 +14,7 @@ use eyeline::engine::plan::{
 use eyeline::media::frame::Size;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
+use eyeline::useragent::dialling::Dialling;
 use eyeline::useragent::routing::Route;
 use eyeline::useragent::{Dial, Do, Settings, UserAgent};
 
@@ -88,6 +89,8 @@ pub struct World {
     pub network: Network,
     pub appliances: Vec<Appliance>,
     pub phones: Vec<Phone>,
+    /// What was sent to addresses where nobody is.
+    pub unclaimed: Vec<Vec<u8>>,
     steps: u64,
 }
 
@@ -104,7 +107,14 @@ impl World {
     }
 
     pub fn of(appliances: Vec<Appliance>, seed: u64) -> Self {
-        World { now: Instant::now(), network: Network::new(seed), appliances, phones: Vec::new(), steps: 0 }
+        World {
+            now: Instant::now(),
+            network: Network::new(seed),
+            appliances,
+            phones: Vec::new(),
+            unclaimed: Vec::new(),
+            steps: 0,
+        }
     }
 
     pub fn add_phone(&mut self) -> usize {
@@ -207,6 +217,8 @@ impl World {
             to.agent.handle_datagram(now, peer, &datagram.bytes);
         } else if let Some(phone) = self.phones.iter_mut().find(|known| known.address == datagram.to) {
             phone.hears(now, &datagram.bytes);
+        } else {
+            self.unclaimed.push(datagram.bytes.clone());
         }
         self.carry();
     }
@@ -268,6 +280,7 @@ pub fn settings() -> Settings {
         behaviour: mirror(),
         room: room(),
         video,
+        slides: true,
     };
     Settings {
         sip: sip::Settings::default(),
@@ -279,6 +292,8 @@ pub fn settings() -> Settings {
         max_calls: 0,
         busy: 503,
         max_call: seconds(3600),
+        dial_max: seconds(3600),
+        dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned()]),
     }
 }
 
@@ -291,6 +306,11 @@ fn media() -> MediaSettings {
         max_size: Size::new(1280, 720),
         fps: 15,
         max_kbps: 1000,
+        slides: false,
+        srtp: SrtpPolicy::Optional,
+        dtls_fingerprint: None,
+        ice: false,
+        browser: false,
     }
 }
 

@@ -140,6 +140,8 @@ pub struct CallView {
     pub status: Option<u16>,
     pub audio: Option<StreamView>,
     pub video: Option<VideoView>,
+    /// A shared screen beside the camera's picture.
+    pub slides: Option<VideoView>,
     /// The file it is recorded into.
     pub recording: Option<String>,
 }

@@ -3,10 +3,11 @@
 //! Forgiving: lines we did not offer are ignored (Dahua answers audio with audio and video), missing ones count as
 //! refused, and a line that slipped to another place is found by its kind.
 
-use super::answer::stream_of;
+use super::answer::{protections, stream_of};
+use super::protection::{Pairing, accepted};
 use super::route::route;
-use super::{MediaSettings, Refusal, agreed, audio, direction, is_plain_rtp, video};
-use crate::engine::plan::{AudioCodec, AudioStream, Direction, Route, Streams, VideoStream};
+use super::{MediaSettings, Origin, Refusal, agreed, audio, direction, is_slides, video};
+use crate::engine::plan::{AudioCodec, AudioStream, Direction, Protection, Route, Streams, VideoStream};
 use crate::sdp::{Connection, Media, SessionDescription};
 
 /// What the answer makes of the call. [`Refusal::NotAcceptable`] when it refuses everything we offered.
@@ -14,55 +15,71 @@ pub fn accept(
     offer: &SessionDescription,
     answer: &SessionDescription,
     settings: &MediaSettings,
+    origin: &mut Origin,
 ) -> Result<Streams, Refusal> {
-    let audio = pair(offer, answer, Media::is_audio)
-        .and_then(|(ours, theirs)| audio_stream(offer, ours, answer, theirs, settings));
-    let video = pair(offer, answer, Media::is_video)
-        .and_then(|(ours, theirs)| video_stream(offer, ours, answer, theirs, settings, audio.is_some()));
+    let [audio_kept, video_kept, slides_kept] = protections(&origin.settled);
+    // Of two lines in use the one that is no screen is the picture of the call.
+    let camera = |media: &Media| media.is_video() && !is_slides(media);
+    let has_camera = offer.media.iter().any(|media| camera(media) && media.port != 0);
+    let picture: &dyn Fn(&Media) -> bool = if has_camera { &camera } else { &Media::is_video };
+    let audio = pair(offer, answer, &Media::is_audio, &Media::is_audio)
+        .and_then(|pair| audio_stream(&pair, settings, audio_kept));
+    let with_audio = audio.is_some();
+    let video = pair(offer, answer, picture, &Media::is_video)
+        .and_then(|pair| video_stream(&pair, settings, settings.video_direction, video_kept, with_audio));
+    let slides = pair(offer, answer, &is_slides, &is_slides)
+        .filter(|_| has_camera)
+        .and_then(|pair| video_stream(&pair, settings, Direction::ReceiveOnly, slides_kept, with_audio));
     if audio.is_none() && video.is_none() {
         return Err(Refusal::NotAcceptable("The answer takes none of the offered media".to_owned()));
     }
-    Ok(Streams { audio, video, slides: None })
+    let streams = Streams { audio, video, slides };
+    origin.take(answer);
+    origin.agreed = streams.clone();
+    Ok(streams)
 }
 
-/// Our line in use of a kind, and the line that answers it.
+/// Our line in use of a kind, and the line that answers it: the one in its place, else one of that kind.
 fn pair<'a>(
     offer: &'a SessionDescription,
     answer: &'a SessionDescription,
-    kind: fn(&Media) -> bool,
-) -> Option<(&'a Media, &'a Media)> {
-    let (place, ours) = offer.media.iter().enumerate().find(|(_, media)| kind(media) && media.port != 0)?;
-    let in_place = answer.media.get(place).filter(|media| kind(media));
+    ours: &dyn Fn(&Media) -> bool,
+    kind: &dyn Fn(&Media) -> bool,
+) -> Option<Pairing<'a>> {
+    let used = |(_, media): &(usize, &Media)| ours(media) && media.port != 0;
+    let (place, ours) = offer.media.iter().enumerate().find(used)?;
+    let in_place = answer.media.get(place).filter(|media| media.kind.eq_ignore_ascii_case(&ours.kind));
     let theirs = in_place.or_else(|| answer.media.iter().find(|media| kind(media) && media.port != 0))?;
-    (theirs.port != 0 && is_plain_rtp(theirs)).then_some((ours, theirs))
+    (theirs.port != 0).then_some(Pairing { offer, ours, answer, theirs })
 }
 
+/// `None`: the line cannot be used as it is protected, or as it is not.
 fn answered_route(
-    offer: &SessionDescription,
-    ours: &Media,
-    answer: &SessionDescription,
-    theirs: &Media,
+    pair: &Pairing<'_>,
+    settings: &MediaSettings,
     wanted: Direction,
-) -> Route {
+    kept: Option<&Protection>,
+) -> Option<Route> {
     use crate::sdp::Direction::{ReceiveOnly, SendOnly, SendReceive};
+    let Pairing { offer, ours, answer, theirs } = *pair;
+    let (protection, ice) = accepted(pair, settings, kept)?;
     let stated = offer.direction_of(ours);
     let offered =
         direction(matches!(stated, SendReceive | SendOnly), matches!(stated, SendReceive | ReceiveOnly));
     let limited = direction(wanted.sends() && offered.sends(), wanted.receives() && offered.receives());
     let local = offer.connection_of(ours).and_then(Connection::ip);
     let rtcp_mux = ours.has("rtcp-mux") && theirs.has("rtcp-mux");
-    route(answer, theirs, local, agreed(limited, answer, theirs), rtcp_mux)
+    let plain = route(answer, theirs, local, agreed(limited, answer, theirs), rtcp_mux);
+    Some(Route { protection, ice, ..plain })
 }
 
 fn audio_stream(
-    offer: &SessionDescription,
-    ours: &Media,
-    answer: &SessionDescription,
-    theirs: &Media,
+    pair: &Pairing<'_>,
     settings: &MediaSettings,
+    kept: Option<&Protection>,
 ) -> Option<AudioStream> {
-    let offered = audio::codecs(ours);
-    let named = with_our_mappings(theirs, ours);
+    let offered = audio::codecs(pair.ours);
+    let named = with_our_mappings(pair.theirs, pair.ours);
     let choice = audio::choose(&named, settings)?;
     let mut receive: Vec<(u8, AudioCodec)> = offered;
     for &(number, codec) in &choice.receive {
@@ -73,7 +90,7 @@ fn audio_stream(
     // The answerer's first is what it wants (RFC 3264 §6.1).
     let &(send_payload_type, codec) = choice.receive.first()?;
     Some(AudioStream {
-        route: answered_route(offer, ours, answer, theirs, settings.audio_direction),
+        route: answered_route(pair, settings, settings.audio_direction, kept)?,
         codec,
         send_payload_type,
         receive,
@@ -83,22 +100,21 @@ fn audio_stream(
 }
 
 fn video_stream(
-    offer: &SessionDescription,
-    ours: &Media,
-    answer: &SessionDescription,
-    theirs: &Media,
+    pair: &Pairing<'_>,
     settings: &MediaSettings,
+    wanted: Direction,
+    kept: Option<&Protection>,
     with_audio: bool,
 ) -> Option<VideoStream> {
-    let named = with_our_mappings(theirs, ours);
+    let named = with_our_mappings(pair.theirs, pair.ours);
     let mut choice = video::choose(&named)?;
-    let mut receive: Vec<u8> = video::formats(ours).iter().map(|format| format.payload_type).collect();
+    let mut receive: Vec<u8> = video::formats(pair.ours).iter().map(|format| format.payload_type).collect();
     receive.extend(
         choice.receive.iter().filter(|number| !receive.contains(number)).copied().collect::<Vec<_>>(),
     );
     choice.receive = receive;
-    let route = answered_route(offer, ours, answer, theirs, settings.video_direction);
-    Some(stream_of(choice, answer, theirs, route, with_audio))
+    let route = answered_route(pair, settings, wanted, kept)?;
+    Some(stream_of(choice, pair.answer, pair.theirs, route, with_audio))
 }
 
 /// The answer's line, with our own `rtpmap` for numbers it names without one. Not our `fmtp`: an answer that leaves
@@ -118,14 +134,15 @@ fn with_our_mappings(theirs: &Media, ours: &Media) -> Media {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{described, ports, settings};
-    use super::super::{Origin, offer};
+    use super::super::offer;
+    use super::super::tests::{described, origin, ports, settings};
     use super::*;
     use crate::engine::plan::PacketizationMode;
 
     fn accepted_as(settings: &MediaSettings, lines: &str) -> Result<Streams, Refusal> {
-        let offer = offer(settings, &ports(), &mut Origin::new("-", 1));
-        accept(&offer, &described(lines), settings)
+        let mut origin = origin();
+        let offer = offer(settings, &ports(), &mut origin);
+        accept(&offer, &described(lines), settings, &mut origin)
     }
 
     fn accepted(lines: &str) -> Result<Streams, Refusal> {

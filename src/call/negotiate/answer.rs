@@ -1,100 +1,227 @@
 //! Their offer, our answer (RFC 3264 §6): the same lines in the same order.
 
 use super::audio::{self, AudioChoice};
+use super::protection::{self, Means, Place, Secured, SrtpPolicy, lite_if_ice};
 use super::route::route;
 use super::video::{self, VideoChoice};
-use super::{MediaSettings, Origin, Refusal, agreed, description, is_plain_rtp, refused};
-use crate::engine::plan::{AudioStream, BoundPorts, Direction, Route, Streams, VideoStream, Wanted};
-use crate::sdp::{Media, SessionDescription};
+use super::{MediaSettings, Origin, Refusal, agreed, description, is_slides, named, refused};
+use crate::engine::plan::{
+    AudioStream, BoundPorts, Direction, Protection, Route, Streams, VideoStream, Wanted,
+};
+use crate::sdp::{Attribute, Media, SessionDescription};
 
-/// The lines we take, by their place.
+/// A line we take: its place, what of it, and how it is protected.
+struct Taken<T> {
+    place: usize,
+    choice: T,
+    means: Means,
+}
+
+/// The lines we take.
 struct Chosen {
-    audio: Option<(usize, AudioChoice)>,
-    video: Option<(usize, VideoChoice)>,
+    audio: Option<Taken<AudioChoice>>,
+    video: Option<Taken<VideoChoice>>,
+    slides: Option<Taken<VideoChoice>>,
 }
 
-fn choose(offer: &SessionDescription, settings: &MediaSettings) -> Result<Chosen, Refusal> {
-    let live = || offer.media.iter().enumerate().filter(|(_, media)| media.port != 0 && is_plain_rtp(media));
-    let audio = live()
-        .filter(|(_, media)| media.is_audio())
-        .find_map(|(place, media)| Some((place, audio::choose(media, settings)?)));
-    let video = live()
-        .filter(|(_, media)| settings.video && media.is_video())
-        .find_map(|(place, media)| Some((place, video::choose(media)?)));
+/// `before`: what the call has been so far.
+fn choose(offer: &SessionDescription, settings: &MediaSettings, before: &Streams) -> Result<Chosen, Refusal> {
+    let [audio_kept, video_kept, slides_kept] = protections(before);
+    let audio = pick(offer, settings, audio_kept, |_, media| {
+        media.is_audio().then(|| audio::choose(media, settings)).flatten()
+    });
+    let picture =
+        |media: &Media| (settings.video && media.is_video()).then(|| video::choose(media)).flatten();
+    let camera =
+        pick(offer, settings, video_kept, |_, media| (!is_slides(media)).then(|| picture(media)).flatten());
+    // A screen that comes alone is the picture of the call.
+    let video = camera.or_else(|| pick(offer, settings, video_kept, |_, media| picture(media)));
+    let used = video.as_ref().map(|taken| taken.place);
+    let slides = settings.slides.then(|| {
+        pick(offer, settings, slides_kept, |place, media| {
+            (is_slides(media) && Some(place) != used).then(|| picture(media)).flatten()
+        })
+    });
     if audio.is_none() && video.is_none() {
-        return Err(Refusal::NotAcceptable(why_nothing(offer).to_owned()));
+        return Err(Refusal::NotAcceptable(why_nothing(offer, settings).to_owned()));
     }
-    Ok(Chosen { audio, video })
+    Ok(Chosen { audio, video, slides: slides.flatten() })
 }
 
-fn why_nothing(offer: &SessionDescription) -> &'static str {
+/// The first line that can be taken; a protected one before a plain one, which some peers offer side by side.
+fn pick<T>(
+    offer: &SessionDescription,
+    settings: &MediaSettings,
+    kept: Option<&Protection>,
+    usable: impl Fn(usize, &Media) -> Option<T>,
+) -> Option<Taken<T>> {
+    let lines = offer.media.iter().enumerate().filter(|(_, media)| media.port != 0);
+    let mut plain = None;
+    for (place, media) in lines {
+        let Some(means) = protection::means(offer, media, settings, kept) else { continue };
+        let Some(choice) = usable(place, media) else { continue };
+        let protects = means.protects();
+        let taken = Taken { place, choice, means };
+        if protects {
+            return Some(taken);
+        }
+        plain = plain.or(Some(taken));
+    }
+    plain
+}
+
+/// What protects the streams of a call.
+pub(super) fn protections(streams: &Streams) -> [Option<&Protection>; 3] {
+    routes(streams).map(|route| route.map(|route| &route.protection))
+}
+
+/// Audio, video, slides.
+pub(super) fn routes(streams: &Streams) -> [Option<&Route>; 3] {
+    let Streams { audio, video, slides } = streams;
+    [
+        audio.as_ref().map(|audio| &audio.route),
+        video.as_ref().map(|video| &video.route),
+        slides.as_ref().map(|slides| &slides.route),
+    ]
+}
+
+fn why_nothing(offer: &SessionDescription, settings: &MediaSettings) -> &'static str {
+    let live = || offer.media.iter().filter(|media| media.port != 0);
     if offer.media.is_empty() {
         "The offer has no media line"
-    } else if offer.media.iter().all(|media| media.port == 0) {
+    } else if live().next().is_none() {
         "Every media line of the offer has port 0"
-    } else if !offer.media.iter().any(|media| media.port != 0 && is_plain_rtp(media)) {
-        "No media line with a supported transport: RTP/AVP or RTP/AVPF"
-    } else {
+    } else if !live().any(protection::is_rtp) {
+        "No media line with a supported transport: RTP/AVP(F), RTP/SAVP(F) or UDP/TLS/RTP/SAVP(F)"
+    } else if live().any(|media| protection::means(offer, media, settings, None).is_some()) {
         "No common codec: G.711 audio or H.264 video"
+    } else if settings.srtp == SrtpPolicy::Required {
+        "Encryption is required here, and the offer has no usable a=crypto or a=fingerprint"
+    } else {
+        "Encryption is demanded, and the offer has no usable a=crypto or a=fingerprint"
     }
+}
+
+/// Whether the offer has port 0 on every line: in a running call it takes all media away (RFC 3264 §8.2).
+pub fn takes_all_away(offer: &SessionDescription) -> bool {
+    !offer.media.is_empty() && offer.media.iter().all(|media| media.port == 0)
 }
 
 /// Which ports an answer to this offer needs. [`Refusal::NotAcceptable`] when nothing in it can be taken.
 pub fn wanted(offer: &SessionDescription, settings: &MediaSettings) -> Result<Wanted, Refusal> {
-    let chosen = choose(offer, settings)?;
-    Ok(Wanted { audio: chosen.audio.is_some(), video: chosen.video.is_some(), slides: false })
+    let chosen = choose(offer, settings, &Streams::default())?;
+    Ok(Wanted {
+        audio: chosen.audio.is_some(),
+        video: chosen.video.is_some(),
+        slides: chosen.slides.is_some(),
+    })
 }
 
-/// The answer to an offer and what it makes of the call. A stream without a bound port is refused in the answer.
+/// The answer to an offer and what it makes of the call. A stream without a bound port is refused in the answer. Asked
+/// again with the same offer it says the same, so that a provisional response and the final one agree.
 pub fn answer(
     offer: &SessionDescription,
     settings: &MediaSettings,
     ports: &BoundPorts,
     origin: &mut Origin,
 ) -> Result<(SessionDescription, Streams), Refusal> {
-    let chosen = choose(offer, settings)?;
-    let audio = chosen.audio.zip(ports.audio);
-    let video = chosen.video.zip(ports.video);
-    if audio.is_none() && video.is_none() {
-        return Err(Refusal::NotAcceptable("No port for a media line of the offer".to_owned()));
-    }
+    let before = origin.agreed.clone();
     let mut lines: Vec<Media> = offer.media.iter().map(refused).collect();
     let mut streams = Streams::default();
-    let with_audio = audio.is_some();
-    if let Some(((place, choice), port)) = audio {
-        let theirs = &offer.media[place];
-        let route = answered_route(offer, theirs, ports, settings.audio_direction);
-        lines[place] = audio::answer(&choice, port, theirs, route.direction, route.rtcp_mux);
-        lines[place].kind.clone_from(&theirs.kind);
-        streams.audio = Some(AudioStream {
+    if !(takes_all_away(offer) && origin.previous.is_some()) {
+        let chosen = choose(offer, settings, &before)?;
+        let mut answering = Answering { offer, settings, ports, origin, before: &before, lines: &mut lines };
+        streams.audio = chosen.audio.zip(ports.audio).map(|(taken, port)| answering.audio(taken, port));
+        let with_audio = streams.audio.is_some();
+        let [_, video_kept, slides_kept] = protections(&before);
+        let direction = settings.video_direction;
+        streams.video = chosen
+            .video
+            .zip(ports.video)
+            .map(|(taken, port)| answering.video(taken, port, direction, video_kept, with_audio));
+        streams.slides = chosen.slides.zip(ports.slides).map(|(taken, port)| {
+            answering.video(taken, port, Direction::ReceiveOnly, slides_kept, with_audio)
+        });
+        if streams.audio.is_none() && streams.video.is_none() {
+            return Err(Refusal::NotAcceptable("No port for a media line of the offer".to_owned()));
+        }
+    }
+    origin.take(offer);
+    let mut answer = description(ports.address, offer.time, lines);
+    answer.attributes = lite_if_ice(&answer.media);
+    origin.agreed = streams.clone();
+    Ok((origin.sign(ports.address, answer), streams))
+}
+
+/// What the lines of one answer are made from.
+struct Answering<'a> {
+    offer: &'a SessionDescription,
+    settings: &'a MediaSettings,
+    ports: &'a BoundPorts,
+    origin: &'a mut Origin,
+    before: &'a Streams,
+    lines: &'a mut Vec<Media>,
+}
+
+impl Answering<'_> {
+    fn audio(&mut self, taken: Taken<AudioChoice>, port: u16) -> AudioStream {
+        let Taken { place, choice, means } = taken;
+        let theirs = &self.offer.media[place];
+        let [kept, ..] = protections(self.before);
+        let (route, attributes) = self.route(place, &means, (port, self.settings.audio_direction), kept);
+        let line = audio::answer(&choice, port, theirs, route.direction, route.rtcp_mux);
+        self.put(place, line, attributes);
+        AudioStream {
             route,
             codec: choice.codec,
             send_payload_type: choice.payload_type,
             receive: choice.receive,
             telephone_event: choice.telephone_event,
             ptime_ms: choice.ptime_ms,
-        });
+        }
     }
-    if let Some(((place, choice), port)) = video {
-        let theirs = &offer.media[place];
-        let route = answered_route(offer, theirs, ports, settings.video_direction);
-        lines[place] = video::answer(&choice, settings, port, theirs, route.direction, route.rtcp_mux);
-        lines[place].kind.clone_from(&theirs.kind);
-        streams.video = Some(stream_of(choice, offer, theirs, route, with_audio));
-    }
-    origin.take(offer);
-    let answer = origin.sign(ports.address, description(ports.address, offer.time, lines));
-    Ok((answer, streams))
-}
 
-fn answered_route(
-    offer: &SessionDescription,
-    theirs: &Media,
-    ports: &BoundPorts,
-    wanted: Direction,
-) -> Route {
-    let direction = agreed(wanted, offer, theirs);
-    route(offer, theirs, Some(ports.address), direction, theirs.has("rtcp-mux"))
+    fn video(
+        &mut self,
+        taken: Taken<VideoChoice>,
+        port: u16,
+        wanted: Direction,
+        kept: Option<&Protection>,
+        with_audio: bool,
+    ) -> VideoStream {
+        let Taken { place, choice, means } = taken;
+        let theirs = &self.offer.media[place];
+        let (route, attributes) = self.route(place, &means, (port, wanted), kept);
+        let line = video::answer(&choice, self.settings, port, theirs, route.direction, route.rtcp_mux);
+        self.put(place, line, attributes);
+        stream_of(choice, self.offer, theirs, route, with_audio)
+    }
+
+    fn route(
+        &mut self,
+        place: usize,
+        means: &Means,
+        (port, wanted): (u16, Direction),
+        kept: Option<&Protection>,
+    ) -> (Route, Vec<Attribute>) {
+        let (offer, address) = (self.offer, self.ports.address);
+        let theirs = &offer.media[place];
+        let at = Place { place, offer, theirs, kept, address, port };
+        let Secured { protection, ice, attributes } = self.origin.secure_answer(means, &at, self.settings);
+        let direction = agreed(wanted, offer, theirs);
+        let plain = route(offer, theirs, Some(address), direction, theirs.has("rtcp-mux"));
+        (Route { protection, ice, ..plain }, attributes)
+    }
+
+    /// Puts our line in the place of theirs, with what it repeats of it.
+    fn put(&mut self, place: usize, mut line: Media, attributes: Vec<Attribute>) {
+        let theirs = &self.offer.media[place];
+        line.kind.clone_from(&theirs.kind);
+        line.attributes.extend(named(theirs));
+        line.attributes.extend(is_slides(theirs).then(|| Attribute::new("content", "slides")));
+        line.attributes.extend(attributes);
+        self.lines[place] = line;
+    }
 }
 
 /// The stream that follows from a choice in the peer's line `theirs`.
@@ -122,7 +249,7 @@ pub(super) fn stream_of(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{described, ports, settings};
+    use super::super::tests::{described, origin, ports, settings};
     use super::*;
     use crate::engine::plan::AudioCodec;
 
@@ -131,7 +258,7 @@ mod tests {
         m=video 4008 RTP/AVP 97\r\na=rtpmap:97 H264/90000\r\nm=audio 4010 RTP/AVP 0\r\nm=text 0 RTP/AVP 98\r\n";
 
     fn answered(lines: &str) -> Result<(SessionDescription, Streams), Refusal> {
-        answer(&described(lines), &settings(), &ports(), &mut Origin::new("-", 1))
+        answer(&described(lines), &settings(), &ports(), &mut origin())
     }
 
     #[test]
@@ -170,7 +297,7 @@ mod tests {
         let both = described(&format!("{audio}{video}"));
         assert_eq!(wanted(&both, &silent), Ok(Wanted { audio: true, ..Wanted::default() }));
         let only_audio = BoundPorts { video: None, ..ports() };
-        let (answer, streams) = answer(&both, &settings(), &only_audio, &mut Origin::new("-", 1)).unwrap();
+        let (answer, streams) = answer(&both, &settings(), &only_audio, &mut origin()).unwrap();
         assert_eq!((answer.media[1].port, streams.video), (0, None));
     }
 
@@ -182,13 +309,14 @@ mod tests {
         };
         assert!(reason("").contains("no media line"));
         assert!(reason("m=audio 0 RTP/AVP 0\r\nm=video 0 RTP/AVP 96\r\n").contains("port 0"));
-        assert!(reason("m=audio 4000 RTP/SAVP 0\r\n").contains("transport"));
+        assert!(reason("m=audio 4000 TCP/RTP/AVP 0\r\n").contains("transport"));
+        assert!(reason("m=audio 4000 RTP/SAVP 0\r\n").contains("crypto"));
         assert!(reason("m=audio 4000 RTP/AVP 18\r\n").contains("codec"));
     }
 
     #[test]
     fn an_unchanged_re_offer_gets_the_same_answer() {
-        let mut origin = Origin::new("-", 1);
+        let mut origin = origin();
         let offer = described(ROOM);
         let first = answer(&offer, &settings(), &ports(), &mut origin).unwrap();
         assert_eq!(answer(&offer, &settings(), &ports(), &mut origin).unwrap(), first);

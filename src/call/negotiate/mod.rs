@@ -4,25 +4,32 @@
 //! their offer → read → wanted → (engine binds ports) → answer → our answer + Streams
 //! our offer ← offer ← (engine binds ports);   their answer → read → accept → Streams
 //! ```
-//! One audio and one video stream are taken, each from the first line of its kind that can be; every other line is
-//! mirrored with port 0. Known: G.711, telephone-event (RFC 4733), H.264 (RFC 6184) over `RTP/AVP` and `RTP/AVPF`.
-//! Binding ports, sending and SIP status lines do not belong here.
+//! One audio and one video stream are taken, each from the first line of its kind that can be, protected ones before
+//! plain ones; a second video line with `a=content:slides` (RFC 4796) where it is wanted. Every other line is mirrored
+//! with port 0: nothing is bundled, each line keeps its own port (RFC 8843 §7.3). A renewed offer with port 0 on every
+//! line takes all media away and is answered so. Known: G.711, telephone-event (RFC 4733), H.264 (RFC 6184) over RTP,
+//! plain or protected. Binding ports, sending and SIP status lines do not belong here.
 
 mod accept;
 mod answer;
 mod audio;
 mod level;
 mod offer;
+mod protection;
 mod route;
 mod video;
 
-use crate::engine::plan::{AudioCodec, Direction};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::engine::plan::{AudioCodec, Direction, Streams};
 use crate::media::frame::Size;
-use crate::sdp::{self, Connection, Media, OriginLine, SessionDescription};
+use crate::sdp::{self, Attribute, Connection, Media, OriginLine, SessionDescription, ice};
 
 pub use accept::accept;
-pub use answer::{answer, wanted};
+pub use answer::{answer, takes_all_away, wanted};
 pub use offer::offer;
+pub use protection::SrtpPolicy;
 
 /// What this box wants in one call. Change the directions to hold or resume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +45,15 @@ pub struct MediaSettings {
     pub fps: u32,
     /// Stated as `b=AS` of the video line.
     pub max_kbps: u32,
+    /// Whether a second video line with `a=content:slides` is taken, to be received only.
+    pub slides: bool,
+    pub srtp: SrtpPolicy,
+    /// The hash of our certificate, its name as in SDP; `None`: DTLS is neither offered nor taken.
+    pub dtls_fingerprint: Option<(String, Vec<u8>)>,
+    /// Whether ICE is answered with ICE-lite also where the transport does not need it.
+    pub ice: bool,
+    /// Our own offers are what a browser takes: DTLS-SRTP, ICE-lite and rtcp-mux.
+    pub browser: bool,
 }
 
 /// Why a description cannot be used.
@@ -71,11 +87,19 @@ pub struct Origin {
     previous: Option<SessionDescription>,
     /// One bit per payload type either side has ever named: none of them may get another meaning.
     taken: u128,
+    random: StdRng,
+    /// What the last offer and answer made of the call.
+    agreed: Streams,
+    /// The same before our latest offer: the answer to it may not fall behind.
+    settled: Streams,
+    /// By the place of the line.
+    secrets: Vec<protection::Secrets>,
 }
 
 impl Origin {
-    /// `session_id`: unique for this box, for example random; only the low 62 bits count.
-    pub fn new(username: &str, session_id: u64) -> Self {
+    /// `session_id`: unique for this box, for example random; only the low 62 bits count. `seed` feeds keys and
+    /// passwords: it must be secret and used once.
+    pub fn new(username: &str, session_id: u64, seed: [u8; 32]) -> Self {
         let username = if username.is_empty() { "-" } else { username };
         Origin {
             username: username.to_owned(),
@@ -83,6 +107,10 @@ impl Origin {
             version: 1,
             previous: None,
             taken: 0,
+            random: StdRng::from_seed(seed),
+            agreed: Streams::default(),
+            settled: Streams::default(),
+            secrets: Vec::new(),
         }
     }
 
@@ -152,7 +180,8 @@ fn line(kind: &str, port: u16, protocol: &str, payload_types: impl Iterator<Item
     }
 }
 
-/// The same line with port 0 (RFC 3264 §6). One format is enough, and keeps our descriptions small.
+/// The same line with port 0 (RFC 3264 §6). One format is enough, and keeps our descriptions small. Its name stays
+/// (RFC 5888 §9.1).
 fn refused(media: &Media) -> Media {
     Media {
         kind: media.kind.clone(),
@@ -161,13 +190,19 @@ fn refused(media: &Media) -> Media {
         formats: media.formats.iter().take(1).cloned().collect(),
         connection: None,
         bandwidth: Vec::new(),
-        attributes: Vec::new(),
+        attributes: named(media).into_iter().collect(),
     }
 }
 
-/// RTP without encryption, with early feedback or without.
-fn is_plain_rtp(media: &Media) -> bool {
-    ["RTP/AVP", "RTP/AVPF"].iter().any(|protocol| media.protocol.eq_ignore_ascii_case(protocol))
+/// `a=mid` as offered.
+fn named(media: &Media) -> Option<Attribute> {
+    media.values("mid").next().map(|name| Attribute::new("mid", name))
+}
+
+/// A second picture beside the camera's, as a shared screen (RFC 4796).
+fn is_slides(media: &Media) -> bool {
+    let words = media.values("content").flat_map(|value| value.split(','));
+    media.is_video() && words.into_iter().any(|word| word.trim().eq_ignore_ascii_case("slides"))
 }
 
 fn spoken(direction: Direction) -> sdp::Direction {
@@ -192,7 +227,9 @@ fn direction(sends: bool, receives: bool) -> Direction {
 fn agreed(wanted: Direction, description: &SessionDescription, media: &Media) -> Direction {
     use sdp::Direction::{ReceiveOnly, SendOnly, SendReceive};
     let theirs = description.direction_of(media);
-    let held = description.connection_of(media).is_some_and(Connection::is_hold);
+    // With ICE the address only says that it is not known yet (RFC 8840 §4.1.1).
+    let held = description.connection_of(media).is_some_and(Connection::is_hold)
+        && ice::credentials(description, media).is_none();
     let peer_receives = matches!(theirs, SendReceive | ReceiveOnly) && !held;
     let peer_sends = matches!(theirs, SendReceive | SendOnly);
     direction(wanted.sends() && peer_receives, wanted.receives() && peer_sends)
@@ -212,11 +249,25 @@ pub(super) mod tests {
             max_size: Size::new(1280, 720),
             fps: 15,
             max_kbps: 1000,
+            slides: false,
+            srtp: SrtpPolicy::Optional,
+            dtls_fingerprint: Some(("sha-256".to_owned(), vec![0xab; 32])),
+            ice: false,
+            browser: false,
         }
     }
 
+    pub(in crate::call) fn origin() -> Origin {
+        Origin::new("eyeline", 42, [7; 32])
+    }
+
     pub(in crate::call) fn ports() -> BoundPorts {
-        BoundPorts { address: [192, 0, 2, 10].into(), audio: Some(20000), video: Some(20002), slides: None }
+        BoundPorts {
+            address: [192, 0, 2, 10].into(),
+            audio: Some(20000),
+            video: Some(20002),
+            slides: Some(20004),
+        }
     }
 
     pub(in crate::call) fn described(lines: &str) -> SessionDescription {
@@ -229,7 +280,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_version_rises_only_when_something_changed() {
-        let mut origin = Origin::new("", 7);
+        let mut origin = Origin::new("", 7, [7; 32]);
         let version = |description: SessionDescription| {
             description.origin.unwrap().session_version.parse::<u64>().unwrap()
         };

@@ -1,58 +1,133 @@
 //! Our offer (RFC 3264 §5, §8): the first one, a later one, or the one in a 2xx to an INVITE without SDP.
 
-use super::{MediaSettings, Origin, audio, description, is_plain_rtp, refused, video};
-use crate::engine::plan::{BoundPorts, PacketizationMode};
-use crate::sdp::{Media, SessionDescription};
-
-/// Profile of our own lines; every peer knows it, and `rtcp-fb` is understood in it.
-const PROTOCOL: &str = "RTP/AVP";
+use super::answer::{protections, routes};
+use super::protection::{Offered, is_rtp, lite_if_ice};
+use super::{MediaSettings, Origin, audio, description, is_slides, named, refused, video};
+use crate::engine::plan::{BoundPorts, Direction, Ice, PacketizationMode, Protection};
+use crate::sdp::{Attribute, Media, SessionDescription};
 
 /// Everything we can do, within `settings` and the bound ports. Lines of this session's earlier descriptions stay
-/// in their places, with port 0 when they are no longer wanted; payload types keep their meaning.
+/// in their places, with port 0 when they are no longer wanted; payload types, keys and protection stay what they are.
 ///
-/// H.264 goes out twice, mode 1 and mode 0: some peers know only one of them (baresip 1.0: mode 0).
+/// H.264 goes out twice, mode 1 and mode 0: some peers know only one of them (baresip 1.0: mode 0). A shared screen is
+/// never asked for, only kept.
 pub fn offer(settings: &MediaSettings, ports: &BoundPorts, origin: &mut Origin) -> SessionDescription {
+    origin.settled = origin.agreed.clone();
     let previous = origin.previous.as_ref().map(|description| description.media.clone()).unwrap_or_default();
     let mut lines: Vec<Media> = previous.iter().map(refused).collect();
+    let agreed = origin.agreed.clone();
+    let protections = protections(&agreed);
+    let ice = routes(&agreed).map(|route| route.and_then(|route| route.ice.as_ref()));
+    let mut offering = Offering { settings, ports, origin, previous: &previous, lines: &mut lines };
     if let Some(port) = ports.audio.filter(|_| !settings.audio_codecs.is_empty()) {
-        let (place, earlier) = place(&previous, Media::is_audio);
-        put(&mut lines, place, audio_line(settings, port, earlier, origin));
+        offering.line(Media::is_audio, port, (protections[0], ice[0]), audio_line);
     }
     if let Some(port) = ports.video.filter(|_| settings.video) {
-        let (place, earlier) = place(&previous, Media::is_video);
-        put(&mut lines, place, video_line(settings, port, earlier, origin));
+        // The picture of the call may be a screen that came alone.
+        let slides_alone = agreed.video.is_some() && !previous.iter().any(|m| is_camera(m) && m.port != 0);
+        let kind = if slides_alone { Media::is_video } else { is_camera };
+        offering.line(kind, port, (protections[1], ice[1]), video_line);
+    }
+    if let Some(port) = ports.slides.filter(|_| settings.slides && settings.video && agreed.slides.is_some())
+    {
+        offering.line(is_slides, port, (protections[2], ice[2]), slides_line);
     }
     let time = origin.previous.as_ref().map_or((0, 0), |description| description.time);
-    origin.sign(ports.address, description(ports.address, time, lines))
+    let mut offer = description(ports.address, time, lines);
+    offer.attributes = lite_if_ice(&offer.media);
+    origin.sign(ports.address, offer)
+}
+
+fn is_camera(media: &Media) -> bool {
+    media.is_video() && !is_slides(media)
+}
+
+/// What the lines of one offer are made from.
+struct Offering<'a> {
+    settings: &'a MediaSettings,
+    ports: &'a BoundPorts,
+    origin: &'a mut Origin,
+    previous: &'a [Media],
+    lines: &'a mut Vec<Media>,
+}
+
+type Write = fn(&MediaSettings, u16, Option<&Media>, &Offered, &mut Origin) -> Media;
+
+impl Offering<'_> {
+    fn line(
+        &mut self,
+        kind: fn(&Media) -> bool,
+        port: u16,
+        agreed: (Option<&Protection>, Option<&Ice>),
+        write: Write,
+    ) {
+        let (place, earlier) = place(self.previous, kind);
+        let place = place.unwrap_or(self.lines.len());
+        let (settings, address) = (self.settings, self.ports.address);
+        let mut offered = self.origin.secure_offer((place, earlier), agreed, settings, (address, port));
+        let mut line = write(settings, port, earlier, &offered, self.origin);
+        line.attributes.extend(earlier.and_then(named));
+        line.attributes
+            .extend(earlier.filter(|media| is_slides(media)).map(|_| Attribute::new("content", "slides")));
+        line.attributes.append(&mut offered.attributes);
+        match self.lines.get_mut(place) {
+            Some(slot) => *slot = line,
+            None => self.lines.push(line),
+        }
+    }
 }
 
 /// The place of the line in use, else of a free one of its kind; and the line in use.
 fn place(previous: &[Media], kind: fn(&Media) -> bool) -> (Option<usize>, Option<&Media>) {
     let live = previous.iter().position(|media| kind(media) && media.port != 0);
-    let free = || previous.iter().position(|media| kind(media) && is_plain_rtp(media));
+    let free = || previous.iter().position(|media| kind(media) && media.port == 0 && is_rtp(media));
     (live.or_else(free), live.and_then(|place| previous.get(place)))
 }
 
-fn put(lines: &mut Vec<Media>, place: Option<usize>, line: Media) {
-    match place.and_then(|place| lines.get_mut(place)) {
-        Some(slot) => *slot = line,
-        None => lines.push(line),
-    }
-}
-
-fn audio_line(settings: &MediaSettings, port: u16, earlier: Option<&Media>, origin: &mut Origin) -> Media {
+fn audio_line(
+    settings: &MediaSettings,
+    port: u16,
+    earlier: Option<&Media>,
+    offered: &Offered,
+    origin: &mut Origin,
+) -> Media {
     let codecs = audio::offered_codecs(settings, earlier);
     let clock_rate = codecs.first().map_or(8000, |(_, codec)| codec.clock_rate());
     let event = earlier
         .and_then(|media| audio::telephone_event(media, clock_rate))
         .unwrap_or_else(|| origin.fresh_payload_type(101));
-    let protocol = earlier.map_or(PROTOCOL, |media| &media.protocol);
-    let rtcp_mux = earlier.is_some_and(|media| media.has("rtcp-mux"));
     let direction = settings.audio_direction;
-    audio::build(&codecs, Some(event), port, protocol, audio::PTIME_MS, direction, rtcp_mux)
+    audio::build(&codecs, Some(event), port, &offered.protocol, audio::PTIME_MS, direction, offered.rtcp_mux)
 }
 
-fn video_line(settings: &MediaSettings, port: u16, earlier: Option<&Media>, origin: &mut Origin) -> Media {
+fn video_line(
+    settings: &MediaSettings,
+    port: u16,
+    earlier: Option<&Media>,
+    offered: &Offered,
+    origin: &mut Origin,
+) -> Media {
+    picture_line(settings, port, earlier, offered, settings.video_direction, origin)
+}
+
+fn slides_line(
+    settings: &MediaSettings,
+    port: u16,
+    earlier: Option<&Media>,
+    offered: &Offered,
+    origin: &mut Origin,
+) -> Media {
+    picture_line(settings, port, earlier, offered, Direction::ReceiveOnly, origin)
+}
+
+fn picture_line(
+    settings: &MediaSettings,
+    port: u16,
+    earlier: Option<&Media>,
+    offered: &Offered,
+    direction: Direction,
+    origin: &mut Origin,
+) -> Media {
     let mut formats: Vec<(u8, Option<String>)> = Vec::with_capacity(2);
     let known = earlier.map(video::formats).unwrap_or_default();
     for (mode, preferred) in [(PacketizationMode::NonInterleaved, 96), (PacketizationMode::SingleNal, 97)] {
@@ -69,21 +144,20 @@ fn video_line(settings: &MediaSettings, port: u16, earlier: Option<&Media>, orig
         }
     }
     let feedback = ["* nack pli".to_owned(), "* ccm fir".to_owned()];
-    let protocol = earlier.map_or(PROTOCOL, |media| &media.protocol);
-    let rtcp_mux = earlier.is_some_and(|media| media.has("rtcp-mux"));
-    video::build(&formats, &feedback, settings, port, protocol, settings.video_direction, rtcp_mux)
+    video::build(&formats, &feedback, settings, port, &offered.protocol, direction, offered.rtcp_mux)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{described, ports, settings};
-    use super::super::{answer, wanted};
+    use super::super::tests::{described, origin, ports, settings};
+    use super::super::{SrtpPolicy, answer, wanted};
     use super::*;
     use crate::engine::plan::Direction;
 
     #[test]
     fn the_first_offer_is_small_and_names_both_modes() {
-        let offer = offer(&settings(), &ports(), &mut Origin::new("eyeline", 42)).to_string();
+        let plain = MediaSettings { srtp: SrtpPolicy::Off, ..settings() };
+        let offer = offer(&plain, &ports(), &mut origin()).to_string();
         let expected = "v=0\r\no=eyeline 42 1 IN IP4 192.0.2.10\r\ns=-\r\nc=IN IP4 192.0.2.10\r\nt=0 0\r\n\
             m=audio 20000 RTP/AVP 8 0 101\r\na=rtpmap:8 PCMA/8000\r\na=rtpmap:0 PCMU/8000\r\n\
             a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=ptime:20\r\na=sendrecv\r\n\
@@ -98,8 +172,7 @@ mod tests {
     #[test]
     fn only_bound_and_wanted_streams_are_offered() {
         let audio_only = MediaSettings { video: false, ..settings() };
-        let offer_of =
-            |settings: &MediaSettings, ports| offer(settings, &ports, &mut Origin::new("-", 1)).media;
+        let offer_of = |settings: &MediaSettings, ports| offer(settings, &ports, &mut origin()).media;
         assert_eq!(offer_of(&audio_only, ports()).len(), 1);
         let no_audio = BoundPorts { audio: None, ..ports() };
         assert!(offer_of(&settings(), no_audio)[0].is_video());
@@ -113,7 +186,7 @@ mod tests {
              m=audio 4000 RTP/AVP 0 96\r\na=rtpmap:96 telephone-event/8000\r\n",
         );
         assert!(wanted(&theirs, &settings()).is_ok());
-        let mut origin = Origin::new("-", 1);
+        let mut origin = origin();
         answer(&theirs, &settings(), &ports(), &mut origin).unwrap();
         let held = MediaSettings { audio_direction: Direction::SendOnly, ..settings() };
         let again = offer(&held, &ports(), &mut origin);
@@ -131,7 +204,7 @@ mod tests {
     #[test]
     fn a_number_the_peer_gave_another_meaning_is_not_taken() {
         let theirs = described("m=audio 4000 RTP/AVP 0 101\r\na=rtpmap:101 iLBC/8000\r\n");
-        let mut origin = Origin::new("-", 1);
+        let mut origin = origin();
         answer(&theirs, &settings(), &ports(), &mut origin).unwrap();
         let again = offer(&settings(), &ports(), &mut origin);
         assert_eq!(again.media[0].payload_types(), [8, 0, 96]);
@@ -141,7 +214,7 @@ mod tests {
     #[test]
     fn video_is_added_and_removed_in_its_place() {
         let audio_only = MediaSettings { video: false, ..settings() };
-        let mut origin = Origin::new("-", 1);
+        let mut origin = origin();
         let ports_seen = |offer: SessionDescription| offer.media.iter().map(|m| m.port).collect::<Vec<_>>();
         assert_eq!(ports_seen(offer(&audio_only, &ports(), &mut origin)), [20000]);
         assert_eq!(ports_seen(offer(&settings(), &ports(), &mut origin)), [20000, 20002]);

@@ -3,6 +3,7 @@
 use super::level::Level;
 use super::{MediaSettings, line, spoken};
 use crate::engine::plan::{Direction, Feedback, PacketizationMode};
+use crate::sdp::crypto::from_base64;
 use crate::sdp::media::bandwidth;
 use crate::sdp::{Attribute, Media, SessionDescription};
 
@@ -128,30 +129,7 @@ fn parameter_sets(list: &str) -> Vec<Vec<u8>> {
         let kind = unit.first().map(|header| header & 0x1f);
         matches!(kind, Some(7 | 8)) && unit.len() > 1 && unit.len() <= LONGEST_PARAMETER_SET
     };
-    list.split(',').take(MOST_PARAMETER_SETS).filter_map(base64).filter(usable).collect()
-}
-
-/// RFC 4648 §4; padding may be missing.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
-    let (mut bits, mut held) = (0u32, 0u32);
-    for symbol in text.trim().trim_end_matches('=').bytes() {
-        let value = match symbol {
-            b'A'..=b'Z' => symbol - b'A',
-            b'a'..=b'z' => symbol - b'a' + 26,
-            b'0'..=b'9' => symbol - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6 | u32::from(value)) & 0xfff;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held) as u8);
-        }
-    }
-    Some(bytes)
+    list.split(',').take(MOST_PARAMETER_SETS).filter_map(from_base64).filter(usable).collect()
 }
 
 /// The feedback the peer asked for that we know; profile AVP or AVPF makes no difference to real peers.

@@ -23,7 +23,7 @@ use crate::engine::graph::record::Taps;
 use crate::engine::network::audio::AudioPart;
 use crate::engine::network::guard::Guard;
 use crate::engine::network::sockets::{Bell, Sockets};
-use crate::engine::network::video::VideoPart;
+use crate::engine::network::video::{VideoChange, VideoPart};
 use crate::engine::network::{Network, Order};
 use crate::engine::plan::{CallId, Event, Plan, Report, Route, Streams};
 use crate::engine::ports::Pair;
@@ -63,11 +63,14 @@ impl Supplies {
 pub(super) struct Pairs {
     pub audio: Option<Pair>,
     pub video: Option<Pair>,
+    pub slides: Option<Pair>,
 }
 
 /// One running call.
 pub struct Running {
     pub gauges: Arc<Gauges>,
+    /// The same of the shared screen.
+    pub slides: Arc<Gauges>,
     pub streams: Streams,
     /// The file being recorded.
     pub recording: Option<PathBuf>,
@@ -78,6 +81,8 @@ pub struct Running {
     orders: Sender<Order, Fifo>,
     taps: Taps,
     recorded: Arc<Mutex<Option<RecorderReport>>>,
+    /// What became of the shared screen's file.
+    slides_recorded: Arc<Mutex<Option<RecorderReport>>>,
     /// How pictures are coded for the peer now.
     coder: Option<Coder>,
     greeted: bool,
@@ -95,6 +100,7 @@ impl Running {
         let (taps, inputs) = Taps::of(&plan);
         let mut running = Running {
             gauges: Arc::new(Gauges::default()),
+            slides: Arc::new(Gauges::default()),
             streams: plan.streams.clone(),
             recording: None,
             call,
@@ -104,6 +110,7 @@ impl Running {
             orders,
             taps,
             recorded: Arc::new(Mutex::new(None)),
+            slides_recorded: Arc::new(Mutex::new(None)),
             coder: None,
             greeted: false,
         };
@@ -113,14 +120,17 @@ impl Running {
             return Err(running.gauges.report().faults.join("; "));
         }
         running.record(supplies, inputs);
+        let slides = running.slides_part(supplies, pairs.slides);
         let network = Network {
             call,
             epoch: running.epoch,
             audio,
             video,
+            slides,
             orders: given,
             events: supplies.events.clone(),
             gauges: running.gauges.clone(),
+            slides_gauges: running.slides.clone(),
             timeouts: running.plan.timeouts,
             token: running.scope.token(),
         };
@@ -146,7 +156,16 @@ impl Running {
             }
             (Some(_), Some(_)) | (None, None) => None,
         };
-        audio.into_iter().chain(video).all(|order| self.order(order))
+        let slides = match (before.slides, streams.slides) {
+            (None, Some(_)) => self.slides_part(supplies, pairs.slides).map(Box::new).map(Order::AddSlides),
+            (Some(_), None) => Some(Order::DropSlides),
+            (Some(old), Some(new)) if old != new => {
+                let pace_kbps = self.kbps(&new);
+                Some(Order::Slides(Box::new(VideoChange { stream: new, pace_kbps, coder: None })))
+            }
+            (Some(_), Some(_)) | (None, None) => None,
+        };
+        audio.into_iter().chain(video).chain(slides).all(|order| self.order(order))
     }
 
     /// `false`: the network task takes no orders.
@@ -156,7 +175,7 @@ impl Running {
 
     /// Stops everything, waits for it and says how it was.
     pub(super) async fn take_down(self) -> Report {
-        let Running { call, scope, gauges, recorded, taps, orders, .. } = self;
+        let Running { call, scope, gauges, slides, recorded, slides_recorded, taps, orders, .. } = self;
         // The recorder drains once the last writing end is gone.
         drop(taps);
         let outcomes = scope.close(CLOSE_LIMIT).await;
@@ -172,7 +191,19 @@ impl Running {
             tracing::warn!(%call, "{text}");
             report.faults.push(text);
         }
-        report.recording = recorded.lock().unwrap_or_else(PoisonError::into_inner).take();
+        report.slides = slides.slides();
+        report.faults.extend(slides.report().faults.into_iter().map(|text| format!("slides: {text}")));
+        let [own, beside] = [recorded, slides_recorded]
+            .map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).take());
+        report.recording = match (own, beside) {
+            (Some(mut own), Some(beside)) => {
+                own.paths.extend(beside.paths);
+                own.bytes += beside.bytes;
+                own.error = own.error.or(beside.error);
+                Some(own)
+            }
+            (own, beside) => own.or(beside),
+        };
         report
     }
 
@@ -186,6 +217,12 @@ impl Running {
         let stream = self.streams.video.clone()?;
         let part = pair.ok_or_else(no_port).and_then(|pair| self.video(supplies, &stream, pair));
         part.map_err(|text| self.fault(format!("no picture: {text}"))).ok()
+    }
+
+    fn slides_part(&mut self, supplies: &mut Supplies, pair: Option<Pair>) -> Option<VideoPart> {
+        let stream = self.streams.slides.clone()?;
+        let part = pair.ok_or_else(no_port).and_then(|pair| self.shared_screen(supplies, &stream, pair));
+        part.map_err(|text| self.fault(format!("no slides: {text}"))).ok()
     }
 
     fn fault(&self, text: String) {

@@ -6,7 +6,7 @@
 //! same file, or in the next one when their size is another.
 
 use std::path::PathBuf;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Running, Supplies};
 use crate::base::queue::{self, Fifo, Gop, Latest, Sender};
@@ -35,6 +35,8 @@ pub(super) struct Taps {
     pub agent: Option<Sender<Pcm, Fifo>>,
     pub units: Option<Sender<AccessUnit, Gop>>,
     pub pictures: Option<Sender<CleanFrame, Latest>>,
+    /// Of the shared screen, once there was one.
+    pub slides: Option<Sender<CleanFrame, Latest>>,
 }
 
 impl Taps {
@@ -67,6 +69,13 @@ impl Taps {
     }
 }
 
+fn records_pictures(video_in: &VideoInPlan) -> bool {
+    match video_in {
+        VideoInPlan::Open { record, .. } => *record != OpenRecord::Off,
+        VideoInPlan::Gated { record, .. } => *record != GatedRecord::Off,
+    }
+}
+
 impl Running {
     /// Starts the recorder. A recording that cannot start never costs the call; it is reported.
     pub(super) fn record(&mut self, supplies: &Supplies, inputs: RecorderInputs) {
@@ -81,7 +90,16 @@ impl Running {
             }
         };
         self.recording = Some(settings.path.clone());
-        let (slot, call) = (self.recorded.clone(), self.call);
+        self.recorder_thread(settings, inputs, self.recorded.clone());
+    }
+
+    fn recorder_thread(
+        &mut self,
+        settings: RecorderSettings,
+        inputs: RecorderInputs,
+        slot: Arc<Mutex<Option<RecorderReport>>>,
+    ) {
+        let call = self.call;
         self.scope.thread("recorder", move || {
             let report = recorder::run(settings, inputs);
             // Now, not when the call is over: somebody may still make room.
@@ -92,6 +110,43 @@ impl Running {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
             outcome
         });
+    }
+
+    /// Where cleared pictures of a shared screen are recorded: `…-slides.mp4` beside the call's file, from the first
+    /// picture on. `None`: pictures of this call are not recorded.
+    pub(super) fn slides_recorder(&mut self, supplies: &Supplies) -> Option<Sender<CleanFrame, Latest>> {
+        if self.taps.slides.is_some() {
+            return self.taps.slides.clone();
+        }
+        let recording = self.plan.recording.clone()?;
+        // Only where the camera's picture is recorded too: the gate in front of both is the same.
+        let own = self.recording.clone().filter(|_| records_pictures(&self.plan.video_in))?;
+        let encoder = match (supplies.settings.choose_encoder)(&recording.encoder, false) {
+            Ok(encoder) => encoder,
+            Err(text) => {
+                self.gauges.fault(format!("slides are not recorded: {text}"));
+                return None;
+            }
+        };
+        let (pictures, taken) = queue::queue(Latest);
+        let stem = own.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let settings = RecorderSettings {
+            path: own.with_file_name(format!("{stem}-slides.mp4")),
+            epoch: self.epoch,
+            origin: Pts::from_nanos(i64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(0)),
+            video: Some(RecordVideo {
+                size: FIRST_SLATE,
+                fps: self.plan.video_out.fps,
+                kbps: recording.kbps,
+                encoder,
+                expected: false,
+            }),
+            audio: None,
+        };
+        let inputs = RecorderInputs { pictures: Some(PictureInput::Pictures(taken)), ..Default::default() };
+        self.recorder_thread(settings, inputs, self.slides_recorded.clone());
+        self.taps.slides = Some(pictures.clone());
+        Some(pictures)
     }
 
     fn recorder_settings(

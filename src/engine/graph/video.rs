@@ -16,7 +16,8 @@ use crate::engine::network::video::{Inlet, VideoChange, VideoPart, feedback, sen
 use crate::engine::paint::{FIRST_SLATE, Playing, Still};
 use crate::engine::plan::{PacketizationMode, Picture, VideoStream};
 use crate::engine::ports::Pair;
-use crate::engine::steering::{Steered, steering};
+use crate::engine::report::Gauges;
+use crate::engine::steering::{Steered, Steering, steering};
 use crate::engine::video_in::VideoIn;
 use crate::engine::video_out::{Painter, Source, VideoOut};
 use crate::media::access_unit::AccessUnit;
@@ -40,12 +41,67 @@ const LARGEST_PICTURE: Size = Size::new(4096, 2304);
 /// Less than this nothing can be coded in; a peer that allows less gets this.
 const LEAST_KBPS: u32 = 32;
 
+/// Where cleared pictures of a stream go, and who counts them.
+struct Inbound {
+    bus: Bus,
+    gauges: Arc<Gauges>,
+    /// Whether observers look at it.
+    observed: bool,
+}
+
+/// What a stream sends.
+struct Outbound {
+    steering: Steering,
+    encoded: Option<Receiver<AccessUnit, Gop>>,
+    /// Takes coded pictures as they came.
+    recorder: Option<Sender<AccessUnit, Gop>>,
+}
+
 impl Running {
     pub(super) fn video(
         &mut self,
         supplies: &mut Supplies,
         stream: &VideoStream,
         pair: Pair,
+    ) -> Result<VideoPart, String> {
+        let (steering, steered) = steering(stream.route.direction.sends());
+        let mut bus = Bus::default();
+        if self.plan.video_out.picture == Picture::Mirror {
+            bus.add(steering.feed());
+        }
+        if let Some(recorder) = &self.taps.pictures {
+            bus.add(recorder.clone());
+        }
+        let encoded = self.video_out(supplies, stream, steered);
+        let inbound = Inbound { bus, gauges: self.gauges.clone(), observed: true };
+        let outbound = Outbound { steering, encoded, recorder: self.taps.units.clone() };
+        self.part(supplies, stream, pair, inbound, outbound)
+    }
+
+    /// A second picture of the peer, received only: through a gate of its own into a file of its own. Nobody else
+    /// gets it.
+    pub(super) fn shared_screen(
+        &mut self,
+        supplies: &mut Supplies,
+        stream: &VideoStream,
+        pair: Pair,
+    ) -> Result<VideoPart, String> {
+        let mut bus = Bus::default();
+        if let Some(recorder) = self.slides_recorder(supplies) {
+            bus.add(recorder);
+        }
+        let (steering, _) = steering(false);
+        let inbound = Inbound { bus, gauges: self.slides.clone(), observed: false };
+        self.part(supplies, stream, pair, inbound, Outbound { steering, encoded: None, recorder: None })
+    }
+
+    fn part(
+        &mut self,
+        supplies: &mut Supplies,
+        stream: &VideoStream,
+        pair: Pair,
+        inbound: Inbound,
+        outbound: Outbound,
     ) -> Result<VideoPart, String> {
         let sockets = Sockets::new(pair, stream.route.rtcp_mux);
         let bell = supplies.bell(&sockets)?;
@@ -62,17 +118,12 @@ impl Running {
             reorder_wait: REORDER_WAIT,
         };
         let machine = VideoMachine::new(self.epoch, settings, supplies.seed());
-        let (steering, steered) = steering(stream.route.direction.sends() && guard.ready());
-        let mut bus = Bus::default();
-        if self.plan.video_out.picture == Picture::Mirror {
-            bus.add(steering.feed());
-        }
-        if let Some(recorder) = &self.taps.pictures {
-            bus.add(recorder.clone());
-        }
-        let encoded = self.video_out(supplies, stream, steered);
         let key_needed = Arc::new(AtomicBool::new(false));
-        let decoder = self.video_in(supplies, bus, key_needed.clone());
+        let decoder = self.video_in(supplies, inbound, key_needed.clone());
+        let Outbound { steering, encoded, recorder } = outbound;
+        if !guard.ready() {
+            steering.set_sending(false);
+        }
         Ok(VideoPart {
             sockets,
             guard,
@@ -84,7 +135,7 @@ impl Running {
             encoded,
             steering,
             key_needed,
-            recorder: self.taps.units.clone(),
+            recorder,
             recorded: false,
             blind: false,
         })
@@ -99,7 +150,7 @@ impl Running {
         VideoChange { pace_kbps: self.kbps(&stream), stream, coder }
     }
 
-    fn kbps(&self, stream: &VideoStream) -> u32 {
+    pub(super) fn kbps(&self, stream: &VideoStream) -> u32 {
         let own = self.plan.video_out.kbps;
         stream.max_kbps.map_or(own, |most| most.min(own)).max(LEAST_KBPS)
     }
@@ -175,9 +226,10 @@ impl Running {
     fn video_in(
         &mut self,
         supplies: &Supplies,
-        bus: Bus,
+        inbound: Inbound,
         key_needed: Arc<AtomicBool>,
     ) -> Sender<AccessUnit, Gop> {
+        let Inbound { bus, gauges, observed } = inbound;
         let (sender, units) = queue::queue(Gop::new(UNITS_IN));
         let decoder = match H264Decoder::new(LARGEST_PICTURE) {
             Ok(decoder) => decoder,
@@ -188,7 +240,7 @@ impl Running {
         };
         let look = self.plan.video_in.look().clone();
         let (mut undrawn, mut seen) = (Vec::new(), Vec::new());
-        if look.overlay.boxes {
+        if look.overlay.boxes && observed {
             for name in &look.observers {
                 if let Some((pictures, boxes)) = self.observer(supplies, name) {
                     undrawn.push(pictures);
@@ -210,7 +262,7 @@ impl Running {
             seen,
             bus,
             epoch: self.epoch,
-            gauges: self.gauges.clone(),
+            gauges,
             key_needed,
             frame: 0,
         };

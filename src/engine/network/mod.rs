@@ -42,12 +42,15 @@ pub enum Order {
     /// A stream that was not there before.
     AddAudio(Box<AudioPart>),
     AddVideo(Box<VideoPart>),
+    AddSlides(Box<VideoPart>),
     /// Offer and answer were renewed.
     Audio(Box<AudioStreamPlan>),
     Video(Box<VideoChange>),
+    Slides(Box<VideoChange>),
     /// The stream is gone: its sockets close, its threads drain and end.
     DropAudio,
     DropVideo,
+    DropSlides,
     SendKey,
     SendDigits(String),
 }
@@ -58,9 +61,12 @@ pub struct Network {
     pub epoch: Instant,
     pub audio: Option<AudioPart>,
     pub video: Option<VideoPart>,
+    /// A shared screen, received only.
+    pub slides: Option<VideoPart>,
     pub orders: Receiver<Order, Fifo>,
     pub events: Sender<Event, Fifo>,
     pub gauges: Arc<Gauges>,
+    pub slides_gauges: Arc<Gauges>,
     pub timeouts: Timeouts,
     pub token: StopToken,
 }
@@ -71,12 +77,14 @@ struct Task {
     life: Life,
     audio_figures: Figures,
     video_figures: Figures,
+    slides_figures: Figures,
     key_requests: KeyRequests,
 }
 
 enum Woken {
     Time,
     Video,
+    Slides,
     Unit(AccessUnit),
     EncoderGone,
 }
@@ -106,6 +114,7 @@ impl Network {
             network: self,
             audio_figures: Figures::default(),
             video_figures: Figures::default(),
+            slides_figures: Figures::default(),
             key_requests: KeyRequests::default(),
         };
         let outcome = task.run().await;
@@ -115,18 +124,23 @@ impl Network {
 
     /// The parts of a stream must not be shared between threads, only what is waited for.
     async fn wait(&mut self, next_beat: Instant, mut sleep: Pin<&mut Sleep>) -> Woken {
-        let others =
-            [self.audio.as_ref().map(AudioPart::wake_at), self.video.as_ref().map(VideoPart::wake_at)];
+        let others = [
+            self.audio.as_ref().map(AudioPart::wake_at),
+            self.video.as_ref().map(VideoPart::wake_at),
+            self.slides.as_ref().map(VideoPart::wake_at),
+        ];
         let wake_at = others.into_iter().flatten().fold(next_beat, Instant::min).into();
         if sleep.deadline() != wake_at {
             sleep.as_mut().reset(wake_at);
         }
         let inlet = self.video.as_ref().map(|video| &video.inlet);
+        let shared = self.slides.as_ref().map(|slides| &slides.inlet);
         let units = self.video.as_ref().and_then(|video| video.encoded.as_ref());
         tokio::select! {
             biased;
             () = sleep => Woken::Time,
             () = rung(inlet) => Woken::Video,
+            () = rung(shared) => Woken::Slides,
             unit = encoded(units) => unit.map_or(Woken::EncoderGone, Woken::Unit),
         }
     }
@@ -152,6 +166,13 @@ impl Network {
         }
     }
 
+    fn read_slides(&mut self, now: Instant, next_beat: Instant) {
+        if let Some(slides) = &mut self.slides {
+            slides.read(now, next_beat, &self.slides_gauges);
+            note_first(self.epoch, now, &mut slides.first_ms, || slides.machine.statistics());
+        }
+    }
+
     fn send_unit(&mut self, unit: &AccessUnit) {
         if let Some(video) = &mut self.video {
             let now = Instant::now();
@@ -168,7 +189,12 @@ impl Network {
         if let Some(video) = &mut self.video {
             video.read_rtcp(now, &self.gauges);
         }
-        if self.video.as_mut().is_some_and(|video| video.watch_key(now)) {
+        if let Some(slides) = &mut self.slides {
+            slides.read_rtcp(now, &self.slides_gauges);
+        }
+        let parts = [self.video.as_mut(), self.slides.as_mut()];
+        // Both are looked at: asking clears what is asked.
+        if parts.into_iter().flatten().fold(false, |wants, part| part.watch_key(now) | wants) {
             self.events.offer(Event::WantsKey { call: self.call });
         }
     }
@@ -183,9 +209,16 @@ impl Network {
         if let Some(video) = self.video.as_mut().filter(|video| now >= video.wake_at()) {
             video.handle_time(now, &self.gauges);
         }
+        if self.slides.as_ref().and_then(|slides| slides.inlet.read_at()).is_some_and(|at| now >= at) {
+            self.read_slides(now, next_beat);
+        }
+        if let Some(slides) = self.slides.as_mut().filter(|slides| now >= slides.wake_at()) {
+            slides.handle_time(now, &self.slides_gauges);
+        }
         let guards = [
             self.audio.as_mut().map(|audio| &mut audio.guard),
             self.video.as_mut().map(|video| &mut video.guard),
+            self.slides.as_mut().map(|slides| &mut slides.guard),
         ];
         for why in guards.into_iter().flatten().filter_map(Guard::take_failure) {
             self.events.offer(Event::Unprotected { call: self.call, why });
@@ -197,7 +230,7 @@ impl Network {
         if let Some(audio) = &mut self.audio {
             audio.flush();
         }
-        if let Some(video) = &mut self.video {
+        for video in [&mut self.video, &mut self.slides].into_iter().flatten() {
             video.flush();
         }
     }
@@ -239,6 +272,7 @@ impl Task {
                     }
                 }
                 Woken::Video => self.network.read_video(Instant::now(), next_beat),
+                Woken::Slides => self.network.read_slides(Instant::now(), next_beat),
                 Woken::Unit(unit) => self.network.send_unit(&unit),
                 Woken::EncoderGone => self.network.encoder_gone(),
             }
@@ -246,6 +280,7 @@ impl Task {
         let now = Instant::now();
         self.drop_audio(now);
         self.drop_video(now);
+        self.drop_slides(now);
         let mut last = Second::new(self.network.epoch);
         self.publish(now, &mut last);
         Outcome::Done
@@ -299,6 +334,17 @@ impl Task {
                     video.settle(now, &self.network.gauges);
                 }
             }
+            Order::AddSlides(part) => {
+                self.drop_slides(now);
+                self.network.slides = Some(*part);
+            }
+            Order::Slides(change) => {
+                if let Some(slides) = &mut self.network.slides {
+                    slides.renew(now, *change);
+                    slides.settle(now, &self.network.slides_gauges);
+                }
+            }
+            Order::DropSlides => self.drop_slides(now),
             Order::DropAudio => self.drop_audio(now),
             Order::DropVideo => self.drop_video(now),
         }
@@ -320,6 +366,13 @@ impl Task {
         }
     }
 
+    fn drop_slides(&mut self, now: Instant) {
+        if let Some(mut slides) = self.network.slides.take() {
+            slides.close(now);
+            self.slides_figures.keep(slides.report());
+        }
+    }
+
     fn publish(&self, now: Instant, second: &mut Second) {
         let Network { audio, video, gauges, .. } = &self.network;
         let audio = self.audio_figures.with(audio.as_ref().map(AudioPart::report));
@@ -327,6 +380,8 @@ impl Task {
         gauges.set_streams(audio, self.video_figures.with(video.as_ref().map(VideoPart::report)));
         gauges.key_requests_sent.set(requests.sent);
         gauges.key_requests_received.set(requests.received);
+        let slides = self.network.slides.as_ref().map(VideoPart::report);
+        self.network.slides_gauges.set_streams(None, self.slides_figures.with(slides));
         second.turn(now, gauges);
     }
 

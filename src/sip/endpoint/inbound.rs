@@ -4,7 +4,8 @@
 use std::time::Instant;
 
 use super::super::dialog::DialogKey;
-use super::super::message::{Message, Method, RequestMessage};
+use super::super::message::{Headers, Message, Method, RequestMessage};
+use super::super::multipart::{self, Content};
 use super::super::parse::{Malformed, is_keep_alive, parse};
 use super::compose::{ACCEPT, ALLOW, response_peer, response_to, stamp_source};
 use super::outside;
@@ -133,9 +134,22 @@ impl Endpoint {
         request: RequestMessage,
         response: Response,
     ) {
-        let to = response_peer(&request, peer);
         let tag = self.token();
-        let message = self.finish_response(&request, &response, &tag, peer);
+        self.answer_as(now, peer, key, request, response, &tag);
+    }
+
+    /// The same with a To tag that is known already.
+    pub(super) fn answer_as(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        key: String,
+        request: RequestMessage,
+        response: Response,
+        tag: &str,
+    ) {
+        let to = response_peer(&request, peer);
+        let message = self.finish_response(&request, &response, tag, peer);
         let id = self.start_server(key, None, to, request, None);
         self.send_response(now, id, &message);
     }
@@ -186,16 +200,30 @@ fn refusal_of(request: &RequestMessage) -> Option<Response> {
         let headers = vec![("Unsupported".to_owned(), required.join(", "))];
         return Some(Response { headers, ..plain(420) });
     }
+    if request.method == Method::Invite && !accepts_sdp(&request.headers) {
+        return Some(plain(406));
+    }
     let kind = request.headers.value("Content-Type").unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let with_offer = request.method == Method::Invite && !request.body.is_empty();
-    if with_offer && kind != "application/sdp" {
+    if with_offer && multipart::description(kind, &request.body) == Content::Other {
         return Some(Response {
-            headers: vec![("Accept".to_owned(), "application/sdp".to_owned())],
+            headers: vec![("Accept".to_owned(), "application/sdp, multipart/mixed".to_owned())],
             ..plain(415)
         });
     }
     None
+}
+
+/// Without the header a description is what is wanted (§20.1).
+fn accepts_sdp(headers: &Headers) -> bool {
+    let mut kinds = headers.list("Accept").peekable();
+    if kinds.peek().is_none() {
+        return headers.value("Accept").is_none();
+    }
+    kinds.any(|kind| {
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        ["application/sdp", "application/*", "*/*"].iter().any(|known| kind.eq_ignore_ascii_case(known))
+    })
 }
 
 /// What a server transaction is found by: the branch, sent-by and method (an ACK and a CANCEL find their INVITE

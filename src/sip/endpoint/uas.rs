@@ -155,7 +155,11 @@ impl Endpoint {
         let Some(invite) = invite else {
             return self.answer(now, peer, key, request, plain(481));
         };
-        self.answer(now, peer, key, request, plain(200));
+        // §9.2: with the tag of what is cancelled, or a late CANCEL gives the caller's dialog another name.
+        let session = self.servers.get(&invite).and_then(|transaction| transaction.session);
+        let tag = session.and_then(|session| Some(self.sessions.get(&session)?.local_tag.clone()));
+        let tag = tag.unwrap_or_else(|| self.token());
+        self.answer_as(now, peer, key, request, plain(200), &tag);
         let Some(transaction) = self.servers.get(&invite) else { return };
         let pending =
             matches!(&transaction.machine, ServerMachine::Invite(machine) if machine.is_proceeding());

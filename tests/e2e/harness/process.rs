@@ -137,3 +137,30 @@ pub fn usage_of_tree(pid: u32) -> Usage {
     }
     total
 }
+
+/// What a process holds of the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    pub files: usize,
+    pub threads: usize,
+    /// UDP sockets among the files.
+    pub udp_ports: usize,
+}
+
+impl Footprint {
+    pub fn of(pid: u32) -> Footprint {
+        let count = |folder: &str| fs::read_dir(format!("/proc/{pid}/{folder}")).map_or(0, Iterator::count);
+        let table = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+        // The tenth column of these tables is the inode, which is what links in `fd` name.
+        let inodes: Vec<String> = [table("udp"), table("udp6")]
+            .iter()
+            .flat_map(|text| text.lines().skip(1))
+            .filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(9)?)))
+            .collect();
+        let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let links = links.filter_map(|entry| fs::read_link(entry.path()).ok());
+        let udp_ports =
+            links.filter(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str())).count();
+        Footprint { files: count("fd"), threads: count("task"), udp_ports }
+    }
+}

@@ -1,0 +1,32 @@
+//! What each fuzz target does with its bytes. The fuzzers call these with inputs they invent; `tests/fuzz_corpus.rs`
+//! calls them with the inputs that are kept.
+//!
+//! A target panics when what it was given breaks a promise of the code below it.
+
+pub mod h264_payload;
+pub mod offer_answer;
+pub mod rtcp;
+pub mod rtp;
+pub mod sdp;
+pub mod sip_endpoint;
+pub mod sip_message;
+pub mod sip_stream;
+pub mod sip_values;
+pub mod sps;
+
+/// One target.
+pub type Target = fn(&[u8]);
+
+/// Every target by its name, which is also the name of its folder in `corpus/`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("h264_payload", h264_payload::run),
+    ("offer_answer", offer_answer::run),
+    ("rtcp", rtcp::run),
+    ("rtp", rtp::run),
+    ("sdp", sdp::run),
+    ("sip_endpoint", sip_endpoint::run),
+    ("sip_message", sip_message::run),
+    ("sip_stream", sip_stream::run),
+    ("sip_values", sip_values::run),
+    ("sps", sps::run),
+];
