@@ -20,3 +20,4 @@ mod reoffers;
 mod shutdown;
 mod sipp_scenarios;
 mod slides;
+mod srtp;

@@ -31,6 +31,8 @@ pub struct Settings {
     pub answers: bool,
     /// Sends back what it hears (through its jitter buffer and codecs) instead of `sound`.
     pub echoes: bool,
+    /// `srtp`, `srtp-mand` or `dtls_srtp`; `None`: in the clear.
+    pub protection: Option<&'static str>,
 }
 
 impl Default for Settings {
@@ -41,6 +43,7 @@ impl Default for Settings {
             audio_codecs: "pcmu",
             answers: false,
             echoes: false,
+            protection: None,
         }
     }
 }
@@ -108,6 +111,14 @@ impl Baresip {
         let _ = self.control.wait_event(Duration::from_secs(3), &["CALL_CLOSED"]);
     }
 
+    pub fn hold(&mut self) {
+        self.control.send("hold", "");
+    }
+
+    pub fn resume(&mut self) {
+        self.control.send("resume", "");
+    }
+
     /// The next picture it decodes, as its own display would show it.
     pub fn snapshot(&mut self) -> PathBuf {
         let path = self.folder.path().join("snapshot.png");
@@ -165,6 +176,9 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
     for module in ["opus", "g711", "aufile", "aubridge", "sndfile"] {
         line(&format!("module {module}.so"));
     }
+    for module in settings.protection.map_or(&[][..], |_| &["srtp", "dtls_srtp"]) {
+        line(&format!("module {module}.so"));
+    }
     line(&format!("snd_path {}", folder.join("sound").display()));
     if let Some(clip) = &settings.clip {
         for module in ["avcodec", "avformat", "fakevideo", "snapshot"] {
@@ -192,8 +206,9 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
 fn account(settings: &Settings, ports: u16) -> String {
     let mode = if settings.answers { "auto" } else { "manual" };
     let video = if settings.clip.is_some() { ";video_codecs=h264" } else { "" };
+    let protection = settings.protection.map_or(String::new(), |name| format!(";mediaenc={name}"));
     format!(
-        "<sip:peer@127.0.0.1:{ports}>;regint=0;answermode={mode};audio_codecs={}{video}\n",
+        "<sip:peer@127.0.0.1:{ports}>;regint=0;answermode={mode};audio_codecs={}{video}{protection}\n",
         settings.audio_codecs
     )
 }
