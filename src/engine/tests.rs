@@ -195,7 +195,7 @@ impl Line {
 
     /// One check as a full ICE agent sends it.
     fn check(&self, password: &str, extra: &[(u16, &[u8])]) {
-        let bytes = ice::tests::check(password, "ours:theirs", extra);
+        let bytes = ice::check(password, "ours:theirs", extra);
         self.socket.send_to(&bytes, self.to.expect("a port")).expect("sent");
     }
 
@@ -847,10 +847,10 @@ fn a_browser_checks_first_then_shakes_hands_and_may_move() {
     world.start(world.streams(true, false));
     world.run(MS(300));
     assert!(world.audio.keys.is_none(), "no handshake with an address that was not checked");
-    world.audio.check("guessed", &[ice::tests::NOMINATING]);
+    world.audio.check("guessed", &[ice::NOMINATING]);
     world.run(MS(300));
     assert!(world.audio.answers == 1 && world.audio.keys.is_none());
-    world.audio.check(password, &[ice::tests::NOMINATING]);
+    world.audio.check(password, &[ice::NOMINATING]);
     world.run_until(MS(2000), |world| world.audio.keys.is_some()).expect("keys");
     world.run(MS(600));
     world.assert_sound(MS(600));
@@ -858,7 +858,7 @@ fn a_browser_checks_first_then_shakes_hands_and_may_move() {
     let moved = UdpSocket::bind((HOME, 0)).expect("a port");
     moved.set_nonblocking(true).expect("does not block");
     world.audio.socket = moved;
-    world.audio.check(password, &[ice::tests::NOMINATING]);
+    world.audio.check(password, &[ice::NOMINATING]);
     world.run(MS(100));
     world.run(MS(600));
     world.assert_sound(MS(600));

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use ring::hmac;
 
+#[cfg(test)]
+pub use self::tests::{NOMINATING, check};
+
 const COOKIE: u32 = 0x2112_a442;
 const HEAD: usize = 20;
 const REQUEST: u16 = 0x0001;
@@ -257,7 +260,7 @@ fn hmac_is(tag: &hmac::Tag, given: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 

@@ -98,7 +98,8 @@ fn baresip_is_called_with_keys_in_the_offer() {
             assert!(report[line]["packets_received"].as_u64() > Some(50), "{policy}: {report}");
         }
         let saved = std::fs::read_dir(folder.path().join("received")).unwrap().flatten();
-        let file = saved.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|kind| kind == "mp4"));
+        let file =
+            saved.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|kind| kind == "mp4"));
         let file = file.expect("what was received is saved");
         let psnr = median_psnr(&picture::read(&file), &Clip::open("face.mp4"));
         assert!(psnr >= 28.0, "{policy}: {psnr:.1} dB");
@@ -120,7 +121,8 @@ fn where_protection_is_required_a_plain_call_is_refused() {
 /// What a third party can send: plain packets, packets of a wrong key, the first message of a handshake, a check.
 fn disturb(to: (u16, u16)) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port on loopback");
-    let mut hello = vec![22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 54, 1, 0, 0, 42, 0, 0, 0, 0, 0, 0, 0, 0, 42];
+    let mut hello =
+        vec![22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 54, 1, 0, 0, 42, 0, 0, 0, 0, 0, 0, 0, 0, 42];
     hello.extend([0xfe, 0xfd]);
     hello.extend([7; 32]);
     hello.extend([0, 0, 0, 2, 0, 0, 1, 0]);

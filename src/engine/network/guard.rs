@@ -449,7 +449,7 @@ impl Keyed {
 mod tests {
     use super::*;
     use crate::engine::plan::{Direction, DtlsPeer, SrtpSuite};
-    use crate::secure::ice::tests::{NOMINATING, check};
+    use crate::secure::ice::{NOMINATING, check};
 
     fn at(port: u16) -> SocketAddr {
         ([127, 0, 0, 1], port).into()

@@ -138,11 +138,12 @@ impl VideoPart {
 
     /// Sends whatever is ready.
     pub fn flush(&mut self) {
-        while let Some(out) = self.machine.poll() {
-            self.sockets.send(&out, &mut self.guard);
-        }
+        // The end of a handshake before what its keys protect: the peer could not read that.
         while let Some((port, to, bytes)) = self.guard.poll() {
             self.sockets.send_raw(port, to, &bytes);
+        }
+        while let Some(out) = self.machine.poll() {
+            self.sockets.send(&out, &mut self.guard);
         }
     }
 

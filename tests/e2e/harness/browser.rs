@@ -73,11 +73,15 @@ impl Browser {
             let found = sdp.lines().find_map(|line| line.strip_prefix("a=")?.strip_prefix(name));
             found.unwrap_or_else(|| panic!("no {name} in {sdp}")).trim_start_matches(':').trim().to_owned()
         };
-        let port = sdp.lines().find_map(|line| line.strip_prefix("m=audio ")?.split(' ').next()?.parse().ok());
+        let port =
+            sdp.lines().find_map(|line| line.strip_prefix("m=audio ")?.split(' ').next()?.parse().ok());
         self.to = SocketAddr::from((Ipv4Addr::LOCALHOST, port.expect("a port")));
         self.username = format!("{}:{UFRAG}", value("ice-ufrag"));
         self.password = value("ice-pwd");
-        assert!(sdp.contains("a=ice-lite") && sdp.contains("a=rtcp-mux") && sdp.contains("typ host"), "{sdp}");
+        assert!(
+            sdp.contains("a=ice-lite") && sdp.contains("a=rtcp-mux") && sdp.contains("typ host"),
+            "{sdp}"
+        );
         let fingerprint = value("fingerprint");
         let (name, hash) = fingerprint.split_once(' ').expect("a name and a hash");
         let bytes = hash.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal"));
@@ -112,10 +116,7 @@ impl Browser {
 
     /// Goes on from another port, as after a change of network.
     pub fn move_away(&mut self) {
-        *self = Browser {
-            socket: Browser::new().socket,
-            ..std::mem::replace(self, Browser::new())
-        };
+        *self = Browser { socket: Browser::new().socket, ..std::mem::replace(self, Browser::new()) };
     }
 
     fn say(&mut self, block: u32, hertz: f64) {
@@ -169,7 +170,8 @@ impl Browser {
 
     fn shake(&mut self, start: Instant, datagram: &[u8]) {
         let Some(handshake) = &mut self.handshake else { return };
-        if let Some(Progress::Keys(keys)) = handshake.handle(Instant::now(), datagram).expect("a sound handshake")
+        if let Some(Progress::Keys(keys)) =
+            handshake.handle(Instant::now(), datagram).expect("a sound handshake")
         {
             let out = Outgoing::new(keys.suite, &keys.local).expect("a key");
             self.keys = Some((out, Incoming::new(keys.suite, &keys.remote).expect("a key")));
