@@ -8,6 +8,7 @@ use crate::app::config::settings::{
     Transform, Word,
 };
 use crate::app::detectors::Detectors;
+use crate::app::device;
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::{Behaviour, Room};
@@ -19,10 +20,12 @@ use crate::engine::plan::{
 };
 use crate::secure::dtls::Identity;
 use crate::sip::digest::Credentials;
-use crate::sip::{self, Strangers, Transport};
+use crate::sip::{self, Strangers, Transport, digest};
+use crate::useragent::accounts::Account;
 use crate::useragent::admission::Admission;
 use crate::useragent::dialling::Dialling;
 use crate::useragent::peers::{Peer, Peers};
+use crate::useragent::registrar;
 use crate::useragent::routing::Route;
 use crate::useragent::{self};
 use crate::vision::censor::{self, CensorSettings};
@@ -46,10 +49,15 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             user_agent: product(),
             strangers: match config.sip.strangers {
                 settings::Strangers::Drop => Strangers::Drop,
-                settings::Strangers::Challenge | settings::Strangers::Reject => Strangers::Reject,
+                settings::Strangers::Challenge => Strangers::Challenge,
+                settings::Strangers::Reject => Strangers::Reject,
             },
+            realm: realm(config).to_owned(),
+            users: config.sip.users.iter().map(user).collect(),
             contact_user: config.appliance.name.clone(),
             advertise: config.sip.advertise,
+            session_expires: config.sip.session_expires,
+            min_se: config.sip.min_se,
             ..sip::Settings::default()
         },
         admission: Admission::new(config.sip.trusted.clone()).with_peers(peers(config)),
@@ -67,6 +75,8 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             Busy::Busy486 => 486,
         },
         max_call: config.sip.max_call,
+        accounts: config.sip.accounts.iter().map(|found| account(config, found)).collect(),
+        registrar: registrar(config),
         dial_max: config.sip.dial_max.unwrap_or(config.sip.max_call),
         dialling: dialling(config),
     })
@@ -87,6 +97,7 @@ fn peers(config: &Config) -> Peers {
         max_calls: peer.max_calls as usize,
         identity: peer.identity,
         ice: peer.ice,
+        srtp: peer.srtp.map(srtp),
     };
     Peers::new(config.sip.peers.iter().map(peer).collect())
 }
@@ -112,6 +123,44 @@ pub fn dialling(config: &Config) -> Dialling {
             sip.peers.iter().map(|peer| peer.name.clone()).collect(),
             names.chain(addresses).collect(),
         )
+}
+
+fn realm(config: &Config) -> &str {
+    config.sip.realm.as_deref().unwrap_or(&config.appliance.name)
+}
+
+fn user(user: &settings::User) -> digest::server::User {
+    digest::server::User { name: user.name.clone(), password: user.password.expose().to_owned() }
+}
+
+fn registrar(config: &Config) -> registrar::Settings {
+    let user = |user: &settings::User| registrar::User {
+        name: user.name.clone(),
+        display_name: user.display_name.clone(),
+    };
+    let mut domains = vec![realm(config).to_owned(), config.appliance.name.clone()];
+    domains.extend(config.sip.advertise.map(|address| address.to_string()));
+    domains.dedup();
+    registrar::Settings {
+        users: config.sip.users.iter().map(user).collect(),
+        domains,
+        listen: config.sip.listen.iter().map(|listen| listen.address).collect(),
+        clock: None,
+    }
+}
+
+fn account(config: &Config, account: &settings::Account) -> Account {
+    Account {
+        name: account.name.clone(),
+        registrar: account.registrar.clone(),
+        username: account.username.clone(),
+        password: account.password.expose().to_owned(),
+        realm: account.realm.clone(),
+        display_name: account.display_name.clone(),
+        expires: account.expires,
+        outbound_proxy: account.outbound_proxy.clone(),
+        instance: device::instance(&config.appliance.name, &account.name),
+    }
 }
 
 pub fn media(config: &Config) -> MediaSettings {
@@ -160,6 +209,8 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
         behaviour,
         room: room(config, detectors, route)?,
         video: route.video,
+        ring: route.ring,
+        early_media: route.early_media,
         slides: route.slides,
     })
 }

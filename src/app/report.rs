@@ -21,6 +21,8 @@ const LEAST_FPS: f64 = 1.0;
 pub struct Story {
     pub started: Instant,
     pub ringing: Option<Instant>,
+    /// Media came before the answer.
+    pub early: Option<Instant>,
     pub answered: Option<Instant>,
     pub updates: Vec<(Instant, Streams)>,
     pub digits: Vec<char>,
@@ -29,7 +31,15 @@ pub struct Story {
 
 impl Story {
     pub fn new(started: Instant) -> Self {
-        Story { started, ringing: None, answered: None, updates: Vec::new(), digits: Vec::new(), ended: None }
+        Story {
+            started,
+            ringing: None,
+            early: None,
+            answered: None,
+            updates: Vec::new(),
+            digits: Vec::new(),
+            ended: None,
+        }
     }
 }
 
@@ -60,6 +70,8 @@ pub struct CallReport {
 pub struct SetupReport {
     /// From INVITE.
     pub ringing: Option<f64>,
+    /// The peer named its media before it answered.
+    pub early_media: Option<f64>,
     pub answered: Option<f64>,
     /// From the answer.
     pub first_audio: Option<u64>,
@@ -128,6 +140,7 @@ impl CallReport {
             end_reason: ended.map(|ended| ended.reason.name().to_owned()),
             setup_ms: SetupReport {
                 ringing: story.ringing.map(|at| round(since(story.started, at))),
+                early_media: story.early.map(|at| round(since(story.started, at))),
                 answered: story.answered.map(|at| round(since(story.started, at))),
                 first_audio: media.and_then(|media| media.audio.as_ref()?.first_packet_ms),
                 first_video: media.and_then(|media| media.video.as_ref()?.first_packet_ms),
@@ -313,7 +326,8 @@ mod tests {
         let started = Instant::now();
         let answered = answered.then_some(started + Duration::from_millis(12));
         let ended = started + Duration::from_secs(10);
-        let ended = Ended { reason, started, answered, ended, streams: Streams::default(), report: None };
+        let streams = Streams::default();
+        let ended = Ended { reason, peer_reason: None, started, answered, ended, streams, report: None };
         Story { answered, ended: Some(Box::new(ended)), ..Story::new(started) }
     }
 

@@ -22,6 +22,8 @@ pub enum EndReason {
     AckMissing,
     /// Neither RTP nor RTCP came for too long.
     MediaTimeout,
+    /// Nobody refreshed the session in time (RFC 4028).
+    SessionExpired,
     /// `sip.max_call_s` is over.
     TooLong,
     /// SIGTERM, and the time to drain is over.
@@ -48,6 +50,7 @@ impl EndReason {
             EndReason::Refused { .. } => "refused",
             EndReason::AckMissing => "ack-missing",
             EndReason::MediaTimeout => "media-timeout",
+            EndReason::SessionExpired => "session-expired",
             EndReason::TooLong => "too-long",
             EndReason::Shutdown => "shutdown",
             EndReason::NegotiationFailed(_) => "negotiation-failed",
@@ -68,25 +71,28 @@ impl EndReason {
             EndReason::PeerHungUp | EndReason::HungUp | EndReason::TooLong => {
                 (480, "Temporarily Unavailable")
             }
-            EndReason::AckMissing | EndReason::MediaTimeout => (500, "Server Internal Error"),
+            EndReason::AckMissing | EndReason::MediaTimeout | EndReason::SessionExpired => {
+                (500, "Server Internal Error")
+            }
             EndReason::EngineFault(_) | EndReason::ControlFault(_) => (500, "Server Internal Error"),
         }
     }
 
-    /// The `Reason` header of our BYE: Q.850 causes where telephony has one.
+    /// The `Reason` header of our BYE or CANCEL: Q.850 causes where telephony has one.
     pub fn reason_header(&self) -> String {
         let (cause, text) = match self {
             EndReason::MediaTimeout => (102, "media-timeout"),
             EndReason::TooLong => (16, "call too long"),
             EndReason::Shutdown => (41, "shutdown"),
+            EndReason::SessionExpired => (102, "session-expired"),
             EndReason::AckMissing => (102, "ack-missing"),
+            EndReason::NoAnswer => (19, "no answer from user"),
             EndReason::NegotiationFailed(_) => (88, "negotiation-failed"),
             EndReason::ProtectionFailed(_) => (88, "protection-failed"),
             EndReason::EngineFault(_) | EndReason::ControlFault(_) => (41, "engine-fault"),
             EndReason::PeerHungUp
             | EndReason::PeerCancelled
             | EndReason::HungUp
-            | EndReason::NoAnswer
             | EndReason::Rejected { .. }
             | EndReason::Refused { .. } => (16, "normal call clearing"),
         };
@@ -110,6 +116,7 @@ impl std::fmt::Display for EndReason {
             | EndReason::NoAnswer
             | EndReason::AckMissing
             | EndReason::MediaTimeout
+            | EndReason::SessionExpired
             | EndReason::TooLong
             | EndReason::Shutdown => f.write_str(self.name()),
         }

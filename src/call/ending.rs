@@ -39,7 +39,7 @@ impl Call {
 
     pub(super) fn close_dialog(&mut self, reason: &EndReason) {
         match &self.state {
-            State::Offered { .. } => {
+            State::Offered { .. } | State::Ringing { .. } => {
                 let (status, text) = reason.status();
                 let headers = if status == 503 {
                     vec![("Retry-After".to_owned(), "10".to_owned())]
@@ -50,7 +50,10 @@ impl Call {
                 self.out.push_back(Do::Sip(response));
                 self.dialog_open = false;
             }
-            State::Inviting { .. } => self.out.push_back(Do::Sip(SipDo::Cancel)),
+            State::Inviting { .. } => {
+                let reason = reason.reason_header();
+                self.out.push_back(Do::Sip(SipDo::Cancel { reason }));
+            }
             State::Answered { .. } | State::Established { .. } => {
                 self.out.push_back(Do::Sip(SipDo::Bye { reason: reason.reason_header() }));
             }
@@ -66,6 +69,7 @@ impl Call {
         self.state = State::Over;
         let ended = Ended {
             reason: self.end.clone().unwrap_or(EndReason::HungUp),
+            peer_reason: self.peer_reason.clone(),
             started: self.started,
             answered: self.answered,
             ended: now,

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::early::Reliable;
 use super::end::EndReason;
 use super::negotiate::{self, Refusal};
 use super::{Call, CallSettings, State, Tell, body_of, warning};
@@ -15,8 +16,11 @@ impl Call {
         let mut call = Call::new(now, id, settings, State::Over);
         match call.read_offer(offer) {
             Ok((offer, wanted)) => {
+                // Where nothing unreliable may be sent, the first response has to carry an offer of ours (RFC 3262 §5).
+                if offer.is_some() || call.settings.ring.reliable != Reliable::Required {
+                    call.respond(180, None, None);
+                }
                 call.state = State::Offered { offer };
-                call.respond(180, None, None);
                 call.tell(Tell::Ringing);
                 call.prepare(wanted);
             }
@@ -34,12 +38,19 @@ impl Call {
         Ok((Some(offer), wanted))
     }
 
-    pub(super) fn answer(&mut self, now: Instant, offer: &SessionDescription, ports: &BoundPorts) {
-        match negotiate::answer(offer, &self.settings.media, ports, &mut self.origin) {
+    /// Answers with 200: their offer, or with ours when there is none.
+    pub(super) fn pick_up(&mut self, now: Instant, offer: Option<SessionDescription>, ports: &BoundPorts) {
+        let Some(offer) = offer else {
+            let offered = negotiate::offer(&self.settings.media, ports, &mut self.origin);
+            self.respond(200, None, Some(body_of(&offered)));
+            self.state = State::Answered { offered: Some(offered) };
+            return;
+        };
+        match negotiate::answer(&offer, &self.settings.media, ports, &mut self.origin) {
             Ok((answer, streams)) => {
                 self.respond(200, None, Some(body_of(&answer)));
                 self.state = State::Answered { offered: None };
-                self.start(now, streams);
+                self.begin(now, streams);
             }
             Err(refusal) => self.refuse(now, refusal),
         }
@@ -50,7 +61,7 @@ impl Call {
             State::Answered { offered } => {
                 self.state = State::Established { until: now + self.settings.max_call };
                 match offered.map(|offered| self.accept(&offered, body)) {
-                    Some(Ok(streams)) => self.start(now, streams),
+                    Some(Ok(streams)) => self.begin(now, streams),
                     Some(Err(text)) => return self.finish(now, EndReason::NegotiationFailed(text)),
                     None => {}
                 }
@@ -66,7 +77,7 @@ impl Call {
         }
     }
 
-    fn refuse(&mut self, now: Instant, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, now: Instant, refusal: Refusal) {
         let (status, text) = match &refusal {
             Refusal::Malformed(_) => (400, "Bad Request"),
             Refusal::NotAcceptable(_) => (488, "Not Acceptable Here"),

@@ -1,13 +1,14 @@
 //! Floor 5: the life of one call, from the first INVITE or our dialling to its one end.
 //!
 //! ```text
-//! incoming:  Offered ──ports──▶ Answered ──ACK──▶ Established ──▶ Ending ──▶ Over
+//! incoming:  Offered ──ports──▶ (Ringing) ──▶ Answered ──ACK──▶ Established ──▶ Ending ──▶ Over
 //! outgoing:  Dialling ─ports──▶ Inviting ──2xx──▶ Established ──▶ Ending ──▶ Over
 //! ```
 //! Pure. It speaks SIP through [`SipDo`], media through [`Command`], and the rest of the box through [`Tell`].
 //! Who may call, and which agent answers, is decided above (`useragent`); what SDP means is in [`negotiate`].
 
 pub mod behaviour;
+pub mod early;
 pub mod end;
 mod ending;
 mod incoming;
@@ -15,6 +16,7 @@ mod info;
 pub mod negotiate;
 mod outgoing;
 pub mod reach;
+pub mod reason;
 mod reoffer;
 
 use std::collections::VecDeque;
@@ -22,9 +24,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::call::behaviour::{Behaviour, Room};
+use crate::call::early::{Forks, Ring, Ringing};
 use crate::call::end::EndReason;
 use crate::call::negotiate::{MediaSettings, Origin, Refusal};
 use crate::call::reach::Reach;
+use crate::call::reason::PeerReason;
 use crate::engine::plan::{BoundPorts, CallId, Command, Event, Label, Report, Streams, Wanted};
 use crate::sdp::SessionDescription;
 use crate::sip::{self, Body, Method, RequestId};
@@ -52,6 +56,8 @@ pub struct CallSettings {
     pub max_call: Duration,
     /// Outgoing: until CANCEL.
     pub ring_timeout: Duration,
+    /// Incoming: before the answer.
+    pub ring: Ring,
 }
 
 /// What the call wants of its SIP session.
@@ -61,7 +67,7 @@ pub enum SipDo {
     RespondTo { request: RequestId, status: u16, headers: Vec<(String, String)>, body: Option<Body> },
     Invite { body: Body },
     Ack { body: Option<Body> },
-    Cancel,
+    Cancel { reason: String },
     Bye { reason: String },
     Request { method: Method, body: Option<Body> },
 }
@@ -70,8 +76,16 @@ pub enum SipDo {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tell {
     Ringing,
-    Answered { streams: Box<Streams> },
-    Updated { streams: Box<Streams> },
+    /// Media flows before the answer.
+    Early {
+        streams: Box<Streams>,
+    },
+    Answered {
+        streams: Box<Streams>,
+    },
+    Updated {
+        streams: Box<Streams>,
+    },
     Digit(char),
 }
 
@@ -79,6 +93,8 @@ pub enum Tell {
 #[derive(Clone, Debug)]
 pub struct Ended {
     pub reason: EndReason,
+    /// What the peer said of its BYE, CANCEL or refusal.
+    pub peer_reason: Option<PeerReason>,
     pub started: Instant,
     pub answered: Option<Instant>,
     pub ended: Instant,
@@ -101,6 +117,11 @@ enum State {
     Offered {
         offer: Option<SessionDescription>,
     },
+    /// Incoming, not to be answered yet.
+    Ringing {
+        until: Instant,
+        media: Ringing,
+    },
     /// Incoming, 200 sent. `offered`: our offer, when the answer comes in the ACK.
     Answered {
         offered: Option<SessionDescription>,
@@ -110,7 +131,7 @@ enum State {
     /// Outgoing, INVITE sent.
     Inviting {
         offered: SessionDescription,
-        early: Option<Box<SessionDescription>>,
+        forks: Forks,
         give_up_at: Instant,
     },
     Established {
@@ -140,9 +161,12 @@ pub struct Call {
     ports: Option<BoundPorts>,
     streams: Streams,
     engine: Engine,
+    /// The engine has been started.
+    flowing: bool,
     /// Whether the SIP session still needs something of us or the peer.
     dialog_open: bool,
     end: Option<EndReason>,
+    peer_reason: Option<PeerReason>,
     report: Option<Box<Report>>,
     started: Instant,
     answered: Option<Instant>,
@@ -162,8 +186,10 @@ impl Call {
             ports: None,
             streams: Streams::default(),
             engine: Engine::Idle,
+            flowing: false,
             dialog_open: true,
             end: None,
+            peer_reason: None,
             report: None,
             started: now,
             answered: None,
@@ -201,8 +227,9 @@ impl Call {
     pub fn state_name(&self) -> &'static str {
         match self.state {
             State::Offered { .. } | State::Dialling => "preparing",
+            State::Ringing { .. } | State::Inviting { .. } if self.flowing => "early",
+            State::Ringing { .. } | State::Inviting { .. } => "ringing",
             State::Answered { .. } => "answered",
-            State::Inviting { .. } => "ringing",
             State::Established { .. } => "established",
             State::Ending { .. } => "ending",
             State::Over => "over",
@@ -215,6 +242,7 @@ impl Call {
 
     pub fn wake_at(&self) -> Option<Instant> {
         match &self.state {
+            State::Ringing { until, .. } => Some(*until),
             State::Inviting { give_up_at, .. } | State::Ending { give_up_at } => Some(*give_up_at),
             State::Established { until } => {
                 Some(self.reoffer.wake_at().map_or(*until, |again| again.min(*until)))
@@ -226,6 +254,7 @@ impl Call {
 
     pub fn handle_time(&mut self, now: Instant) {
         match &self.state {
+            State::Ringing { until, .. } if now >= *until => self.stop_ringing(now),
             State::Inviting { give_up_at, .. } if now >= *give_up_at => self.finish(now, EndReason::NoAnswer),
             State::Established { until } if now >= *until => self.finish(now, EndReason::TooLong),
             State::Established { .. } => self.ask_again(now),
@@ -238,6 +267,7 @@ impl Call {
                 self.forget_when_over(now);
             }
             State::Offered { .. }
+            | State::Ringing { .. }
             | State::Answered { .. }
             | State::Dialling
             | State::Inviting { .. }
@@ -249,7 +279,8 @@ impl Call {
     /// Something happened on the call's SIP session.
     pub fn handle_sip(&mut self, now: Instant, event: sip::Event) {
         match event {
-            sip::Event::Cancelled { .. } => {
+            sip::Event::Cancelled { reason, .. } => {
+                self.hear_reason(reason.as_deref());
                 self.dialog_open = false;
                 self.finish(now, EndReason::PeerCancelled);
             }
@@ -258,13 +289,24 @@ impl Call {
                 self.dialog_open = false;
                 self.finish(now, EndReason::AckMissing);
             }
-            sip::Event::ByeReceived { .. } => {
+            sip::Event::Pracked { request: Some(request), body, .. } => {
+                self.pracked(now, request, body.as_ref());
+            }
+            sip::Event::Updated { request, body, .. } => self.updated(request, body.as_ref()),
+            sip::Event::RefreshWanted { .. } => self.refresh(),
+            sip::Event::Expired { .. } => {
+                self.dialog_open = false;
+                self.finish(now, EndReason::SessionExpired);
+            }
+            sip::Event::ByeReceived { reason, .. } => {
+                self.hear_reason(reason.as_deref());
                 self.dialog_open = false;
                 self.finish(now, EndReason::PeerHungUp);
             }
-            sip::Event::Progress { status, body, .. } => self.progress(status, body.as_ref()),
-            sip::Event::Answered { body, .. } => self.peer_answered(now, body.as_ref()),
-            sip::Event::Failed { status, reason, .. } => {
+            sip::Event::Progress { status, fork, body, .. } => self.progress(status, &fork, body.as_ref()),
+            sip::Event::Answered { fork, body, .. } => self.peer_answered(now, &fork, body.as_ref()),
+            sip::Event::Failed { status, reason, headers, .. } => {
+                self.hear_reason(headers.value("Reason"));
                 self.dialog_open = false;
                 self.finish(now, EndReason::Rejected { status, text: reason });
             }
@@ -280,11 +322,13 @@ impl Call {
             sip::Event::Responded { method: Method::Invite, status, body, .. } => {
                 self.reoffer_answered(now, status, body.as_ref());
             }
-            // `Invited` made this call, and nothing hangs on the answer to an INFO.
+            // `Invited` made this call, and nothing hangs on the answer to an INFO or on a PRACK without a body.
             sip::Event::Invited { .. }
             | sip::Event::Responded { .. }
+            | sip::Event::Pracked { .. }
             | sip::Event::OutsideAnswered { .. }
-            | sip::Event::OutsideRequested { .. } => {}
+            | sip::Event::OutsideRequested { .. }
+            | sip::Event::ProofRefused { .. } => {}
         }
     }
 
@@ -293,6 +337,8 @@ impl Call {
         match event {
             Event::Prepared { ports, .. } => self.prepared(now, ports),
             Event::NotPrepared { why, .. } => self.not_prepared(now, why),
+            // Before the answer nobody has to send.
+            Event::MediaLost { .. } if self.answered.is_none() => {}
             Event::MediaLost { .. } => self.finish(now, EndReason::MediaTimeout),
             Event::Unprotected { why, .. } => self.finish(now, EndReason::ProtectionFailed(why)),
             Event::WantsKey { .. } => self.ask_key_by_info(),
@@ -319,18 +365,13 @@ impl Call {
     fn prepared(&mut self, now: Instant, ports: BoundPorts) {
         self.ports = Some(ports);
         match std::mem::replace(&mut self.state, State::Over) {
-            State::Offered { offer: Some(offer) } => self.answer(now, &offer, &ports),
-            State::Offered { offer: None } => {
-                let offered = negotiate::offer(&self.settings.media, &ports, &mut self.origin);
-                self.respond(200, None, Some(body_of(&offered)));
-                self.state = State::Answered { offered: Some(offered) };
-            }
+            State::Offered { offer } => self.ready(now, offer, &ports),
             State::Dialling => {
                 let offered = negotiate::offer(&self.settings.media, &ports, &mut self.origin);
                 self.dialog_open = true;
                 self.out.push_back(Do::Sip(SipDo::Invite { body: body_of(&offered) }));
                 let give_up_at = now + self.settings.ring_timeout;
-                self.state = State::Inviting { offered, early: None, give_up_at };
+                self.state = State::Inviting { offered, forks: Forks::default(), give_up_at };
             }
             other => {
                 self.state = other;
@@ -348,19 +389,12 @@ impl Call {
             }
             State::Dialling => self.finish(now, EndReason::EngineFault(format!("no media ports: {why}"))),
             // The media that flows goes on.
-            State::Answered { .. } | State::Established { .. } => self.refuse_reoffer(500),
-            State::Inviting { .. } | State::Ending { .. } | State::Over => {}
+            State::Ringing { .. }
+            | State::Inviting { .. }
+            | State::Answered { .. }
+            | State::Established { .. } => self.refuse_reoffer(500),
+            State::Ending { .. } | State::Over => {}
         }
-    }
-
-    fn start(&mut self, now: Instant, mut streams: Streams) {
-        self.settings.reach.limit(&mut streams);
-        self.answered.get_or_insert(now);
-        self.streams = streams.clone();
-        let plan =
-            self.settings.behaviour.plan(self.settings.label.clone(), streams.clone(), &self.settings.room);
-        self.out.push_back(Do::Engine(Command::Start { call: self.id, plan: Box::new(plan) }));
-        self.tell(Tell::Answered { streams: Box::new(streams) });
     }
 
     fn accept(&mut self, offered: &SessionDescription, body: Option<&Body>) -> Result<Streams, String> {
@@ -373,6 +407,10 @@ impl Call {
     fn respond(&mut self, status: u16, header: Option<(String, String)>, body: Option<Body>) {
         let headers = header.into_iter().collect();
         self.out.push_back(Do::Sip(SipDo::Respond { status, reason: None, headers, body }));
+    }
+
+    fn hear_reason(&mut self, header: Option<&str>) {
+        self.peer_reason = header.and_then(reason::read).or(self.peer_reason.take());
     }
 
     fn tell(&mut self, tell: Tell) {

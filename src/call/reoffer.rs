@@ -16,7 +16,7 @@ pub(super) enum Reoffer {
     #[default]
     None,
     /// Waiting for the ports of a stream that is new.
-    Preparing { request: RequestId, offer: SessionDescription },
+    Preparing { request: RequestId, offer: SessionDescription, by: By },
     /// The re-INVITE carried no offer; ours went out in the 200 and its answer comes with the ACK.
     Offered { offered: SessionDescription },
     /// Our answer went out and its ACK has not come: no new offer of ours before it (RFC 3261 §14.1).
@@ -25,6 +25,15 @@ pub(super) enum Reoffer {
     Asking { offered: SessionDescription, hold: bool },
     /// Ours met theirs (491).
     Pausing { until: Instant },
+}
+
+/// What brought their offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// Its ACK follows.
+    Invite,
+    /// UPDATE or PRACK.
+    Update,
 }
 
 impl Reoffer {
@@ -128,6 +137,15 @@ impl Call {
         self.reoffer = Reoffer::Asking { offered, hold };
     }
 
+    /// The session wants a refresh (RFC 4028 §7.4): a re-INVITE with the description that stands, `o=` as it was.
+    pub(super) fn refresh(&mut self) {
+        let idle = matches!(self.reoffer, Reoffer::None) && matches!(self.state, State::Established { .. });
+        let Some(offered) = self.origin.current().filter(|_| idle).cloned() else { return };
+        let body = Some(body_of(&offered));
+        self.out.push_back(Do::Sip(SipDo::Request { method: Method::Invite, body }));
+        self.reoffer = Reoffer::Asking { offered, hold: self.hold.held };
+    }
+
     /// The final response to our re-INVITE.
     pub(super) fn reoffer_answered(&mut self, now: Instant, status: u16, body: Option<&Body>) {
         let (offered, hold) = match std::mem::take(&mut self.reoffer) {
@@ -179,10 +197,32 @@ impl Call {
             return self.respond_to(request, 491, None);
         }
         let Some(body) = body else { return self.offer_again(request) };
+        self.offered_again(request, body, By::Invite);
+    }
+
+    /// An offer in an UPDATE (RFC 3311), or in a PRACK after the first was answered.
+    pub(super) fn updated(&mut self, request: RequestId, body: Option<&Body>) {
+        let answered = match &self.state {
+            State::Established { .. } | State::Answered { offered: None } => true,
+            State::Ringing { .. } | State::Inviting { .. } => self.flowing,
+            State::Answered { offered: Some(_) } | State::Offered { .. } => false,
+            State::Dialling | State::Ending { .. } | State::Over => {
+                return self.respond_to(request, 481, None);
+            }
+        };
+        let free = matches!(self.reoffer, Reoffer::None | Reoffer::Unacknowledged | Reoffer::Pausing { .. });
+        match body {
+            _ if !answered || !free => self.respond_to(request, 491, None),
+            None => self.respond_to(request, 200, None),
+            Some(body) => self.offered_again(request, body, By::Update),
+        }
+    }
+
+    fn offered_again(&mut self, request: RequestId, body: &Body, by: By) {
         match self.read_reoffer(body) {
-            Ok((offer, wanted)) if self.has_ports(wanted) => self.answer_again(request, &offer),
+            Ok((offer, wanted)) if self.has_ports(wanted) => self.answer_again(request, &offer, by),
             Ok((offer, wanted)) => {
-                self.reoffer = Reoffer::Preparing { request, offer };
+                self.reoffer = Reoffer::Preparing { request, offer, by };
                 self.prepare(wanted);
             }
             Err(refusal) => self.refuse_request(request, &refusal),
@@ -215,19 +255,22 @@ impl Call {
         self.reoffer = Reoffer::Offered { offered };
     }
 
-    fn answer_again(&mut self, request: RequestId, offer: &SessionDescription) {
+    fn answer_again(&mut self, request: RequestId, offer: &SessionDescription, by: By) {
         let Some(ports) = self.ports else { return self.respond_to(request, 500, None) };
         match negotiate::answer(offer, &self.settings.media, &ports, &mut self.origin) {
             Ok((answer, streams)) => {
                 self.respond_to(request, 200, Some(body_of(&answer)));
-                self.reoffer = Reoffer::Unacknowledged;
+                match by {
+                    By::Invite => self.reoffer = Reoffer::Unacknowledged,
+                    By::Update => self.forget_answer(),
+                }
                 self.update(streams);
             }
             Err(refusal) => self.refuse_request(request, &refusal),
         }
     }
 
-    fn update(&mut self, mut streams: Streams) {
+    pub(super) fn update(&mut self, mut streams: Streams) {
         self.settings.reach.limit(&mut streams);
         if streams == self.streams {
             return;
@@ -245,15 +288,15 @@ impl Call {
 
     /// The ports of a new stream are bound.
     pub(super) fn continue_reoffer(&mut self) {
-        if let Some((request, offer)) = self.take_preparing() {
-            self.answer_again(request, &offer);
+        if let Some((request, offer, by)) = self.take_preparing() {
+            self.answer_again(request, &offer, by);
             self.renew();
         }
     }
 
     /// Answers a re-offer that waits for ports with a failure.
     pub(super) fn refuse_reoffer(&mut self, status: u16) {
-        if let Some((request, _)) = self.take_preparing() {
+        if let Some((request, ..)) = self.take_preparing() {
             self.respond_to(request, status, None);
             self.renew();
         }
@@ -267,9 +310,9 @@ impl Call {
         }
     }
 
-    fn take_preparing(&mut self) -> Option<(RequestId, SessionDescription)> {
+    fn take_preparing(&mut self) -> Option<(RequestId, SessionDescription, By)> {
         match std::mem::take(&mut self.reoffer) {
-            Reoffer::Preparing { request, offer } => Some((request, offer)),
+            Reoffer::Preparing { request, offer, by } => Some((request, offer, by)),
             other => {
                 self.reoffer = other;
                 None

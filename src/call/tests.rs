@@ -4,6 +4,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::behaviour::mirror::Mirror;
+use super::early::Reliable;
 use super::negotiate::tests as sdp;
 use super::*;
 use crate::engine::plan::{Direction, Look, Picture, Timeouts, VideoOut};
@@ -45,6 +46,7 @@ fn settings(origin: u64) -> CallSettings {
         reach: Reach { signalling: None, networks: vec!["192.0.2.0/24".parse().expect("a network")] },
         max_call: second(600),
         ring_timeout: second(30),
+        ring: Ring::default(),
     }
 }
 
@@ -175,7 +177,7 @@ fn the_pause_after_a_491_depends_on_whose_call_it_is() {
         let mut caller = Call::outgoing(now, ID, settings(origin));
         caller.handle_engine(now, prepared());
         let (headers, body) = (Headers::default(), Some(audio_video()));
-        caller.handle_sip(now, sip::Event::Answered { session: SESSION, headers, body });
+        caller.handle_sip(now, sip::Event::Answered { session: SESSION, fork: String::new(), headers, body });
         pauses.1.push(pause(caller, now).as_millis());
     }
     // RFC 3261 §14.1, in steps of 10 ms.
@@ -200,20 +202,28 @@ fn any_sip(rng: &mut StdRng) -> sip::Event {
     };
     let status = [100, 180, 200, 408, 481, 487, 488, 491, 503][rng.random_range(0..9)];
     let method = if rng.random() { Method::Invite } else { Method::Info };
-    match rng.random_range(0..12) {
-        0 => sip::Event::Cancelled { session },
+    match rng.random_range(0..16) {
+        0 => sip::Event::Cancelled { session, reason: None },
         1..=2 => sip::Event::Acked { session, body },
         3 => sip::Event::AckTimedOut { session },
         4 => sip::Event::Reinvited { session, request, headers, body },
         5 => sip::Event::Withdrawn { session, request },
         6 => sip::Event::Requested { session, request, method: Method::Info, headers, body },
-        7 => sip::Event::Progress { session, status: 180, headers, body },
-        8 => sip::Event::Answered { session, headers, body },
+        7 => sip::Event::Progress { session, status: 183, fork: fork(rng), reliable: false, headers, body },
+        8 => sip::Event::Answered { session, fork: fork(rng), headers, body },
         9 => sip::Event::Responded { session, request, method, status, headers, body },
         10 => sip::Event::Ended { session },
+        11 => sip::Event::Updated { session, request, headers, body },
+        12 => sip::Event::Pracked { session, request: Some(request), body },
+        13 => sip::Event::RefreshWanted { session },
+        14 if rng.random_bool(0.3) => sip::Event::Expired { session },
         _ if rng.random_bool(0.3) => sip::Event::ByeReceived { session, reason: None },
         _ => sip::Event::Failed { session, status: 487, reason: String::new(), headers },
     }
+}
+
+fn fork(rng: &mut StdRng) -> String {
+    ["a", "b"][rng.random_range(0..2)].to_owned()
 }
 
 fn any_engine(rng: &mut StdRng) -> Event {
@@ -227,6 +237,13 @@ fn any_engine(rng: &mut StdRng) -> Event {
         10 => Event::Fault { call, text: "broken".to_owned() },
         _ => stopped(),
     }
+}
+
+/// Some ring before they answer.
+fn ringing(rng: &mut StdRng, settings: CallSettings) -> CallSettings {
+    let reliable = [Reliable::No, Reliable::Supported, Reliable::Required][rng.random_range(0..3)];
+    let time = second([0, 0, 5, 30][rng.random_range(0..4)]);
+    CallSettings { ring: Ring { time, early_media: rng.random(), reliable }, ..settings }
 }
 
 /// What one call said over its life, checked as it comes.
@@ -248,10 +265,12 @@ impl Rules {
         match what {
             Do::Engine(Command::Prepare { .. }) => self.prepared = true,
             Do::Engine(Command::Start { .. }) => self.starts += 1,
-            Do::Engine(Command::Update { .. }) => assert_eq!(self.starts, 1, "an update before the start"),
+            Do::Engine(Command::Update { .. } | Command::Answered { .. }) => {
+                assert_eq!(self.starts, 1, "an update before the start");
+            }
             Do::Engine(Command::Stop { .. }) => self.stops += 1,
             Do::Sip(SipDo::Respond { status, .. }) if *status >= 200 => self.finals += 1,
-            Do::Sip(SipDo::Bye { .. } | SipDo::Cancel) => self.byes += 1,
+            Do::Sip(SipDo::Bye { .. } | SipDo::Cancel { .. }) => self.byes += 1,
             Do::Forget(_) => self.forgets += 1,
             Do::Sip(_) | Do::Tell(_) | Do::Engine(_) => {}
         }
@@ -268,7 +287,7 @@ fn whatever_happens_in_whatever_order_a_call_ends_once_and_stops_its_engine() {
         let offer = [Some(audio_video()), Some(audio_only()), None][rng.random_range(0..3)].clone();
         let mut call = match rng.random_range(0..3) {
             0 => Call::outgoing(now, ID, settings(seed)),
-            _ => Call::incoming(now, ID, settings(seed), offer.as_ref()),
+            _ => Call::incoming(now, ID, ringing(&mut rng, settings(seed)), offer.as_ref()),
         };
         let mut rules = Rules::default();
         for _ in 0..rng.random_range(1..60) {

@@ -213,6 +213,8 @@ pub enum Command {
     /// Offer and answer were renewed: addresses, directions, payload types, streams added or removed. A stream that is
     /// added needs its port prepared before; the port of one that is removed is given back.
     Update { call: CallId, streams: Box<Streams> },
+    /// A call whose media flowed before is answered: from now on silence counts.
+    Answered { call: CallId },
     /// The peer asked for a key picture by signalling (RFC 5168).
     SendKey { call: CallId },
     /// Press keys, one after the other (RFC 4733).
@@ -227,6 +229,7 @@ impl Command {
             Command::Prepare { call, .. }
             | Command::Start { call, .. }
             | Command::Update { call, .. }
+            | Command::Answered { call }
             | Command::SendKey { call }
             | Command::SendDigits { call, .. }
             | Command::Stop { call } => *call,

@@ -116,6 +116,7 @@ impl Engines {
             Command::Prepare { call, wanted, address } => self.prepare(now, call, wanted, address),
             Command::Start { call, plan } => self.start(call, *plan),
             Command::Update { call, streams } => self.update(now, call, *streams),
+            Command::Answered { call } => self.order(call, Order::Answered),
             Command::SendKey { call } => self.order(call, Order::SendKey),
             Command::SendDigits { call, digits } => self.order(call, Order::SendDigits(digits)),
             Command::Stop { call } => self.stop(now, call),

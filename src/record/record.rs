@@ -36,6 +36,9 @@ pub struct CallRecord {
     pub ended: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub end_reason: Option<String>,
+    /// What the peer said of its BYE, CANCEL or refusal: protocol, cause and text of its Reason header.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peer_reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub audio: Option<StreamRecord>,
     #[serde(skip_serializing_if = "Option::is_none", default)]

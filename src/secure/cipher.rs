@@ -7,6 +7,7 @@ use aes::{Aes128, Aes256};
 use ctr::CtrCore;
 use ctr::flavors::Ctr128BE;
 use ring::{aead, hmac};
+use subtle::ConstantTimeEq;
 
 use crate::secure::keys::SrtpSuite;
 
@@ -274,8 +275,7 @@ fn seal(key: &aead::LessSafeKey, nonce: aead::Nonce, aad: &[u8], body: &mut [u8]
 
 /// In a time that says nothing about where they differ.
 pub fn same(left: &[u8], right: &[u8]) -> bool {
-    let differing = left.iter().zip(right).fold(0, |all, (left, right)| all | (left ^ right));
-    left.len() == right.len() && std::hint::black_box(differing) == 0
+    left.ct_eq(right).into()
 }
 
 #[cfg(test)]

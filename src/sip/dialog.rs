@@ -77,6 +77,19 @@ impl Dialog {
         true
     }
 
+    /// The dialog was an early one before: its numbers go on; routes and target are those of the final response
+    /// (§13.2.2.4).
+    pub fn follow(&mut self, early: &Dialog) {
+        self.local_cseq = self.local_cseq.max(early.local_cseq);
+        self.remote_cseq = early.remote_cseq;
+    }
+
+    /// Takes the next number of our own.
+    pub fn next_cseq(&mut self) -> u32 {
+        self.local_cseq += 1;
+        self.local_cseq
+    }
+
     /// A target refresh request or its 2xx names a new Contact.
     pub fn refresh_target(&mut self, contact: Option<NameAddr>) {
         if let Some(contact) = contact {
@@ -86,8 +99,8 @@ impl Dialog {
 
     /// A new request of ours with the next CSeq, without Via and Contact (§12.2.1.1).
     pub fn request(&mut self, method: Method) -> RequestMessage {
-        self.local_cseq += 1;
-        self.build(method, self.local_cseq)
+        let number = self.next_cseq();
+        self.build(method, number)
     }
 
     /// The ACK of the 2xx to our INVITE `cseq` (§13.2.2.4).

@@ -3,11 +3,16 @@
 //! Pure: one machine for the whole control plane. `app::signalling` gives it bytes, engine events and time, and
 //! carries out what [`UserAgent::poll`] says. A call whose step panics is discarded alone.
 
+pub mod accounts;
 pub mod admission;
 pub mod dialling;
 pub mod peers;
+mod reaching;
+mod redirect;
+pub mod registrar;
 mod resolving;
 pub mod routing;
+mod terms;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +24,7 @@ use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use crate::call::behaviour::{Behaviour, Room};
+use crate::call::early::{Reliable, Ring};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
 use crate::call::reach::Reach;
@@ -28,8 +34,12 @@ use crate::sip::{
     self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId,
     Response, SessionId, Transport, Uri,
 };
+use crate::useragent::accounts::{Account, Accounts};
 use crate::useragent::admission::Admission;
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
+pub use crate::useragent::reaching::Way;
+use crate::useragent::redirect::Redirect;
+use crate::useragent::registrar::Registrar;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
 
@@ -49,6 +59,10 @@ pub struct Settings {
     /// The status over the limit: 503 or 486.
     pub busy: u16,
     pub max_call: Duration,
+    /// Where we register.
+    pub accounts: Vec<Account>,
+    /// Who registers with us.
+    pub registrar: registrar::Settings,
     /// The longest call that is dialled.
     pub dial_max: Duration,
     /// Whom this box may call.
@@ -66,6 +80,7 @@ pub struct Dial {
     pub room: Room,
     pub media: MediaSettings,
     pub ring_timeout: Duration,
+    pub way: Way,
 }
 
 #[derive(Debug)]
@@ -98,6 +113,11 @@ pub enum Do {
         label: Label,
         ended: Box<Ended>,
     },
+    /// How one of our registrations stands now.
+    Registration {
+        account: String,
+        state: sip::register::State,
+    },
 }
 
 /// Counts of the control plane.
@@ -116,11 +136,18 @@ pub struct Counters {
 pub struct UserAgent {
     settings: Settings,
     endpoint: Endpoint,
-    calls: BTreeMap<CallId, Call>,
+    /// Boxed: neighbours in the map are moved when one comes or goes.
+    calls: BTreeMap<CallId, Box<Call>>,
     call_of: HashMap<SessionId, CallId>,
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    accounts: Accounts,
+    account_seed: [u8; 32],
+    registrar: Registrar,
+    /// The offers of calls that may go to another contact.
+    offers: HashMap<CallId, sip::Body>,
+    redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
@@ -128,6 +155,8 @@ pub struct UserAgent {
     /// Feeds keys in SDP; nothing of it shows in a tag or branch.
     secrets: StdRng,
     draining: bool,
+    /// The registrars have to be told that we go.
+    leaving: bool,
     counters: Counters,
     out: VecDeque<Do>,
 }
@@ -136,6 +165,7 @@ impl UserAgent {
     /// `seed` feeds every tag, branch and identifier.
     pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
         let first = u64::from_le_bytes([seed[0], seed[1], seed[2], seed[3], seed[4], 0, 0, 0]);
+        let registrar = Registrar::new(settings.registrar.clone());
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
             dialling: settings.dialling.clone(),
@@ -145,11 +175,17 @@ impl UserAgent {
             session_of: HashMap::new(),
             dials: HashMap::new(),
             resolving: HashMap::new(),
+            accounts: Accounts::default(),
+            account_seed: seed.map(|byte| byte ^ 0x5c),
+            registrar,
+            offers: HashMap::new(),
+            redirects: HashMap::new(),
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
             secrets: StdRng::from_seed(apart(seed)),
             draining: false,
+            leaving: false,
             counters: Counters::default(),
             out: VecDeque::new(),
         }
@@ -157,11 +193,11 @@ impl UserAgent {
 
     /// Whether requests from this address are taken.
     pub fn access(&self, source: IpAddr) -> Access {
-        self.settings.admission.access(source)
+        if self.accounts.knows(source) { Access::Trusted } else { self.settings.admission.access(source) }
     }
 
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
-        self.calls.values()
+        self.calls.values().map(Box::as_ref)
     }
 
     pub fn counters(&self) -> Counters {
@@ -212,7 +248,12 @@ impl UserAgent {
     }
 
     pub fn handle_closed(&mut self, now: Instant, connection: ConnectionId) {
+        let remote = self.endpoint.remote_of(connection);
         self.endpoint.handle_closed(now, connection);
+        self.registrar.forget_connection(connection);
+        if let Some((transport, remote)) = remote {
+            self.accounts.handle_flow_lost(now, transport, remote);
+        }
         self.settle(now);
     }
 
@@ -224,6 +265,7 @@ impl UserAgent {
 
     pub fn handle_time(&mut self, now: Instant) {
         self.endpoint.handle_time(now);
+        self.accounts.handle_time(now);
         while let Some((at, call)) = self.timers.first().copied() {
             if at > now {
                 break;
@@ -239,10 +281,10 @@ impl UserAgent {
     pub fn dial(&mut self, now: Instant, dial: Dial) -> CallId {
         let id = self.new_call_id();
         self.counters.outgoing += 1;
-        if dial.hops.is_empty() {
-            self.resolve(now, id, dial);
-        } else {
-            self.start_dial(now, id, dial);
+        match self.directed(now, dial.clone()) {
+            Ok(dial) if dial.hops.is_empty() => self.resolve(now, id, dial),
+            Ok(dial) => self.start_dial(now, id, dial),
+            Err(reason) => self.not_dialled(now, id, &dial, reason),
         }
         self.settle(now);
         id
@@ -253,11 +295,13 @@ impl UserAgent {
         // The offer names one address of ours: only places of its family can follow.
         dial.hops.retain(|hop| hop.remote.is_ipv4() == first.remote.is_ipv4());
         let settings = CallSettings {
-            // Whoever is reached over a WebSocket is a browser.
-            media: MediaSettings {
-                browser: dial.media.browser || matches!(first.transport, Transport::Ws | Transport::Wss),
-                ..dial.media.clone()
-            },
+            media: terms::outgoing(
+                self.settings.admission.peers(),
+                dial.media.clone(),
+                first.remote.ip(),
+                first.transport,
+                first.name.as_deref(),
+            ),
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
                 peer: first.remote.to_string(),
@@ -270,9 +314,10 @@ impl UserAgent {
             seed: self.secrets.random(),
             max_call: self.settings.dial_max,
             ring_timeout: dial.ring_timeout,
+            ring: Ring::default(),
         };
         self.dials.insert(id, dial);
-        self.calls.insert(id, Call::outgoing(now, id, settings));
+        self.calls.insert(id, Box::new(Call::outgoing(now, id, settings)));
         self.step(now, id, |_| ());
     }
 
@@ -311,6 +356,7 @@ impl UserAgent {
     pub fn drain(&mut self) {
         self.draining = true;
         self.endpoint.set_ready(false);
+        self.leaving = true;
     }
 
     pub fn hang_up_all(&mut self, now: Instant, reason: &EndReason) {
@@ -328,12 +374,17 @@ impl UserAgent {
 
     pub fn wake_at(&self) -> Option<Instant> {
         let call = self.timers.first().map(|(at, _)| *at);
-        [call, self.endpoint.wake_at()].into_iter().flatten().min()
+        [call, self.endpoint.wake_at(), self.accounts.wake_at()].into_iter().flatten().min()
     }
 
     /// Drains the endpoint until it and the calls have nothing more to say to each other.
     fn settle(&mut self, now: Instant) {
-        while let Some(wanted) = self.endpoint.poll() {
+        if std::mem::take(&mut self.leaving) {
+            self.accounts.leave(now);
+        }
+        loop {
+            self.tend_accounts(now);
+            let Some(wanted) = self.endpoint.poll() else { return };
             match wanted {
                 sip::Do::Send { peer, bytes } => self.out.push_back(Do::Send { peer, bytes }),
                 sip::Do::Connect { connection, transport, remote, name } => {
@@ -342,10 +393,13 @@ impl UserAgent {
                 sip::Do::Resolve { id, uri } => self.out.push_back(Do::Resolve { id, uri }),
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
+                sip::Do::Event(event) if self.next_contact(now, &event) => drop(event),
                 // A call may be gone before its dialog: the endpoint ends that alone.
                 sip::Do::Event(event) => match event.session() {
                     Some(session) => {
-                        if let Some(call) = self.call_of.get(&session).copied() {
+                        if let Some(call) = self.call_of.get(&session).copied()
+                            && let Some(event) = self.redirected(now, call, event)
+                        {
                             self.step(now, call, |call| call.handle_sip(now, event));
                         }
                     }
@@ -355,16 +409,28 @@ impl UserAgent {
         }
     }
 
-    /// What belongs to no call. Nobody here takes any of it yet.
+    /// What belongs to no call.
     fn outside(&mut self, now: Instant, event: Event) {
-        if let Event::OutsideRequested { request, .. } = event {
-            self.endpoint.reply(now, request, Response { status: 405, ..Response::default() });
+        match event {
+            Event::OutsideAnswered { request, status, reason, headers, realm, .. } => {
+                self.accounts.handle_answer(now, request, (status, &reason), &headers, realm);
+            }
+            Event::OutsideRequested { request, asked } => {
+                let response = match asked.method {
+                    sip::Method::Register => self.registered(now, &asked),
+                    _ => Response { status: 405, ..Response::default() },
+                };
+                self.endpoint.reply(now, request, response);
+            }
+            Event::ProofRefused { source } => tracing::warn!(%source, "wrong name or password"),
+            _ => {}
         }
     }
 
     fn invited(&mut self, now: Instant, session: SessionId, invite: &Incoming) {
         let to = user_of(&invite.request_uri);
-        let from = user_of(&invite.from.uri);
+        // Who proved to be a user is that user, whatever From says.
+        let from = invite.user.clone().unwrap_or_else(|| user_of(&invite.from.uri));
         let header = |name: &str| invite.headers.value(name).map(str::to_owned);
         let asked = Asked { to: &to, from: &from, source: invite.peer.remote.ip(), header: &header };
         let refusal = if self.draining {
@@ -404,12 +470,15 @@ impl UserAgent {
     ) {
         let id = self.new_call_id();
         self.counters.incoming += 1;
+        let source = invite.peer.remote.ip();
+        let shown = invite.peer.connection.and_then(|connection| self.endpoint.tls_name(connection));
+        let media = MediaSettings {
+            video: route.video && self.settings.media.video,
+            slides: route.slides,
+            ..self.settings.media.clone()
+        };
         let settings = CallSettings {
-            media: MediaSettings {
-                video: route.video && self.settings.media.video,
-                slides: route.slides,
-                ..self.settings.media.clone()
-            },
+            media: terms::incoming(self.settings.admission.peers(), media, source, shown),
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
             label: Label {
                 agent: route.agent.clone(),
@@ -425,13 +494,18 @@ impl UserAgent {
             seed: self.secrets.random(),
             max_call: self.settings.max_call,
             ring_timeout: self.settings.max_call,
+            ring: Ring {
+                time: route.ring,
+                early_media: route.early_media,
+                reliable: Reliable::of(&invite.headers),
+            },
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
         // The first step reads the offer: it is guarded like every later one.
         match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
             Ok(call) => {
-                self.calls.insert(id, call);
+                self.calls.insert(id, Box::new(call));
                 self.step(now, id, |_| ());
             }
             Err(_) => {
@@ -454,7 +528,9 @@ impl UserAgent {
 
     fn is_full(&self) -> bool {
         let limit = self.settings.max_calls;
-        limit > 0 && self.calls.values().filter(|call| call.is_live()).count() >= limit
+        limit > 0
+            && self.calls.len() >= limit
+            && self.calls.values().filter(|call| call.is_live()).count() >= limit
     }
 
     fn label(&self, id: CallId, from: String, to: String) -> Label {
@@ -512,6 +588,8 @@ impl UserAgent {
         self.arm(id, None);
         self.calls.remove(&id);
         self.dials.remove(&id);
+        self.offers.remove(&id);
+        self.redirects.remove(&id);
         if let Some(session) = self.session_of.remove(&id) {
             self.call_of.remove(&session);
         }
@@ -536,13 +614,16 @@ impl UserAgent {
         }
         self.out.push_back(Do::Engine(Command::Stop { call: id }));
         let reason = EndReason::ControlFault(text);
-        let ended = Ended { reason, started, answered, ended: now, streams, report: None };
+        let ended = Ended { reason, peer_reason: None, started, answered, ended: now, streams, report: None };
         self.forget(id, label, Box::new(ended));
     }
 
     fn sip(&mut self, now: Instant, id: CallId, wanted: SipDo) {
         if let SipDo::Invite { body } = wanted {
             return self.invite(now, id, body);
+        }
+        if matches!(wanted, SipDo::Cancel { .. }) && self.stop_redirecting(now, id) {
+            return;
         }
         let Some(session) = self.session_of.get(&id).copied() else { return };
         match wanted {
@@ -554,7 +635,7 @@ impl UserAgent {
                 self.endpoint.respond_to(now, session, request, response);
             }
             SipDo::Ack { body } => self.endpoint.ack(now, session, body),
-            SipDo::Cancel => self.endpoint.cancel(now, session),
+            SipDo::Cancel { reason } => self.endpoint.cancel(now, session, Some(&reason)),
             SipDo::Bye { reason } => self.endpoint.bye(now, session, Some(&reason)),
             SipDo::Request { method, body } => {
                 self.endpoint.request(now, session, method, Vec::new(), body);
@@ -565,15 +646,21 @@ impl UserAgent {
 
     fn invite(&mut self, now: Instant, id: CallId, body: sip::Body) {
         let Some(dial) = self.dials.get(&id) else { return };
+        if !dial.way.others.is_empty() {
+            self.offers.insert(id, body.clone());
+        }
+        let routes = dial.way.route.iter().map(|route| ("Route".to_owned(), route.clone()));
+        self.redirects.entry(id).or_default().note(&dial.to, &body);
         let session = self.endpoint.invite(
             now,
             Outgoing {
                 to: dial.to.clone(),
+                target: dial.way.target.clone(),
                 from: dial.from.clone(),
                 hops: dial.hops.clone(),
-                headers: Vec::new(),
+                headers: routes.collect(),
                 body: Some(body),
-                credentials: None,
+                credentials: dial.way.credentials.clone(),
             },
         );
         self.session_of.insert(id, session);

@@ -1,6 +1,7 @@
 //! Which agent answers: the first route whose every condition holds.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -22,6 +23,10 @@ pub struct Route {
     pub room: Room,
     /// Whether video is taken at all.
     pub video: bool,
+    /// It rings so long before the agent answers.
+    pub ring: Duration,
+    /// Media flows while it rings.
+    pub early_media: bool,
     /// Whether a shared screen is taken beside it.
     pub slides: bool,
 }

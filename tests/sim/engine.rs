@@ -76,6 +76,7 @@ impl Engine {
             }
             Command::Start { .. }
             | Command::Update { .. }
+            | Command::Answered { .. }
             | Command::SendKey { .. }
             | Command::SendDigits { .. } => None,
         };
@@ -106,6 +107,7 @@ impl Engine {
             Command::Prepare { .. } => "prepare",
             Command::Start { .. } => "start",
             Command::Update { .. } => "update",
+            Command::Answered { .. } => "answered",
             Command::SendKey { .. } => "key",
             Command::SendDigits { .. } => "digits",
             Command::Stop { .. } => "stop",

@@ -13,10 +13,14 @@ mod network;
 mod phone;
 mod world;
 
+mod early;
+mod identity;
 mod incoming;
 mod media;
 mod outgoing;
+mod redirect;
 mod refused;
 mod reoffer;
+mod sessions;
 mod storm;
 mod torture;

@@ -11,8 +11,12 @@ use eyeline::sip::parse::parse;
 pub struct Phone {
     pub address: SocketAddr,
     agent: SocketAddr,
-    /// Says 100 to an INVITE, acknowledges refusals, answers BYE and INFO, as every phone does by itself.
+    /// Says 100 to an INVITE, acknowledges refusals, answers BYE, INFO, PRACK and UPDATE, as every phone does by itself.
     pub polite: bool,
+    /// Header lines in every request and response from now on.
+    pub more: String,
+    /// The tag of its responses to an INVITE, when it answers as a fork.
+    pub fork: Option<&'static str>,
     pub heard: Vec<(Instant, Message)>,
     pub outbox: Vec<Vec<u8>>,
     call_id: String,
@@ -35,6 +39,8 @@ impl Phone {
             address,
             agent,
             polite: true,
+            more: String::new(),
+            fork: None,
             heard: Vec::new(),
             outbox: Vec::new(),
             call_id: format!("call-{number}"),
@@ -112,6 +118,7 @@ impl Phone {
     fn send(&mut self, method: &str, cseq: u32, branch: &str, content: Content<'_>) {
         let (address, own, theirs, call_id) = (self.address, &self.own, &self.theirs, &self.call_id);
         let (kind, body) = content.unwrap_or_default();
+        let more = if matches!(method, "ACK") { "" } else { &self.more };
         let kind = if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
         // Of a CANCEL: To as in its INVITE (RFC 3261 §9.1).
         let (theirs, target) = match method {
@@ -121,7 +128,7 @@ impl Phone {
         let text = format!(
             "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP {address};rport;branch=z9hG4bK{}{branch}\r\n\
              Max-Forwards: 70\r\nFrom: {own}\r\nTo: {theirs}\r\nCall-ID: {call_id}\r\nCSeq: {cseq} {method}\r\n\
-             Contact: <sip:{address}>\r\n{kind}Content-Length: {}\r\n\r\n{body}",
+             Contact: <sip:{address}>\r\n{more}{kind}Content-Length: {}\r\n\r\n{body}",
             self.tag,
             body.len()
         );
@@ -138,10 +145,16 @@ impl Phone {
         let mut response = ResponseMessage::answering(request, status);
         let mut to = request.to().unwrap();
         if status > 100 && to.tag().is_none() {
-            to.set_tag(&self.tag);
+            to.set_tag(self.fork.unwrap_or(&self.tag));
             response.headers.set("To", to.to_string());
         }
-        response.headers.push("Contact", format!("<sip:{}>", self.address));
+        if !(300..400).contains(&status) {
+            response.headers.push("Contact", format!("<sip:{}>", self.address));
+        }
+        for line in self.more.lines().filter(|_| status > 100) {
+            let (name, value) = line.split_once(": ").unwrap();
+            response.headers.push(name, value);
+        }
         if let Some(text) = sdp {
             response.headers.push("Content-Type", "application/sdp");
             response.body = text.as_bytes().to_vec();
@@ -162,7 +175,9 @@ impl Phone {
             Message::Response(response) => self.hears_response(response),
             Message::Request(request) if self.polite => match request.method {
                 Method::Invite => self.reply_to(request, 100, None),
-                Method::Bye | Method::Info => self.reply_to(request, 200, None),
+                Method::Bye | Method::Info | Method::Prack | Method::Update => {
+                    self.reply_to(request, 200, None);
+                }
                 _ => {}
             },
             Message::Request(_) => {}

@@ -12,11 +12,12 @@ use eyeline::engine::plan::{
     AudioCodec, CallId, Command, Direction, Event, Look, Picture, Streams, Timeouts, VideoOut,
 };
 use eyeline::media::frame::Size;
+use eyeline::sip::register::State;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
 use eyeline::useragent::dialling::Dialling;
 use eyeline::useragent::routing::Route;
-use eyeline::useragent::{Dial, Do, Settings, UserAgent};
+use eyeline::useragent::{Dial, Do, Settings, UserAgent, Way};
 
 use crate::engine::Engine;
 use crate::network::{Datagram, Network};
@@ -42,6 +43,7 @@ pub struct Appliance {
     pub engine: Engine,
     pub told: Vec<(CallId, Tell)>,
     pub ended: Vec<(CallId, Box<Ended>)>,
+    pub registrations: Vec<(String, State)>,
 }
 
 impl Appliance {
@@ -54,6 +56,7 @@ impl Appliance {
             engine: Engine::new(),
             told: Vec::new(),
             ended: Vec::new(),
+            registrations: Vec::new(),
         }
     }
 
@@ -234,10 +237,19 @@ impl World {
                         self.network.send(now, datagram);
                     }
                     Do::Connect { connection, .. } => appliance.agent.handle_closed(now, connection),
-                    Do::Close(_) | Do::Resolve { .. } => {}
+                    Do::Close(_) => {}
+                    // Addresses are known at once; names are never found.
+                    Do::Resolve { id, uri } => {
+                        if let Some(ip) = uri.host_ip() {
+                            let remote = SocketAddr::new(ip, uri.port.unwrap_or(5060));
+                            let hop = Hop::to(Transport::Udp, remote, appliance.address);
+                            appliance.agent.handle_resolved(now, id, Ok(vec![hop]));
+                        }
+                    }
                     Do::Engine(command) => appliance.engine.handle(now, command),
                     Do::Tell { call, tell, .. } => appliance.told.push((call, tell)),
                     Do::Ended { call, ended, .. } => appliance.ended.push((call, ended)),
+                    Do::Registration { account, state } => appliance.registrations.push((account, state)),
                 }
             }
         }
@@ -269,7 +281,8 @@ impl World {
     }
 }
 
-/// Routes: `100` mirrors with video, `audio` without; `haus tor` shows that names are decoded. Phones are trusted.
+/// Routes: `100` mirrors with video, `audio` without; `ring` rings 5 s before, `look` looks meanwhile; `haus tor` shows that
+/// names are decoded. Phones are trusted.
 pub fn settings() -> Settings {
     let route = |to: &str, video: bool| Route {
         to: Some(to.to_owned()),
@@ -280,18 +293,28 @@ pub fn settings() -> Settings {
         behaviour: mirror(),
         room: room(),
         video,
+        ring: Duration::ZERO,
+        early_media: false,
         slides: true,
     };
     Settings {
         sip: sip::Settings::default(),
         admission: Admission::new(vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.0/24".parse().unwrap()]),
-        routes: vec![route("100", true), route("audio", false), route("haus tor", true)],
+        routes: vec![
+            route("100", true),
+            route("audio", false),
+            Route { ring: seconds(5), ..route("ring", true) },
+            Route { ring: seconds(5), early_media: true, ..route("look", true) },
+            route("haus tor", true),
+        ],
         media: media(),
         name: "door".to_owned(),
         advertise: None,
         max_calls: 0,
         busy: 503,
         max_call: seconds(3600),
+        accounts: Vec::new(),
+        registrar: Default::default(),
         dial_max: seconds(3600),
         dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned()]),
     }
@@ -351,6 +374,7 @@ pub fn dial(local: SocketAddr, destination: SocketAddr, ring_timeout: Duration) 
         room: room(),
         media: media(),
         ring_timeout,
+        way: Way::default(),
     }
 }
 

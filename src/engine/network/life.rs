@@ -26,12 +26,14 @@ impl Life {
         Life { since: now, heard: false, told: false }
     }
 
-    /// Offer and answer were renewed (hold, resume, a stream more or less): everybody gets time to follow.
+    /// The call was answered, or offer and answer were renewed (hold, resume, a stream more or less): everybody gets time
+    /// to follow.
     pub fn changed(&mut self, now: Instant) {
         self.since = now;
+        self.told = false;
     }
 
-    /// `true`, once: the line is dead. A line on which nothing is to be received is held.
+    /// `true`, once until something changes: the line is dead. A line on which nothing is to be received is held.
     pub fn is_over(&mut self, now: Instant, timeouts: &Timeouts, signs: [Option<Sign>; 2]) -> bool {
         let signs = signs.iter().flatten();
         let last = signs.clone().filter_map(|sign| sign.last).max();

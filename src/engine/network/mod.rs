@@ -50,6 +50,8 @@ pub enum Order {
     /// The stream is gone: its sockets close, its threads drain and end.
     DropAudio,
     DropVideo,
+    /// The call is answered: silence counts from now on.
+    Answered,
     DropSlides,
     SendKey,
     SendDigits(String),
@@ -334,6 +336,7 @@ impl Task {
                     video.settle(now, &self.network.gauges);
                 }
             }
+            Order::Answered => {}
             Order::AddSlides(part) => {
                 self.drop_slides(now);
                 self.network.slides = Some(*part);

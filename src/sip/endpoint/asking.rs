@@ -11,7 +11,7 @@ use super::transactions::User;
 use super::{Endpoint, Event, RequestId, SessionId};
 
 /// A re-INVITE may ask people, as for video; a peer that only ever says 100 is given up.
-const REINVITE_LIMIT: Duration = Duration::from_secs(180);
+pub(super) const REINVITE_LIMIT: Duration = Duration::from_secs(180);
 
 impl Endpoint {
     /// Ends the session: BYE when there is a dialog, once their ACK has come. `Ended` follows.
@@ -30,7 +30,7 @@ impl Endpoint {
                 let response = super::Response { status: 480, ..super::Response::default() };
                 self.respond(now, session, response);
             }
-            State::Inviting { .. } => self.cancel(now, session),
+            State::Inviting { .. } => self.cancel(now, session, reason),
             State::Closing => {}
         }
     }
@@ -57,19 +57,26 @@ impl Endpoint {
         body: Option<Body>,
     ) -> RequestId {
         let request = RequestId(self.new_id());
-        let is_invite = method == Method::Invite;
         let user = User::Request(session, request, method.clone());
-        let transaction = self.start_in_dialog(now, session, method, &headers, body.as_ref(), user);
-        if let (true, Some(transaction)) = (is_invite, transaction) {
-            self.limit_client(transaction, now + REINVITE_LIMIT);
-            if let Some(state) = self.sessions.get_mut(&session) {
-                state.our_reinvite = Some(transaction);
+        let mut headers = headers;
+        if matches!(method, Method::Invite | Method::Update) {
+            headers.extend(self.timer_headers(session));
+        }
+        let sent = self.start_in_dialog(now, session, method.clone(), &headers, body.as_ref(), user);
+        let Some(sent) = sent else { return request };
+        let Some(state) = self.sessions.get_mut(&session) else { return request };
+        match method {
+            Method::Invite => {
+                state.our_reinvite = Some(sent);
+                self.limit_client(sent, now + REINVITE_LIMIT);
             }
+            Method::Update => state.our_update = Some(sent),
+            _ => {}
         }
         request
     }
 
-    fn start_in_dialog(
+    pub(super) fn start_in_dialog(
         &mut self,
         now: Instant,
         session: SessionId,
@@ -116,7 +123,11 @@ impl Endpoint {
                     dialog.refresh_target(response.contact());
                 }
                 self.send_ack(now, session, number, None);
+                self.take_timer(now, session, &response);
             }
+        }
+        if method == Method::Update {
+            self.update_responded(now, session, &response);
         }
         let status = response.status;
         self.event(Event::Responded { session, request, method, status, headers: response.headers, body });

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use super::super::dialog::Dialog;
 use super::super::message::{Body, Headers, Method, RequestMessage, ResponseMessage};
 use super::super::uri::Uri;
+use super::options::SUPPORTED;
 use super::session::Session;
 use super::{Endpoint, Peer, Response, Transport};
 
 /// Every method a session understands.
-pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO";
+pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, PRACK, UPDATE";
 pub(super) const ACCEPT: &str = "application/sdp, application/dtmf-relay, application/media_control+xml";
 
 /// The response to `request`, its To tagged when it has no tag yet (§8.2.6.2). A To that cannot be read, as in a
@@ -108,8 +109,16 @@ impl Endpoint {
             }
             message.headers.push("Contact", self.contact(peer.transport, peer.local));
         }
-        if response.status == 405 || (request.method == Method::Invite && response.status < 300) {
+        let refreshes = request.method == Method::Update && (200..300).contains(&response.status);
+        if refreshes {
+            message.headers.push("Contact", self.contact(peer.transport, peer.local));
+        }
+        let tells = request.method == Method::Invite && response.status < 300;
+        if tells || response.status == 405 {
             message.headers.push("Allow", ALLOW.to_owned());
+        }
+        if tells || refreshes {
+            message.headers.push("Supported", SUPPORTED.to_owned());
         }
         self.identify(&mut message.headers, "Server");
         for (name, value) in &response.headers {
@@ -132,8 +141,9 @@ impl Endpoint {
             let contact = self.contact(session.peer.transport, session.contact_local);
             request.headers.push("Contact", contact);
         }
-        if request.method == Method::Invite {
+        if refreshes {
             request.headers.push("Allow", ALLOW.to_owned());
+            request.headers.push("Supported", SUPPORTED.to_owned());
         }
         self.identify(&mut request.headers, "User-Agent");
         for (name, value) in headers {

@@ -157,7 +157,7 @@ impl Endpoint {
             User::Invite(session) => self.sessions.get(session).is_some_and(|state| {
                 matches!(state.state, State::Inviting { cancel: Cancel::No }) && !state.progressed
             }),
-            User::Request(..) | User::Bye(_) | User::Outside(_) | User::Nobody => true,
+            User::Request(..) | User::Bye(_) | User::Refresh(_) | User::Outside(_) | User::Nobody => true,
         }
     }
 

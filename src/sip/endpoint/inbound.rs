@@ -7,10 +7,11 @@ use super::super::dialog::DialogKey;
 use super::super::message::{Headers, Message, Method, RequestMessage};
 use super::super::multipart::{self, Content};
 use super::super::parse::{Malformed, is_keep_alive, parse};
+use super::authorize::Entry;
 use super::compose::{ACCEPT, ALLOW, response_peer, response_to, stamp_source};
-use super::outside;
 use super::transactions::ServerMachine;
-use super::{Access, Endpoint, Peer, Response, SessionId, Strangers};
+use super::{Access, Endpoint, Peer, Response, SessionId};
+use super::{options, outside};
 
 impl Endpoint {
     /// One datagram from the peer.
@@ -63,9 +64,13 @@ impl Endpoint {
     ) {
         self.counters.requests += 1;
         let dialog = self.dialog_of(&request);
-        if access == Access::Stranger && dialog.is_none() {
-            return self.turn_away(peer, length, request);
-        }
+        let user = match dialog {
+            Some(_) => None,
+            None => match self.screen(now, peer, access, length, &request) {
+                Entry::Open(user) => user,
+                Entry::Closed => return,
+            },
+        };
         stamp_source(&mut request, peer.remote);
         let Some(key) = server_key(&request) else {
             self.counters.malformed += 1;
@@ -91,30 +96,12 @@ impl Endpoint {
                 tracing::debug!(method = method.as_str(), "a request of a dialog that is not here");
                 self.answer(now, peer, key, request, plain(481));
             }
-            (Method::Invite, None) => self.handle_invite(now, peer, key, request),
+            (Method::Invite, None) => self.handle_invite(now, peer, key, request, user),
             (Method::Options, None) => self.handle_options(now, peer, key, request),
-            (method, None) if outside::is_taken(method) => self.handle_outside(now, peer, key, request, None),
+            (method, None) if outside::is_taken(method) => self.handle_outside(now, peer, key, request, user),
             (Method::Bye, None) => self.answer(now, peer, key, request, plain(481)),
             (_, None) => self.answer(now, peer, key, request, plain(405)),
         }
-    }
-
-    /// A stranger's request: nothing is kept, and what is sent is never larger than what came.
-    fn turn_away(&mut self, peer: Peer, length: usize, mut request: RequestMessage) {
-        if self.settings.strangers == Strangers::Drop || request.method == Method::Ack {
-            self.counters.strangers_dropped += 1;
-            return;
-        }
-        stamp_source(&mut request, peer.remote);
-        let mut response = response_to(&request, 403, None);
-        response.reason = "No".to_owned();
-        let bytes = response.to_bytes();
-        if bytes.len() > length {
-            self.counters.strangers_dropped += 1;
-            return;
-        }
-        self.counters.strangers_rejected += 1;
-        self.send(response_peer(&request, peer), bytes);
     }
 
     /// The session whose dialog the request names.
@@ -157,7 +144,13 @@ impl Endpoint {
     fn handle_options(&mut self, now: Instant, peer: Peer, key: String, request: RequestMessage) {
         let mut response = plain(if self.ready { 200 } else { 503 });
         if self.ready {
-            for (name, value) in [("Allow", ALLOW), ("Accept", ACCEPT), ("Accept-Encoding", "identity")] {
+            let told = [
+                ("Allow", ALLOW),
+                ("Accept", ACCEPT),
+                ("Accept-Encoding", "identity"),
+                ("Supported", options::SUPPORTED),
+            ];
+            for (name, value) in told {
                 response.headers.push((name.to_owned(), value.to_owned()));
             }
         } else {
@@ -184,6 +177,12 @@ impl Endpoint {
     }
 }
 
+/// Every Reason header as one comma list (RFC 3326).
+pub(super) fn reason_of(headers: &Headers) -> Option<String> {
+    let lines: Vec<&str> = headers.values("Reason").collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
+}
+
 pub(super) fn plain(status: u16) -> Response {
     Response { status, ..Response::default() }
 }
@@ -195,16 +194,15 @@ fn refusal_of(request: &RequestMessage) -> Option<Response> {
     {
         return Some(plain(483));
     }
-    let required: Vec<&str> = request.headers.list("Require").filter(|tag| !tag.is_empty()).collect();
-    if !required.is_empty() && request.method != Method::Cancel {
-        let headers = vec![("Unsupported".to_owned(), required.join(", "))];
-        return Some(Response { headers, ..plain(420) });
+    if let Some(refusal) = options::refusal(request) {
+        return Some(refusal);
     }
     if request.method == Method::Invite && !accepts_sdp(&request.headers) {
         return Some(plain(406));
     }
     let kind = request.headers.value("Content-Type").unwrap_or_default();
-    let with_offer = request.method == Method::Invite && !request.body.is_empty();
+    let may_offer = matches!(request.method, Method::Invite | Method::Update | Method::Prack);
+    let with_offer = may_offer && !request.body.is_empty();
     if with_offer && multipart::description(kind, &request.body) == Content::Other {
         return Some(Response {
             headers: vec![("Accept".to_owned(), "application/sdp, multipart/mixed".to_owned())],

@@ -9,19 +9,26 @@
 //! ```
 //! It knows nothing of SDP and does not decide who may call: [`Access`] comes with the bytes.
 
+mod again;
 mod asked;
 mod asking;
+mod authorize;
 mod compose;
 mod connection;
 mod hop;
 mod inbound;
+mod options;
 mod outside;
+mod prack;
+mod prove;
 mod session;
 #[cfg(test)]
 mod tests;
+mod timer;
 mod transactions;
 mod uac;
 mod uas;
+mod update;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +39,8 @@ use rand::{RngCore, SeedableRng};
 
 use super::dialog::DialogKey;
 use super::digest::Credentials;
+use super::digest::client::Client as Prover;
+use super::digest::server::{Guard, User};
 use super::header::NameAddr;
 pub use super::message::{Body, Headers, Method};
 pub use super::transaction::Timers;
@@ -140,6 +149,8 @@ pub enum Strangers {
     Drop,
     /// One stateless 403, never larger than the request.
     Reject,
+    /// One stateless 401; who proves to be a user is let in.
+    Challenge,
 }
 
 #[derive(Clone, Debug)]
@@ -148,6 +159,10 @@ pub struct Settings {
     pub user_agent: String,
     pub timers: Timers,
     pub strangers: Strangers,
+    /// What users prove themselves for.
+    pub realm: String,
+    /// Who may prove to be somebody, and so call or register.
+    pub users: Vec<User>,
     /// User part of our Contact.
     pub contact_user: String,
     /// The address in Contact and Via; `None`: the local address of the hop.
@@ -155,6 +170,10 @@ pub struct Settings {
     /// INVITE sessions at one time; over it 503 without state.
     pub max_sessions: usize,
     pub max_transactions: usize,
+    /// How long a session lives without a refresh (RFC 4028); zero: we ask for no session timers.
+    pub session_expires: Duration,
+    /// The shortest such interval a peer may ask for; at least 90 s by the RFC.
+    pub min_se: Duration,
 }
 
 impl Default for Settings {
@@ -163,10 +182,14 @@ impl Default for Settings {
             user_agent: "Eyeline".to_owned(),
             timers: Timers::default(),
             strangers: Strangers::Drop,
+            realm: "eyeline".to_owned(),
+            users: Vec::new(),
             contact_user: "eyeline".to_owned(),
             advertise: None,
             max_sessions: 20_000,
             max_transactions: 200_000,
+            session_expires: Duration::from_secs(1800),
+            min_se: Duration::from_secs(90),
         }
     }
 }
@@ -199,6 +222,8 @@ pub struct Incoming {
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     pub to: Uri,
+    /// The Request-URI, when it is not `to`.
+    pub target: Option<Uri>,
     pub from: NameAddr,
     /// Tried in this order: on a transport error, a 503 or silence the next one gets the request. Never empty.
     pub hops: Vec<Hop>,
@@ -212,24 +237,39 @@ pub struct Outgoing {
 pub enum Event {
     /// A new call; 100 has been sent.
     Invited { session: SessionId, invite: Box<Incoming> },
-    /// The caller gave up; 200 and 487 have been sent. Session over.
-    Cancelled { session: SessionId },
+    /// The caller gave up; 200 and 487 have been sent. `reason`: its Reason header. Session over.
+    Cancelled { session: SessionId, reason: Option<String> },
+    /// A reliable 18x of ours arrived (RFC 3262). `request`: the PRACK has a body; answer it with `respond_to`.
+    Pracked { session: SessionId, request: Option<RequestId>, body: Option<Body> },
     /// Our 2xx (or our re-INVITE answer) arrived.
     Acked { session: SessionId, body: Option<Body> },
-    /// No ACK for 64 × T1; BYE has been sent.
+    /// No ACK for 64 × T1; BYE has been sent. Or no PRACK for so long; 504 has been sent.
     AckTimedOut { session: SessionId },
     /// Answer with `respond_to`.
     Reinvited { session: SessionId, request: RequestId, headers: Headers, body: Option<Body> },
+    /// An UPDATE with an offer (RFC 3311); answer with `respond_to`.
+    Updated { session: SessionId, request: RequestId, headers: Headers, body: Option<Body> },
+    /// The session needs a re-INVITE with the current description (RFC 4028 §7.4).
+    RefreshWanted { session: SessionId },
+    /// Nobody refreshed the session; BYE has been sent, unless the peer had no dialog left.
+    Expired { session: SessionId },
     /// Their re-INVITE was cancelled; 487 has been sent.
     Withdrawn { session: SessionId, request: RequestId },
     /// INFO, MESSAGE and the like inside the dialog; answer with `respond_to`.
     Requested { session: SessionId, request: RequestId, method: Method, headers: Headers, body: Option<Body> },
     /// 200 has been sent. Session over.
     ByeReceived { session: SessionId, reason: Option<String> },
-    /// 101-199 to our INVITE.
-    Progress { session: SessionId, status: u16, headers: Headers, body: Option<Body> },
+    /// 101-198 to our INVITE. `fork`: whose, by its tag. `reliable`: its PRACK is on the way.
+    Progress {
+        session: SessionId,
+        status: u16,
+        fork: String,
+        reliable: bool,
+        headers: Headers,
+        body: Option<Body>,
+    },
     /// 2xx to our INVITE; answer with `ack`.
-    Answered { session: SessionId, headers: Headers, body: Option<Body> },
+    Answered { session: SessionId, fork: String, headers: Headers, body: Option<Body> },
     /// Our INVITE failed: final response, 408 after a timeout, 503 after a transport error. Session over.
     Failed { session: SessionId, status: u16, reason: String, headers: Headers },
     /// Final response to our request inside the dialog.
@@ -244,9 +284,19 @@ pub enum Event {
     /// Our BYE or CANCEL is done. Session over.
     Ended { session: SessionId },
     /// The final response to `send_outside`, 408 after a timeout, 503 after a transport error.
-    OutsideAnswered { request: RequestId, status: u16, reason: String, headers: Headers, body: Option<Body> },
+    /// `realm`: the one that asked for proof, if one did and got it.
+    OutsideAnswered {
+        request: RequestId,
+        status: u16,
+        reason: String,
+        headers: Headers,
+        body: Option<Body>,
+        realm: Option<String>,
+    },
     /// REGISTER, MESSAGE and the like outside any dialog; answer with `reply`.
     OutsideRequested { request: RequestId, asked: Box<OutsideRequest> },
+    /// A wrong name or password, or a proof used twice; 403 has been sent.
+    ProofRefused { source: IpAddr },
 }
 
 impl Event {
@@ -254,7 +304,11 @@ impl Event {
     pub fn session(&self) -> Option<SessionId> {
         match self {
             Event::Invited { session, .. }
-            | Event::Cancelled { session }
+            | Event::Cancelled { session, .. }
+            | Event::Pracked { session, .. }
+            | Event::Updated { session, .. }
+            | Event::RefreshWanted { session }
+            | Event::Expired { session }
             | Event::Acked { session, .. }
             | Event::AckTimedOut { session }
             | Event::Reinvited { session, .. }
@@ -266,7 +320,9 @@ impl Event {
             | Event::Failed { session, .. }
             | Event::Responded { session, .. }
             | Event::Ended { session } => Some(*session),
-            Event::OutsideAnswered { .. } | Event::OutsideRequested { .. } => None,
+            Event::OutsideAnswered { .. } | Event::OutsideRequested { .. } | Event::ProofRefused { .. } => {
+                None
+            }
         }
     }
 }
@@ -302,6 +358,10 @@ pub struct Counters {
     /// Requests of strangers without an answer.
     pub strangers_dropped: u64,
     pub strangers_rejected: u64,
+    /// Requests that were asked for proof.
+    pub challenges: u64,
+    /// Wrong names and passwords, and proofs used twice.
+    pub proofs_refused: u64,
     /// Messages of ours sent again by a timer or a repeat of the peer's.
     pub retransmissions: u64,
     /// Repeats of the peer's requests.
@@ -339,6 +399,9 @@ pub struct Endpoint {
     sessions: HashMap<SessionId, Session>,
     session_of: HashMap<DialogKey, SessionId>,
     outside: OpenOutside,
+    /// Who answers challenges to our requests outside dialogs.
+    provers: HashMap<RequestId, Prover>,
+    guard: Guard,
     connections: Connections,
     /// Addresses that took no stream for a large request, and until when that is believed.
     without_stream: HashMap<SocketAddr, Instant>,
@@ -350,9 +413,13 @@ pub struct Endpoint {
 impl Endpoint {
     /// `seed` feeds tags, branches and Call-IDs.
     pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
+        let mut rng = StdRng::from_seed(seed);
+        let mut secret = [0; 32];
+        rng.fill_bytes(&mut secret);
+        let guard = Guard::new(settings.realm.clone(), &settings.users, secret);
         Endpoint {
             settings,
-            rng: StdRng::from_seed(seed),
+            rng,
             ready: true,
             counters: Counters::default(),
             clients: HashMap::new(),
@@ -363,6 +430,8 @@ impl Endpoint {
             sessions: HashMap::new(),
             session_of: HashMap::new(),
             outside: OpenOutside::new(),
+            provers: HashMap::new(),
+            guard,
             connections: Connections::default(),
             without_stream: HashMap::new(),
             timers: BTreeSet::new(),

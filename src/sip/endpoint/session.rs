@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::super::dialog::Dialog;
+use super::super::digest::client::Client as Prover;
 use super::super::message::RequestMessage;
+use super::prack::{Early, Reliably};
+use super::timer::SessionTimer;
 use super::{Peer, RequestId};
 
 /// ACKs kept to answer repeated 2xx.
@@ -67,6 +70,10 @@ pub(super) struct Session {
     pub local_tag: String,
     /// The transaction of the initial INVITE.
     pub invite: u64,
+    /// Answers challenges: only in sessions that we began with credentials.
+    pub prover: Option<Prover>,
+    /// What the last INVITE of ours proved itself with.
+    pub proof: Vec<(&'static str, String)>,
     /// Our initial INVITE.
     pub sent_invite: Option<RequestMessage>,
     pub repeat: Option<Repeat>,
@@ -78,6 +85,17 @@ pub(super) struct Session {
     pub their_reinvite: bool,
     /// The transaction of our re-INVITE that waits for their answer.
     pub our_reinvite: Option<u64>,
+    /// Their UPDATE with an offer waits for our answer.
+    pub their_update: Option<RequestId>,
+    /// The transaction of our UPDATE that waits for their answer.
+    pub our_update: Option<u64>,
+    /// Our provisional responses.
+    pub reliably: Reliably,
+    /// The early dialogs of our INVITE.
+    pub early: Vec<Early>,
+    pub timer: SessionTimer,
+    /// The Reason of the CANCEL that is wanted.
+    pub cancel_reason: Option<String>,
     /// A provisional response above 100 has come: the call is where it is.
     pub progressed: bool,
     pub armed: Option<Instant>,
@@ -93,12 +111,20 @@ impl Session {
             behind_translator: false,
             local_tag,
             invite,
+            prover: None,
+            proof: Vec::new(),
             sent_invite: None,
             repeat: None,
             acks: VecDeque::new(),
             open: HashMap::new(),
             their_reinvite: false,
             our_reinvite: None,
+            their_update: None,
+            our_update: None,
+            reliably: Reliably::default(),
+            early: Vec::new(),
+            timer: SessionTimer::default(),
+            cancel_reason: None,
             progressed: false,
             armed: None,
         }
@@ -115,7 +141,7 @@ impl Session {
             | State::Confirmed
             | State::Closing => None,
         };
-        [repeat, cancel].into_iter().flatten().min()
+        [repeat, cancel, self.reliably.wake_at(), self.timer.wake_at()].into_iter().flatten().min()
     }
 
     pub fn keep_ack(&mut self, cseq: u32, remote_tag: String, peer: Peer, bytes: Vec<u8>) {

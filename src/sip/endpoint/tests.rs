@@ -7,40 +7,43 @@ use super::super::message::Message;
 use super::super::parse::parse;
 use super::*;
 
-const ALICE: &str = "10.0.0.1:5060";
-const BOB: &str = "10.0.0.2:5060";
+pub(super) const ALICE: &str = "10.0.0.1:5060";
+pub(super) const BOB: &str = "10.0.0.2:5060";
 
-fn address(text: &str) -> SocketAddr {
+pub(super) fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
-fn sdp(text: &str) -> Option<Body> {
+pub(super) fn sdp(text: &str) -> Option<Body> {
     Some(Body { content_type: "application/sdp".to_owned(), bytes: text.as_bytes().to_vec() })
 }
 
-fn ok() -> Response {
+pub(super) fn ok() -> Response {
     Response { status: 200, body: sdp("answer"), ..Response::default() }
 }
 
-/// Two endpoints; `lost` names the messages (by count of all messages) that the wire swallows.
-struct Wire {
-    now: Instant,
-    alice: Endpoint,
-    bob: Endpoint,
-    lost: BTreeSet<usize>,
-    carried: Vec<String>,
-    events_a: Vec<Event>,
-    events_b: Vec<Event>,
+/// Two endpoints on a wire; `lost` names the messages (by count of all messages) that the wire swallows.
+pub(super) struct Wire {
+    pub now: Instant,
+    pub alice: Endpoint,
+    pub bob: Endpoint,
+    pub lost: BTreeSet<usize>,
+    pub carried: Vec<String>,
+    pub events_a: Vec<Event>,
+    pub events_b: Vec<Event>,
     transport: Transport,
 }
 
 impl Wire {
-    fn new(transport: Transport) -> Self {
-        let settings = Settings::default();
+    pub fn new(transport: Transport) -> Self {
+        Wire::with(transport, Settings::default(), Settings::default())
+    }
+
+    pub fn with(transport: Transport, alice: Settings, bob: Settings) -> Self {
         Wire {
             now: Instant::now(),
-            alice: Endpoint::new(settings.clone(), [1; 32]),
-            bob: Endpoint::new(settings, [2; 32]),
+            alice: Endpoint::new(alice, [1; 32]),
+            bob: Endpoint::new(bob, [2; 32]),
             lost: BTreeSet::new(),
             carried: Vec::new(),
             events_a: Vec::new(),
@@ -49,13 +52,14 @@ impl Wire {
         }
     }
 
-    fn call(&mut self) -> SessionId {
+    pub fn call(&mut self) -> SessionId {
         let outgoing = Outgoing {
             to: Uri::parse("sip:bob@10.0.0.2").expect("a uri"),
             from: NameAddr::parse("<sip:alice@10.0.0.1>").expect("an address"),
             hops: vec![Hop::to(self.transport, address(BOB), address(ALICE))],
             headers: Vec::new(),
             body: sdp("offer"),
+            target: None,
             credentials: None,
         };
         let session = self.alice.invite(self.now, outgoing);
@@ -64,7 +68,7 @@ impl Wire {
     }
 
     /// Carries messages until both are quiet.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         loop {
             let from_alice = drain(&mut self.alice, &mut self.events_a);
             let from_bob = drain(&mut self.bob, &mut self.events_b);
@@ -114,7 +118,7 @@ impl Wire {
     }
 
     /// Lets time pass, event by event.
-    fn pass(&mut self, time: Duration) {
+    pub fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
             let next = [self.alice.wake_at(), self.bob.wake_at()].into_iter().flatten().min();
@@ -129,14 +133,14 @@ impl Wire {
         self.now = end;
     }
 
-    fn invited(&self) -> SessionId {
+    pub fn invited(&self) -> SessionId {
         match self.events_b.iter().find(|event| matches!(event, Event::Invited { .. })) {
             Some(event) => event.session().expect("an event of a session"),
             None => panic!("no INVITE arrived: {:?}", self.carried),
         }
     }
 
-    fn establish(&mut self) -> (SessionId, SessionId) {
+    pub fn establish(&mut self) -> (SessionId, SessionId) {
         let a = self.call();
         let b = self.invited();
         self.bob.respond(self.now, b, ok());
@@ -148,7 +152,7 @@ impl Wire {
     }
 
     /// Everything forgotten on both sides once all timers have run.
-    fn assert_nothing_left(&mut self) {
+    pub fn assert_nothing_left(&mut self) {
         self.pass(Duration::from_secs(200));
         for endpoint in [&self.alice, &self.bob] {
             assert_eq!(endpoint.open_sessions(), 0);
@@ -241,7 +245,7 @@ fn a_200_is_repeated_until_its_ack_and_the_call_ends_when_none_comes() {
 fn a_cancelled_call_is_terminated_with_487() {
     let mut wire = Wire::new(Transport::Udp);
     let a = wire.call();
-    wire.alice.cancel(wire.now, a);
+    wire.alice.cancel(wire.now, a, None);
     wire.settle();
     assert!(matches!(wire.events_b.last(), Some(Event::Cancelled { .. })));
     assert!(matches!(wire.events_a.last(), Some(Event::Failed { status: 487, .. })));
@@ -253,7 +257,7 @@ fn an_answer_that_overtakes_the_cancel_is_acknowledged_and_hung_up() {
     let mut wire = Wire::new(Transport::Udp);
     let a = wire.call();
     let b = wire.invited();
-    wire.alice.cancel(wire.now, a);
+    wire.alice.cancel(wire.now, a, None);
     // Bob answers before the CANCEL reaches him.
     wire.bob.respond(wire.now, b, ok());
     wire.settle();
@@ -349,25 +353,25 @@ fn info_is_handed_over_and_answered() {
 }
 
 /// One endpoint against text.
-struct Scripted {
-    now: Instant,
-    endpoint: Endpoint,
-    events: Vec<Event>,
+pub(super) struct Scripted {
+    pub now: Instant,
+    pub endpoint: Endpoint,
+    pub events: Vec<Event>,
 }
 
 impl Scripted {
-    fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings) -> Self {
         Scripted { now: Instant::now(), endpoint: Endpoint::new(settings, [3; 32]), events: Vec::new() }
     }
 
-    fn hears(&mut self, from: &str, access: Access, text: &str) -> Vec<(SocketAddr, String)> {
+    pub fn hears(&mut self, from: &str, access: Access, text: &str) -> Vec<(SocketAddr, String)> {
         let peer =
             Peer { transport: Transport::Udp, local: address(BOB), remote: address(from), connection: None };
         self.endpoint.handle_datagram(self.now, peer, access, text.replace('\n', "\r\n").as_bytes());
         self.says()
     }
 
-    fn says(&mut self) -> Vec<(SocketAddr, String)> {
+    pub fn says(&mut self) -> Vec<(SocketAddr, String)> {
         let wanted = drain(&mut self.endpoint, &mut self.events);
         let text = |what| match what {
             Do::Send { peer, bytes } => Some((peer.remote, String::from_utf8_lossy(&bytes).into_owned())),
@@ -377,7 +381,7 @@ impl Scripted {
     }
 }
 
-fn request(method: &str, branch: &str, to_tag: &str, cseq: u32, more: &str) -> String {
+pub(super) fn request(method: &str, branch: &str, to_tag: &str, cseq: u32, more: &str) -> String {
     format!(
         "{method} sip:bob@10.0.0.2 SIP/2.0\nVia: SIP/2.0/UDP 192.168.1.9:5090;rport;branch=z9hG4bK{branch}\n\
          From: <sip:alice@example.com>;tag=a\nTo: <sip:bob@example.com>{to_tag}\nCall-ID: c1\n\
@@ -387,13 +391,13 @@ fn request(method: &str, branch: &str, to_tag: &str, cseq: u32, more: &str) -> S
 }
 
 /// The To tag of our first message, as a parameter.
-fn our_tag(said: &[(SocketAddr, String)]) -> String {
+pub(super) fn our_tag(said: &[(SocketAddr, String)]) -> String {
     let to = said[0].1.lines().find(|line| line.starts_with("To:"));
     let tag = to.and_then(|to| to.split(";tag=").nth(1));
     format!(";tag={}", tag.expect("our tag"))
 }
 
-fn status(said: &[(SocketAddr, String)]) -> Vec<&str> {
+pub(super) fn status(said: &[(SocketAddr, String)]) -> Vec<&str> {
     said.iter().map(|(_, text)| text.split(' ').nth(1).unwrap_or_default()).collect()
 }
 
@@ -438,7 +442,7 @@ fn what_is_not_understood_is_refused_as_the_rfc_says() {
         ("PUBLISHED", "", "", "405"),
         ("BYE", "", "", "481"),
         ("INFO", "", ";tag=gone", "481"),
-        ("INVITE", "Require: 100rel\n", "", "420"),
+        ("INVITE", "Require: precondition\n", "", "420"),
         ("CANCEL", "", "", "481"),
     ]
     .into_iter()

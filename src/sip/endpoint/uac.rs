@@ -4,10 +4,13 @@
 use std::time::Instant;
 
 use super::super::dialog::Dialog;
+use super::super::digest::client::Client as Prover;
 use super::super::header::NameAddr;
 use super::super::message::{Body, Headers, Method, RequestMessage, ResponseMessage, reason_phrase};
 use super::compose::{ALLOW, dialog_peer, set_body};
+use super::options::{self, SUPPORTED};
 use super::session::{Cancel, Session, State};
+use super::timer::SessionTimer;
 use super::transactions::{ClientMachine, User};
 use super::{Endpoint, Event, Outgoing, Peer, SessionId};
 use crate::sip::transaction::client_invite::Received;
@@ -35,16 +38,22 @@ impl Endpoint {
         headers.push("CSeq", "1 INVITE".to_owned());
         headers.push("Contact", self.contact(peer.transport, peer.local));
         headers.push("Allow", ALLOW.to_owned());
+        headers.push("Supported", SUPPORTED.to_owned());
+        for (name, value) in self.timer_headers_of(&SessionTimer::default()) {
+            headers.push(&name, value);
+        }
         self.identify(&mut headers, "User-Agent");
         for (name, value) in &outgoing.headers {
             headers.push(name, value.clone());
         }
         let mut body = Vec::new();
         set_body(&mut headers, &mut body, outgoing.body.as_ref());
-        let request = RequestMessage { method: Method::Invite, uri: outgoing.to, headers, body };
+        let uri = outgoing.target.unwrap_or(outgoing.to);
+        let request = RequestMessage { method: Method::Invite, uri, headers, body };
         let state = State::Inviting { cancel: Cancel::No };
         let mut made = Session::new(state, peer, hop.local, tag, 0);
         made.sent_invite = Some(request.clone());
+        made.prover = outgoing.credentials.map(Prover::new);
         self.sessions.insert(session, made);
         let user = User::Invite(session);
         let id = self.start_client_over(now, peer, rest, branch, request, user);
@@ -86,18 +95,22 @@ impl Endpoint {
         ack.headers.prepend("Via", via);
         if let Some(state) = self.sessions.get(&session) {
             self.finish_request(&mut ack, state, &[], body);
+            for (name, value) in &state.proof {
+                ack.headers.push(name, value.clone());
+            }
         }
         ack.to_bytes()
     }
 
     /// Gives up our INVITE: CANCEL as soon as a provisional response allows it (§9.1). `Failed` or `Ended` follows.
-    pub fn cancel(&mut self, now: Instant, session: SessionId) {
+    pub fn cancel(&mut self, now: Instant, session: SessionId, reason: Option<&str>) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let State::Inviting { cancel } = &mut state.state else { return };
         if *cancel != Cancel::No {
             return;
         }
         *cancel = Cancel::Wanted;
+        state.cancel_reason = reason.map(str::to_owned);
         let invite = state.invite;
         let may = self.clients.get(&invite).is_some_and(|transaction| match &transaction.machine {
             ClientMachine::Invite(machine) => machine.is_proceeding(),
@@ -114,7 +127,10 @@ impl Endpoint {
         state.state = State::Inviting { cancel: Cancel::Sent { give_up_at: now + patience } };
         let Some(transaction) = self.clients.get(&state.invite) else { return };
         let (peer, branch) = (transaction.peer, transaction.key.0.clone());
-        let cancel = hop_request(&transaction.request, Method::Cancel, None);
+        let mut cancel = hop_request(&transaction.request, Method::Cancel, None);
+        if let Some(reason) = &state.cancel_reason {
+            cancel.headers.push("Reason", reason.clone());
+        }
         self.start_client(now, peer, branch, cancel, User::Nobody);
         self.tend_session(session);
     }
@@ -155,6 +171,7 @@ impl Endpoint {
         };
         let Some(transaction) = self.clients.get_mut(&id) else { return };
         let user = transaction.user.clone();
+        let refused = (response.status == 422).then(|| transaction.request.clone());
         let (deliver, ack) = match &mut transaction.machine {
             ClientMachine::Invite(machine) => match machine.handle_response(now, response.status) {
                 Received::Deliver => (true, false),
@@ -170,7 +187,14 @@ impl Endpoint {
             let peer = transaction.peer;
             self.send(peer, ack.to_bytes());
         }
+        let unproven = if deliver { self.unproven(id, response.status) } else { None };
         self.tend_client(id);
+        if unproven.is_some_and(|unproven| self.prove(now, unproven, &response)) {
+            return;
+        }
+        if deliver && refused.is_some_and(|request| self.ask_longer(now, &user, request, &response)) {
+            return;
+        }
         // RFC 3263 §4.3: a place that is overloaded is left for the next one.
         if deliver && (response.status != 503 || !self.next_place(now, id)) {
             self.deliver(now, user, response);
@@ -194,7 +218,8 @@ impl Endpoint {
                 self.event(Event::Ended { session });
             }
             (User::Outside(request), 200..) => self.outside_answered(request, response),
-            (User::Request(..) | User::Bye(_) | User::Outside(_) | User::Nobody, _) => {}
+            (User::Refresh(session), 200..) => self.refreshed(now, session, &response),
+            (User::Request(..) | User::Refresh(_) | User::Bye(_) | User::Outside(_) | User::Nobody, _) => {}
         }
     }
 
@@ -204,15 +229,20 @@ impl Endpoint {
         if matches!(state.state, State::Inviting { cancel: Cancel::Wanted }) {
             self.send_cancel(now, session);
         }
-        if response.status > 100 {
+        let status = response.status;
+        // 199 says that one fork has given up (RFC 6228): the others go on.
+        if status > 100 && self.take_provisional(now, session, &response) && status != 199 {
             let body = response.body();
-            self.event(Event::Progress { session, status: response.status, headers: response.headers, body });
+            let reliable = options::names(&response.headers, "Require", "100rel");
+            let fork = fork_of(&response);
+            let headers = response.headers;
+            self.event(Event::Progress { session, status, fork, reliable, headers, body });
         }
     }
 
     fn invite_answered(&mut self, now: Instant, session: SessionId, response: &ResponseMessage) {
         let cseq = response.cseq().map_or(1, |cseq| cseq.number);
-        let tag = response.to().and_then(|to| to.tag().map(str::to_owned)).unwrap_or_default();
+        let tag = fork_of(response);
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let kept = state.acks.iter().find(|(known, remote, ..)| *known == cseq && *remote == tag);
         if let Some((_, _, peer, bytes)) = kept {
@@ -223,10 +253,12 @@ impl Endpoint {
             return;
         }
         let Some(invite) = &state.sent_invite else { return };
-        let Some(dialog) = Dialog::of_answer(invite, response) else {
+        let Some(mut dialog) = Dialog::of_answer(invite, response) else {
             self.counters.malformed += 1;
             return;
         };
+        self.confirm(session, &mut dialog);
+        let Some(state) = self.sessions.get_mut(&session) else { return };
         let State::Inviting { cancel } = state.state else {
             let ours = state.dialog.as_ref().is_some_and(|ours| ours.key == dialog.key);
             // Another branch of a fork answered too: it gets its ACK and a BYE (§13.2.2.4).
@@ -239,8 +271,9 @@ impl Endpoint {
         state.dialog = Some(dialog);
         if cancel == Cancel::No {
             state.state = State::Accepted { cseq };
+            self.take_timer(now, session, response);
             let (headers, body) = (response.headers.clone(), response.body());
-            self.event(Event::Answered { session, headers, body });
+            self.event(Event::Answered { session, fork: tag, headers, body });
         } else {
             // The answer overtook our CANCEL.
             state.state = State::Confirmed;
@@ -278,8 +311,10 @@ impl Endpoint {
             }
             User::Request(session, request, method) => {
                 let Some(state) = self.sessions.get_mut(&session) else { return };
-                if method == Method::Invite {
-                    state.our_reinvite = None;
+                match method {
+                    Method::Invite => state.our_reinvite = None,
+                    Method::Update => state.our_update = None,
+                    _ => {}
                 }
                 let headers = Headers::default();
                 self.event(Event::Responded { session, request, method, status, headers, body: None });
@@ -289,6 +324,7 @@ impl Endpoint {
                     self.event(Event::ByeReceived { session, reason: None });
                 }
             }
+            User::Refresh(session) => self.refresh_failed(now, session, status),
             User::Bye(session) => {
                 self.forget_session(now, session);
                 self.event(Event::Ended { session });
@@ -297,6 +333,11 @@ impl Endpoint {
             User::Nobody => {}
         }
     }
+}
+
+/// Whose response it is, among the forks of one INVITE: the tag of its To.
+fn fork_of(response: &ResponseMessage) -> String {
+    response.to().and_then(|to| to.tag().map(str::to_owned)).unwrap_or_default()
 }
 
 /// CANCEL (§9.1) and the ACK of a failure (§17.1.1.3): the INVITE's own hop, routes and CSeq number.

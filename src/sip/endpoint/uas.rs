@@ -6,13 +6,20 @@ use std::time::Instant;
 use super::super::dialog::Dialog;
 use super::super::message::{Method, RequestMessage};
 use super::compose::response_peer;
-use super::inbound::{plain, server_key};
+use super::inbound::{plain, reason_of, server_key};
 use super::session::{Repeat, Session, State};
 use super::transactions::ServerMachine;
 use super::{Endpoint, Event, Incoming, Peer, Response, SessionId, Timer};
 
 impl Endpoint {
-    pub(super) fn handle_invite(&mut self, now: Instant, peer: Peer, key: String, request: RequestMessage) {
+    pub(super) fn handle_invite(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        key: String,
+        request: RequestMessage,
+        user: Option<String>,
+    ) {
         let merge = merge_key(&request);
         if merge.as_ref().is_some_and(|merge| self.merges.contains_key(merge)) {
             return self.answer(now, peer, key, request, plain(482));
@@ -21,6 +28,9 @@ impl Endpoint {
             self.counters.overload += 1;
             let headers = vec![("Retry-After".to_owned(), "10".to_owned())];
             return self.answer(now, peer, key, request, Response { headers, ..plain(503) });
+        }
+        if let Some(refusal) = self.too_brief(&request) {
+            return self.answer(now, peer, key, request, refusal);
         }
         let tag = self.token();
         let dialog = Dialog::of_invited(&request, &tag, 0);
@@ -39,7 +49,7 @@ impl Endpoint {
             call_id,
             headers: request.headers.clone(),
             body: request.body(),
-            user: None,
+            user,
         };
         let translated = behind_translator(&request, peer);
         let to = response_peer(&request, peer);
@@ -59,20 +69,34 @@ impl Endpoint {
         self.send_response(now, transaction, &message);
     }
 
-    /// Answers the INVITE of a session: 18x, 2xx (repeated until its ACK), or a final refusal that ends the session.
+    /// Answers the INVITE of a session: 18x (reliable when the caller asks for it, or can and it has a body), 2xx
+    /// (repeated until its ACK; after the PRACK of an 18x with a body), or a final refusal that ends the session.
     pub fn respond(&mut self, now: Instant, session: SessionId, response: Response) {
         let Some(state) = self.sessions.get(&session) else { return };
         if !matches!(state.state, State::Invited) {
             return;
         }
+        let Some(mut response) = self.in_turn(session, response) else { return };
+        let rseq = self.number(session, &mut response);
+        let Some(state) = self.sessions.get(&session) else { return };
         let (transaction, tag, peer) = (state.invite, state.local_tag.clone(), state.peer);
+        let Some(server) = self.servers.get(&transaction) else { return };
+        if (200..300).contains(&response.status) {
+            let request = server.request.clone();
+            response.headers.extend(self.grant_timer(now, session, &request));
+        }
         let Some(server) = self.servers.get(&transaction) else { return };
         let message = self.finish_response(&server.request, &response, &tag, peer);
         if !self.send_response(now, transaction, &message) {
             return;
         }
         match response.status {
-            0..=199 => {}
+            0..=199 => {
+                if let Some(rseq) = rseq {
+                    let described = response.body.is_some();
+                    self.repeat_until_prack(now, session, transaction, rseq, described);
+                }
+            }
             200..=299 => {
                 self.repeat_until_ack(now, session, transaction);
                 if let Some(state) = self.sessions.get_mut(&session) {
@@ -121,7 +145,9 @@ impl Endpoint {
                 self.send(peer, bytes);
             }
         }
+        self.prack_time(now, session);
         self.cancel_time(now, session);
+        self.refresh_time(now, session);
         self.tend_session(session);
     }
 
@@ -155,6 +181,7 @@ impl Endpoint {
         let Some(invite) = invite else {
             return self.answer(now, peer, key, request, plain(481));
         };
+        let reason = reason_of(&request.headers);
         // §9.2: with the tag of what is cancelled, or a late CANCEL gives the caller's dialog another name.
         let session = self.servers.get(&invite).and_then(|transaction| transaction.session);
         let tag = session.and_then(|session| Some(self.sessions.get(&session)?.local_tag.clone()));
@@ -167,7 +194,7 @@ impl Endpoint {
         let Some(state) = self.sessions.get(&session) else { return };
         if state.invite == invite {
             self.respond(now, session, plain(487));
-            return self.event(Event::Cancelled { session });
+            return self.event(Event::Cancelled { session, reason });
         }
         let reinvite = state.open.iter().find(|(_, open)| **open == invite).map(|(request, _)| *request);
         self.close_request(now, session, invite, plain(487));
@@ -193,6 +220,9 @@ impl Endpoint {
             self.limit_client(transaction, until);
         }
         self.rearm(Timer::Session(session), state.armed, None);
+        for early in state.early {
+            self.session_of.remove(&early.dialog.key);
+        }
         if let Some(dialog) = state.dialog {
             self.session_of.remove(&dialog.key);
         }

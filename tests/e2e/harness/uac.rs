@@ -43,6 +43,10 @@ pub struct Caller {
     server: SocketAddr,
     remote_tag: String,
     cseq: u32,
+    /// Header lines in every INVITE and UPDATE.
+    pub more: String,
+    /// UPDATEs of the peer that were answered.
+    pub refreshes: u32,
     /// Where sound and pictures stand: every call of `stream` goes on where the last one stopped.
     sent: [Position; 2],
 }
@@ -113,6 +117,8 @@ impl Caller {
             server: server.expect("a URI with address and port"),
             remote_tag: String::new(),
             cseq: 1,
+            more: String::new(),
+            refreshes: 0,
             sent: [Position { sequence: 65_500, timestamp: u32::MAX - 50_000 }; 2],
         }
     }
@@ -154,10 +160,11 @@ impl Caller {
         let tag =
             if self.remote_tag.is_empty() { String::new() } else { format!(";tag={}", self.remote_tag) };
         let kind = if body.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
+        let more = if matches!(method, "INVITE" | "UPDATE") { &self.more } else { "" };
         format!(
             "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {local};rport;branch=z9hG4bK{branch}{port}{cseq}\r\n\
              Max-Forwards: 70\r\nFrom: <sip:script@{local}>;tag=s{port}\r\nTo: <{uri}>{tag}\r\n\
-             Call-ID: script-{port}@127.0.0.1\r\nCSeq: {cseq} {method}\r\nContact: <sip:script@{local}>\r\n{kind}\
+             Call-ID: script-{port}@127.0.0.1\r\nCSeq: {cseq} {method}\r\nContact: <sip:script@{local}>\r\n{more}{kind}\
              Content-Length: {length}\r\n\r\n{body}",
             uri = self.uri,
             port = local.port(),
@@ -204,19 +211,13 @@ impl Caller {
             }
             let Some(message) = self.receive_within(Duration::from_millis(500)) else { continue };
             heard = true;
-            let status = message.strip_prefix("SIP/2.0 ").and_then(|rest| rest.get(..3)?.parse::<u16>().ok());
-            if let Some(status) = status.filter(|status| *status >= 200) {
+            if let Some(status) = status_of(&message).filter(|status| *status >= 200) {
                 break (status, message);
             }
         };
-        let after = start.elapsed();
-        let to =
-            message.lines().find(|line| line.to_ascii_lowercase().starts_with("to:")).unwrap_or_default();
-        self.remote_tag =
-            to.split(";tag=").nth(1).unwrap_or_default().split(';').next().unwrap_or_default().to_owned();
+        let answer = self.understood(&message, start);
         self.send(&self.request_in(if status < 300 { "ACK" } else { "INVITE" }, "ACK", ""));
-        let (headers, sdp) = message.split_once("\r\n\r\n").unwrap_or((&message, ""));
-        Answer { status, after, headers: headers.to_owned(), sdp: sdp.to_owned() }
+        answer
     }
 
     /// Sends PCMU silence with a click every second, and `units` at 15 fps in a loop, to the answered ports.
@@ -260,6 +261,10 @@ impl Caller {
                 if message.starts_with("BYE ") {
                     panic!("the peer hung up: {message}");
                 }
+                if message.starts_with("UPDATE ") {
+                    self.refreshes += 1;
+                    self.agree(&message, "Require: timer\r\nSession-Expires: 2;refresher=uac\r\n");
+                }
                 // A 200 that comes again has missed its ACK.
                 if message.starts_with("SIP/2.0 200") && message.contains("INVITE\r\n") {
                     self.send(&self.request("ACK", ""));
@@ -292,16 +297,65 @@ impl Caller {
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             let Some(message) = self.receive_within(left) else { continue };
             if message.starts_with("BYE ") {
-                let kept = ["via:", "from:", "to:", "call-id:", "cseq:"];
-                let lines = message
-                    .lines()
-                    .filter(|line| kept.iter().any(|name| line.to_ascii_lowercase().starts_with(name)));
-                let lines: String = lines.map(|line| format!("{}\r\n", line.trim_end())).collect();
-                self.send(&format!("SIP/2.0 200 OK\r\n{lines}Content-Length: 0\r\n\r\n"));
+                self.agree(&message, "");
                 return true;
             }
         }
         false
+    }
+
+    /// 200 to a request of the peer.
+    fn agree(&self, request: &str, more: &str) {
+        let kept = ["via:", "from:", "to:", "call-id:", "cseq:"];
+        let lines = request
+            .lines()
+            .filter(|line| kept.iter().any(|name| line.to_ascii_lowercase().starts_with(name)));
+        let lines: String = lines.map(|line| format!("{}\r\n", line.trim_end())).collect();
+        self.send(&format!("SIP/2.0 200 OK\r\n{lines}{more}Content-Length: 0\r\n\r\n"));
+    }
+
+    /// UPDATE without a description. Returns the status it gets.
+    pub fn update(&mut self) -> u16 {
+        self.cseq += 1;
+        let update = self.request("UPDATE", "");
+        self.send(&update);
+        let answer = wait_for(Duration::from_secs(5), || {
+            self.receive()
+                .filter(|message| message.starts_with("SIP/2.0 ") && message.contains(" UPDATE\r\n"))
+        });
+        status_of(&answer.expect("an answer to UPDATE")).unwrap_or_default()
+    }
+
+    /// Sends the INVITE and waits for the first answer with a description; it acknowledges nothing.
+    pub fn ring(&mut self, sdp: &str) -> Answer {
+        let start = Instant::now();
+        self.send(&self.request("INVITE", sdp));
+        let message = wait_for(Duration::from_secs(5), || {
+            self.receive().filter(|message| message.starts_with("SIP/2.0 ") && message.contains("\r\nm="))
+        });
+        self.understood(&message.expect("an answer with a description"), start)
+    }
+
+    /// The final answer after [`Caller::ring`], acknowledged.
+    pub fn picked_up(&mut self, limit: Duration) -> Answer {
+        let start = Instant::now();
+        let message = wait_for(limit, || {
+            let is_final = |message: &String| status_of(message).is_some_and(|status| status >= 200);
+            self.receive().filter(|message| is_final(message) && message.contains(" INVITE\r\n"))
+        });
+        let answer = self.understood(&message.expect("a final answer"), start);
+        self.send(&self.request("ACK", ""));
+        answer
+    }
+
+    fn understood(&mut self, message: &str, start: Instant) -> Answer {
+        let to =
+            message.lines().find(|line| line.to_ascii_lowercase().starts_with("to:")).unwrap_or_default();
+        self.remote_tag =
+            to.split(";tag=").nth(1).unwrap_or_default().split(';').next().unwrap_or_default().to_owned();
+        let (headers, sdp) = message.split_once("\r\n\r\n").unwrap_or((message, ""));
+        let status = status_of(message).unwrap_or_default();
+        Answer { status, after: start.elapsed(), headers: headers.to_owned(), sdp: sdp.to_owned() }
     }
 
     /// BYE and its 200.
@@ -314,6 +368,10 @@ impl Caller {
         });
         assert!(done.is_some(), "the BYE is answered with 200");
     }
+}
+
+fn status_of(message: &str) -> Option<u16> {
+    message.strip_prefix("SIP/2.0 ").and_then(|rest| rest.get(..3)?.parse().ok())
 }
 
 fn receive_rtp(socket: &UdpSocket, at: f64, into: &mut Stream) {
