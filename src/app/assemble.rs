@@ -1,6 +1,7 @@
 //! From configuration to the settings of the floors below: one function per receiver, nothing decided here.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::app::config::settings::{
     self, Busy, Config, DEFAULT_RECORDING, MirrorAudio, OnFailure, RecordVideo, Style, Transform, Word,
@@ -18,6 +19,7 @@ use crate::codec::h264::probe;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
+use crate::secure::dtls::Identity;
 use crate::sip::digest::Credentials;
 use crate::sip::{self, Strangers, Uri, digest};
 use crate::useragent::accounts::Account;
@@ -382,6 +384,11 @@ fn look(config: &Config, observers: Vec<String>) -> Result<Look, String> {
         transforms: config.filters.transforms.iter().map(transform).collect::<Result<_, _>>()?,
         resize: config.filters.resize,
     })
+}
+
+/// The certificate of this process for DTLS-SRTP. Without one, streams that need it are refused and calls go on.
+pub fn dtls() -> Option<Arc<Identity>> {
+    Identity::generate().map_err(|why| tracing::error!("{why}")).ok().map(Arc::new)
 }
 
 /// The encoder a setting means, by proof; remembered by the prober.

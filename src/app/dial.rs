@@ -101,7 +101,10 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
         let target = target::find(uri, arguments.bind, config.sip.dns, seed_of_choice).await?;
         let sockets = sockets(arguments, config, &target);
         let mut sip = Signalling::bind(sockets, Scope::new("sip", handle.clone())).await?;
-        let agent = UserAgent::new(agent_settings(config, &target), seed()?);
+        let dtls = assemble::dtls();
+        let mut settings = agent_settings(config, &target);
+        settings.media.dtls_fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
+        let agent = UserAgent::new(settings, seed()?);
         let clock = Clock::new(Instant::now(), SystemTime::now());
         let settings = engine::Settings {
             rtp_ports: RTP_PORTS,
@@ -109,6 +112,7 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
             clock,
             cname: assemble::cname(config, Some(target.local)),
             catalogue: Arc::new(NoDetectors),
+            dtls,
             choose_encoder: assemble::choose_encoder,
         };
         let (engines, events) = Engines::new(settings, media, handle);

@@ -169,6 +169,8 @@ async fn run_until_told(
     let sockets = assemble::sockets(config, choice);
     let sip = Signalling::bind(sockets, Scope::new("sip", handle.clone())).await?;
     let mut settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    let dtls = assemble::dtls();
+    settings.media.dtls_fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
     settings.registrar.clock = Some(clock);
     let agent = UserAgent::new(settings, seed()?);
     let engine_settings = engine::Settings {
@@ -177,6 +179,7 @@ async fn run_until_told(
         clock,
         cname: assemble::cname(config, config.sip.advertise),
         catalogue: detectors.clone(),
+        dtls,
         choose_encoder: assemble::choose_encoder,
     };
     let (engines, events) = Engines::new(engine_settings, media, handle.clone());

@@ -514,6 +514,10 @@ fn stream_view(codec: String, report: &StreamReport) -> StreamView {
         bytes_sent: report.bytes_sent,
         jitter_ms: report.jitter_ms,
         round_trip_ms: report.round_trip_ms,
+        srtp: report.shielded.map(|shielded| shielded.suite),
+        srtp_via: report.shielded.map(|shielded| shielded.via),
+        srtp_auth_failures: report.srtp_auth_failures,
+        dtls_refused: report.dtls_refused,
     }
 }
 
@@ -527,6 +531,9 @@ fn stream_record(codec: String, report: &StreamReport) -> StreamRecord {
         bytes_sent: report.bytes_sent,
         jitter_ms: report.jitter_ms,
         round_trip_ms: report.round_trip_ms,
+        srtp: report.shielded.map(|shielded| shielded.suite.to_owned()),
+        srtp_via: report.shielded.map(|shielded| shielded.via.to_owned()),
+        srtp_auth_failures: report.srtp_auth_failures,
         pictures: None,
     }
 }

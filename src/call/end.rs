@@ -34,6 +34,8 @@ pub enum EndReason {
     Shutdown,
     /// The offer or answer could not be used.
     NegotiationFailed(String),
+    /// A stream that had to be protected could not be: no keys in time, or the wrong peer.
+    ProtectionFailed(String),
     /// A part of the media engine broke; the text says which.
     EngineFault(String),
     /// A bug in the control plane, caught at the call's edge.
@@ -58,6 +60,7 @@ impl EndReason {
             EndReason::TooLong => "too-long",
             EndReason::Shutdown => "shutdown",
             EndReason::NegotiationFailed(_) => "negotiation-failed",
+            EndReason::ProtectionFailed(_) => "protection-failed",
             EndReason::EngineFault(_) => "engine-fault",
             EndReason::ControlFault(_) => "control-fault",
         }
@@ -68,7 +71,7 @@ impl EndReason {
         match self {
             EndReason::Refused { status, text } | EndReason::Rejected { status, text } => (*status, text),
             EndReason::PeerCancelled => (487, "Request Terminated"),
-            EndReason::NegotiationFailed(_) => (488, "Not Acceptable Here"),
+            EndReason::NegotiationFailed(_) | EndReason::ProtectionFailed(_) => (488, "Not Acceptable Here"),
             EndReason::Shutdown => (503, "Service Unavailable"),
             EndReason::NoAnswer => (480, "Temporarily Unavailable"),
             EndReason::PeerHungUp
@@ -93,6 +96,7 @@ impl EndReason {
             EndReason::AckMissing => (102, "ack-missing"),
             EndReason::NoAnswer => (19, "no answer from user"),
             EndReason::NegotiationFailed(_) => (88, "negotiation-failed"),
+            EndReason::ProtectionFailed(_) => (88, "protection-failed"),
             EndReason::EngineFault(_) | EndReason::ControlFault(_) => (41, "engine-fault"),
             EndReason::Transferred => (16, "transferred"),
             EndReason::Replaced => (16, "replaced"),
@@ -113,6 +117,7 @@ impl std::fmt::Display for EndReason {
                 write!(f, "{} ({status} {text})", self.name())
             }
             EndReason::NegotiationFailed(text)
+            | EndReason::ProtectionFailed(text)
             | EndReason::EngineFault(text)
             | EndReason::ControlFault(text) => write!(f, "{}: {text}", self.name()),
             EndReason::PeerHungUp

@@ -366,6 +366,7 @@ impl Call {
             // Before the answer nobody has to send.
             Event::MediaLost { .. } if self.answered.is_none() => {}
             Event::MediaLost { .. } => self.finish(now, EndReason::MediaTimeout),
+            Event::Unprotected { why, .. } => self.finish(now, EndReason::ProtectionFailed(why)),
             Event::WantsKey { .. } => self.ask_key_by_info(),
             Event::Digit { digit, .. } => self.tell(Tell::Digit(digit)),
             Event::Fault { text, .. } => self.finish(now, EndReason::EngineFault(text)),

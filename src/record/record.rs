@@ -109,6 +109,15 @@ pub struct StreamRecord {
     pub jitter_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub round_trip_ms: Option<f64>,
+    /// The SRTP suite that protected it; absent: it went in the clear.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub srtp: Option<String>,
+    /// How its keys came: `sdes` or `dtls`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub srtp_via: Option<String>,
+    /// Packets that were not made with its key.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub srtp_auth_failures: u64,
     /// Video: pictures decoded, shown as slate, and sent.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pictures: Option<PictureRecord>,

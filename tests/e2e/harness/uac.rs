@@ -329,6 +329,15 @@ impl Caller {
         None
     }
 
+    /// What the peer said since the last look; 200 that come again are acknowledged again.
+    pub fn overhear(&mut self) -> Vec<String> {
+        let heard: Vec<String> = std::iter::from_fn(|| self.receive()).collect();
+        if heard.iter().any(|message| message.starts_with("SIP/2.0 200") && message.contains("INVITE\r\n")) {
+            self.send(&self.request("ACK", ""));
+        }
+        heard
+    }
+
     /// Waits for the other side's BYE and answers it.
     pub fn is_hung_up(&mut self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
