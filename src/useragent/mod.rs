@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod admission;
 pub mod dialling;
+mod gate;
 pub mod peers;
 mod reaching;
 mod redirect;
@@ -36,6 +37,7 @@ use crate::sip::{
 };
 use crate::useragent::accounts::{Account, Accounts};
 use crate::useragent::admission::Admission;
+use crate::useragent::admission::intake::{Intake, Limits};
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
 pub use crate::useragent::reaching::Way;
 use crate::useragent::redirect::Redirect;
@@ -54,8 +56,10 @@ pub struct Settings {
     pub name: String,
     /// The address in SDP; `None`: the local address the peer reached.
     pub advertise: Option<IpAddr>,
-    /// 0: no limit of its own.
+    /// 0: as many as the box was measured to carry.
     pub max_calls: usize,
+    /// New calls over all callers; 0: no limit.
+    pub calls_per_second: u32,
     /// The status over the limit: 503 or 486.
     pub busy: u16,
     pub max_call: Duration,
@@ -149,6 +153,9 @@ pub struct UserAgent {
     offers: HashMap<CallId, sip::Body>,
     redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
+    intake: Intake,
+    /// Calls of known peers, by the peer's name.
+    trunk_of: HashMap<CallId, String>,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
@@ -169,6 +176,15 @@ impl UserAgent {
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
             dialling: settings.dialling.clone(),
+            intake: Intake::new(
+                Limits {
+                    max_calls: settings.max_calls,
+                    calls_per_second: settings.calls_per_second,
+                    busy: settings.busy,
+                },
+                seed.map(|byte| byte ^ 0x5a),
+            ),
+            trunk_of: HashMap::new(),
             settings,
             calls: BTreeMap::new(),
             call_of: HashMap::new(),
@@ -219,8 +235,16 @@ impl UserAgent {
 
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, bytes: &[u8]) {
         let access = self.access(peer.remote.ip());
+        self.show_room();
         self.endpoint.handle_datagram(now, peer, access, bytes);
         self.settle(now);
+    }
+
+    /// Whether a stream from there may stay. A stranger's may where strangers are answered at all.
+    pub fn takes_stream(&self, source: IpAddr, tls_name: Option<&str>) -> bool {
+        tls_name.is_some()
+            || self.access(source) == Access::Trusted
+            || self.settings.sip.strangers != sip::Strangers::Drop
     }
 
     /// Our listener accepted a stream. `tls_name`: what its client certificate, if it was verified, names.
@@ -231,7 +255,11 @@ impl UserAgent {
         peer: Peer,
         tls_name: Option<String>,
     ) {
-        let access = self.access(peer.remote.ip());
+        let access = match &tls_name {
+            // An authority we name vouches for it.
+            Some(_) => Access::Trusted,
+            None => self.access(peer.remote.ip()),
+        };
         self.endpoint.handle_accepted(now, connection, peer, access, tls_name);
         self.settle(now);
     }
@@ -243,6 +271,7 @@ impl UserAgent {
     }
 
     pub fn handle_stream(&mut self, now: Instant, connection: ConnectionId, bytes: &[u8]) {
+        self.show_room();
         self.endpoint.handle_stream(now, connection, bytes);
         self.settle(now);
     }
@@ -316,6 +345,7 @@ impl UserAgent {
             ring_timeout: dial.ring_timeout,
             ring: Ring::default(),
         };
+        self.note_peer(id, first.remote.ip());
         self.dials.insert(id, dial);
         self.calls.insert(id, Box::new(Call::outgoing(now, id, settings)));
         self.step(now, id, |_| ());
@@ -433,13 +463,7 @@ impl UserAgent {
         let from = invite.user.clone().unwrap_or_else(|| user_of(&invite.from.uri));
         let header = |name: &str| invite.headers.value(name).map(str::to_owned);
         let asked = Asked { to: &to, from: &from, source: invite.peer.remote.ip(), header: &header };
-        let refusal = if self.draining {
-            Some((503, "Service Unavailable"))
-        } else if self.is_full() {
-            Some((self.settings.busy, if self.settings.busy == 486 { "Busy Here" } else { "Too Many Calls" }))
-        } else {
-            None
-        };
+        let refusal = self.refuses(now, invite.peer.remote.ip());
         let route = routing::choose(&self.settings.routes, &asked);
         let (status, text) = match (refusal, route) {
             (Some(refusal), _) => refusal,
@@ -451,7 +475,7 @@ impl UserAgent {
         };
         self.counters.refused += 1;
         let headers = match refusal {
-            Some(_) => vec![("Retry-After".to_owned(), "10".to_owned())],
+            Some(_) => vec![("Retry-After".to_owned(), self.intake.retry_after().to_string())],
             None => Vec::new(),
         };
         let response = Response { status, reason: Some(text.to_owned()), headers, body: None };
@@ -502,6 +526,7 @@ impl UserAgent {
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
+        self.note_peer(id, invite.peer.remote.ip());
         // The first step reads the offer: it is guarded like every later one.
         match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
             Ok(call) => {
@@ -513,6 +538,7 @@ impl UserAgent {
                 self.counters.faults += 1;
                 self.call_of.remove(&session);
                 self.session_of.remove(&id);
+                self.trunk_of.remove(&id);
                 let response = Response { status: 500, ..Response::default() };
                 self.endpoint.respond(now, session, response);
             }
@@ -524,13 +550,6 @@ impl UserAgent {
         let own = admission.peers().of(signalling, None).map_or(&[][..], |peer| &peer.networks);
         let networks = admission.networks().iter().chain(own).copied().collect();
         Reach { signalling: Some(signalling), networks }
-    }
-
-    fn is_full(&self) -> bool {
-        let limit = self.settings.max_calls;
-        limit > 0
-            && self.calls.len() >= limit
-            && self.calls.values().filter(|call| call.is_live()).count() >= limit
     }
 
     fn label(&self, id: CallId, from: String, to: String) -> Label {
@@ -589,6 +608,7 @@ impl UserAgent {
         self.calls.remove(&id);
         self.dials.remove(&id);
         self.offers.remove(&id);
+        self.trunk_of.remove(&id);
         self.redirects.remove(&id);
         if let Some(session) = self.session_of.remove(&id) {
             self.call_of.remove(&session);

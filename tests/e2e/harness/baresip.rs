@@ -35,6 +35,8 @@ pub struct Settings {
     pub protection: Option<&'static str>,
     /// Where it registers, and is then called.
     pub account: Option<Account>,
+    /// Its certificate with key behind it, and whom it trusts: TLS on the port above its own.
+    pub tls: Option<(PathBuf, PathBuf)>,
 }
 
 /// One user of a registrar.
@@ -57,6 +59,7 @@ impl Default for Settings {
             echoes: false,
             protection: None,
             account: None,
+            tls: None,
         }
     }
 }
@@ -178,6 +181,10 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
     line("poll_method epoll");
     line(&format!("sip_listen 127.0.0.1:{ports}"));
     line("net_interface 127.0.0.1");
+    if let Some((certificate, ca)) = &settings.tls {
+        line(&format!("sip_certificate {}", certificate.display()));
+        line(&format!("sip_cafile {}", ca.display()));
+    }
     line("call_local_timeout 60");
     line("call_max_calls 8");
     line(&format!("rtp_ports {}-{}", ports + 4, ports + 47));
