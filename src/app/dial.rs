@@ -32,7 +32,7 @@ use crate::call::behaviour::dialled::Dialled;
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
-use crate::engine::plan::{CallId, Look, Picture, Place, RecordAudio, Recording, Then, VideoOut};
+use crate::engine::plan::{CallId, Label, Look, Picture, Place, RecordAudio, Recording, Then, VideoOut};
 use crate::engine::{self, Catalogue, Engines};
 use crate::media::codec::Detector;
 use crate::media::pool::FramePool;
@@ -41,6 +41,7 @@ use crate::sip::{Hop, NameAddr, Transport, Uri};
 use crate::source::clip::{Clip, ClipSettings};
 use crate::useragent::admission::Admission;
 use crate::useragent::dialling::Dialling;
+use crate::useragent::metadata::Believed;
 use crate::useragent::{self, Dial, Do, UserAgent, Way};
 use crate::vision::observer::ObserverSettings;
 use crate::vision::overlay::OverlaySettings;
@@ -222,6 +223,10 @@ fn agent_settings(config: &Config, target: &Target) -> useragent::Settings {
         max_call: Duration::from_secs(86_400),
         accounts: Vec::new(),
         registrar: useragent::registrar::Settings::default(),
+        ring_timeout: config.sip.ring_timeout,
+        believed: Believed::default(),
+        agents: Vec::new(),
+        trunks: Vec::new(),
         dial_max: Duration::from_secs(86_400),
         // The person at the command line named the first target; nothing may lead elsewhere.
         dialling: Dialling::default(),
@@ -258,6 +263,8 @@ fn dial(
         },
         ring_timeout: arguments.ring_timeout.unwrap_or(config.sip.ring_timeout),
         way: Way { credentials: credentials(arguments, config), ..Way::default() },
+        headers: Vec::new(),
+        label: Label::default(),
     })
 }
 
@@ -382,6 +389,7 @@ async fn converse(
                 }
                 Some(Happened::Told(now, _, Tell::Updated { streams })) => story.updates.push((now, *streams)),
                 Some(Happened::Told(_, _, Tell::Digit(digit))) => story.digits.push(digit),
+                Some(Happened::Told(_, _, Tell::Moment(_))) => {}
                 Some(Happened::Ended(ended)) => {
                     story.ended = Some(ended);
                     break;

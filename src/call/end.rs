@@ -20,6 +20,10 @@ pub enum EndReason {
     Refused { status: u16, text: String },
     /// Our answer was never acknowledged.
     AckMissing,
+    /// Its peer was sent to somebody else, and is there.
+    Transferred,
+    /// Another call took its place (RFC 3891).
+    Replaced,
     /// Neither RTP nor RTCP came for too long.
     MediaTimeout,
     /// Nobody refreshed the session in time (RFC 4028).
@@ -49,6 +53,8 @@ impl EndReason {
             EndReason::Rejected { .. } => "rejected",
             EndReason::Refused { .. } => "refused",
             EndReason::AckMissing => "ack-missing",
+            EndReason::Transferred => "transferred",
+            EndReason::Replaced => "replaced",
             EndReason::MediaTimeout => "media-timeout",
             EndReason::SessionExpired => "session-expired",
             EndReason::TooLong => "too-long",
@@ -68,9 +74,11 @@ impl EndReason {
             EndReason::NegotiationFailed(_) | EndReason::ProtectionFailed(_) => (488, "Not Acceptable Here"),
             EndReason::Shutdown => (503, "Service Unavailable"),
             EndReason::NoAnswer => (480, "Temporarily Unavailable"),
-            EndReason::PeerHungUp | EndReason::HungUp | EndReason::TooLong => {
-                (480, "Temporarily Unavailable")
-            }
+            EndReason::PeerHungUp
+            | EndReason::HungUp
+            | EndReason::Transferred
+            | EndReason::Replaced
+            | EndReason::TooLong => (480, "Temporarily Unavailable"),
             EndReason::AckMissing | EndReason::MediaTimeout | EndReason::SessionExpired => {
                 (500, "Server Internal Error")
             }
@@ -90,6 +98,8 @@ impl EndReason {
             EndReason::NegotiationFailed(_) => (88, "negotiation-failed"),
             EndReason::ProtectionFailed(_) => (88, "protection-failed"),
             EndReason::EngineFault(_) | EndReason::ControlFault(_) => (41, "engine-fault"),
+            EndReason::Transferred => (16, "transferred"),
+            EndReason::Replaced => (16, "replaced"),
             EndReason::PeerHungUp
             | EndReason::PeerCancelled
             | EndReason::HungUp
@@ -115,6 +125,8 @@ impl std::fmt::Display for EndReason {
             | EndReason::HungUp
             | EndReason::NoAnswer
             | EndReason::AckMissing
+            | EndReason::Transferred
+            | EndReason::Replaced
             | EndReason::MediaTimeout
             | EndReason::SessionExpired
             | EndReason::TooLong

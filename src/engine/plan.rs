@@ -309,6 +309,20 @@ pub struct Label {
     pub sip_call_id: String,
     /// The peer's signalling address.
     pub peer: String,
+    /// The name the caller goes by, as it may be shown.
+    pub display_name: String,
+    /// The identity its network stands by, when that network is believed (RFC 3325).
+    pub asserted: Option<String>,
+    /// Whom the call was for before it was diverted.
+    pub diverted_by: Option<String>,
+    /// `X-Room-ID`, else the Call-ID.
+    pub room: String,
+    /// `X-Session-ID`, else the caller.
+    pub session: String,
+    /// Both halves of Session-ID (RFC 7989).
+    pub session_id: Option<String>,
+    /// The `X-` headers of the INVITE, in order.
+    pub headers: Vec<(String, String)>,
 }
 
 /// Everything one call's engine needs to run.

@@ -25,4 +25,5 @@ mod shutdown;
 mod sipp_scenarios;
 mod slides;
 mod srtp;
+mod transfer;
 mod transports;

@@ -9,13 +9,15 @@ use eyeline::call::end::EndReason;
 use eyeline::call::negotiate::{MediaSettings, SrtpPolicy};
 use eyeline::call::{Ended, Tell};
 use eyeline::engine::plan::{
-    AudioCodec, CallId, Command, Direction, Event, Look, Picture, Streams, Timeouts, VideoOut,
+    AudioCodec, CallId, Command, Direction, Event, Label, Look, Picture, Streams, Timeouts, VideoOut,
 };
 use eyeline::media::frame::Size;
 use eyeline::sip::register::State;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
+use eyeline::useragent::control::Agent;
 use eyeline::useragent::dialling::Dialling;
+use eyeline::useragent::metadata::Believed;
 use eyeline::useragent::routing::Route;
 use eyeline::useragent::{Dial, Do, Settings, UserAgent, Way};
 
@@ -293,6 +295,7 @@ pub fn settings() -> Settings {
         behaviour: mirror(),
         room: room(),
         video,
+        display_name: String::new(),
         ring: Duration::ZERO,
         early_media: false,
         slides: true,
@@ -316,8 +319,18 @@ pub fn settings() -> Settings {
         max_call: seconds(3600),
         accounts: Vec::new(),
         registrar: Default::default(),
+        ring_timeout: seconds(30),
+        believed: Believed::default(),
+        agents: vec![Agent {
+            name: "mirror".to_owned(),
+            behaviour: mirror(),
+            room: room(),
+            video: true,
+            display_name: "Door \"1\"".to_owned(),
+        }],
+        trunks: vec![("pbx".to_owned(), Uri::parse("sip:10.0.0.2").unwrap())],
         dial_max: seconds(3600),
-        dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned()]),
+        dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned(), "sip:10.0.0.*".to_owned()]),
     }
 }
 
@@ -376,6 +389,8 @@ pub fn dial(local: SocketAddr, destination: SocketAddr, ring_timeout: Duration) 
         media: media(),
         ring_timeout,
         way: Way::default(),
+        headers: Vec::new(),
+        label: Label::default(),
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use crate::record::record::EventRecord;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -147,6 +148,22 @@ pub struct CallView {
     pub slides: Option<VideoView>,
     /// The file it is recorded into.
     pub recording: Option<String>,
+    /// The name the caller goes by.
+    pub display_name: String,
+    /// The identity the caller's network stands by.
+    pub asserted: Option<String>,
+    /// Whom the call was for before it was diverted.
+    pub diverted_by: Option<String>,
+    /// `X-Room-ID`, else the Call-ID.
+    pub room: String,
+    /// `X-Session-ID`, else the caller.
+    pub session: String,
+    /// Session-ID (RFC 7989), both halves.
+    pub session_id: Option<String>,
+    /// The `X-` headers of the INVITE.
+    pub headers: Vec<(String, String)>,
+    /// The last things that happened, oldest first.
+    pub events: Vec<EventRecord>,
 }
 
 /// One RTP session.

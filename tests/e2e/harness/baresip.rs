@@ -137,6 +137,11 @@ impl Baresip {
         self.control.wait_event(limit, &["CALL_CLOSED"]).map(|(_, why)| why)
     }
 
+    /// The next event of one of these kinds (`CALL_ESTABLISHED`, `CALL_CLOSED`, …) and its parameter.
+    pub fn event(&mut self, limit: Duration, kinds: &[&str]) -> Option<(String, String)> {
+        self.control.wait_event(limit, kinds)
+    }
+
     pub fn hang_up(&mut self) {
         self.control.send("hangup", "");
         let _ = self.control.wait_event(Duration::from_secs(3), &["CALL_CLOSED"]);
