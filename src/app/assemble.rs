@@ -7,6 +7,7 @@ use crate::app::config::settings::{
     Word,
 };
 use crate::app::detectors::Detectors;
+use crate::app::device;
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::{Behaviour, Room};
@@ -17,12 +18,13 @@ use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
 use crate::sip::digest::Credentials;
-use crate::sip::{self, Strangers, Transport, Uri};
+use crate::sip::{self, Strangers, Transport, Uri, digest};
+use crate::useragent::accounts::Account;
 use crate::useragent::admission::Admission;
 use crate::useragent::control::Agent;
 use crate::useragent::dialling::Dialling;
-use crate::useragent::metadata::Believed;
 use crate::useragent::peers::{Peer, Peers};
+use crate::useragent::registrar;
 use crate::useragent::routing::Route;
 use crate::useragent::{self};
 use crate::vision::censor::{self, CensorSettings};
@@ -46,8 +48,11 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             user_agent: product(),
             strangers: match config.sip.strangers {
                 settings::Strangers::Drop => Strangers::Drop,
-                settings::Strangers::Challenge | settings::Strangers::Reject => Strangers::Reject,
+                settings::Strangers::Challenge => Strangers::Challenge,
+                settings::Strangers::Reject => Strangers::Reject,
             },
+            realm: realm(config).to_owned(),
+            users: config.sip.users.iter().map(user).collect(),
             contact_user: config.appliance.name.clone(),
             advertise: config.sip.advertise,
             session_expires: config.sip.session_expires,
@@ -70,9 +75,10 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
         },
         max_call: config.sip.max_call,
         ring_timeout: config.sip.ring_timeout,
-        believed: believed(config),
         agents: agents(config, detectors)?,
         trunks: trunks(config),
+        accounts: config.sip.accounts.iter().map(|found| account(config, found)).collect(),
+        registrar: registrar(config),
         dial_max: config.sip.dial_max.unwrap_or(config.sip.max_call),
         dialling: dialling(config),
     })
@@ -93,6 +99,7 @@ fn peers(config: &Config) -> Peers {
         max_calls: peer.max_calls as usize,
         identity: peer.identity,
         ice: peer.ice,
+        srtp: peer.srtp.map(srtp),
     };
     Peers::new(config.sip.peers.iter().map(peer).collect())
 }
@@ -120,6 +127,44 @@ pub fn dialling(config: &Config) -> Dialling {
         )
 }
 
+fn realm(config: &Config) -> &str {
+    config.sip.realm.as_deref().unwrap_or(&config.appliance.name)
+}
+
+fn user(user: &settings::User) -> digest::server::User {
+    digest::server::User { name: user.name.clone(), password: user.password.expose().to_owned() }
+}
+
+fn registrar(config: &Config) -> registrar::Settings {
+    let user = |user: &settings::User| registrar::User {
+        name: user.name.clone(),
+        display_name: user.display_name.clone(),
+    };
+    let mut domains = vec![realm(config).to_owned(), config.appliance.name.clone()];
+    domains.extend(config.sip.advertise.map(|address| address.to_string()));
+    domains.dedup();
+    registrar::Settings {
+        users: config.sip.users.iter().map(user).collect(),
+        domains,
+        listen: config.sip.listen.iter().map(|listen| listen.address).collect(),
+        clock: None,
+    }
+}
+
+fn account(config: &Config, account: &settings::Account) -> Account {
+    Account {
+        name: account.name.clone(),
+        registrar: account.registrar.clone(),
+        username: account.username.clone(),
+        password: account.password.expose().to_owned(),
+        realm: account.realm.clone(),
+        display_name: account.display_name.clone(),
+        expires: account.expires,
+        outbound_proxy: account.outbound_proxy.clone(),
+        instance: device::instance(&config.appliance.name, &account.name),
+    }
+}
+
 pub fn media(config: &Config) -> MediaSettings {
     MediaSettings {
         audio_codecs: config.media.audio_codecs.clone(),
@@ -143,12 +188,6 @@ fn srtp(policy: settings::SrtpPolicy) -> SrtpPolicy {
         settings::SrtpPolicy::Optional => SrtpPolicy::Optional,
         settings::SrtpPolicy::Required => SrtpPolicy::Required,
     }
-}
-
-/// Peers whose word about their callers counts.
-fn believed(config: &Config) -> Believed {
-    let peers = config.sip.peers.iter().filter(|peer| peer.identity);
-    Believed(peers.flat_map(|peer| peer.source.iter().copied()).collect())
 }
 
 /// Where the extensions of accounts and peers are called.

@@ -353,7 +353,9 @@ impl Signalling {
                     self.streams.remove(&connection);
                 }
                 Do::Resolve { id, uri } => self.resolve(id, &uri),
-                Do::Engine(_) | Do::Tell { .. } | Do::Ended { .. } => self.deferred.push(wanted),
+                Do::Engine(_) | Do::Tell { .. } | Do::Ended { .. } | Do::Registration { .. } => {
+                    self.deferred.push(wanted);
+                }
             }
         }
         // Starting threads and writing the log take longer than all messages together: nobody waits for them.
@@ -390,6 +392,8 @@ pub async fn run(
     mut watch: Box<dyn Watch>,
 ) -> Box<dyn Watch> {
     let (mut finishing, mut goodbye) = (false, None);
+    #[expect(clippy::disallowed_methods, reason = "the control loop reads the clock for the machines below")]
+    agent.register_accounts(Instant::now());
     loop {
         #[expect(
             clippy::disallowed_methods,

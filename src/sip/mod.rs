@@ -13,6 +13,7 @@ pub mod parse;
 pub mod party;
 pub mod print;
 pub mod refer;
+pub mod register;
 pub mod replaces;
 pub mod stream;
 pub mod transaction;

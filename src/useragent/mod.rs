@@ -3,22 +3,26 @@
 //! Pure: one machine for the whole control plane. `app::signalling` gives it bytes, engine events and time, and
 //! carries out what [`UserAgent::poll`] says. A call whose step panics is discarded alone.
 
+pub mod accounts;
 pub mod admission;
 pub mod control;
 pub mod dialling;
+mod inviting;
 pub mod metadata;
 pub mod peers;
+mod reaching;
 mod redirect;
+pub mod registrar;
 mod resolving;
 pub mod routing;
 mod stepping;
 mod takeover;
+mod terms;
 mod texts;
 pub mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -26,23 +30,25 @@ use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use crate::call::behaviour::{Behaviour, Room};
-use crate::call::early::{Reliable, Ring};
+use crate::call::early::Ring;
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
 use crate::call::reach::Reach;
 use crate::call::{Call, CallSettings, Ended, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
-    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId,
-    Response, SessionId, Transport, Uri,
+    self, Access, ConnectionId, Endpoint, Event, Hop, NameAddr, Outgoing, Peer, ResolveId, Response,
+    SessionId, Transport, Uri,
 };
+use crate::useragent::accounts::{Account, Accounts};
 use crate::useragent::admission::Admission;
 use crate::useragent::control::Agent;
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
-use crate::useragent::metadata::Believed;
+pub use crate::useragent::reaching::Way;
 use crate::useragent::redirect::Redirect;
+use crate::useragent::registrar::Registrar;
 use crate::useragent::resolving::Resolving;
-use crate::useragent::routing::{Asked, Route};
+use crate::useragent::routing::Route;
 use crate::useragent::transfer::Transfers;
 
 /// What the user agent is made with.
@@ -63,12 +69,14 @@ pub struct Settings {
     pub max_call: Duration,
     /// Calls made for others: until they are given up.
     pub ring_timeout: Duration,
-    /// Whose assertions about their callers are believed.
-    pub believed: Believed,
     /// Agents that calls can be made with.
     pub agents: Vec<Agent>,
     /// Accounts and peers by name, with the host their extensions are at.
     pub trunks: Vec<(String, Uri)>,
+    /// Where we register.
+    pub accounts: Vec<Account>,
+    /// Who registers with us.
+    pub registrar: registrar::Settings,
     /// The longest call that is dialled.
     pub dial_max: Duration,
     /// Whom this box may call.
@@ -90,6 +98,7 @@ pub struct Dial {
     pub headers: Vec<(String, String)>,
     /// What its label says besides parties and names.
     pub label: Label,
+    pub way: Way,
 }
 
 #[derive(Debug)]
@@ -122,6 +131,11 @@ pub enum Do {
         label: Label,
         ended: Box<Ended>,
     },
+    /// How one of our registrations stands now.
+    Registration {
+        account: String,
+        state: sip::register::State,
+    },
 }
 
 /// Counts of the control plane.
@@ -142,11 +156,17 @@ pub struct Counters {
 pub struct UserAgent {
     settings: Settings,
     endpoint: Endpoint,
-    calls: BTreeMap<CallId, Call>,
+    /// Boxed: neighbours in the map are moved when one comes or goes.
+    calls: BTreeMap<CallId, Box<Call>>,
     call_of: HashMap<SessionId, CallId>,
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    accounts: Accounts,
+    account_seed: [u8; 32],
+    registrar: Registrar,
+    /// The offers of calls that may go to another contact.
+    offers: HashMap<CallId, sip::Body>,
     redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
     transfers: Transfers,
@@ -160,6 +180,8 @@ pub struct UserAgent {
     /// Feeds keys in SDP; nothing of it shows in a tag or branch.
     secrets: StdRng,
     draining: bool,
+    /// The registrars have to be told that we go.
+    leaving: bool,
     counters: Counters,
     out: VecDeque<Do>,
 }
@@ -168,6 +190,7 @@ impl UserAgent {
     /// `seed` feeds every tag, branch and identifier.
     pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
         let first = u64::from_le_bytes([seed[0], seed[1], seed[2], seed[3], seed[4], 0, 0, 0]);
+        let registrar = Registrar::new(settings.registrar.clone());
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
             dialling: settings.dialling.clone(),
@@ -180,12 +203,17 @@ impl UserAgent {
             session_of: HashMap::new(),
             dials: HashMap::new(),
             resolving: HashMap::new(),
+            accounts: Accounts::default(),
+            account_seed: seed.map(|byte| byte ^ 0x5c),
+            registrar,
+            offers: HashMap::new(),
             redirects: HashMap::new(),
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
             secrets: StdRng::from_seed(apart(seed)),
             draining: false,
+            leaving: false,
             counters: Counters::default(),
             out: VecDeque::new(),
         }
@@ -193,11 +221,11 @@ impl UserAgent {
 
     /// Whether requests from this address are taken.
     pub fn access(&self, source: IpAddr) -> Access {
-        self.settings.admission.access(source)
+        if self.accounts.knows(source) { Access::Trusted } else { self.settings.admission.access(source) }
     }
 
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
-        self.calls.values()
+        self.calls.values().map(Box::as_ref)
     }
 
     pub fn counters(&self) -> Counters {
@@ -248,7 +276,12 @@ impl UserAgent {
     }
 
     pub fn handle_closed(&mut self, now: Instant, connection: ConnectionId) {
+        let remote = self.endpoint.remote_of(connection);
         self.endpoint.handle_closed(now, connection);
+        self.registrar.forget_connection(connection);
+        if let Some((transport, remote)) = remote {
+            self.accounts.handle_flow_lost(now, transport, remote);
+        }
         self.settle(now);
     }
 
@@ -260,6 +293,7 @@ impl UserAgent {
 
     pub fn handle_time(&mut self, now: Instant) {
         self.endpoint.handle_time(now);
+        self.accounts.handle_time(now);
         while let Some((at, call)) = self.timers.first().copied() {
             if at > now {
                 break;
@@ -274,21 +308,20 @@ impl UserAgent {
 
     /// Makes a call.
     pub fn dial(&mut self, now: Instant, dial: Dial) -> CallId {
-        let id = self.dial_later(now, dial);
+        let id = self.new_call_id();
+        self.dial_as(now, id, dial);
         self.settle(now);
         id
     }
 
     /// The same inside a step: what the endpoint wants is carried out with the rest.
-    fn dial_later(&mut self, now: Instant, dial: Dial) -> CallId {
-        let id = self.new_call_id();
+    fn dial_as(&mut self, now: Instant, id: CallId, dial: Dial) {
         self.counters.outgoing += 1;
-        if dial.hops.is_empty() {
-            self.resolve(now, id, dial);
-        } else {
-            self.start_dial(now, id, dial);
+        match self.directed(now, dial.clone()) {
+            Ok(dial) if dial.hops.is_empty() => self.resolve(now, id, dial),
+            Ok(dial) => self.start_dial(now, id, dial),
+            Err(reason) => self.not_dialled(now, id, &dial, reason),
         }
-        id
     }
 
     fn start_dial(&mut self, now: Instant, id: CallId, mut dial: Dial) {
@@ -300,11 +333,13 @@ impl UserAgent {
             dial.from.uri = Uri::sip(&user_of(&dial.from.uri), &own.to_string(), None);
         }
         let settings = CallSettings {
-            // Whoever is reached over a WebSocket is a browser.
-            media: MediaSettings {
-                browser: dial.media.browser || matches!(first.transport, Transport::Ws | Transport::Wss),
-                ..dial.media.clone()
-            },
+            media: terms::outgoing(
+                self.settings.admission.peers(),
+                dial.media.clone(),
+                first.remote.ip(),
+                first.transport,
+                first.name.as_deref(),
+            ),
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
                 peer: first.remote.to_string(),
@@ -322,7 +357,7 @@ impl UserAgent {
             ring: Ring::default(),
         };
         self.dials.insert(id, dial);
-        self.calls.insert(id, Call::outgoing(now, id, settings));
+        self.calls.insert(id, Box::new(Call::outgoing(now, id, settings)));
         self.step(now, id, |_| ());
     }
 
@@ -361,6 +396,7 @@ impl UserAgent {
     pub fn drain(&mut self) {
         self.draining = true;
         self.endpoint.set_ready(false);
+        self.leaving = true;
     }
 
     pub fn hang_up_all(&mut self, now: Instant, reason: &EndReason) {
@@ -378,12 +414,18 @@ impl UserAgent {
 
     pub fn wake_at(&self) -> Option<Instant> {
         let call = self.timers.first().map(|(at, _)| *at);
-        [call, self.endpoint.wake_at(), self.transfers.wake_at()].into_iter().flatten().min()
+        let others = [self.accounts.wake_at(), self.transfers.wake_at()];
+        [call, self.endpoint.wake_at()].into_iter().chain(others).flatten().min()
     }
 
     /// Drains the endpoint until it and the calls have nothing more to say to each other.
     fn settle(&mut self, now: Instant) {
-        while let Some(wanted) = self.endpoint.poll() {
+        if std::mem::take(&mut self.leaving) {
+            self.accounts.leave(now);
+        }
+        loop {
+            self.tend_accounts(now);
+            let Some(wanted) = self.endpoint.poll() else { return };
             match wanted {
                 sip::Do::Send { peer, bytes } => self.out.push_back(Do::Send { peer, bytes }),
                 sip::Do::Connect { connection, transport, remote, name } => {
@@ -392,6 +434,7 @@ impl UserAgent {
                 sip::Do::Resolve { id, uri } => self.out.push_back(Do::Resolve { id, uri }),
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
+                sip::Do::Event(event) if self.next_contact(now, &event) => drop(event),
                 // A call may be gone before its dialog: the endpoint ends that alone.
                 sip::Do::Event(event) => match event.session() {
                     Some(session) => {
@@ -407,107 +450,19 @@ impl UserAgent {
 
     /// What belongs to no call.
     fn outside(&mut self, now: Instant, event: Event) {
-        if let Event::OutsideRequested { request, asked } = event {
-            let response = self.outside_response(now, &asked);
-            self.endpoint.reply(now, request, response);
-        }
-    }
-
-    fn invited(&mut self, now: Instant, session: SessionId, invite: &Incoming) {
-        let label = metadata::label_of(invite, &self.settings.believed);
-        let (from, to) = (label.from.clone(), label.to.clone());
-        let header = |name: &str| invite.headers.value(name).map(str::to_owned);
-        let asked = Asked { to: &to, from: &from, source: invite.peer.remote.ip(), header: &header };
-        let replaced = match self.asked_to_replace(invite) {
-            Ok(replaced) => replaced,
-            Err(refusal) => {
-                tracing::info!(%from, %to, status = refusal.0, "call refused: {}", refusal.1);
-                return self.refuse_invite(now, session, refusal, Vec::new());
+        match event {
+            Event::OutsideAnswered { request, status, reason, headers, realm, .. } => {
+                self.accounts.handle_answer(now, request, (status, &reason), &headers, realm);
             }
-        };
-        let refusal = if self.draining {
-            Some((503, "Service Unavailable"))
-        } else if self.live_session(invite).is_some() {
-            Some((486, "Session Is Live"))
-        } else if self.is_full() && replaced.is_none() {
-            Some((self.settings.busy, if self.settings.busy == 486 { "Busy Here" } else { "Too Many Calls" }))
-        } else {
-            None
-        };
-        let route = match replaced {
-            Some(old) => self.route_of_call(old),
-            None => routing::choose(&self.settings.routes, &asked).cloned(),
-        };
-        let (status, text) = match (refusal, route) {
-            (Some(refusal), _) => refusal,
-            (None, None) => (404, "Not Found"),
-            (None, Some(route)) => return self.admit(now, session, invite, route, label, replaced),
-        };
-        let headers = match refusal {
-            Some(_) => vec![("Retry-After".to_owned(), "10".to_owned())],
-            None => Vec::new(),
-        };
-        self.refuse_invite(now, session, (status, text), headers);
-        tracing::info!(%from, %to, status, "call refused: {text}");
-    }
-
-    fn admit(
-        &mut self,
-        now: Instant,
-        session: SessionId,
-        invite: &Incoming,
-        route: Route,
-        label: Label,
-        replaced: Option<CallId>,
-    ) {
-        let id = self.new_call_id();
-        self.counters.incoming += 1;
-        let settings = CallSettings {
-            media: MediaSettings {
-                video: route.video && self.settings.media.video,
-                slides: route.slides,
-                ..self.settings.media.clone()
-            },
-            address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
-            label: Label {
-                agent: route.agent.clone(),
-                session_id: self.endpoint.identifier(session),
-                ..self.label(id, label)
-            },
-            behaviour: route.behaviour,
-            room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
-            reach: self.reach(invite.peer.remote.ip()),
-            origin: id.0,
-            seed: self.secrets.random(),
-            max_call: self.settings.max_call,
-            ring_timeout: self.settings.max_call,
-            ring: Ring {
-                time: route.ring,
-                early_media: route.early_media,
-                reliable: Reliable::of(&invite.headers),
-            },
-        };
-        self.call_of.insert(session, id);
-        self.session_of.insert(id, session);
-        self.endpoint.set_display(session, &route.display_name);
-        self.name_session(invite, id);
-        if let Some(old) = replaced {
-            self.replacing.insert(id, old);
-        }
-        // The first step reads the offer: it is guarded like every later one.
-        match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
-            Ok(call) => {
-                self.calls.insert(id, call);
-                self.step(now, id, |_| ());
+            Event::OutsideRequested { request, asked } => {
+                let response = match asked.method {
+                    sip::Method::Register => self.registered(now, &asked),
+                    _ => self.outside_response(now, &asked),
+                };
+                self.endpoint.reply(now, request, response);
             }
-            Err(_) => {
-                tracing::error!(call = %id, "reading an INVITE panicked and it is refused");
-                self.counters.faults += 1;
-                self.call_of.remove(&session);
-                self.session_of.remove(&id);
-                let response = Response { status: 500, ..Response::default() };
-                self.endpoint.respond(now, session, response);
-            }
+            Event::ProofRefused { source } => tracing::warn!(%source, "wrong name or password"),
+            _ => {}
         }
     }
 
@@ -520,7 +475,9 @@ impl UserAgent {
 
     fn is_full(&self) -> bool {
         let limit = self.settings.max_calls;
-        limit > 0 && self.calls.values().filter(|call| call.is_live()).count() >= limit
+        limit > 0
+            && self.calls.len() >= limit
+            && self.calls.values().filter(|call| call.is_live()).count() >= limit
     }
 
     fn label(&self, id: CallId, label: Label) -> Label {
@@ -534,21 +491,22 @@ impl UserAgent {
 
     fn invite(&mut self, now: Instant, id: CallId, body: sip::Body) {
         let Some(dial) = self.dials.get(&id) else { return };
+        if !dial.way.others.is_empty() {
+            self.offers.insert(id, body.clone());
+        }
+        let routes = dial.way.route.iter().map(|route| ("Route".to_owned(), route.clone()));
+        let given = dial.headers.iter().filter(|(_, value)| metadata::is_plain(value)).cloned();
         self.redirects.entry(id).or_default().note(&dial.to, &body);
         let session = self.endpoint.invite(
             now,
             Outgoing {
                 to: dial.to.clone(),
+                target: dial.way.target.clone(),
                 from: dial.from.clone(),
                 hops: dial.hops.clone(),
-                headers: dial
-                    .headers
-                    .iter()
-                    .filter(|(_, value)| metadata::is_plain(value))
-                    .cloned()
-                    .collect(),
+                headers: routes.chain(given).collect(),
                 body: Some(body),
-                credentials: None,
+                credentials: dial.way.credentials.clone(),
             },
         );
         self.session_of.insert(id, session);

@@ -63,7 +63,12 @@ impl UserAgent {
                 let label = call.label();
                 if label.incoming { label.from.clone() } else { label.to.clone() }
             };
-            let mut found = self.calls.values().filter(there).filter(|call| !named || other(call) == user);
+            let mut found = self
+                .calls
+                .values()
+                .map(AsRef::as_ref)
+                .filter(there)
+                .filter(|call| !named || other(call) == user);
             found.next().filter(|_| found.next().is_none()).map(crate::call::Call::id)
         };
         only(true).or_else(|| only(false))

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::control::{Kind, Refused};
 use super::dialling::DialReason;
-use super::{Dial, UserAgent};
+use super::{Dial, UserAgent, Way};
 use crate::call::Call;
 use crate::call::end::EndReason;
 use crate::call::story::Moment;
@@ -225,7 +225,7 @@ impl UserAgent {
                 let target = theirs.target.clone();
                 self.transfers.theirs.insert(call, theirs);
                 self.notify(now, call, 100, "Trying");
-                let made = self.dial_later(now, dial);
+                let made = self.new_call_id();
                 self.transfers.made_for.insert(made, call);
                 self.tell_moment(
                     call,
@@ -234,6 +234,7 @@ impl UserAgent {
                         .with("target", target)
                         .with("call", made.to_string()),
                 );
+                self.dial_as(now, made, dial);
             }
             Err((status, text)) => {
                 let warning = format!("399 eyeline \"{}\"", text.replace(['"', '\\'], "'"));
@@ -294,6 +295,7 @@ impl UserAgent {
             media,
             ring_timeout: self.settings.ring_timeout,
             headers,
+            way: Way::default(),
             label: Label {
                 agent: label.agent.clone(),
                 room: label.room.clone(),
@@ -382,7 +384,7 @@ impl UserAgent {
     /// The call has had a step: once the hold has been answered, one way or the other, the REFER goes out.
     pub(super) fn transfer_step(&mut self, now: Instant, id: CallId) {
         let waits = self.transfers.ours.get(&id).is_some_and(|ours| ours.stage == Stage::Holding);
-        if waits && self.calls.get(&id).is_some_and(Call::is_settled) {
+        if waits && self.calls.get(&id).is_some_and(|call| call.is_settled()) {
             self.send_refer(now, id);
         }
     }

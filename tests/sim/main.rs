@@ -14,6 +14,7 @@ mod phone;
 mod world;
 
 mod early;
+mod identity;
 mod incoming;
 mod media;
 mod outgoing;

@@ -12,13 +12,13 @@ use eyeline::engine::plan::{
     AudioCodec, CallId, Command, Direction, Event, Label, Look, Picture, Streams, Timeouts, VideoOut,
 };
 use eyeline::media::frame::Size;
+use eyeline::sip::register::State;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
 use eyeline::useragent::control::Agent;
 use eyeline::useragent::dialling::Dialling;
-use eyeline::useragent::metadata::Believed;
 use eyeline::useragent::routing::Route;
-use eyeline::useragent::{Dial, Do, Settings, UserAgent};
+use eyeline::useragent::{Dial, Do, Settings, UserAgent, Way};
 
 use crate::engine::Engine;
 use crate::network::{Datagram, Network};
@@ -44,6 +44,7 @@ pub struct Appliance {
     pub engine: Engine,
     pub told: Vec<(CallId, Tell)>,
     pub ended: Vec<(CallId, Box<Ended>)>,
+    pub registrations: Vec<(String, State)>,
 }
 
 impl Appliance {
@@ -56,6 +57,7 @@ impl Appliance {
             engine: Engine::new(),
             told: Vec::new(),
             ended: Vec::new(),
+            registrations: Vec::new(),
         }
     }
 
@@ -248,6 +250,7 @@ impl World {
                     Do::Engine(command) => appliance.engine.handle(now, command),
                     Do::Tell { call, tell, .. } => appliance.told.push((call, tell)),
                     Do::Ended { call, ended, .. } => appliance.ended.push((call, ended)),
+                    Do::Registration { account, state } => appliance.registrations.push((account, state)),
                 }
             }
         }
@@ -313,7 +316,6 @@ pub fn settings() -> Settings {
         busy: 503,
         max_call: seconds(3600),
         ring_timeout: seconds(30),
-        believed: Believed::default(),
         agents: vec![Agent {
             name: "mirror".to_owned(),
             behaviour: mirror(),
@@ -322,6 +324,8 @@ pub fn settings() -> Settings {
             display_name: "Door \"1\"".to_owned(),
         }],
         trunks: vec![("pbx".to_owned(), Uri::parse("sip:10.0.0.2").unwrap())],
+        accounts: Vec::new(),
+        registrar: Default::default(),
         dial_max: seconds(3600),
         dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned(), "sip:10.0.0.*".to_owned()]),
     }
@@ -383,6 +387,7 @@ pub fn dial(local: SocketAddr, destination: SocketAddr, ring_timeout: Duration) 
         ring_timeout,
         headers: Vec::new(),
         label: Label::default(),
+        way: Way::default(),
     }
 }
 

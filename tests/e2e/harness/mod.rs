@@ -8,8 +8,10 @@
 pub mod appliance;
 pub mod baresip;
 pub mod capture;
+pub mod kamailio;
 pub mod picture;
 pub mod process;
+pub mod relay;
 pub mod sipp;
 pub mod sound;
 pub mod uac;
