@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use crate::app::config::settings::{
-    self, Busy, Config, DEFAULT_RECORDING, Listen, MirrorAudio, OnFailure, RecordVideo, Style, Transform,
-    Word,
+    self, Busy, Config, DEFAULT_RECORDING, MirrorAudio, OnFailure, RecordVideo, Style, Transform, Word,
 };
 use crate::app::detectors::Detectors;
 use crate::app::device;
+use crate::app::signalling;
+use crate::app::signalling::tls::{TlsSettings, TrunkTls};
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::{Behaviour, Room};
@@ -18,7 +19,7 @@ use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
 use crate::sip::digest::Credentials;
-use crate::sip::{self, Strangers, Transport, Uri, digest};
+use crate::sip::{self, Strangers, Uri, digest};
 use crate::useragent::accounts::Account;
 use crate::useragent::admission::Admission;
 use crate::useragent::control::Agent;
@@ -38,8 +39,28 @@ pub fn product() -> String {
     format!("Eyeline/{}", env!("CARGO_PKG_VERSION"))
 }
 
-pub fn listeners(listen: &[Listen]) -> Vec<(Transport, std::net::SocketAddr)> {
-    listen.iter().map(|listen| (listen.transport, listen.address)).collect()
+pub fn sockets(config: &Config, seed: u64) -> signalling::Settings {
+    let listen = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
+    signalling::Settings { listen, tls: tls(config), admission: admission(config), dns: config.sip.dns, seed }
+}
+
+pub fn tls(config: &Config) -> TlsSettings {
+    let trunk = |peer: &settings::SipPeer| TrunkTls {
+        host: peer.uri.as_ref().map(|uri| uri.host.clone()),
+        sources: peer.source.clone(),
+        certificate: peer.certificate.clone(),
+        private_key: peer.private_key.clone(),
+        ca: peer.ca.clone(),
+        tls_name: peer.tls_name.clone(),
+    };
+    let tls = &config.sip.tls;
+    TlsSettings {
+        certificate: tls.certificate.clone(),
+        private_key: tls.private_key.clone(),
+        client_ca: tls.client_ca.clone(),
+        server_ca: tls.server_ca.clone(),
+        trunks: config.sip.peers.iter().map(trunk).collect(),
+    }
 }
 
 pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::Settings, String> {
@@ -59,7 +80,7 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             min_se: config.sip.min_se,
             ..sip::Settings::default()
         },
-        admission: Admission::new(config.sip.trusted.clone()).with_peers(peers(config)),
+        admission: admission(config),
         routes: config
             .routes
             .iter()
@@ -69,6 +90,7 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
         name: config.appliance.name.clone(),
         advertise: config.sip.advertise,
         max_calls: config.sip.max_calls as usize,
+        calls_per_second: config.sip.calls_per_second,
         busy: match config.sip.busy {
             Busy::Unavailable503 => 503,
             Busy::Busy486 => 486,
@@ -82,6 +104,11 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
         dial_max: config.sip.dial_max.unwrap_or(config.sip.max_call),
         dialling: dialling(config),
     })
+}
+
+/// Who is trusted, and who is known.
+pub fn admission(config: &Config) -> Admission {
+    Admission::new(config.sip.trusted.clone()).with_peers(peers(config))
 }
 
 fn peers(config: &Config) -> Peers {

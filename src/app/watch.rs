@@ -12,10 +12,11 @@ use tokio::runtime::Handle;
 
 use crate::app::config::settings::Config;
 use crate::app::console::view::{
-    CallDirection, CallView, ModelView, Part, Parts, RecordingView, SipView, Snapshot, StagesView,
+    CallDirection, CallView, ModelView, Part, Parts, Readiness, RecordingView, SipView, Snapshot, StagesView,
     StreamView, Totals, VideoView, WorkerView,
 };
 use crate::app::detectors::Detectors;
+use crate::app::door::Door;
 use crate::app::service::Heartbeat;
 use crate::app::signalling::{Signalling, Watch};
 use crate::app::timeline::Timeline;
@@ -28,6 +29,7 @@ use crate::engine::report::Gauges;
 use crate::record::record::{CallRecord, DigitRecord, PictureRecord, RecordingRecord, StreamRecord};
 use crate::record::store::{free_bytes, record_path};
 use crate::sip::register::State;
+use crate::useragent::admission::screen::Dropped;
 use crate::useragent::{Do, UserAgent};
 
 /// The view is renewed at most this often, and less often with many calls, so that looking stays cheap beside them.
@@ -91,6 +93,9 @@ pub struct Watching {
     stale: bool,
     disk: Part,
     disk_at: Option<Instant>,
+    /// Whether calls may come, as of the last renewal.
+    ready: bool,
+    door: Door,
     scope: Scope,
 }
 
@@ -125,6 +130,8 @@ impl Watching {
             stale: false,
             disk: Part::good("disk"),
             disk_at: None,
+            ready: true,
+            door: sip.door(),
             scope: Scope::new("records", runtime),
         }
     }
@@ -395,17 +402,23 @@ impl Watch for Watching {
                 live.gauges = Some(running.gauges.clone());
             }
         }
+        let parts = self.parts(now, agent);
+        self.ready = parts.readiness() != Readiness::NotReady;
         let snapshot = Snapshot {
-            parts: self.parts(now, agent),
+            parts,
             calls: agent.calls().map(|call| self.view(now, call, engines)).collect(),
             recent: self.recent.iter().cloned().collect(),
             ended: self.ended.clone(),
-            sip: sip_view(now, agent),
+            sip: sip_view(now, agent, self.door.dropped()),
             worker: worker_view(&self.detectors),
             recording: self.recorded.clone(),
             ..Snapshot::default()
         };
         *self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready
     }
 
     /// What happened since the last renewal must not wait for the next thing to happen.
@@ -446,7 +459,7 @@ fn named(label: &Label) -> CallView {
     }
 }
 
-fn sip_view(now: Instant, agent: &UserAgent) -> SipView {
+fn sip_view(now: Instant, agent: &UserAgent, dropped: Dropped) -> SipView {
     let counters = agent.sip_counters();
     SipView {
         requests: counters.requests,
@@ -460,6 +473,10 @@ fn sip_view(now: Instant, agent: &UserAgent) -> SipView {
             ("acl".to_owned(), counters.strangers_dropped),
             ("stray".to_owned(), counters.stray),
             ("overload".to_owned(), counters.overload),
+            ("malformed".to_owned(), counters.malformed),
+            ("rate".to_owned(), dropped.rate),
+            ("scanner".to_owned(), dropped.scanner),
+            ("banned".to_owned(), dropped.banned),
         ]),
     }
 }

@@ -179,7 +179,7 @@ impl UserAgent {
         if self.draining {
             return Err(Refused::new(Kind::Unavailable, "draining", "shutting down: no new calls"));
         }
-        if self.is_full() {
+        if self.room().0 == 0 {
             return Err(Refused::new(Kind::Unavailable, "too_many_calls", "sip.max_calls is reached"));
         }
         self.dialling.permit(now, &to, DialReason::Call).map_err(|denied| {

@@ -29,14 +29,13 @@ impl UserAgent {
                 return self.refuse_invite(now, session, refusal, Vec::new());
             }
         };
-        let refusal = if self.draining {
-            Some((503, "Service Unavailable"))
-        } else if self.live_session(invite).is_some() {
+        let refusal = if self.live_session(invite).is_some() {
             Some((486, "Session Is Live"))
-        } else if self.is_full() && replaced.is_none() {
-            Some((self.settings.busy, if self.settings.busy == 486 { "Busy Here" } else { "Too Many Calls" }))
-        } else {
+        } else if replaced.is_some() && !self.draining {
+            // One comes, one goes.
             None
+        } else {
+            self.refuses(now, invite.peer.remote.ip())
         };
         let route = match replaced {
             Some(old) => self.route_of_call(old),
@@ -48,7 +47,7 @@ impl UserAgent {
             (None, Some(route)) => return self.admit(now, session, invite, route, label, replaced),
         };
         let headers = match refusal {
-            Some(_) => vec![("Retry-After".to_owned(), "10".to_owned())],
+            Some(_) => vec![("Retry-After".to_owned(), self.intake.retry_after().to_string())],
             None => Vec::new(),
         };
         self.refuse_invite(now, session, (status, text), headers);
@@ -96,6 +95,7 @@ impl UserAgent {
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
+        self.note_peer(id, source);
         self.endpoint.set_display(session, &route.display_name);
         self.name_session(invite, id);
         if let Some(old) = replaced {
@@ -112,6 +112,7 @@ impl UserAgent {
                 self.counters.faults += 1;
                 self.call_of.remove(&session);
                 self.session_of.remove(&id);
+                self.trunk_of.remove(&id);
                 let response = Response { status: 500, ..Response::default() };
                 self.endpoint.respond(now, session, response);
             }

@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod admission;
 pub mod control;
 pub mod dialling;
+mod gate;
 mod inviting;
 pub mod metadata;
 pub mod peers;
@@ -42,6 +43,7 @@ use crate::sip::{
 };
 use crate::useragent::accounts::{Account, Accounts};
 use crate::useragent::admission::Admission;
+use crate::useragent::admission::intake::{Intake, Limits};
 use crate::useragent::control::Agent;
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
 pub use crate::useragent::reaching::Way;
@@ -62,8 +64,10 @@ pub struct Settings {
     pub name: String,
     /// The address in SDP; `None`: the local address the peer reached.
     pub advertise: Option<IpAddr>,
-    /// 0: no limit of its own.
+    /// 0: as many as the box was measured to carry.
     pub max_calls: usize,
+    /// New calls over all callers; 0: no limit.
+    pub calls_per_second: u32,
     /// The status over the limit: 503 or 486.
     pub busy: u16,
     pub max_call: Duration,
@@ -174,6 +178,9 @@ pub struct UserAgent {
     replacing: HashMap<CallId, CallId>,
     /// Live calls by their `X-Session-ID`.
     sessions_named: HashMap<String, CallId>,
+    intake: Intake,
+    /// Calls of known peers, by the peer's name.
+    trunk_of: HashMap<CallId, String>,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
@@ -197,6 +204,15 @@ impl UserAgent {
             transfers: Transfers::default(),
             replacing: HashMap::new(),
             sessions_named: HashMap::new(),
+            intake: Intake::new(
+                Limits {
+                    max_calls: settings.max_calls,
+                    calls_per_second: settings.calls_per_second,
+                    busy: settings.busy,
+                },
+                seed.map(|byte| byte ^ 0x5a),
+            ),
+            trunk_of: HashMap::new(),
             settings,
             calls: BTreeMap::new(),
             call_of: HashMap::new(),
@@ -247,8 +263,16 @@ impl UserAgent {
 
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, bytes: &[u8]) {
         let access = self.access(peer.remote.ip());
+        self.show_room();
         self.endpoint.handle_datagram(now, peer, access, bytes);
         self.settle(now);
+    }
+
+    /// Whether a stream from there may stay. A stranger's may where strangers are answered at all.
+    pub fn takes_stream(&self, source: IpAddr, tls_name: Option<&str>) -> bool {
+        tls_name.is_some()
+            || self.access(source) == Access::Trusted
+            || self.settings.sip.strangers != sip::Strangers::Drop
     }
 
     /// Our listener accepted a stream. `tls_name`: what its client certificate, if it was verified, names.
@@ -259,7 +283,11 @@ impl UserAgent {
         peer: Peer,
         tls_name: Option<String>,
     ) {
-        let access = self.access(peer.remote.ip());
+        let access = match &tls_name {
+            // An authority we name vouches for it.
+            Some(_) => Access::Trusted,
+            None => self.access(peer.remote.ip()),
+        };
         self.endpoint.handle_accepted(now, connection, peer, access, tls_name);
         self.settle(now);
     }
@@ -271,6 +299,7 @@ impl UserAgent {
     }
 
     pub fn handle_stream(&mut self, now: Instant, connection: ConnectionId, bytes: &[u8]) {
+        self.show_room();
         self.endpoint.handle_stream(now, connection, bytes);
         self.settle(now);
     }
@@ -356,6 +385,7 @@ impl UserAgent {
             ring_timeout: dial.ring_timeout,
             ring: Ring::default(),
         };
+        self.note_peer(id, first.remote.ip());
         self.dials.insert(id, dial);
         self.calls.insert(id, Box::new(Call::outgoing(now, id, settings)));
         self.step(now, id, |_| ());
@@ -471,13 +501,6 @@ impl UserAgent {
         let own = admission.peers().of(signalling, None).map_or(&[][..], |peer| &peer.networks);
         let networks = admission.networks().iter().chain(own).copied().collect();
         Reach { signalling: Some(signalling), networks }
-    }
-
-    fn is_full(&self) -> bool {
-        let limit = self.settings.max_calls;
-        limit > 0
-            && self.calls.len() >= limit
-            && self.calls.values().filter(|call| call.is_live()).count() >= limit
     }
 
     fn label(&self, id: CallId, label: Label) -> Label {

@@ -101,6 +101,7 @@ impl UserAgent {
         self.calls.remove(&id);
         self.dials.remove(&id);
         self.offers.remove(&id);
+        self.trunk_of.remove(&id);
         self.redirects.remove(&id);
         if let Some(session) = self.session_of.remove(&id) {
             self.call_of.remove(&session);

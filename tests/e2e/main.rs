@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod abuse;
 mod bad_input;
 mod calls;
 mod client;
@@ -24,3 +25,4 @@ mod shutdown;
 mod sipp_scenarios;
 mod slides;
 mod transfer;
+mod transports;

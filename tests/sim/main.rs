@@ -13,6 +13,7 @@ mod network;
 mod phone;
 mod world;
 
+mod allowed;
 mod early;
 mod identity;
 mod incoming;

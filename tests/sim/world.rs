@@ -313,6 +313,7 @@ pub fn settings() -> Settings {
         name: "door".to_owned(),
         advertise: None,
         max_calls: 0,
+        calls_per_second: 0,
         busy: 503,
         max_call: seconds(3600),
         ring_timeout: seconds(30),

@@ -8,9 +8,10 @@ use super::super::dialog::Dialog;
 use super::super::digest::client::Client as Prover;
 use super::super::identifier::SessionIdentifier;
 use super::super::message::RequestMessage;
+use super::super::uri::Uri;
 use super::prack::{Early, Reliably};
 use super::timer::SessionTimer;
-use super::{Peer, RequestId};
+use super::{Hop, Peer, RequestId};
 
 /// ACKs kept to answer repeated 2xx.
 const ACKS_KEPT: usize = 4;
@@ -68,6 +69,8 @@ pub(super) struct Session {
     pub contact_local: SocketAddr,
     /// The peer's own idea of its address is not where its packets come from.
     pub behind_translator: bool,
+    /// Where the next hop leads, when it has a name.
+    pub named_target: Option<(Uri, Hop)>,
     pub local_tag: String,
     /// The transaction of the initial INVITE.
     pub invite: u64,
@@ -114,6 +117,7 @@ impl Session {
             peer,
             contact_local,
             behind_translator: false,
+            named_target: None,
             local_tag,
             invite,
             prover: None,

@@ -10,6 +10,7 @@ use super::super::transaction::client_invite::{ClientInvite, Timed};
 use super::super::transaction::server::Server;
 use super::super::transaction::server_invite::{self, ServerInvite};
 use super::hop::{Hop, Places};
+use super::keepalive::Pulse;
 use super::{ConnectionId, Endpoint, Peer, RequestId, SessionId, Timer};
 
 /// Whose request it is.
@@ -281,6 +282,11 @@ impl Endpoint {
         };
         if may {
             let bytes = message.to_bytes();
+            let success = (200..300).contains(&message.status)
+                && matches!(transaction.request.method, Method::Invite | Method::Register);
+            if success && let Some(id) = transaction.peer.connection {
+                self.connections.pulse(id).into_iter().for_each(Pulse::proven);
+            }
             transaction.last = Some(bytes.clone());
             if message.status >= 200 {
                 transaction.forget_request();

@@ -204,7 +204,12 @@ impl Endpoint {
         }
         // RFC 3263 §4.3: a place that is overloaded is left for the next one.
         if deliver && (response.status != 503 || !self.next_place(now, id)) {
+            let invited = if let User::Invite(session) = &user { Some(*session) } else { None };
+            if let Some(session) = invited {
+                self.learn_hop(id, session, &response);
+            }
             self.deliver(now, user, response);
+            invited.into_iter().for_each(|session| self.seek_target(session));
         }
     }
 

@@ -177,6 +177,7 @@ impl Endpoint {
         if let Some(reason) = bye {
             self.bye(now, session, reason.as_deref());
         }
+        self.seek_target(session);
         self.tend_session(session);
     }
 

@@ -33,6 +33,8 @@ pub struct Settings {
     pub echoes: bool,
     /// Where it registers, and is then called.
     pub account: Option<Account>,
+    /// Its certificate with key behind it, and whom it trusts: TLS on the port above its own.
+    pub tls: Option<(PathBuf, PathBuf)>,
 }
 
 /// One user of a registrar.
@@ -54,6 +56,7 @@ impl Default for Settings {
             answers: false,
             echoes: false,
             account: None,
+            tls: None,
         }
     }
 }
@@ -172,6 +175,10 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
     line("poll_method epoll");
     line(&format!("sip_listen 127.0.0.1:{ports}"));
     line("net_interface 127.0.0.1");
+    if let Some((certificate, ca)) = &settings.tls {
+        line(&format!("sip_certificate {}", certificate.display()));
+        line(&format!("sip_cafile {}", ca.display()));
+    }
     line("call_local_timeout 60");
     line("call_max_calls 8");
     line(&format!("rtp_ports {}-{}", ports + 4, ports + 47));
