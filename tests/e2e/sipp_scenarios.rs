@@ -15,7 +15,7 @@ const PLAIN: [&str; 2] = [
 ];
 
 /// Scenarios that any call can be.
-const CALLED: [&str; 19] = [
+const CALLED: [&str; 20] = [
     "hold",
     "video_added",
     "late_offer",
@@ -34,6 +34,7 @@ const CALLED: [&str; 19] = [
     "cancel_of_nothing",
     "old_cseq",
     "bye_of_nothing",
+    "held_call",
     "short_call",
 ];
 
