@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 
 use crate::app::config::settings::{
-    self, Agent, Busy, Config, DEFAULT_RECORDING, Listen, MirrorAudio, OnFailure, RecordVideo, Style,
-    Transform, Word,
+    self, Agent, Busy, Config, DEFAULT_RECORDING, MirrorAudio, OnFailure, RecordVideo, Style, Transform, Word,
 };
 use crate::app::detectors::Detectors;
+use crate::app::device;
+use crate::app::signalling;
+use crate::app::signalling::tls::{TlsSettings, TrunkTls};
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::{Behaviour, Room};
@@ -17,10 +19,12 @@ use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
 use crate::sip::digest::Credentials;
-use crate::sip::{self, Strangers, Transport};
+use crate::sip::{self, Strangers, digest};
+use crate::useragent::accounts::Account;
 use crate::useragent::admission::Admission;
 use crate::useragent::dialling::Dialling;
 use crate::useragent::peers::{Peer, Peers};
+use crate::useragent::registrar;
 use crate::useragent::routing::Route;
 use crate::useragent::{self};
 use crate::vision::censor::{self, CensorSettings};
@@ -34,8 +38,28 @@ pub fn product() -> String {
     format!("Eyeline/{}", env!("CARGO_PKG_VERSION"))
 }
 
-pub fn listeners(listen: &[Listen]) -> Vec<(Transport, std::net::SocketAddr)> {
-    listen.iter().map(|listen| (listen.transport, listen.address)).collect()
+pub fn sockets(config: &Config, seed: u64) -> signalling::Settings {
+    let listen = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
+    signalling::Settings { listen, tls: tls(config), admission: admission(config), dns: config.sip.dns, seed }
+}
+
+pub fn tls(config: &Config) -> TlsSettings {
+    let trunk = |peer: &settings::SipPeer| TrunkTls {
+        host: peer.uri.as_ref().map(|uri| uri.host.clone()),
+        sources: peer.source.clone(),
+        certificate: peer.certificate.clone(),
+        private_key: peer.private_key.clone(),
+        ca: peer.ca.clone(),
+        tls_name: peer.tls_name.clone(),
+    };
+    let tls = &config.sip.tls;
+    TlsSettings {
+        certificate: tls.certificate.clone(),
+        private_key: tls.private_key.clone(),
+        client_ca: tls.client_ca.clone(),
+        server_ca: tls.server_ca.clone(),
+        trunks: config.sip.peers.iter().map(trunk).collect(),
+    }
 }
 
 pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::Settings, String> {
@@ -44,15 +68,18 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             user_agent: product(),
             strangers: match config.sip.strangers {
                 settings::Strangers::Drop => Strangers::Drop,
-                settings::Strangers::Challenge | settings::Strangers::Reject => Strangers::Reject,
+                settings::Strangers::Challenge => Strangers::Challenge,
+                settings::Strangers::Reject => Strangers::Reject,
             },
+            realm: realm(config).to_owned(),
+            users: config.sip.users.iter().map(user).collect(),
             contact_user: config.appliance.name.clone(),
             advertise: config.sip.advertise,
             session_expires: config.sip.session_expires,
             min_se: config.sip.min_se,
             ..sip::Settings::default()
         },
-        admission: Admission::new(config.sip.trusted.clone()).with_peers(peers(config)),
+        admission: admission(config),
         routes: config
             .routes
             .iter()
@@ -62,14 +89,22 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
         name: config.appliance.name.clone(),
         advertise: config.sip.advertise,
         max_calls: config.sip.max_calls as usize,
+        calls_per_second: config.sip.calls_per_second,
         busy: match config.sip.busy {
             Busy::Unavailable503 => 503,
             Busy::Busy486 => 486,
         },
         max_call: config.sip.max_call,
+        accounts: config.sip.accounts.iter().map(|found| account(config, found)).collect(),
+        registrar: registrar(config),
         dial_max: config.sip.dial_max.unwrap_or(config.sip.max_call),
         dialling: dialling(config),
     })
+}
+
+/// Who is trusted, and who is known.
+pub fn admission(config: &Config) -> Admission {
+    Admission::new(config.sip.trusted.clone()).with_peers(peers(config))
 }
 
 fn peers(config: &Config) -> Peers {
@@ -87,6 +122,7 @@ fn peers(config: &Config) -> Peers {
         max_calls: peer.max_calls as usize,
         identity: peer.identity,
         ice: peer.ice,
+        srtp: peer.srtp.map(srtp),
     };
     Peers::new(config.sip.peers.iter().map(peer).collect())
 }
@@ -112,6 +148,44 @@ pub fn dialling(config: &Config) -> Dialling {
             sip.peers.iter().map(|peer| peer.name.clone()).collect(),
             names.chain(addresses).collect(),
         )
+}
+
+fn realm(config: &Config) -> &str {
+    config.sip.realm.as_deref().unwrap_or(&config.appliance.name)
+}
+
+fn user(user: &settings::User) -> digest::server::User {
+    digest::server::User { name: user.name.clone(), password: user.password.expose().to_owned() }
+}
+
+fn registrar(config: &Config) -> registrar::Settings {
+    let user = |user: &settings::User| registrar::User {
+        name: user.name.clone(),
+        display_name: user.display_name.clone(),
+    };
+    let mut domains = vec![realm(config).to_owned(), config.appliance.name.clone()];
+    domains.extend(config.sip.advertise.map(|address| address.to_string()));
+    domains.dedup();
+    registrar::Settings {
+        users: config.sip.users.iter().map(user).collect(),
+        domains,
+        listen: config.sip.listen.iter().map(|listen| listen.address).collect(),
+        clock: None,
+    }
+}
+
+fn account(config: &Config, account: &settings::Account) -> Account {
+    Account {
+        name: account.name.clone(),
+        registrar: account.registrar.clone(),
+        username: account.username.clone(),
+        password: account.password.expose().to_owned(),
+        realm: account.realm.clone(),
+        display_name: account.display_name.clone(),
+        expires: account.expires,
+        outbound_proxy: account.outbound_proxy.clone(),
+        instance: device::instance(&config.appliance.name, &account.name),
+    }
 }
 
 pub fn media(config: &Config) -> MediaSettings {

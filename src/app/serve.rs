@@ -23,7 +23,8 @@ use crate::app::config::settings::{Agent, Config};
 use crate::app::console;
 use crate::app::detectors::Detectors;
 use crate::app::footprint;
-use crate::app::service::{self, Heartbeat, Signals};
+use crate::app::load;
+use crate::app::service::{self, Ask, Heartbeat, Signals};
 use crate::app::signalling::{self, Order, Signalling};
 use crate::app::watch::{Shared, Watching};
 use crate::base::queue::{self, Fifo, Sender};
@@ -38,13 +39,13 @@ const ORDERS: usize = 64;
 /// Files are closed in it after the last call.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs the appliance until it is told to stop.
-pub fn run(loaded: Loaded) -> ExitCode {
+/// Runs the appliance until it is told to stop. `sip_trace`: how long its SIP messages are shown.
+pub fn run(loaded: &Loaded, sip_trace: Option<Duration>) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     service::file_limit_is_an_error();
-    match serve(&loaded.config) {
+    match serve(&loaded.config, sip_trace) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("eyeline: {error:#}");
@@ -53,7 +54,7 @@ pub fn run(loaded: Loaded) -> ExitCode {
     }
 }
 
-fn serve(config: &Config) -> anyhow::Result<()> {
+fn serve(config: &Config, sip_trace: Option<Duration>) -> anyhow::Result<()> {
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -68,8 +69,14 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let detectors = Arc::new(Detectors::load(config));
     report_detectors(&detectors);
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
-    let result =
-        runtime.block_on(run_until_told(config, started, detectors, media, runtime.handle().clone()));
+    let result = runtime.block_on(run_until_told(
+        config,
+        started,
+        detectors,
+        media,
+        runtime.handle().clone(),
+        sip_trace,
+    ));
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
@@ -151,13 +158,16 @@ async fn run_until_told(
     detectors: Arc<Detectors>,
     media: Handle,
     handle: Handle,
+    sip_trace: Option<Duration>,
 ) -> anyhow::Result<()> {
     let mut scope = Scope::new("serve", handle.clone());
     let clock = Clock::new(Instant::now(), SystemTime::now());
-    let listen = assemble::listeners(&config.sip.listen);
     let mut signals = Signals::new().context("cannot take signals")?;
-    let sip = Signalling::bind(&listen, Scope::new("sip", handle.clone())).await?;
-    let settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    let choice = u64::from_le_bytes(seed()?.first_chunk().copied().unwrap_or_default());
+    let sockets = assemble::sockets(config, choice);
+    let sip = Signalling::bind(sockets, Scope::new("sip", handle.clone())).await?;
+    let mut settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    settings.registrar.clock = Some(clock);
     let agent = UserAgent::new(settings, seed()?);
     let engine_settings = engine::Settings {
         rtp_ports: config.media.rtp_ports,
@@ -175,6 +185,10 @@ async fn run_until_told(
     service::watch(&mut scope, heartbeat);
     let watch = Watching::new(config, clock, detectors, shared, &sip, handle);
     let (orders, given) = queue::queue(Fifo { depth: ORDERS });
+    if let Some(length) = sip_trace {
+        sip.tracer().start(Instant::now(), length, &mut scope);
+    }
+    scope.task_until_stopped("load", load::sample(orders.clone()));
     let bound: Vec<String> =
         sip.bound().iter().map(|(t, a)| format!("{}:{a}", t.name().to_lowercase())).collect();
     service::ready(&format!("taking calls on {}", bound.join(", ")));
@@ -211,16 +225,27 @@ async fn run_until_told(
 
 /// The first signal drains, the next one hurries; both close the files.
 async fn obey_signals(signals: &mut Signals, orders: &Sender<Order, Fifo>, drain: Duration) {
-    signals.next().await;
+    while signals.next().await == Ask::Reload {
+        orders.offer(Order::ReadCertificates);
+    }
     service::stopping(drain + CLOSE_LIMIT);
     tracing::info!("stopping: no new calls, running ones may go on for {} s", drain.as_secs());
     orders.offer(Order::Drain);
     orders.offer(Order::Finish);
     tokio::select! {
         () = tokio::time::sleep(drain) => {}
-        ask = signals.next() => tracing::info!("stopping now: {ask:?}"),
+        ask = hurried(signals) => tracing::info!("stopping now: {ask:?}"),
     }
     orders.offer(Order::HangUpAll(EndReason::Shutdown));
+}
+
+async fn hurried(signals: &mut Signals) -> Ask {
+    loop {
+        let ask = signals.next().await;
+        if ask != Ask::Reload {
+            return ask;
+        }
+    }
 }
 
 async fn serve_console(config: &Config, scope: &mut Scope, shared: Arc<Shared>) -> anyhow::Result<()> {

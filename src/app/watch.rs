@@ -12,10 +12,11 @@ use tokio::runtime::Handle;
 
 use crate::app::config::settings::Config;
 use crate::app::console::view::{
-    CallDirection, CallView, ModelView, Part, Parts, RecordingView, SipView, Snapshot, StagesView,
+    CallDirection, CallView, ModelView, Part, Parts, Readiness, RecordingView, SipView, Snapshot, StagesView,
     StreamView, Totals, VideoView, WorkerView,
 };
 use crate::app::detectors::Detectors;
+use crate::app::door::Door;
 use crate::app::service::Heartbeat;
 use crate::app::signalling::{Signalling, Watch};
 use crate::base::stop::{Outcome, Scope};
@@ -26,6 +27,8 @@ use crate::engine::plan::{CallId, Label, PictureReport, Protection, StreamReport
 use crate::engine::report::Gauges;
 use crate::record::record::{CallRecord, DigitRecord, PictureRecord, RecordingRecord, StreamRecord};
 use crate::record::store::{free_bytes, record_path};
+use crate::sip::register::State;
+use crate::useragent::admission::screen::Dropped;
 use crate::useragent::{Do, UserAgent};
 
 /// The view is renewed at most this often, and less often with many calls, so that looking stays cheap beside them.
@@ -86,6 +89,9 @@ pub struct Watching {
     stale: bool,
     disk: Part,
     disk_at: Option<Instant>,
+    /// Whether calls may come, as of the last renewal.
+    ready: bool,
+    door: Door,
     scope: Scope,
 }
 
@@ -120,6 +126,8 @@ impl Watching {
             stale: false,
             disk: Part::good("disk"),
             disk_at: None,
+            ready: true,
+            door: sip.door(),
             scope: Scope::new("records", runtime),
         }
     }
@@ -295,7 +303,7 @@ impl Watching {
         self.disk.clone()
     }
 
-    fn parts(&mut self, now: Instant, draining: bool) -> Parts {
+    fn parts(&mut self, now: Instant, agent: &UserAgent) -> Parts {
         let part = |(name, problem): (String, Option<String>)| match problem {
             None => Part::good(name),
             Some(problem) => Part::bad(name, problem),
@@ -305,8 +313,35 @@ impl Watching {
             disk: self.disk(now),
             censor: self.detectors.target_states().into_iter().map(part).collect(),
             detectors: self.detectors.detector_states().into_iter().map(part).collect(),
-            draining,
+            accounts: agent.registrations().map(account_part).collect(),
+            draining: agent.is_draining(),
         }
+    }
+}
+
+fn account_part((name, state): (&str, &State)) -> Part {
+    match state {
+        State::Registered { .. } => Part::good(name),
+        State::Starting => Part::bad(name, "not registered yet"),
+        State::Gone => Part::bad(name, "unregistered"),
+        State::Failed { status, text, retry } => {
+            Part::bad(name, format!("{status} {text}, next try after {} s", retry.as_secs()))
+        }
+    }
+}
+
+fn registration(account: &str, state: &State) {
+    match state {
+        State::Registered { expires } => {
+            tracing::info!(%account, "registered for {} s", expires.as_secs());
+        }
+        State::Failed { status, text, retry } => {
+            let hint =
+                if matches!(status, 401 | 403 | 407) { ": check username, password and realm" } else { "" };
+            tracing::warn!(%account, "not registered: {status} {text}{hint}; next try after {} s", retry.as_secs());
+        }
+        State::Gone => tracing::info!(%account, "unregistered"),
+        State::Starting => {}
     }
 }
 
@@ -319,6 +354,7 @@ impl Watch for Watching {
                 self.renew_at = None;
                 self.over(*call, label, ended);
             }
+            Do::Registration { account, state } => registration(account, state),
             Do::Send { .. } | Do::Connect { .. } | Do::Close(_) | Do::Resolve { .. } | Do::Engine(_) => {}
         }
     }
@@ -338,17 +374,23 @@ impl Watch for Watching {
                 live.gauges = Some(running.gauges.clone());
             }
         }
+        let parts = self.parts(now, agent);
+        self.ready = parts.readiness() != Readiness::NotReady;
         let snapshot = Snapshot {
-            parts: self.parts(now, agent.is_draining()),
+            parts,
             calls: agent.calls().map(|call| self.view(now, call, engines)).collect(),
             recent: self.recent.iter().cloned().collect(),
             ended: self.ended.clone(),
-            sip: sip_view(agent),
+            sip: sip_view(now, agent, self.door.dropped()),
             worker: worker_view(&self.detectors),
             recording: self.recorded.clone(),
             ..Snapshot::default()
         };
         *self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready
     }
 
     /// What happened since the last renewal must not wait for the next thing to happen.
@@ -382,17 +424,24 @@ fn named(label: &Label) -> CallView {
     }
 }
 
-fn sip_view(agent: &UserAgent) -> SipView {
+fn sip_view(now: Instant, agent: &UserAgent, dropped: Dropped) -> SipView {
     let counters = agent.sip_counters();
     SipView {
         requests: counters.requests,
         responses: counters.responses,
         retransmissions: counters.retransmissions,
         malformed: counters.malformed,
+        challenges: counters.challenges,
+        proofs_refused: counters.proofs_refused,
+        bindings: agent.registrar().bindings(now).count(),
         dropped: BTreeMap::from([
             ("acl".to_owned(), counters.strangers_dropped),
             ("stray".to_owned(), counters.stray),
             ("overload".to_owned(), counters.overload),
+            ("malformed".to_owned(), counters.malformed),
+            ("rate".to_owned(), dropped.rate),
+            ("scanner".to_owned(), dropped.scanner),
+            ("banned".to_owned(), dropped.banned),
         ]),
     }
 }

@@ -102,6 +102,11 @@ impl Engines {
         self.calls.get(&call).and_then(|entry| entry.running.as_ref())
     }
 
+    /// Pairs of RTP ports that are free.
+    pub fn free_port_pairs(&self) -> usize {
+        self.ports.free()
+    }
+
     /// Makes greetings beforehand, so that the first caller need not wait for them.
     pub fn speaker(&self) -> Speaker {
         self.supplies.speaker.clone()

@@ -3,12 +3,17 @@
 //! Pure: one machine for the whole control plane. `app::signalling` gives it bytes, engine events and time, and
 //! carries out what [`UserAgent::poll`] says. A call whose step panics is discarded alone.
 
+pub mod accounts;
 pub mod admission;
 pub mod dialling;
+mod gate;
 pub mod peers;
+mod reaching;
 mod redirect;
+pub mod registrar;
 mod resolving;
 pub mod routing;
+mod terms;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -30,9 +35,13 @@ use crate::sip::{
     self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId,
     Response, SessionId, Transport, Uri,
 };
+use crate::useragent::accounts::{Account, Accounts};
 use crate::useragent::admission::Admission;
+use crate::useragent::admission::intake::{Intake, Limits};
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
+pub use crate::useragent::reaching::Way;
 use crate::useragent::redirect::Redirect;
+use crate::useragent::registrar::Registrar;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
 
@@ -47,11 +56,17 @@ pub struct Settings {
     pub name: String,
     /// The address in SDP; `None`: the local address the peer reached.
     pub advertise: Option<IpAddr>,
-    /// 0: no limit of its own.
+    /// 0: as many as the box was measured to carry.
     pub max_calls: usize,
+    /// New calls over all callers; 0: no limit.
+    pub calls_per_second: u32,
     /// The status over the limit: 503 or 486.
     pub busy: u16,
     pub max_call: Duration,
+    /// Where we register.
+    pub accounts: Vec<Account>,
+    /// Who registers with us.
+    pub registrar: registrar::Settings,
     /// The longest call that is dialled.
     pub dial_max: Duration,
     /// Whom this box may call.
@@ -69,6 +84,7 @@ pub struct Dial {
     pub room: Room,
     pub media: MediaSettings,
     pub ring_timeout: Duration,
+    pub way: Way,
 }
 
 #[derive(Debug)]
@@ -101,6 +117,11 @@ pub enum Do {
         label: Label,
         ended: Box<Ended>,
     },
+    /// How one of our registrations stands now.
+    Registration {
+        account: String,
+        state: sip::register::State,
+    },
 }
 
 /// Counts of the control plane.
@@ -125,14 +146,24 @@ pub struct UserAgent {
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    accounts: Accounts,
+    account_seed: [u8; 32],
+    registrar: Registrar,
+    /// The offers of calls that may go to another contact.
+    offers: HashMap<CallId, sip::Body>,
     redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
+    intake: Intake,
+    /// Calls of known peers, by the peer's name.
+    trunk_of: HashMap<CallId, String>,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
     /// Feeds keys in SDP; nothing of it shows in a tag or branch.
     secrets: StdRng,
     draining: bool,
+    /// The registrars have to be told that we go.
+    leaving: bool,
     counters: Counters,
     out: VecDeque<Do>,
 }
@@ -141,21 +172,36 @@ impl UserAgent {
     /// `seed` feeds every tag, branch and identifier.
     pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
         let first = u64::from_le_bytes([seed[0], seed[1], seed[2], seed[3], seed[4], 0, 0, 0]);
+        let registrar = Registrar::new(settings.registrar.clone());
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
             dialling: settings.dialling.clone(),
+            intake: Intake::new(
+                Limits {
+                    max_calls: settings.max_calls,
+                    calls_per_second: settings.calls_per_second,
+                    busy: settings.busy,
+                },
+                seed.map(|byte| byte ^ 0x5a),
+            ),
+            trunk_of: HashMap::new(),
             settings,
             calls: BTreeMap::new(),
             call_of: HashMap::new(),
             session_of: HashMap::new(),
             dials: HashMap::new(),
             resolving: HashMap::new(),
+            accounts: Accounts::default(),
+            account_seed: seed.map(|byte| byte ^ 0x5c),
+            registrar,
+            offers: HashMap::new(),
             redirects: HashMap::new(),
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
             secrets: StdRng::from_seed(apart(seed)),
             draining: false,
+            leaving: false,
             counters: Counters::default(),
             out: VecDeque::new(),
         }
@@ -163,7 +209,7 @@ impl UserAgent {
 
     /// Whether requests from this address are taken.
     pub fn access(&self, source: IpAddr) -> Access {
-        self.settings.admission.access(source)
+        if self.accounts.knows(source) { Access::Trusted } else { self.settings.admission.access(source) }
     }
 
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
@@ -189,8 +235,16 @@ impl UserAgent {
 
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, bytes: &[u8]) {
         let access = self.access(peer.remote.ip());
+        self.show_room();
         self.endpoint.handle_datagram(now, peer, access, bytes);
         self.settle(now);
+    }
+
+    /// Whether a stream from there may stay. A stranger's may where strangers are answered at all.
+    pub fn takes_stream(&self, source: IpAddr, tls_name: Option<&str>) -> bool {
+        tls_name.is_some()
+            || self.access(source) == Access::Trusted
+            || self.settings.sip.strangers != sip::Strangers::Drop
     }
 
     /// Our listener accepted a stream. `tls_name`: what its client certificate, if it was verified, names.
@@ -201,7 +255,11 @@ impl UserAgent {
         peer: Peer,
         tls_name: Option<String>,
     ) {
-        let access = self.access(peer.remote.ip());
+        let access = match &tls_name {
+            // An authority we name vouches for it.
+            Some(_) => Access::Trusted,
+            None => self.access(peer.remote.ip()),
+        };
         self.endpoint.handle_accepted(now, connection, peer, access, tls_name);
         self.settle(now);
     }
@@ -213,12 +271,18 @@ impl UserAgent {
     }
 
     pub fn handle_stream(&mut self, now: Instant, connection: ConnectionId, bytes: &[u8]) {
+        self.show_room();
         self.endpoint.handle_stream(now, connection, bytes);
         self.settle(now);
     }
 
     pub fn handle_closed(&mut self, now: Instant, connection: ConnectionId) {
+        let remote = self.endpoint.remote_of(connection);
         self.endpoint.handle_closed(now, connection);
+        self.registrar.forget_connection(connection);
+        if let Some((transport, remote)) = remote {
+            self.accounts.handle_flow_lost(now, transport, remote);
+        }
         self.settle(now);
     }
 
@@ -230,6 +294,7 @@ impl UserAgent {
 
     pub fn handle_time(&mut self, now: Instant) {
         self.endpoint.handle_time(now);
+        self.accounts.handle_time(now);
         while let Some((at, call)) = self.timers.first().copied() {
             if at > now {
                 break;
@@ -245,10 +310,10 @@ impl UserAgent {
     pub fn dial(&mut self, now: Instant, dial: Dial) -> CallId {
         let id = self.new_call_id();
         self.counters.outgoing += 1;
-        if dial.hops.is_empty() {
-            self.resolve(now, id, dial);
-        } else {
-            self.start_dial(now, id, dial);
+        match self.directed(now, dial.clone()) {
+            Ok(dial) if dial.hops.is_empty() => self.resolve(now, id, dial),
+            Ok(dial) => self.start_dial(now, id, dial),
+            Err(reason) => self.not_dialled(now, id, &dial, reason),
         }
         self.settle(now);
         id
@@ -259,11 +324,13 @@ impl UserAgent {
         // The offer names one address of ours: only places of its family can follow.
         dial.hops.retain(|hop| hop.remote.is_ipv4() == first.remote.is_ipv4());
         let settings = CallSettings {
-            // Whoever is reached over a WebSocket is a browser.
-            media: MediaSettings {
-                browser: dial.media.browser || matches!(first.transport, Transport::Ws | Transport::Wss),
-                ..dial.media.clone()
-            },
+            media: terms::outgoing(
+                self.settings.admission.peers(),
+                dial.media.clone(),
+                first.remote.ip(),
+                first.transport,
+                first.name.as_deref(),
+            ),
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
                 peer: first.remote.to_string(),
@@ -278,6 +345,7 @@ impl UserAgent {
             ring_timeout: dial.ring_timeout,
             ring: Ring::default(),
         };
+        self.note_peer(id, first.remote.ip());
         self.dials.insert(id, dial);
         self.calls.insert(id, Box::new(Call::outgoing(now, id, settings)));
         self.step(now, id, |_| ());
@@ -318,6 +386,7 @@ impl UserAgent {
     pub fn drain(&mut self) {
         self.draining = true;
         self.endpoint.set_ready(false);
+        self.leaving = true;
     }
 
     pub fn hang_up_all(&mut self, now: Instant, reason: &EndReason) {
@@ -335,12 +404,17 @@ impl UserAgent {
 
     pub fn wake_at(&self) -> Option<Instant> {
         let call = self.timers.first().map(|(at, _)| *at);
-        [call, self.endpoint.wake_at()].into_iter().flatten().min()
+        [call, self.endpoint.wake_at(), self.accounts.wake_at()].into_iter().flatten().min()
     }
 
     /// Drains the endpoint until it and the calls have nothing more to say to each other.
     fn settle(&mut self, now: Instant) {
-        while let Some(wanted) = self.endpoint.poll() {
+        if std::mem::take(&mut self.leaving) {
+            self.accounts.leave(now);
+        }
+        loop {
+            self.tend_accounts(now);
+            let Some(wanted) = self.endpoint.poll() else { return };
             match wanted {
                 sip::Do::Send { peer, bytes } => self.out.push_back(Do::Send { peer, bytes }),
                 sip::Do::Connect { connection, transport, remote, name } => {
@@ -349,6 +423,7 @@ impl UserAgent {
                 sip::Do::Resolve { id, uri } => self.out.push_back(Do::Resolve { id, uri }),
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
+                sip::Do::Event(event) if self.next_contact(now, &event) => drop(event),
                 // A call may be gone before its dialog: the endpoint ends that alone.
                 sip::Do::Event(event) => match event.session() {
                     Some(session) => {
@@ -364,25 +439,31 @@ impl UserAgent {
         }
     }
 
-    /// What belongs to no call. Nobody here takes any of it yet.
+    /// What belongs to no call.
     fn outside(&mut self, now: Instant, event: Event) {
-        if let Event::OutsideRequested { request, .. } = event {
-            self.endpoint.reply(now, request, Response { status: 405, ..Response::default() });
+        match event {
+            Event::OutsideAnswered { request, status, reason, headers, realm, .. } => {
+                self.accounts.handle_answer(now, request, (status, &reason), &headers, realm);
+            }
+            Event::OutsideRequested { request, asked } => {
+                let response = match asked.method {
+                    sip::Method::Register => self.registered(now, &asked),
+                    _ => Response { status: 405, ..Response::default() },
+                };
+                self.endpoint.reply(now, request, response);
+            }
+            Event::ProofRefused { source } => tracing::warn!(%source, "wrong name or password"),
+            _ => {}
         }
     }
 
     fn invited(&mut self, now: Instant, session: SessionId, invite: &Incoming) {
         let to = user_of(&invite.request_uri);
-        let from = user_of(&invite.from.uri);
+        // Who proved to be a user is that user, whatever From says.
+        let from = invite.user.clone().unwrap_or_else(|| user_of(&invite.from.uri));
         let header = |name: &str| invite.headers.value(name).map(str::to_owned);
         let asked = Asked { to: &to, from: &from, source: invite.peer.remote.ip(), header: &header };
-        let refusal = if self.draining {
-            Some((503, "Service Unavailable"))
-        } else if self.is_full() {
-            Some((self.settings.busy, if self.settings.busy == 486 { "Busy Here" } else { "Too Many Calls" }))
-        } else {
-            None
-        };
+        let refusal = self.refuses(now, invite.peer.remote.ip());
         let route = routing::choose(&self.settings.routes, &asked);
         let (status, text) = match (refusal, route) {
             (Some(refusal), _) => refusal,
@@ -394,7 +475,7 @@ impl UserAgent {
         };
         self.counters.refused += 1;
         let headers = match refusal {
-            Some(_) => vec![("Retry-After".to_owned(), "10".to_owned())],
+            Some(_) => vec![("Retry-After".to_owned(), self.intake.retry_after().to_string())],
             None => Vec::new(),
         };
         let response = Response { status, reason: Some(text.to_owned()), headers, body: None };
@@ -413,12 +494,15 @@ impl UserAgent {
     ) {
         let id = self.new_call_id();
         self.counters.incoming += 1;
+        let source = invite.peer.remote.ip();
+        let shown = invite.peer.connection.and_then(|connection| self.endpoint.tls_name(connection));
+        let media = MediaSettings {
+            video: route.video && self.settings.media.video,
+            slides: route.slides,
+            ..self.settings.media.clone()
+        };
         let settings = CallSettings {
-            media: MediaSettings {
-                video: route.video && self.settings.media.video,
-                slides: route.slides,
-                ..self.settings.media.clone()
-            },
+            media: terms::incoming(self.settings.admission.peers(), media, source, shown),
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
             label: Label {
                 agent: route.agent.clone(),
@@ -442,6 +526,7 @@ impl UserAgent {
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
+        self.note_peer(id, invite.peer.remote.ip());
         // The first step reads the offer: it is guarded like every later one.
         match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
             Ok(call) => {
@@ -453,6 +538,7 @@ impl UserAgent {
                 self.counters.faults += 1;
                 self.call_of.remove(&session);
                 self.session_of.remove(&id);
+                self.trunk_of.remove(&id);
                 let response = Response { status: 500, ..Response::default() };
                 self.endpoint.respond(now, session, response);
             }
@@ -464,13 +550,6 @@ impl UserAgent {
         let own = admission.peers().of(signalling, None).map_or(&[][..], |peer| &peer.networks);
         let networks = admission.networks().iter().chain(own).copied().collect();
         Reach { signalling: Some(signalling), networks }
-    }
-
-    fn is_full(&self) -> bool {
-        let limit = self.settings.max_calls;
-        limit > 0
-            && self.calls.len() >= limit
-            && self.calls.values().filter(|call| call.is_live()).count() >= limit
     }
 
     fn label(&self, id: CallId, from: String, to: String) -> Label {
@@ -528,6 +607,8 @@ impl UserAgent {
         self.arm(id, None);
         self.calls.remove(&id);
         self.dials.remove(&id);
+        self.offers.remove(&id);
+        self.trunk_of.remove(&id);
         self.redirects.remove(&id);
         if let Some(session) = self.session_of.remove(&id) {
             self.call_of.remove(&session);
@@ -585,16 +666,21 @@ impl UserAgent {
 
     fn invite(&mut self, now: Instant, id: CallId, body: sip::Body) {
         let Some(dial) = self.dials.get(&id) else { return };
+        if !dial.way.others.is_empty() {
+            self.offers.insert(id, body.clone());
+        }
+        let routes = dial.way.route.iter().map(|route| ("Route".to_owned(), route.clone()));
         self.redirects.entry(id).or_default().note(&dial.to, &body);
         let session = self.endpoint.invite(
             now,
             Outgoing {
                 to: dial.to.clone(),
+                target: dial.way.target.clone(),
                 from: dial.from.clone(),
                 hops: dial.hops.clone(),
-                headers: Vec::new(),
+                headers: routes.collect(),
                 body: Some(body),
-                credentials: None,
+                credentials: dial.way.credentials.clone(),
             },
         );
         self.session_of.insert(id, session);

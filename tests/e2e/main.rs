@@ -6,13 +6,16 @@
 
 mod harness;
 
+mod abuse;
 mod bad_input;
 mod calls;
 mod client;
+mod corpus;
 mod dialogs;
 mod examples;
 #[cfg(feature = "faults")]
 mod faults;
+mod identity;
 mod missing;
 mod offers;
 mod peers;
@@ -21,3 +24,4 @@ mod reoffers;
 mod shutdown;
 mod sipp_scenarios;
 mod slides;
+mod transports;

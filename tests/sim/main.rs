@@ -13,7 +13,9 @@ mod network;
 mod phone;
 mod world;
 
+mod allowed;
 mod early;
+mod identity;
 mod incoming;
 mod media;
 mod outgoing;

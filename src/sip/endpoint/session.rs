@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::super::dialog::Dialog;
+use super::super::digest::client::Client as Prover;
 use super::super::message::RequestMessage;
+use super::super::uri::Uri;
 use super::prack::{Early, Reliably};
 use super::timer::SessionTimer;
-use super::{Peer, RequestId};
+use super::{Hop, Peer, RequestId};
 
 /// ACKs kept to answer repeated 2xx.
 const ACKS_KEPT: usize = 4;
@@ -66,9 +68,15 @@ pub(super) struct Session {
     pub contact_local: SocketAddr,
     /// The peer's own idea of its address is not where its packets come from.
     pub behind_translator: bool,
+    /// Where the next hop leads, when it has a name.
+    pub named_target: Option<(Uri, Hop)>,
     pub local_tag: String,
     /// The transaction of the initial INVITE.
     pub invite: u64,
+    /// Answers challenges: only in sessions that we began with credentials.
+    pub prover: Option<Prover>,
+    /// What the last INVITE of ours proved itself with.
+    pub proof: Vec<(&'static str, String)>,
     /// Our initial INVITE.
     pub sent_invite: Option<RequestMessage>,
     pub repeat: Option<Repeat>,
@@ -104,8 +112,11 @@ impl Session {
             peer,
             contact_local,
             behind_translator: false,
+            named_target: None,
             local_tag,
             invite,
+            prover: None,
+            proof: Vec::new(),
             sent_invite: None,
             repeat: None,
             acks: VecDeque::new(),

@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::super::digest::client::Attempts;
 use super::super::message::{Headers, Method, RequestMessage, ResponseMessage};
 use super::super::transaction::client::Client;
 use super::super::transaction::client_invite::{ClientInvite, Timed};
 use super::super::transaction::server::Server;
 use super::super::transaction::server_invite::{self, ServerInvite};
 use super::hop::{Hop, Places};
+use super::keepalive::Pulse;
 use super::{ConnectionId, Endpoint, Peer, RequestId, SessionId, Timer};
 
 /// Whose request it is.
@@ -41,6 +43,7 @@ pub(super) struct ClientTransaction {
     pub request: RequestMessage,
     pub places: Places,
     pub user: User,
+    pub attempts: Attempts,
     pub armed: Option<Instant>,
 }
 
@@ -148,8 +151,18 @@ impl Endpoint {
         let id = self.new_id();
         let key = (branch, request.method.clone());
         self.client_of.insert(key.clone(), id);
-        let transaction =
-            ClientTransaction { machine, key, peer, connection, bytes, request, places, user, armed: None };
+        let transaction = ClientTransaction {
+            machine,
+            key,
+            peer,
+            connection,
+            bytes,
+            request,
+            places,
+            user,
+            attempts: Attempts::default(),
+            armed: None,
+        };
         self.clients.insert(id, transaction);
         self.tend_client(id);
         self.hurry(now, id);
@@ -269,6 +282,11 @@ impl Endpoint {
         };
         if may {
             let bytes = message.to_bytes();
+            let success = (200..300).contains(&message.status)
+                && matches!(transaction.request.method, Method::Invite | Method::Register);
+            if success && let Some(id) = transaction.peer.connection {
+                self.connections.pulse(id).into_iter().for_each(Pulse::proven);
+            }
             transaction.last = Some(bytes.clone());
             if message.status >= 200 {
                 transaction.forget_request();

@@ -8,8 +8,12 @@
 pub mod appliance;
 pub mod baresip;
 pub mod capture;
+pub mod certificates;
+pub mod kamailio;
+pub mod name_server;
 pub mod picture;
 pub mod process;
+pub mod relay;
 pub mod sipp;
 pub mod sound;
 pub mod uac;
