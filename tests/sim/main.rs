@@ -26,3 +26,4 @@ mod reoffer;
 mod sessions;
 mod storm;
 mod torture;
+mod transfer;
