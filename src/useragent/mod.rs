@@ -488,7 +488,8 @@ impl UserAgent {
     fn outside(&mut self, now: Instant, event: Event) {
         match event {
             Event::OutsideAnswered { request, status, reason, headers, realm, .. } => {
-                if !self.probe_answered(now, request, status) {
+                let probed = self.probe_answered(now, request, status);
+                if !probed {
                     self.accounts.handle_answer(now, request, (status, &reason), &headers, realm);
                 }
             }
