@@ -106,6 +106,10 @@ pub enum Do {
         id: ResolveId,
         uri: Uri,
     },
+    /// A wrong name or password came from there.
+    Guessed {
+        source: IpAddr,
+    },
     Engine(Command),
     Tell {
         call: CallId,
@@ -345,7 +349,7 @@ impl UserAgent {
             ring_timeout: dial.ring_timeout,
             ring: Ring::default(),
         };
-        self.note_peer(id, first.remote.ip());
+        self.note_peer(id, first.remote.ip(), None);
         self.dials.insert(id, dial);
         self.calls.insert(id, Box::new(Call::outgoing(now, id, settings)));
         self.step(now, id, |_| ());
@@ -452,7 +456,10 @@ impl UserAgent {
                 };
                 self.endpoint.reply(now, request, response);
             }
-            Event::ProofRefused { source } => tracing::warn!(%source, "wrong name or password"),
+            Event::ProofRefused { source } => {
+                tracing::warn!(%source, "wrong name or password");
+                self.out.push_back(Do::Guessed { source });
+            }
             _ => {}
         }
     }
@@ -463,7 +470,7 @@ impl UserAgent {
         let from = invite.user.clone().unwrap_or_else(|| user_of(&invite.from.uri));
         let header = |name: &str| invite.headers.value(name).map(str::to_owned);
         let asked = Asked { to: &to, from: &from, source: invite.peer.remote.ip(), header: &header };
-        let refusal = self.refuses(now, invite.peer.remote.ip());
+        let refusal = self.refuses(now, &invite.peer);
         let route = routing::choose(&self.settings.routes, &asked);
         let (status, text) = match (refusal, route) {
             (Some(refusal), _) => refusal,
@@ -526,7 +533,7 @@ impl UserAgent {
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
-        self.note_peer(id, invite.peer.remote.ip());
+        self.note_peer(id, invite.peer.remote.ip(), invite.peer.connection);
         // The first step reads the offer: it is guarded like every later one.
         match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
             Ok(call) => {

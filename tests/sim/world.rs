@@ -237,7 +237,7 @@ impl World {
                         self.network.send(now, datagram);
                     }
                     Do::Connect { connection, .. } => appliance.agent.handle_closed(now, connection),
-                    Do::Close(_) => {}
+                    Do::Close(_) | Do::Guessed { .. } => {}
                     // Addresses are known at once; names are never found.
                     Do::Resolve { id, uri } => {
                         if let Some(ip) = uri.host_ip() {
