@@ -6,7 +6,7 @@ set -euo pipefail
 BUILD="build-essential pkg-config clang libclang-dev nasm ca-certificates python3 python3-pip
     libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev"
 RUN="ffmpeg espeak-ng"
-TEST="baresip-core baresip-ffmpeg sip-tester tcpdump iproute2 procps"
+TEST="baresip-core baresip-ffmpeg kamailio sip-tester tcpdump iproute2 procps"
 
 command -v dpkg-query >/dev/null || {
     say "not a Debian system: packages are left to you. Needed are (Debian's names):" $BUILD $RUN $TEST
@@ -26,4 +26,10 @@ apt_get() {
 }
 mkdir -p "$TARGET/setup"
 apt_get update
+# Kamailio is a program of the tests: its package must not start it as a service of this machine.
+if [[ " ${missing[*]} " == *" kamailio "* ]] && [ ! -e /usr/sbin/policy-rc.d ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee /usr/sbin/policy-rc.d >/dev/null
+    as_root chmod 755 /usr/sbin/policy-rc.d
+    trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+fi
 apt_get install -y --no-install-recommends "${missing[@]}"

@@ -6,6 +6,7 @@ use crate::app::config::settings::{
     self, Agent, Busy, Config, DEFAULT_RECORDING, MirrorAudio, OnFailure, RecordVideo, Style, Transform, Word,
 };
 use crate::app::detectors::Detectors;
+use crate::app::device;
 use crate::app::signalling;
 use crate::app::signalling::tls::{TlsSettings, TrunkTls};
 use crate::call::behaviour::mirror::Mirror;
@@ -18,10 +19,12 @@ use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
 use crate::sip::digest::Credentials;
-use crate::sip::{self, Strangers};
+use crate::sip::{self, Strangers, digest};
+use crate::useragent::accounts::Account;
 use crate::useragent::admission::Admission;
 use crate::useragent::dialling::Dialling;
 use crate::useragent::peers::{Peer, Peers};
+use crate::useragent::registrar;
 use crate::useragent::routing::Route;
 use crate::useragent::{self};
 use crate::vision::censor::{self, CensorSettings};
@@ -65,8 +68,11 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             user_agent: product(),
             strangers: match config.sip.strangers {
                 settings::Strangers::Drop => Strangers::Drop,
-                settings::Strangers::Challenge | settings::Strangers::Reject => Strangers::Reject,
+                settings::Strangers::Challenge => Strangers::Challenge,
+                settings::Strangers::Reject => Strangers::Reject,
             },
+            realm: realm(config).to_owned(),
+            users: config.sip.users.iter().map(user).collect(),
             contact_user: config.appliance.name.clone(),
             advertise: config.sip.advertise,
             session_expires: config.sip.session_expires,
@@ -89,6 +95,8 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             Busy::Busy486 => 486,
         },
         max_call: config.sip.max_call,
+        accounts: config.sip.accounts.iter().map(|found| account(config, found)).collect(),
+        registrar: registrar(config),
         dial_max: config.sip.dial_max.unwrap_or(config.sip.max_call),
         dialling: dialling(config),
     })
@@ -114,6 +122,7 @@ fn peers(config: &Config) -> Peers {
         max_calls: peer.max_calls as usize,
         identity: peer.identity,
         ice: peer.ice,
+        srtp: peer.srtp.map(srtp),
     };
     Peers::new(config.sip.peers.iter().map(peer).collect())
 }
@@ -139,6 +148,44 @@ pub fn dialling(config: &Config) -> Dialling {
             sip.peers.iter().map(|peer| peer.name.clone()).collect(),
             names.chain(addresses).collect(),
         )
+}
+
+fn realm(config: &Config) -> &str {
+    config.sip.realm.as_deref().unwrap_or(&config.appliance.name)
+}
+
+fn user(user: &settings::User) -> digest::server::User {
+    digest::server::User { name: user.name.clone(), password: user.password.expose().to_owned() }
+}
+
+fn registrar(config: &Config) -> registrar::Settings {
+    let user = |user: &settings::User| registrar::User {
+        name: user.name.clone(),
+        display_name: user.display_name.clone(),
+    };
+    let mut domains = vec![realm(config).to_owned(), config.appliance.name.clone()];
+    domains.extend(config.sip.advertise.map(|address| address.to_string()));
+    domains.dedup();
+    registrar::Settings {
+        users: config.sip.users.iter().map(user).collect(),
+        domains,
+        listen: config.sip.listen.iter().map(|listen| listen.address).collect(),
+        clock: None,
+    }
+}
+
+fn account(config: &Config, account: &settings::Account) -> Account {
+    Account {
+        name: account.name.clone(),
+        registrar: account.registrar.clone(),
+        username: account.username.clone(),
+        password: account.password.expose().to_owned(),
+        realm: account.realm.clone(),
+        display_name: account.display_name.clone(),
+        expires: account.expires,
+        outbound_proxy: account.outbound_proxy.clone(),
+        instance: device::instance(&config.appliance.name, &account.name),
+    }
 }
 
 pub fn media(config: &Config) -> MediaSettings {

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::app::config::Given;
+use crate::app::config::secret::{Missing, Secret};
 use crate::app::sip_trace;
 use crate::engine::plan::AudioCodec;
 use crate::media::frame::Size;
@@ -214,6 +216,15 @@ pub struct CallArguments {
     /// Seconds to wait for an answer [sip.ring_timeout_s]
     #[arg(long, value_name = "S", value_parser = seconds)]
     pub ring_timeout: Option<Duration>,
+    /// Name for whoever asks for a password
+    #[arg(long, value_name = "NAME", requires = "password")]
+    pub user: Option<String>,
+    /// Its password: plain, ${env:NAME} or ${file:PATH}
+    #[arg(long, value_name = "SECRET", requires = "user", value_parser = secret)]
+    pub password: Option<Secret>,
+    /// Call as this [[sip.account]]
+    #[arg(long, value_name = "NAME", conflicts_with = "user")]
+    pub account: Option<String>,
     /// Local address [the one that faces the peer]
     #[arg(long, value_name = "ADDR")]
     pub bind: Option<IpAddr>,
@@ -241,6 +252,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err("write seconds, 0 to 86400".to_owned()),
     }
+}
+
+fn secret(text: &str) -> Result<Secret, String> {
+    Secret::resolve(text, &Given::of_process(Vec::new(), Vec::new())).map_err(|missing| match missing {
+        Missing::NotHere(why) | Missing::Wrong(why) => why,
+    })
 }
 
 fn digits(text: &str) -> Result<String, String> {

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 
 use crate::app::assemble;
 use crate::app::cli::{CallArguments, FAILED};
-use crate::app::config::settings::{Config, Word as _};
+use crate::app::config::settings::{Account, Config, Word as _};
 use crate::app::report::{CallReport, Story};
 use crate::app::serve::{media_runtime, seed};
 use crate::app::signalling::{self, Order, Signalling, Watch};
@@ -36,11 +36,12 @@ use crate::engine::plan::{CallId, Look, Picture, Place, RecordAudio, Recording, 
 use crate::engine::{self, Catalogue, Engines};
 use crate::media::codec::Detector;
 use crate::media::pool::FramePool;
+use crate::sip::digest::Credentials;
 use crate::sip::{Hop, NameAddr, Transport, Uri};
 use crate::source::clip::{Clip, ClipSettings};
 use crate::useragent::admission::Admission;
 use crate::useragent::dialling::Dialling;
-use crate::useragent::{self, Dial, Do, UserAgent};
+use crate::useragent::{self, Dial, Do, UserAgent, Way};
 use crate::vision::observer::ObserverSettings;
 use crate::vision::overlay::OverlaySettings;
 use crate::vision::schedule::Schedule;
@@ -76,6 +77,9 @@ pub fn run(arguments: &CallArguments, config: &Config) -> ExitCode {
 }
 
 fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport> {
+    if let Some(name) = arguments.account.as_deref().filter(|_| account(arguments, config).is_none()) {
+        bail!("there is no account {name}: write [[sip.account]] name = \"{name}\" into the configuration");
+    }
     let uri = target::uri(&arguments.uri)?;
     let received = arguments.out.as_deref().map(prepare_folder).transpose()?;
     let behaviour = behaviour(arguments)?;
@@ -212,6 +216,8 @@ fn agent_settings(config: &Config, target: &Target) -> useragent::Settings {
         calls_per_second: 0,
         busy: 486,
         max_call: Duration::from_secs(86_400),
+        accounts: Vec::new(),
+        registrar: useragent::registrar::Settings::default(),
         dial_max: Duration::from_secs(86_400),
         // The person at the command line named the first target; nothing may lead elsewhere.
         dialling: Dialling::default(),
@@ -234,7 +240,7 @@ fn dial(
     };
     Ok(Dial {
         to: target.uri.clone(),
-        from: NameAddr::new(from),
+        from: own_address(arguments, config, target).unwrap_or(NameAddr::new(from)),
         hops,
         behaviour,
         room: room(arguments, config, received),
@@ -247,6 +253,40 @@ fn dial(
             ..assemble::media(config)
         },
         ring_timeout: arguments.ring_timeout.unwrap_or(config.sip.ring_timeout),
+        way: Way { credentials: credentials(arguments, config), ..Way::default() },
+    })
+}
+
+/// Who we say we are: the account, or the user of the password at the domain dialled.
+fn own_address(arguments: &CallArguments, config: &Config, target: &Target) -> Option<NameAddr> {
+    if let Some(account) = account(arguments, config) {
+        let registrar = &account.registrar;
+        let mut own = NameAddr::new(Uri::sip(&account.username, &registrar.host, registrar.port));
+        own.display = (!account.display_name.is_empty()).then(|| account.display_name.clone());
+        return Some(own);
+    }
+    let user = arguments.user.as_deref()?;
+    Some(NameAddr::new(Uri::sip(user, &target.uri.host, target.uri.port)))
+}
+
+fn account<'a>(arguments: &CallArguments, config: &'a Config) -> Option<&'a Account> {
+    let name = arguments.account.as_deref()?;
+    config.sip.accounts.iter().find(|account| account.name == name)
+}
+
+fn credentials(arguments: &CallArguments, config: &Config) -> Option<Credentials> {
+    if let Some(account) = account(arguments, config) {
+        return Some(Credentials {
+            username: account.username.clone(),
+            password: account.password.expose().to_owned(),
+            realms: account.realm.clone().into_iter().collect(),
+        });
+    }
+    Some(Credentials {
+        username: arguments.user.clone()?,
+        password: arguments.password.as_ref()?.expose().to_owned(),
+        // A person at the command line named the peer: whoever asks first is it.
+        realms: Vec::new(),
     })
 }
 
@@ -298,7 +338,13 @@ impl Watch for Watching {
             Do::Ended { ended, .. } => {
                 self.happened.offer(Happened::Ended(ended.clone()));
             }
-            Do::Send { .. } | Do::Connect { .. } | Do::Close(_) | Do::Resolve { .. } | Do::Engine(_) => {}
+            Do::Send { .. }
+            | Do::Connect { .. }
+            | Do::Close(_)
+            | Do::Resolve { .. }
+            | Do::Guessed { .. }
+            | Do::Engine(_)
+            | Do::Registration { .. } => {}
         }
     }
 

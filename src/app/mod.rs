@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod detectors;
+mod device;
 pub mod dial;
 pub mod door;
 pub mod footprint;

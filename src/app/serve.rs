@@ -14,6 +14,7 @@ use anyhow::{Context as _, anyhow};
 use rand::TryRngCore as _;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::app::assemble;
 use crate::app::cli::FAILED;
@@ -165,7 +166,8 @@ async fn run_until_told(
     let choice = u64::from_le_bytes(seed()?.first_chunk().copied().unwrap_or_default());
     let sockets = assemble::sockets(config, choice);
     let sip = Signalling::bind(sockets, Scope::new("sip", handle.clone())).await?;
-    let settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    let mut settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    settings.registrar.clock = Some(clock);
     let agent = UserAgent::new(settings, seed()?);
     let engine_settings = engine::Settings {
         rtp_ports: config.media.rtp_ports,
@@ -196,19 +198,27 @@ async fn run_until_told(
         Outcome::Done
     });
     let drain = config.appliance.drain;
+    // A task like the readers that wake it: what comes is handled on the thread that read it.
+    let (tell, over) = oneshot::channel();
     let control = signalling::run(sip, agent, engines, events, given, Box::new(watch));
+    scope.task("control", async move {
+        let _ = tell.send(control.await);
+        Outcome::Done
+    });
     let obedience = async {
         obey_signals(&mut signals, &orders, drain).await;
         std::future::pending::<()>().await;
     };
     let watch = tokio::select! {
-        watch = control => Some(watch),
+        watch = over => Some(watch),
         () = obedience => None,
     };
-    if let Some(watch) = watch {
+    let broke = matches!(watch, Some(Err(_)));
+    if let Some(Ok(watch)) = watch {
         watch.close(CLOSE_LIMIT).await;
     }
     scope.close(Duration::from_millis(200)).await;
+    anyhow::ensure!(!broke, "the control loop broke: a bug");
     tracing::info!("stopped");
     Ok(())
 }

@@ -27,11 +27,14 @@ use crate::engine::plan::{CallId, Label, PictureReport, Protection, StreamReport
 use crate::engine::report::Gauges;
 use crate::record::record::{CallRecord, DigitRecord, PictureRecord, RecordingRecord, StreamRecord};
 use crate::record::store::{free_bytes, record_path};
+use crate::sip::register::State;
 use crate::useragent::admission::screen::Dropped;
 use crate::useragent::{Do, UserAgent};
 
-/// The view is renewed at most this often.
+/// The view is renewed at most this often, and less often with many calls, so that looking stays cheap beside them.
 const RENEWAL: Duration = Duration::from_millis(250);
+const RENEWAL_PER_CALL: Duration = Duration::from_micros(100);
+const SLOWEST_RENEWAL: Duration = Duration::from_secs(1);
 /// The disk is asked this often.
 const DISK_RENEWAL: Duration = Duration::from_secs(5);
 /// Ended calls shown.
@@ -300,7 +303,7 @@ impl Watching {
         self.disk.clone()
     }
 
-    fn parts(&mut self, now: Instant, draining: bool) -> Parts {
+    fn parts(&mut self, now: Instant, agent: &UserAgent) -> Parts {
         let part = |(name, problem): (String, Option<String>)| match problem {
             None => Part::good(name),
             Some(problem) => Part::bad(name, problem),
@@ -310,8 +313,35 @@ impl Watching {
             disk: self.disk(now),
             censor: self.detectors.target_states().into_iter().map(part).collect(),
             detectors: self.detectors.detector_states().into_iter().map(part).collect(),
-            draining,
+            accounts: agent.registrations().map(account_part).collect(),
+            draining: agent.is_draining(),
         }
+    }
+}
+
+fn account_part((name, state): (&str, &State)) -> Part {
+    match state {
+        State::Registered { .. } => Part::good(name),
+        State::Starting => Part::bad(name, "not registered yet"),
+        State::Gone => Part::bad(name, "unregistered"),
+        State::Failed { status, text, retry } => {
+            Part::bad(name, format!("{status} {text}, next try after {} s", retry.as_secs()))
+        }
+    }
+}
+
+fn registration(account: &str, state: &State) {
+    match state {
+        State::Registered { expires } => {
+            tracing::info!(%account, "registered for {} s", expires.as_secs());
+        }
+        State::Failed { status, text, retry } => {
+            let hint =
+                if matches!(status, 401 | 403 | 407) { ": check username, password and realm" } else { "" };
+            tracing::warn!(%account, "not registered: {status} {text}{hint}; next try after {} s", retry.as_secs());
+        }
+        State::Gone => tracing::info!(%account, "unregistered"),
+        State::Starting => {}
     }
 }
 
@@ -324,7 +354,13 @@ impl Watch for Watching {
                 self.renew_at = None;
                 self.over(*call, label, ended);
             }
-            Do::Send { .. } | Do::Connect { .. } | Do::Close(_) | Do::Resolve { .. } | Do::Engine(_) => {}
+            Do::Registration { account, state } => registration(account, state),
+            Do::Send { .. }
+            | Do::Connect { .. }
+            | Do::Close(_)
+            | Do::Resolve { .. }
+            | Do::Guessed { .. }
+            | Do::Engine(_) => {}
         }
     }
 
@@ -334,21 +370,23 @@ impl Watch for Watching {
         if self.stale {
             return;
         }
-        self.renew_at = Some(now + RENEWAL);
+        let calls = u32::try_from(agent.calls().count()).unwrap_or(u32::MAX);
+        let pause = RENEWAL_PER_CALL.saturating_mul(calls).clamp(RENEWAL, SLOWEST_RENEWAL);
+        self.renew_at = Some(now + pause);
         for call in agent.calls() {
             if let (Some(running), Some(live)) = (engines.running(call.id()), self.live.get_mut(&call.id())) {
                 live.recording = running.recording.clone().or(live.recording.take());
                 live.gauges = Some(running.gauges.clone());
             }
         }
-        let parts = self.parts(now, agent.is_draining());
+        let parts = self.parts(now, agent);
         self.ready = parts.readiness() != Readiness::NotReady;
         let snapshot = Snapshot {
             parts,
             calls: agent.calls().map(|call| self.view(now, call, engines)).collect(),
             recent: self.recent.iter().cloned().collect(),
             ended: self.ended.clone(),
-            sip: sip_view(agent, self.door.dropped()),
+            sip: sip_view(now, agent, self.door.dropped()),
             worker: worker_view(&self.detectors),
             recording: self.recorded.clone(),
             ..Snapshot::default()
@@ -391,13 +429,16 @@ fn named(label: &Label) -> CallView {
     }
 }
 
-fn sip_view(agent: &UserAgent, dropped: Dropped) -> SipView {
+fn sip_view(now: Instant, agent: &UserAgent, dropped: Dropped) -> SipView {
     let counters = agent.sip_counters();
     SipView {
         requests: counters.requests,
         responses: counters.responses,
         retransmissions: counters.retransmissions,
         malformed: counters.malformed,
+        challenges: counters.challenges,
+        proofs_refused: counters.proofs_refused,
+        bindings: agent.registrar().bindings(now).count(),
         dropped: BTreeMap::from([
             ("acl".to_owned(), counters.strangers_dropped),
             ("stray".to_owned(), counters.stray),

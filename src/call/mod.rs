@@ -327,7 +327,8 @@ impl Call {
             | sip::Event::Responded { .. }
             | sip::Event::Pracked { .. }
             | sip::Event::OutsideAnswered { .. }
-            | sip::Event::OutsideRequested { .. } => {}
+            | sip::Event::OutsideRequested { .. }
+            | sip::Event::ProofRefused { .. } => {}
         }
     }
 

@@ -11,6 +11,7 @@ pub mod message;
 pub mod multipart;
 pub mod parse;
 pub mod print;
+pub mod register;
 pub mod stream;
 pub mod transaction;
 pub mod uri;

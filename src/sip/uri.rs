@@ -135,6 +135,11 @@ impl Uri {
         self.user().map(unescape)
     }
 
+    /// `sip:` or `sips:`.
+    pub fn is_sip(&self) -> bool {
+        matches!(self.scheme, Scheme::Sip | Scheme::Sips)
+    }
+
     /// The `transport` parameter, as written.
     pub fn transport(&self) -> Option<&str> {
         self.parameter("transport").flatten()

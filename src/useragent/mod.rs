@@ -3,13 +3,17 @@
 //! Pure: one machine for the whole control plane. `app::signalling` gives it bytes, engine events and time, and
 //! carries out what [`UserAgent::poll`] says. A call whose step panics is discarded alone.
 
+pub mod accounts;
 pub mod admission;
 pub mod dialling;
 mod gate;
 pub mod peers;
+mod reaching;
 mod redirect;
+pub mod registrar;
 mod resolving;
 pub mod routing;
+mod terms;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -31,10 +35,13 @@ use crate::sip::{
     self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId,
     Response, SessionId, Transport, Uri,
 };
+use crate::useragent::accounts::{Account, Accounts};
 use crate::useragent::admission::Admission;
 use crate::useragent::admission::intake::{Intake, Limits};
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
+pub use crate::useragent::reaching::Way;
 use crate::useragent::redirect::Redirect;
+use crate::useragent::registrar::Registrar;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::{Asked, Route};
 
@@ -56,6 +63,10 @@ pub struct Settings {
     /// The status over the limit: 503 or 486.
     pub busy: u16,
     pub max_call: Duration,
+    /// Where we register.
+    pub accounts: Vec<Account>,
+    /// Who registers with us.
+    pub registrar: registrar::Settings,
     /// The longest call that is dialled.
     pub dial_max: Duration,
     /// Whom this box may call.
@@ -73,6 +84,7 @@ pub struct Dial {
     pub room: Room,
     pub media: MediaSettings,
     pub ring_timeout: Duration,
+    pub way: Way,
 }
 
 #[derive(Debug)]
@@ -94,6 +106,10 @@ pub enum Do {
         id: ResolveId,
         uri: Uri,
     },
+    /// A wrong name or password came from there.
+    Guessed {
+        source: IpAddr,
+    },
     Engine(Command),
     Tell {
         call: CallId,
@@ -104,6 +120,11 @@ pub enum Do {
         call: CallId,
         label: Label,
         ended: Box<Ended>,
+    },
+    /// How one of our registrations stands now.
+    Registration {
+        account: String,
+        state: sip::register::State,
     },
 }
 
@@ -123,11 +144,17 @@ pub struct Counters {
 pub struct UserAgent {
     settings: Settings,
     endpoint: Endpoint,
-    calls: BTreeMap<CallId, Call>,
+    /// Boxed: neighbours in the map are moved when one comes or goes.
+    calls: BTreeMap<CallId, Box<Call>>,
     call_of: HashMap<SessionId, CallId>,
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    accounts: Accounts,
+    account_seed: [u8; 32],
+    registrar: Registrar,
+    /// The offers of calls that may go to another contact.
+    offers: HashMap<CallId, sip::Body>,
     redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
     intake: Intake,
@@ -139,6 +166,8 @@ pub struct UserAgent {
     /// Feeds keys in SDP; nothing of it shows in a tag or branch.
     secrets: StdRng,
     draining: bool,
+    /// The registrars have to be told that we go.
+    leaving: bool,
     counters: Counters,
     out: VecDeque<Do>,
 }
@@ -147,6 +176,7 @@ impl UserAgent {
     /// `seed` feeds every tag, branch and identifier.
     pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
         let first = u64::from_le_bytes([seed[0], seed[1], seed[2], seed[3], seed[4], 0, 0, 0]);
+        let registrar = Registrar::new(settings.registrar.clone());
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
             dialling: settings.dialling.clone(),
@@ -165,12 +195,17 @@ impl UserAgent {
             session_of: HashMap::new(),
             dials: HashMap::new(),
             resolving: HashMap::new(),
+            accounts: Accounts::default(),
+            account_seed: seed.map(|byte| byte ^ 0x5c),
+            registrar,
+            offers: HashMap::new(),
             redirects: HashMap::new(),
             armed: HashMap::new(),
             timers: BTreeSet::new(),
             next_call: first,
             secrets: StdRng::from_seed(apart(seed)),
             draining: false,
+            leaving: false,
             counters: Counters::default(),
             out: VecDeque::new(),
         }
@@ -178,11 +213,11 @@ impl UserAgent {
 
     /// Whether requests from this address are taken.
     pub fn access(&self, source: IpAddr) -> Access {
-        self.settings.admission.access(source)
+        if self.accounts.knows(source) { Access::Trusted } else { self.settings.admission.access(source) }
     }
 
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
-        self.calls.values()
+        self.calls.values().map(Box::as_ref)
     }
 
     pub fn counters(&self) -> Counters {
@@ -246,7 +281,12 @@ impl UserAgent {
     }
 
     pub fn handle_closed(&mut self, now: Instant, connection: ConnectionId) {
+        let remote = self.endpoint.remote_of(connection);
         self.endpoint.handle_closed(now, connection);
+        self.registrar.forget_connection(connection);
+        if let Some((transport, remote)) = remote {
+            self.accounts.handle_flow_lost(now, transport, remote);
+        }
         self.settle(now);
     }
 
@@ -258,6 +298,7 @@ impl UserAgent {
 
     pub fn handle_time(&mut self, now: Instant) {
         self.endpoint.handle_time(now);
+        self.accounts.handle_time(now);
         while let Some((at, call)) = self.timers.first().copied() {
             if at > now {
                 break;
@@ -273,10 +314,10 @@ impl UserAgent {
     pub fn dial(&mut self, now: Instant, dial: Dial) -> CallId {
         let id = self.new_call_id();
         self.counters.outgoing += 1;
-        if dial.hops.is_empty() {
-            self.resolve(now, id, dial);
-        } else {
-            self.start_dial(now, id, dial);
+        match self.directed(now, dial.clone()) {
+            Ok(dial) if dial.hops.is_empty() => self.resolve(now, id, dial),
+            Ok(dial) => self.start_dial(now, id, dial),
+            Err(reason) => self.not_dialled(now, id, &dial, reason),
         }
         self.settle(now);
         id
@@ -287,11 +328,13 @@ impl UserAgent {
         // The offer names one address of ours: only places of its family can follow.
         dial.hops.retain(|hop| hop.remote.is_ipv4() == first.remote.is_ipv4());
         let settings = CallSettings {
-            // Whoever is reached over a WebSocket is a browser.
-            media: MediaSettings {
-                browser: dial.media.browser || matches!(first.transport, Transport::Ws | Transport::Wss),
-                ..dial.media.clone()
-            },
+            media: terms::outgoing(
+                self.settings.admission.peers(),
+                dial.media.clone(),
+                first.remote.ip(),
+                first.transport,
+                first.name.as_deref(),
+            ),
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
                 peer: first.remote.to_string(),
@@ -306,9 +349,9 @@ impl UserAgent {
             ring_timeout: dial.ring_timeout,
             ring: Ring::default(),
         };
-        self.note_peer(id, first.remote.ip());
+        self.note_peer(id, first.remote.ip(), None);
         self.dials.insert(id, dial);
-        self.calls.insert(id, Call::outgoing(now, id, settings));
+        self.calls.insert(id, Box::new(Call::outgoing(now, id, settings)));
         self.step(now, id, |_| ());
     }
 
@@ -347,6 +390,7 @@ impl UserAgent {
     pub fn drain(&mut self) {
         self.draining = true;
         self.endpoint.set_ready(false);
+        self.leaving = true;
     }
 
     pub fn hang_up_all(&mut self, now: Instant, reason: &EndReason) {
@@ -364,12 +408,17 @@ impl UserAgent {
 
     pub fn wake_at(&self) -> Option<Instant> {
         let call = self.timers.first().map(|(at, _)| *at);
-        [call, self.endpoint.wake_at()].into_iter().flatten().min()
+        [call, self.endpoint.wake_at(), self.accounts.wake_at()].into_iter().flatten().min()
     }
 
     /// Drains the endpoint until it and the calls have nothing more to say to each other.
     fn settle(&mut self, now: Instant) {
-        while let Some(wanted) = self.endpoint.poll() {
+        if std::mem::take(&mut self.leaving) {
+            self.accounts.leave(now);
+        }
+        loop {
+            self.tend_accounts(now);
+            let Some(wanted) = self.endpoint.poll() else { return };
             match wanted {
                 sip::Do::Send { peer, bytes } => self.out.push_back(Do::Send { peer, bytes }),
                 sip::Do::Connect { connection, transport, remote, name } => {
@@ -378,6 +427,7 @@ impl UserAgent {
                 sip::Do::Resolve { id, uri } => self.out.push_back(Do::Resolve { id, uri }),
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
+                sip::Do::Event(event) if self.next_contact(now, &event) => drop(event),
                 // A call may be gone before its dialog: the endpoint ends that alone.
                 sip::Do::Event(event) => match event.session() {
                     Some(session) => {
@@ -393,19 +443,34 @@ impl UserAgent {
         }
     }
 
-    /// What belongs to no call. Nobody here takes any of it yet.
+    /// What belongs to no call.
     fn outside(&mut self, now: Instant, event: Event) {
-        if let Event::OutsideRequested { request, .. } = event {
-            self.endpoint.reply(now, request, Response { status: 405, ..Response::default() });
+        match event {
+            Event::OutsideAnswered { request, status, reason, headers, realm, .. } => {
+                self.accounts.handle_answer(now, request, (status, &reason), &headers, realm);
+            }
+            Event::OutsideRequested { request, asked } => {
+                let response = match asked.method {
+                    sip::Method::Register => self.registered(now, &asked),
+                    _ => Response { status: 405, ..Response::default() },
+                };
+                self.endpoint.reply(now, request, response);
+            }
+            Event::ProofRefused { source } => {
+                tracing::warn!(%source, "wrong name or password");
+                self.out.push_back(Do::Guessed { source });
+            }
+            _ => {}
         }
     }
 
     fn invited(&mut self, now: Instant, session: SessionId, invite: &Incoming) {
         let to = user_of(&invite.request_uri);
-        let from = user_of(&invite.from.uri);
+        // Who proved to be a user is that user, whatever From says.
+        let from = invite.user.clone().unwrap_or_else(|| user_of(&invite.from.uri));
         let header = |name: &str| invite.headers.value(name).map(str::to_owned);
         let asked = Asked { to: &to, from: &from, source: invite.peer.remote.ip(), header: &header };
-        let refusal = self.refuses(now, invite.peer.remote.ip());
+        let refusal = self.refuses(now, &invite.peer);
         let route = routing::choose(&self.settings.routes, &asked);
         let (status, text) = match (refusal, route) {
             (Some(refusal), _) => refusal,
@@ -436,12 +501,15 @@ impl UserAgent {
     ) {
         let id = self.new_call_id();
         self.counters.incoming += 1;
+        let source = invite.peer.remote.ip();
+        let shown = invite.peer.connection.and_then(|connection| self.endpoint.tls_name(connection));
+        let media = MediaSettings {
+            video: route.video && self.settings.media.video,
+            slides: route.slides,
+            ..self.settings.media.clone()
+        };
         let settings = CallSettings {
-            media: MediaSettings {
-                video: route.video && self.settings.media.video,
-                slides: route.slides,
-                ..self.settings.media.clone()
-            },
+            media: terms::incoming(self.settings.admission.peers(), media, source, shown),
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
             label: Label {
                 agent: route.agent.clone(),
@@ -465,11 +533,11 @@ impl UserAgent {
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
-        self.note_peer(id, invite.peer.remote.ip());
+        self.note_peer(id, invite.peer.remote.ip(), invite.peer.connection);
         // The first step reads the offer: it is guarded like every later one.
         match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
             Ok(call) => {
-                self.calls.insert(id, call);
+                self.calls.insert(id, Box::new(call));
                 self.step(now, id, |_| ());
             }
             Err(_) => {
@@ -546,6 +614,7 @@ impl UserAgent {
         self.arm(id, None);
         self.calls.remove(&id);
         self.dials.remove(&id);
+        self.offers.remove(&id);
         self.trunk_of.remove(&id);
         self.redirects.remove(&id);
         if let Some(session) = self.session_of.remove(&id) {
@@ -604,16 +673,21 @@ impl UserAgent {
 
     fn invite(&mut self, now: Instant, id: CallId, body: sip::Body) {
         let Some(dial) = self.dials.get(&id) else { return };
+        if !dial.way.others.is_empty() {
+            self.offers.insert(id, body.clone());
+        }
+        let routes = dial.way.route.iter().map(|route| ("Route".to_owned(), route.clone()));
         self.redirects.entry(id).or_default().note(&dial.to, &body);
         let session = self.endpoint.invite(
             now,
             Outgoing {
                 to: dial.to.clone(),
+                target: dial.way.target.clone(),
                 from: dial.from.clone(),
                 hops: dial.hops.clone(),
-                headers: Vec::new(),
+                headers: routes.collect(),
                 body: Some(body),
-                credentials: None,
+                credentials: dial.way.credentials.clone(),
             },
         );
         self.session_of.insert(id, session);

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::UserAgent;
 use super::dialling::DialReason;
+use super::{UserAgent, Way};
 use crate::engine::plan::CallId;
 use crate::sip::{Body, Event, Headers, Hop, NameAddr, ResolveId, SessionId, Uri};
 
@@ -87,6 +87,8 @@ impl UserAgent {
             redirect.asking = Some(asked);
             if let Some(dial) = self.dials.get_mut(&call) {
                 dial.to = uri;
+                // Proof and way were for where the call was meant to go.
+                dial.way = Way::default();
             }
             return Ok(());
         }

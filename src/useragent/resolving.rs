@@ -17,12 +17,15 @@ pub(super) struct Resolving {
 
 impl UserAgent {
     pub(super) fn resolve(&mut self, now: Instant, call: CallId, dial: Dial) {
-        let id = self.endpoint.resolve(dial.to.clone());
+        let id = self.endpoint.resolve(dial.way.via.as_ref().unwrap_or(&dial.to).clone());
         self.resolving.insert(id, Resolving { call, dial, since: now });
     }
 
     /// The driver's answer to [`Do::Resolve`]: places in the order in which they are to be tried, or why there are none.
     pub fn handle_resolved(&mut self, now: Instant, id: ResolveId, found: Result<Vec<Hop>, String>) {
+        if self.accounts.handle_resolved(now, id, &found) {
+            return self.settle(now);
+        }
         match (self.resolving.remove(&id), found) {
             (Some(waiting), Ok(hops)) if !hops.is_empty() => {
                 let dial = Dial { hops, ..waiting.dial };
@@ -58,7 +61,12 @@ impl UserAgent {
 
     /// No call is there and none is coming.
     pub fn is_idle(&self) -> bool {
-        self.calls.is_empty() && self.resolving.is_empty()
+        self.calls.is_empty() && self.resolving.is_empty() && (!self.draining || self.accounts.are_gone())
+    }
+
+    /// A call that leads nowhere: it ends before it exists.
+    pub(super) fn not_dialled(&mut self, now: Instant, call: CallId, dial: &Dial, reason: EndReason) {
+        self.give_up(now, Resolving { call, dial: dial.clone(), since: now }, reason);
     }
 
     fn give_up(&mut self, now: Instant, waiting: Resolving, reason: EndReason) {

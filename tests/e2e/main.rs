@@ -10,10 +10,12 @@ mod abuse;
 mod bad_input;
 mod calls;
 mod client;
+mod corpus;
 mod dialogs;
 mod examples;
 #[cfg(feature = "faults")]
 mod faults;
+mod identity;
 mod missing;
 mod offers;
 mod peers;

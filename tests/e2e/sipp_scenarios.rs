@@ -69,6 +69,15 @@ fn the_appliance_is_called_by_every_scenario() {
     assert_no_call_left(&appliance);
 }
 
+#[test]
+fn a_ringing_call_can_be_taken_back() {
+    let _turn = turn();
+    let ringing = r#"route=[{to="*", agent="mirror", censor=false, detect=[], record=false, ring_s=5}]"#;
+    let appliance = Appliance::start(&[ringing, PLAIN[1]]);
+    play(&appliance, &["cancel"], Duration::from_secs(4));
+    assert_no_call_left(&appliance);
+}
+
 /// The longest hole without sound after each resume, in seconds.
 fn rounds_of_hold(appliance: &Appliance, rounds: u32) -> f64 {
     let mut caller = Caller::new(&appliance.uri());

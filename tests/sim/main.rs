@@ -15,6 +15,7 @@ mod world;
 
 mod allowed;
 mod early;
+mod identity;
 mod incoming;
 mod media;
 mod outgoing;

@@ -12,11 +12,12 @@ use eyeline::engine::plan::{
     AudioCodec, CallId, Command, Direction, Event, Look, Picture, Streams, Timeouts, VideoOut,
 };
 use eyeline::media::frame::Size;
+use eyeline::sip::register::State;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
 use eyeline::useragent::dialling::Dialling;
 use eyeline::useragent::routing::Route;
-use eyeline::useragent::{Dial, Do, Settings, UserAgent};
+use eyeline::useragent::{Dial, Do, Settings, UserAgent, Way};
 
 use crate::engine::Engine;
 use crate::network::{Datagram, Network};
@@ -42,6 +43,7 @@ pub struct Appliance {
     pub engine: Engine,
     pub told: Vec<(CallId, Tell)>,
     pub ended: Vec<(CallId, Box<Ended>)>,
+    pub registrations: Vec<(String, State)>,
 }
 
 impl Appliance {
@@ -54,6 +56,7 @@ impl Appliance {
             engine: Engine::new(),
             told: Vec::new(),
             ended: Vec::new(),
+            registrations: Vec::new(),
         }
     }
 
@@ -234,7 +237,7 @@ impl World {
                         self.network.send(now, datagram);
                     }
                     Do::Connect { connection, .. } => appliance.agent.handle_closed(now, connection),
-                    Do::Close(_) => {}
+                    Do::Close(_) | Do::Guessed { .. } => {}
                     // Addresses are known at once; names are never found.
                     Do::Resolve { id, uri } => {
                         if let Some(ip) = uri.host_ip() {
@@ -246,6 +249,7 @@ impl World {
                     Do::Engine(command) => appliance.engine.handle(now, command),
                     Do::Tell { call, tell, .. } => appliance.told.push((call, tell)),
                     Do::Ended { call, ended, .. } => appliance.ended.push((call, ended)),
+                    Do::Registration { account, state } => appliance.registrations.push((account, state)),
                 }
             }
         }
@@ -310,6 +314,8 @@ pub fn settings() -> Settings {
         calls_per_second: 0,
         busy: 503,
         max_call: seconds(3600),
+        accounts: Vec::new(),
+        registrar: Default::default(),
         dial_max: seconds(3600),
         dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned()]),
     }
@@ -369,6 +375,7 @@ pub fn dial(local: SocketAddr, destination: SocketAddr, ring_timeout: Duration) 
         room: room(),
         media: media(),
         ring_timeout,
+        way: Way::default(),
     }
 }
 

@@ -185,6 +185,12 @@ fn sip(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
     out.counter("sip_responses", "Responses received", sip.responses)?;
     out.counter("sip_retransmissions", "Messages sent again", sip.retransmissions)?;
     out.counter("sip_parse_errors", "Messages that could not be read", sip.malformed)?;
+    out.counter("sip_challenges", "Requests asked for proof", sip.challenges)?;
+    out.counter("sip_proofs_refused", "Wrong names and passwords", sip.proofs_refused)?;
+    out.gauge("registrar_bindings", "Contacts registered here", sip.bindings as f64)?;
+    let accounts = snapshot.parts.accounts.iter();
+    let up = accounts.map(|part| ([label(("account", &part.name))], f64::from(u8::from(part.ok))));
+    out.gauges("registration_up", "Whether we are registered there", up)?;
     let dropped = sip.dropped.iter().map(|(reason, n)| ([label(("reason", reason))], *n));
     out.counters("sip_dropped", "Messages thrown away without an answer", dropped)
 }

@@ -260,6 +260,7 @@ mod tests {
                 "objects",
                 "yolox-nano is not there; run `eyeline models pull yolox-nano`",
             )],
+            accounts: Vec::new(),
             draining: false,
         };
         let call = |id: &str| CallView { id: id.into(), from: "sip:alice@h".into(), ..CallView::default() };

@@ -38,6 +38,8 @@ pub struct Parts {
     pub censor: Vec<Part>,
     /// Every other detector in use; a missing one only degrades.
     pub detectors: Vec<Part>,
+    /// Where we register; a missing one only degrades.
+    pub accounts: Vec<Part>,
     pub draining: bool,
 }
 
@@ -76,7 +78,7 @@ impl Parts {
         let bound = !self.transports.is_empty() && all_ok(&self.transports);
         if !bound || !self.disk.ok || self.draining || !all_ok(&self.censor) {
             Readiness::NotReady
-        } else if !all_ok(&self.detectors) {
+        } else if !all_ok(&self.detectors) || !all_ok(&self.accounts) {
             Readiness::Degraded
         } else {
             Readiness::Ready
@@ -92,6 +94,7 @@ impl Parts {
             .chain(std::iter::once(&self.disk).map(kind("disk")))
             .chain(self.censor.iter().map(kind("censor")))
             .chain(self.detectors.iter().map(kind("detector")))
+            .chain(self.accounts.iter().map(kind("account")))
     }
 }
 
@@ -125,7 +128,7 @@ pub struct CallView {
     pub from: String,
     pub to: String,
     pub agent: String,
-    /// `ringing`, `talking`, `held`, `ending`, `ended`.
+    /// `preparing`, `ringing`, `early` (media before the answer), `answered`, `established`, `ending`, `ended`.
     pub state: String,
     #[serde(serialize_with = "time_text")]
     pub started: Option<SystemTime>,
@@ -207,6 +210,11 @@ pub struct SipView {
     pub responses: u64,
     pub retransmissions: u64,
     pub malformed: u64,
+    /// Requests asked for proof, and proofs that were wrong.
+    pub challenges: u64,
+    pub proofs_refused: u64,
+    /// Contacts registered here.
+    pub bindings: usize,
     /// Thrown away without an answer, by reason: `acl`, `rate`, …
     pub dropped: BTreeMap<String, u64>,
 }
@@ -353,6 +361,7 @@ mod tests {
             disk: Part::good("disk"),
             censor: vec![Part::good("face")],
             detectors: vec![Part::good("objects")],
+            accounts: vec![Part::good("pbx")],
             draining: false,
         }
     }
@@ -366,6 +375,7 @@ mod tests {
         };
         check(|_| {}, Readiness::Ready);
         check(|parts| parts.detectors[0].ok = false, Readiness::Degraded);
+        check(|parts| parts.accounts[0].ok = false, Readiness::Degraded);
         check(|parts| parts.censor[0].ok = false, Readiness::NotReady);
         check(|parts| parts.transports[0].ok = false, Readiness::NotReady);
         check(|parts| parts.transports.clear(), Readiness::NotReady);

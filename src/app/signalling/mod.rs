@@ -359,11 +359,14 @@ impl Signalling {
                     self.connect(connection, transport, remote, name);
                 }
                 Do::Close(connection) => self.streams.remove(connection),
+                Do::Guessed { source } => self.door.guessed(now, source),
                 Do::Resolve { id, uri } => {
                     self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     self.searches.offer(resolve::Wanted { id, uri, seed: self.seed });
                 }
-                Do::Engine(_) | Do::Tell { .. } | Do::Ended { .. } => self.deferred.push(wanted),
+                Do::Engine(_) | Do::Tell { .. } | Do::Ended { .. } | Do::Registration { .. } => {
+                    self.deferred.push(wanted);
+                }
             }
         }
         // Starting threads and writing the log take longer than all messages together: nobody waits for them.
@@ -404,6 +407,8 @@ pub async fn run(
     mut watch: Box<dyn Watch>,
 ) -> Box<dyn Watch> {
     let (mut finishing, mut goodbye) = (false, None);
+    #[expect(clippy::disallowed_methods, reason = "the control loop reads the clock for the machines below")]
+    agent.register_accounts(Instant::now());
     loop {
         #[expect(
             clippy::disallowed_methods,

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use super::super::dialog::Dialog;
 use super::super::message::{Method, RequestMessage};
-use super::compose::response_peer;
+use super::compose::{ACCEPT, ALLOW, response_peer};
 use super::inbound::{plain, reason_of};
+use super::options::SUPPORTED;
 use super::session::{Session, State};
 use super::{Endpoint, Event, Peer, RequestId, Response, SessionId};
 
@@ -44,7 +45,12 @@ impl Endpoint {
         match request.method {
             Method::Bye => self.handle_bye(now, peer, key, session, request),
             Method::Invite => self.handle_reinvite(now, peer, key, session, request),
-            Method::Options => self.answer(now, peer, key, request, plain(200)),
+            Method::Options => {
+                // §11.2: as outside, but a box that takes no new calls still has this one.
+                let told = [("Allow", ALLOW), ("Accept", ACCEPT), ("Supported", SUPPORTED)];
+                let headers = told.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+                self.answer(now, peer, key, request, Response { headers, ..plain(200) });
+            }
             Method::Info | Method::Message => {
                 self.hand_over(peer, key, session, request);
             }

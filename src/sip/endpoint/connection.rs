@@ -146,6 +146,19 @@ impl Endpoint {
         self.watch_streams(now);
     }
 
+    /// The other end of a stream.
+    pub fn remote_of(&self, id: ConnectionId) -> Option<(Transport, SocketAddr)> {
+        self.connections.open.get(&id).map(|connection| (connection.peer.transport, connection.peer.remote))
+    }
+
+    /// Keeps the way of a registration open (RFC 5626 §3.5.1). A stream that is closed stays closed.
+    pub fn keep_alive(&mut self, hop: &Hop) {
+        let open = self.connections.by_remote.contains_key(&(hop.transport, hop.remote));
+        if open || !hop.transport.is_reliable() {
+            self.send(hop.peer(), b"\r\n\r\n".to_vec());
+        }
+    }
+
     /// The stream closed or could not be opened.
     pub fn handle_closed(&mut self, now: Instant, id: ConnectionId) {
         let Some(connection) = self.connections.open.remove(&id) else { return };

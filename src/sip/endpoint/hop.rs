@@ -331,6 +331,7 @@ mod tests {
     fn outgoing(transports: &[(Transport, &str)], body: usize) -> Outgoing {
         let hop = |(transport, remote): &(Transport, &str)| Hop::to(*transport, at(remote), at(US));
         Outgoing {
+            target: None,
             to: Uri::parse("sip:bob@example.com").unwrap(),
             from: NameAddr::parse("<sip:alice@example.com>").unwrap(),
             hops: transports.iter().map(hop).collect(),

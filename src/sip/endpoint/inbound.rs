@@ -7,9 +7,10 @@ use super::super::dialog::DialogKey;
 use super::super::message::{Headers, Message, Method, RequestMessage};
 use super::super::multipart::{self, Content};
 use super::super::parse::{Malformed, is_keep_alive, parse};
+use super::authorize::Entry;
 use super::compose::{ACCEPT, ALLOW, response_peer, response_to, stamp_source};
 use super::transactions::ServerMachine;
-use super::{Access, Endpoint, Peer, Response, SessionId, Strangers};
+use super::{Access, Endpoint, Peer, Response, SessionId};
 use super::{options, outside};
 
 impl Endpoint {
@@ -63,9 +64,13 @@ impl Endpoint {
     ) {
         self.counters.requests += 1;
         let dialog = self.dialog_of(&request);
-        if access == Access::Stranger && dialog.is_none() {
-            return self.turn_away(peer, length, request);
-        }
+        let user = match dialog {
+            Some(_) => None,
+            None => match self.screen(now, peer, access, length, &request) {
+                Entry::Open(user) => user,
+                Entry::Closed => return,
+            },
+        };
         stamp_source(&mut request, peer.remote);
         self.connections.take_alias(peer, &request);
         let Some(key) = server_key(&request) else {
@@ -92,30 +97,12 @@ impl Endpoint {
                 tracing::debug!(method = method.as_str(), "a request of a dialog that is not here");
                 self.answer(now, peer, key, request, plain(481));
             }
-            (Method::Invite, None) => self.handle_invite(now, peer, key, request),
+            (Method::Invite, None) => self.handle_invite(now, peer, key, request, user),
             (Method::Options, None) => self.handle_options(now, peer, key, request),
-            (method, None) if outside::is_taken(method) => self.handle_outside(now, peer, key, request, None),
+            (method, None) if outside::is_taken(method) => self.handle_outside(now, peer, key, request, user),
             (Method::Bye, None) => self.answer(now, peer, key, request, plain(481)),
             (_, None) => self.answer(now, peer, key, request, plain(405)),
         }
-    }
-
-    /// A stranger's request: nothing is kept, and what is sent is never larger than what came.
-    fn turn_away(&mut self, peer: Peer, length: usize, mut request: RequestMessage) {
-        if self.settings.strangers == Strangers::Drop || request.method == Method::Ack {
-            self.counters.strangers_dropped += 1;
-            return;
-        }
-        stamp_source(&mut request, peer.remote);
-        let mut response = response_to(&request, 403, None);
-        response.reason = "No".to_owned();
-        let bytes = response.to_bytes();
-        if bytes.len() > length {
-            self.counters.strangers_dropped += 1;
-            return;
-        }
-        self.counters.strangers_rejected += 1;
-        self.send(response_peer(&request, peer), bytes);
     }
 
     /// The session whose dialog the request names.

@@ -12,6 +12,7 @@
 mod again;
 mod asked;
 mod asking;
+mod authorize;
 mod compose;
 mod connection;
 mod hop;
@@ -20,6 +21,7 @@ mod keepalive;
 mod options;
 mod outside;
 mod prack;
+mod prove;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,8 @@ use rand::{RngCore, SeedableRng};
 
 use super::dialog::DialogKey;
 use super::digest::Credentials;
+use super::digest::client::Client as Prover;
+use super::digest::server::{Guard, User};
 use super::header::NameAddr;
 pub use super::message::{Body, Headers, Method};
 pub use super::transaction::Timers;
@@ -147,6 +151,8 @@ pub enum Strangers {
     Drop,
     /// One stateless 403, never larger than the request.
     Reject,
+    /// One stateless 401; who proves to be a user is let in.
+    Challenge,
 }
 
 #[derive(Clone, Debug)]
@@ -155,6 +161,10 @@ pub struct Settings {
     pub user_agent: String,
     pub timers: Timers,
     pub strangers: Strangers,
+    /// What users prove themselves for.
+    pub realm: String,
+    /// Who may prove to be somebody, and so call or register.
+    pub users: Vec<User>,
     /// User part of our Contact.
     pub contact_user: String,
     /// The address in Contact and Via; `None`: the local address of the hop.
@@ -174,6 +184,8 @@ impl Default for Settings {
             user_agent: "Eyeline".to_owned(),
             timers: Timers::default(),
             strangers: Strangers::Drop,
+            realm: "eyeline".to_owned(),
+            users: Vec::new(),
             contact_user: "eyeline".to_owned(),
             advertise: None,
             max_sessions: 20_000,
@@ -212,6 +224,8 @@ pub struct Incoming {
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     pub to: Uri,
+    /// The Request-URI, when it is not `to`.
+    pub target: Option<Uri>,
     pub from: NameAddr,
     /// Tried in this order: on a transport error, a 503 or silence the next one gets the request. Never empty.
     pub hops: Vec<Hop>,
@@ -272,9 +286,19 @@ pub enum Event {
     /// Our BYE or CANCEL is done. Session over.
     Ended { session: SessionId },
     /// The final response to `send_outside`, 408 after a timeout, 503 after a transport error.
-    OutsideAnswered { request: RequestId, status: u16, reason: String, headers: Headers, body: Option<Body> },
+    /// `realm`: the one that asked for proof, if one did and got it.
+    OutsideAnswered {
+        request: RequestId,
+        status: u16,
+        reason: String,
+        headers: Headers,
+        body: Option<Body>,
+        realm: Option<String>,
+    },
     /// REGISTER, MESSAGE and the like outside any dialog; answer with `reply`.
     OutsideRequested { request: RequestId, asked: Box<OutsideRequest> },
+    /// A wrong name or password, or a proof used twice; 403 has been sent.
+    ProofRefused { source: IpAddr },
 }
 
 impl Event {
@@ -298,7 +322,9 @@ impl Event {
             | Event::Failed { session, .. }
             | Event::Responded { session, .. }
             | Event::Ended { session } => Some(*session),
-            Event::OutsideAnswered { .. } | Event::OutsideRequested { .. } => None,
+            Event::OutsideAnswered { .. } | Event::OutsideRequested { .. } | Event::ProofRefused { .. } => {
+                None
+            }
         }
     }
 }
@@ -334,6 +360,10 @@ pub struct Counters {
     /// Requests of strangers without an answer.
     pub strangers_dropped: u64,
     pub strangers_rejected: u64,
+    /// Requests that were asked for proof.
+    pub challenges: u64,
+    /// Wrong names and passwords, and proofs used twice.
+    pub proofs_refused: u64,
     /// Messages of ours sent again by a timer or a repeat of the peer's.
     pub retransmissions: u64,
     /// Repeats of the peer's requests.
@@ -375,6 +405,9 @@ pub struct Endpoint {
     sessions: HashMap<SessionId, Session>,
     session_of: HashMap<DialogKey, SessionId>,
     outside: OpenOutside,
+    /// Who answers challenges to our requests outside dialogs.
+    provers: HashMap<RequestId, Prover>,
+    guard: Guard,
     connections: Connections,
     /// Addresses that took no stream for a large request, and until when that is believed.
     without_stream: HashMap<SocketAddr, Instant>,
@@ -391,9 +424,13 @@ pub struct Endpoint {
 impl Endpoint {
     /// `seed` feeds tags, branches and Call-IDs.
     pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
+        let mut rng = StdRng::from_seed(seed);
+        let mut secret = [0; 32];
+        rng.fill_bytes(&mut secret);
+        let guard = Guard::new(settings.realm.clone(), &settings.users, secret);
         Endpoint {
             settings,
-            rng: StdRng::from_seed(seed),
+            rng,
             ready: true,
             room: None,
             counters: Counters::default(),
@@ -405,6 +442,8 @@ impl Endpoint {
             sessions: HashMap::new(),
             session_of: HashMap::new(),
             outside: OpenOutside::new(),
+            provers: HashMap::new(),
+            guard,
             connections: Connections::default(),
             without_stream: HashMap::new(),
             paths: HashMap::new(),

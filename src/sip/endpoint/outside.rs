@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::super::digest::Credentials;
+use super::super::digest::client::Client as Prover;
 use super::super::header::NameAddr;
 use super::super::message::{Body, Headers, Method, RequestMessage, ResponseMessage, reason_phrase};
 use super::super::uri::Uri;
@@ -96,19 +97,24 @@ impl Endpoint {
         let mut body = Vec::new();
         set_body(&mut headers, &mut body, outside.body.as_ref());
         let request = RequestMessage { method: outside.method, uri: outside.uri, headers, body };
+        if let Some(credentials) = outside.credentials {
+            self.provers.insert(id, Prover::new(credentials));
+        }
         self.start_client_over(now, peer, rest, branch, request, User::Outside(id));
         id
     }
 
     /// A response to a request of ours: only the final one is of interest.
     pub(super) fn outside_answered(&mut self, request: RequestId, response: ResponseMessage) {
+        let realm = self.realm_of(request);
         let body = response.body();
         let ResponseMessage { status, reason, headers, .. } = response;
-        self.event(Event::OutsideAnswered { request, status, reason, headers, body });
+        self.event(Event::OutsideAnswered { request, status, reason, headers, body, realm });
     }
 
     /// No response came (408), or it could not be sent (503).
     pub(super) fn outside_failed(&mut self, request: RequestId, status: u16) {
+        let realm = self.realm_of(request);
         let reason = reason_phrase(status).to_owned();
         self.event(Event::OutsideAnswered {
             request,
@@ -116,7 +122,13 @@ impl Endpoint {
             reason,
             headers: Headers::default(),
             body: None,
+            realm,
         });
+    }
+
+    /// Ends the proving of a request.
+    fn realm_of(&mut self, request: RequestId) -> Option<String> {
+        self.provers.remove(&request).and_then(|prover| prover.proven().map(str::to_owned))
     }
 
     /// A request of a peer: handed up and kept until its answer.

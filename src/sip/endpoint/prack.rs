@@ -508,6 +508,7 @@ mod tests {
     /// Our INVITE as a caller, with what its headers say.
     fn dialled(phone: &mut Scripted) -> (SessionId, String) {
         let outgoing = Outgoing {
+            target: None,
             to: Uri::parse("sip:alice@10.0.0.1").expect("a URI"),
             from: NameAddr::parse("<sip:bob@10.0.0.2>").expect("an address"),
             hops: vec![Hop::to(Transport::Udp, address(ALICE), address(BOB))],

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::super::dialog::Dialog;
+use super::super::digest::client::Client as Prover;
 use super::super::message::RequestMessage;
 use super::super::uri::Uri;
 use super::prack::{Early, Reliably};
@@ -72,6 +73,10 @@ pub(super) struct Session {
     pub local_tag: String,
     /// The transaction of the initial INVITE.
     pub invite: u64,
+    /// Answers challenges: only in sessions that we began with credentials.
+    pub prover: Option<Prover>,
+    /// What the last INVITE of ours proved itself with.
+    pub proof: Vec<(&'static str, String)>,
     /// Our initial INVITE.
     pub sent_invite: Option<RequestMessage>,
     pub repeat: Option<Repeat>,
@@ -110,6 +115,8 @@ impl Session {
             named_target: None,
             local_tag,
             invite,
+            prover: None,
+            proof: Vec::new(),
             sent_invite: None,
             repeat: None,
             acks: VecDeque::new(),

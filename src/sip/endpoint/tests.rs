@@ -59,6 +59,7 @@ impl Wire {
             hops: vec![Hop::to(self.transport, address(BOB), address(ALICE))],
             headers: Vec::new(),
             body: sdp("offer"),
+            target: None,
             credentials: None,
         };
         let session = self.alice.invite(self.now, outgoing);

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::super::message::{Method, RequestMessage, ResponseMessage};
+use super::super::digest::client::Attempts;
+use super::super::message::{Headers, Method, RequestMessage, ResponseMessage};
 use super::super::transaction::client::Client;
 use super::super::transaction::client_invite::{ClientInvite, Timed};
 use super::super::transaction::server::Server;
@@ -42,6 +43,7 @@ pub(super) struct ClientTransaction {
     pub request: RequestMessage,
     pub places: Places,
     pub user: User,
+    pub attempts: Attempts,
     pub armed: Option<Instant>,
 }
 
@@ -79,6 +81,16 @@ impl ClientTransaction {
 }
 
 impl ServerTransaction {
+    /// After the final response only repeats come: 32 seconds of them are many transactions.
+    fn forget_request(&mut self) {
+        let cseq = self.request.headers.value("CSeq").map(str::to_owned);
+        self.request.body = Vec::new();
+        self.request.headers = Headers::new();
+        if let Some(cseq) = cseq {
+            self.request.headers.push("CSeq", cseq);
+        }
+    }
+
     fn wake_at(&self) -> Option<Instant> {
         match &self.machine {
             ServerMachine::Invite(machine) => machine.wake_at(),
@@ -139,8 +151,18 @@ impl Endpoint {
         let id = self.new_id();
         let key = (branch, request.method.clone());
         self.client_of.insert(key.clone(), id);
-        let transaction =
-            ClientTransaction { machine, key, peer, connection, bytes, request, places, user, armed: None };
+        let transaction = ClientTransaction {
+            machine,
+            key,
+            peer,
+            connection,
+            bytes,
+            request,
+            places,
+            user,
+            attempts: Attempts::default(),
+            armed: None,
+        };
         self.clients.insert(id, transaction);
         self.tend_client(id);
         self.hurry(now, id);
@@ -266,6 +288,9 @@ impl Endpoint {
                 self.connections.pulse(id).into_iter().for_each(Pulse::proven);
             }
             transaction.last = Some(bytes.clone());
+            if message.status >= 200 {
+                transaction.forget_request();
+            }
             let peer = transaction.peer;
             self.send(peer, bytes);
         }

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::super::dialog::Dialog;
+use super::super::digest::client::Client as Prover;
 use super::super::header::NameAddr;
 use super::super::message::{Body, Headers, Method, RequestMessage, ResponseMessage, reason_phrase};
 use super::compose::{ALLOW, dialog_peer, set_body};
@@ -47,10 +48,12 @@ impl Endpoint {
         }
         let mut body = Vec::new();
         set_body(&mut headers, &mut body, outgoing.body.as_ref());
-        let request = RequestMessage { method: Method::Invite, uri: outgoing.to, headers, body };
+        let uri = outgoing.target.unwrap_or(outgoing.to);
+        let request = RequestMessage { method: Method::Invite, uri, headers, body };
         let state = State::Inviting { cancel: Cancel::No };
         let mut made = Session::new(state, peer, hop.local, tag, 0);
         made.sent_invite = Some(request.clone());
+        made.prover = outgoing.credentials.map(Prover::new);
         self.sessions.insert(session, made);
         let user = User::Invite(session);
         let id = self.start_client_over(now, peer, rest, branch, request, user);
@@ -92,6 +95,9 @@ impl Endpoint {
         ack.headers.prepend("Via", via);
         if let Some(state) = self.sessions.get(&session) {
             self.finish_request(&mut ack, state, &[], body);
+            for (name, value) in &state.proof {
+                ack.headers.push(name, value.clone());
+            }
         }
         ack.to_bytes()
     }
@@ -181,7 +187,11 @@ impl Endpoint {
             let peer = transaction.peer;
             self.send(peer, ack.to_bytes());
         }
+        let unproven = if deliver { self.unproven(id, response.status) } else { None };
         self.tend_client(id);
+        if unproven.is_some_and(|unproven| self.prove(now, unproven, &response)) {
+            return;
+        }
         if deliver && refused.is_some_and(|request| self.ask_longer(now, &user, request, &response)) {
             return;
         }

@@ -12,7 +12,14 @@ use super::transactions::ServerMachine;
 use super::{Endpoint, Event, Incoming, Peer, Response, SessionId, Timer};
 
 impl Endpoint {
-    pub(super) fn handle_invite(&mut self, now: Instant, peer: Peer, key: String, request: RequestMessage) {
+    pub(super) fn handle_invite(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        key: String,
+        request: RequestMessage,
+        user: Option<String>,
+    ) {
         let merge = merge_key(&request);
         if merge.as_ref().is_some_and(|merge| self.merges.contains_key(merge)) {
             return self.answer(now, peer, key, request, plain(482));
@@ -42,7 +49,7 @@ impl Endpoint {
             call_id,
             headers: request.headers.clone(),
             body: request.body(),
-            user: None,
+            user,
         };
         let translated = behind_translator(&request, peer);
         let to = response_peer(&request, peer);

@@ -31,8 +31,20 @@ pub struct Settings {
     pub answers: bool,
     /// Sends back what it hears (through its jitter buffer and codecs) instead of `sound`.
     pub echoes: bool,
+    /// Where it registers, and is then called.
+    pub account: Option<Account>,
     /// Its certificate with key behind it, and whom it trusts: TLS on the port above its own.
     pub tls: Option<(PathBuf, PathBuf)>,
+}
+
+/// One user of a registrar.
+#[derive(Clone)]
+pub struct Account {
+    pub user: &'static str,
+    pub password: &'static str,
+    pub registrar: SocketAddr,
+    /// Where its messages go instead.
+    pub proxy: Option<SocketAddr>,
 }
 
 impl Default for Settings {
@@ -43,6 +55,7 @@ impl Default for Settings {
             audio_codecs: "pcmu",
             answers: false,
             echoes: false,
+            account: None,
             tls: None,
         }
     }
@@ -76,6 +89,21 @@ impl Baresip {
         let control = wait_for(Duration::from_secs(10), || Control::connect(ports + 2))
             .unwrap_or_else(|| panic!("baresip does not start: {}", process.last_words()));
         Baresip { process, sip: SocketAddr::from(([127, 0, 0, 1], ports)), rtp_ports, control, folder }
+    }
+
+    /// Waits for the end of its first registration. `Err`: why it was refused.
+    pub fn registered(&mut self) -> Result<(), String> {
+        let kinds = ["REGISTER_OK", "REGISTER_FAIL"];
+        match self.control.wait_event(Duration::from_secs(10), &kinds) {
+            Some((kind, _)) if kind == "REGISTER_OK" => Ok(()),
+            Some((_, why)) => Err(why),
+            None => panic!("no registration: {}", self.process.last_words()),
+        }
+    }
+
+    /// Waits until a call it was called by is up.
+    pub fn called(&mut self, limit: Duration) -> bool {
+        self.control.wait_event(limit, &["CALL_ESTABLISHED"]).is_some()
     }
 
     /// Where it takes calls.
@@ -199,9 +227,16 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
 fn account(settings: &Settings, ports: u16) -> String {
     let mode = if settings.answers { "auto" } else { "manual" };
     let video = if settings.clip.is_some() { ";video_codecs=h264" } else { "" };
+    let codecs = settings.audio_codecs;
+    let Some(Account { user, password, registrar, proxy }) = &settings.account else {
+        return format!(
+            "<sip:peer@127.0.0.1:{ports}>;regint=0;answermode={mode};audio_codecs={codecs}{video}\n"
+        );
+    };
+    let proxy = proxy.map_or(String::new(), |proxy| format!(";outbound=\"sip:{proxy}\""));
     format!(
-        "<sip:peer@127.0.0.1:{ports}>;regint=0;answermode={mode};audio_codecs={}{video}\n",
-        settings.audio_codecs
+        "<sip:{user}@{registrar}>;auth_user={user};auth_pass={password};regint=60{proxy};answermode={mode};\
+         audio_codecs={codecs}{video}\n"
     )
 }
 
