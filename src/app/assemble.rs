@@ -1,9 +1,10 @@
 //! From configuration to the settings of the floors below: one function per receiver, nothing decided here.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::app::config::settings::{
-    self, Agent, Busy, Config, DEFAULT_RECORDING, MirrorAudio, OnFailure, RecordVideo, Style, Transform, Word,
+    self, Busy, Config, DEFAULT_RECORDING, MirrorAudio, OnFailure, RecordVideo, Style, Transform, Word,
 };
 use crate::app::detectors::Detectors;
 use crate::app::device;
@@ -18,10 +19,12 @@ use crate::codec::h264::probe;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
+use crate::secure::dtls::Identity;
 use crate::sip::digest::Credentials;
-use crate::sip::{self, Strangers, digest};
+use crate::sip::{self, Strangers, Uri, digest};
 use crate::useragent::accounts::Account;
 use crate::useragent::admission::Admission;
+use crate::useragent::control::Agent;
 use crate::useragent::dialling::Dialling;
 use crate::useragent::peers::{Peer, Peers};
 use crate::useragent::registrar;
@@ -95,6 +98,9 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             Busy::Busy486 => 486,
         },
         max_call: config.sip.max_call,
+        ring_timeout: config.sip.ring_timeout,
+        agents: agents(config, detectors)?,
+        trunks: trunks(config),
         accounts: config.sip.accounts.iter().map(|found| account(config, found)).collect(),
         registrar: registrar(config),
         dial_max: config.sip.dial_max.unwrap_or(config.sip.max_call),
@@ -213,14 +219,42 @@ fn srtp(policy: settings::SrtpPolicy) -> SrtpPolicy {
     }
 }
 
+/// Where the extensions of accounts and peers are called.
+fn trunks(config: &Config) -> Vec<(String, Uri)> {
+    let accounts =
+        config.sip.accounts.iter().map(|account| (account.name.clone(), account.registrar.clone()));
+    let peers = config.sip.peers.iter().filter_map(|peer| Some((peer.name.clone(), peer.uri.clone()?)));
+    accounts.chain(peers).collect()
+}
+
+/// Every agent with what the first route to it gives it, so that calls can be made with it. One without a route is
+/// treated as the last route says, which takes what no other did.
+fn agents(config: &Config, detectors: &Detectors) -> Result<Vec<Agent>, String> {
+    let of_route = |name: &String| {
+        let own = config.routes.iter().find(|route| route.agent == *name).or(config.routes.last())?;
+        Some(settings::Route { agent: name.clone(), ..own.clone() })
+    };
+    let agent = |found: settings::Route| {
+        let route = route(config, detectors, &found)?;
+        Ok(Agent {
+            name: route.agent,
+            behaviour: route.behaviour,
+            room: route.room,
+            video: route.video,
+            display_name: route.display_name,
+        })
+    };
+    config.agents.keys().filter_map(of_route).map(agent).collect()
+}
+
 fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Result<Route, String> {
     let agent = config.agents.get(&route.agent).cloned().unwrap_or_default();
     let behaviour = match agent {
-        Agent::Mirror { audio, greeting } => Behaviour::Mirror(Mirror {
+        settings::Agent::Mirror { audio, greeting } => Behaviour::Mirror(Mirror {
             greeting: if audio == MirrorAudio::Greeting { greeting } else { String::new() },
             echo: audio != MirrorAudio::Silence,
         }),
-        Agent::Record => {
+        settings::Agent::Record => {
             Behaviour::Record(Record { greeting: String::new(), text: "this call is recorded".to_owned() })
         }
     };
@@ -234,6 +268,7 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
         behaviour,
         room: room(config, detectors, route)?,
         video: route.video,
+        display_name: route.display_name.clone(),
         ring: route.ring,
         early_media: route.early_media,
         slides: route.slides,
@@ -341,6 +376,11 @@ fn look(config: &Config, observers: Vec<String>) -> Result<Look, String> {
         transforms: config.filters.transforms.iter().map(transform).collect::<Result<_, _>>()?,
         resize: config.filters.resize,
     })
+}
+
+/// The certificate of this process for DTLS-SRTP. Without one, streams that need it are refused and calls go on.
+pub fn dtls() -> Option<Arc<Identity>> {
+    Identity::generate().map_err(|why| tracing::error!("{why}")).ok().map(Arc::new)
 }
 
 /// The encoder a setting means, by proof; remembered by the prober.

@@ -32,7 +32,7 @@ use crate::call::behaviour::dialled::Dialled;
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
-use crate::engine::plan::{CallId, Look, Picture, Place, RecordAudio, Recording, Then, VideoOut};
+use crate::engine::plan::{CallId, Label, Look, Picture, Place, RecordAudio, Recording, Then, VideoOut};
 use crate::engine::{self, Catalogue, Engines};
 use crate::media::codec::Detector;
 use crate::media::pool::FramePool;
@@ -100,7 +100,10 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
         let target = target::find(uri, arguments.bind, config.sip.dns, seed_of_choice).await?;
         let sockets = sockets(arguments, config, &target);
         let mut sip = Signalling::bind(sockets, Scope::new("sip", handle.clone())).await?;
-        let agent = UserAgent::new(agent_settings(config, &target), seed()?);
+        let dtls = assemble::dtls();
+        let mut settings = agent_settings(config, &target);
+        settings.media.dtls_fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
+        let agent = UserAgent::new(settings, seed()?);
         let clock = Clock::new(Instant::now(), SystemTime::now());
         let settings = engine::Settings {
             rtp_ports: RTP_PORTS,
@@ -108,6 +111,7 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
             clock,
             cname: assemble::cname(config, Some(target.local)),
             catalogue: Arc::new(NoDetectors),
+            dtls,
             choose_encoder: assemble::choose_encoder,
         };
         let (engines, events) = Engines::new(settings, media, handle);
@@ -216,6 +220,9 @@ fn agent_settings(config: &Config, target: &Target) -> useragent::Settings {
         calls_per_second: 0,
         busy: 486,
         max_call: Duration::from_secs(86_400),
+        ring_timeout: config.sip.ring_timeout,
+        agents: Vec::new(),
+        trunks: Vec::new(),
         accounts: Vec::new(),
         registrar: useragent::registrar::Settings::default(),
         dial_max: Duration::from_secs(86_400),
@@ -253,6 +260,8 @@ fn dial(
             ..assemble::media(config)
         },
         ring_timeout: arguments.ring_timeout.unwrap_or(config.sip.ring_timeout),
+        headers: Vec::new(),
+        label: Label::default(),
         way: Way { credentials: credentials(arguments, config), ..Way::default() },
     })
 }
@@ -379,6 +388,7 @@ async fn converse(
                 }
                 Some(Happened::Told(now, _, Tell::Updated { streams })) => story.updates.push((now, *streams)),
                 Some(Happened::Told(_, _, Tell::Digit(digit))) => story.digits.push(digit),
+                Some(Happened::Told(_, _, Tell::Moment(_))) => {}
                 Some(Happened::Ended(ended)) => {
                     story.ended = Some(ended);
                     break;

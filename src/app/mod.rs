@@ -20,4 +20,5 @@ pub mod service;
 pub mod signalling;
 pub mod sip_trace;
 pub mod target;
+pub mod timeline;
 pub mod watch;

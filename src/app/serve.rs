@@ -36,6 +36,8 @@ use crate::useragent::UserAgent;
 
 /// Orders to the control loop that wait.
 const ORDERS: usize = 64;
+/// The control loop answers what is asked of calls within this.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Files are closed in it after the last call.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -167,6 +169,8 @@ async fn run_until_told(
     let sockets = assemble::sockets(config, choice);
     let sip = Signalling::bind(sockets, Scope::new("sip", handle.clone())).await?;
     let mut settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    let dtls = assemble::dtls();
+    settings.media.dtls_fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
     settings.registrar.clock = Some(clock);
     let agent = UserAgent::new(settings, seed()?);
     let engine_settings = engine::Settings {
@@ -175,16 +179,17 @@ async fn run_until_told(
         clock,
         cname: assemble::cname(config, config.sip.advertise),
         catalogue: detectors.clone(),
+        dtls,
         choose_encoder: assemble::choose_encoder,
     };
     let (engines, events) = Engines::new(engine_settings, media, handle.clone());
     prepare_greetings(&mut scope, config, engines.speaker());
     let heartbeat = Heartbeat::new(Instant::now());
     let shared = Arc::new(Shared::new(config.appliance.name.clone(), started, heartbeat.clone()));
-    serve_console(config, &mut scope, shared.clone()).await?;
+    let (orders, given) = queue::queue(Fifo { depth: ORDERS });
+    serve_console(config, &mut scope, shared.clone(), orders.clone()).await?;
     service::watch(&mut scope, heartbeat);
     let watch = Watching::new(config, clock, detectors, shared, &sip, handle);
-    let (orders, given) = queue::queue(Fifo { depth: ORDERS });
     if let Some(length) = sip_trace {
         sip.tracer().start(Instant::now(), length, &mut scope);
     }
@@ -248,7 +253,12 @@ async fn hurried(signals: &mut Signals) -> Ask {
     }
 }
 
-async fn serve_console(config: &Config, scope: &mut Scope, shared: Arc<Shared>) -> anyhow::Result<()> {
+async fn serve_console(
+    config: &Config,
+    scope: &mut Scope,
+    shared: Arc<Shared>,
+    orders: Sender<Order, Fifo>,
+) -> anyhow::Result<()> {
     let Some(address) = config.console.listen else { return Ok(()) };
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("the console cannot listen on {address}: is something else there? Change console.listen")
@@ -256,10 +266,19 @@ async fn serve_console(config: &Config, scope: &mut Scope, shared: Arc<Shared>) 
     let (settings, stop) = (config.console.clone(), scope.token());
     let source: console::Source = Arc::new(move || shared.snapshot(Instant::now()));
     scope.task("console", async move {
-        console::serve(listener, &settings, source, stop).await;
+        console::serve(listener, &settings, source, Some(controller(orders)), stop).await;
         Outcome::Done
     });
     Ok(())
+}
+
+/// The control loop as the console asks it.
+fn controller(orders: Sender<Order, Fifo>) -> console::Controller {
+    Arc::new(move |asked| {
+        let (reply, answer) = oneshot::channel();
+        orders.offer(Order::Control { asked, reply });
+        Box::pin(async move { tokio::time::timeout(ANSWER_LIMIT, answer).await.ok()?.ok() })
+    })
 }
 
 /// Spoken once at the start, so that no caller waits for the first time.

@@ -81,7 +81,7 @@ mod tests {
     async fn an_address_needs_no_name_server() {
         let found = |text: &str, bind| find(uri(text).unwrap(), bind, None, 1);
         let target = found("sips:100@127.0.0.1", None).await.unwrap();
-        assert_eq!(target.places[0].remote, "127.0.0.1:5061".parse().unwrap());
+        assert_eq!(target.places[0].remote, "127.0.0.1:5061".parse::<SocketAddr>().unwrap());
         assert!(target.is_secure() && target.name.is_none() && target.local.is_loopback());
         let wrong = found("100@127.0.0.1", Some("::1".parse().unwrap())).await.err().unwrap();
         assert!(wrong.to_string().contains("--bind"), "{wrong}");

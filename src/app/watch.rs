@@ -19,6 +19,7 @@ use crate::app::detectors::Detectors;
 use crate::app::door::Door;
 use crate::app::service::Heartbeat;
 use crate::app::signalling::{Signalling, Watch};
+use crate::app::timeline::Timeline;
 use crate::base::stop::{Outcome, Scope};
 use crate::base::time::Clock;
 use crate::call::{Call, Ended, Tell};
@@ -37,6 +38,8 @@ const RENEWAL_PER_CALL: Duration = Duration::from_micros(100);
 const SLOWEST_RENEWAL: Duration = Duration::from_secs(1);
 /// The disk is asked this often.
 const DISK_RENEWAL: Duration = Duration::from_secs(5);
+/// The last events of a call that are shown; its record holds more.
+const EVENTS_SHOWN: usize = 50;
 /// Ended calls shown.
 const RECENT: usize = 50;
 
@@ -68,6 +71,7 @@ impl Shared {
 #[derive(Default)]
 struct Live {
     digits: Vec<(char, Instant)>,
+    timeline: Timeline,
     recording: Option<PathBuf>,
     gauges: Option<Arc<Gauges>>,
 }
@@ -134,6 +138,7 @@ impl Watching {
 
     fn told(&mut self, now: Instant, call: CallId, label: &Label, tell: &Tell) {
         let live = self.live.entry(call).or_default();
+        live.timeline.told(now, tell);
         match tell {
             Tell::Ringing => {
                 tracing::info!(call = %label.call, agent = %label.agent, "ringing");
@@ -143,7 +148,8 @@ impl Watching {
                 tracing::info!(call = %label.call, media = %media_of(streams), "media before the answer");
             }
             Tell::Answered { streams } => {
-                tracing::info!(call = %label.call, media = %media_of(streams), "answered");
+                let session_id = label.session_id.as_deref().unwrap_or_default();
+                tracing::info!(call = %label.call, media = %media_of(streams), %session_id, "answered");
             }
             Tell::Updated { streams } => {
                 tracing::info!(call = %label.call, media = %media_of(streams), "media renegotiated");
@@ -152,11 +158,18 @@ impl Watching {
                 tracing::debug!(call = %label.call, %digit, "digit");
                 live.digits.push((*digit, now));
             }
+            Tell::Moment(moment) => {
+                let told = |word: &(&str, String)| format!("{}={:?}", word.0, word.1);
+                let data: Vec<String> = moment.data.iter().map(told).collect();
+                tracing::info!(call = %label.call, "{}", moment.kind);
+                tracing::debug!(call = %label.call, "{} {}", moment.kind, data.join(" "));
+            }
         }
     }
 
     fn over(&mut self, call: CallId, label: &Label, ended: &Ended) {
-        let live = self.live.remove(&call).unwrap_or_default();
+        let mut live = self.live.remove(&call).unwrap_or_default();
+        live.timeline.ended(ended);
         match &ended.peer_reason {
             Some(said) => tracing::info!(call = %label.call, "ended: {} ({said})", ended.reason),
             None => tracing::info!(call = %label.call, "ended: {}", ended.reason),
@@ -164,7 +177,7 @@ impl Watching {
         for fault in ended.report.iter().flat_map(|report| &report.faults) {
             tracing::warn!(call = %label.call, "{fault}");
         }
-        let view = self.view_of_ended(label, ended);
+        let view = self.view_of_ended(label, ended, &live);
         self.ended.add(&view);
         self.recent.push_front(view);
         self.recent.truncate(RECENT);
@@ -192,7 +205,17 @@ impl Watching {
         let video = report.and_then(|report| report.video.as_ref());
         let since_answer =
             |at: Instant| at.saturating_duration_since(ended.answered.unwrap_or(ended.started));
+        let (events, events_lost) = live.timeline.record(ended.started, usize::MAX);
         CallRecord {
+            events,
+            events_lost,
+            display_name: label.display_name.clone(),
+            asserted: label.asserted.clone(),
+            diverted_by: label.diverted_by.clone(),
+            room: label.room.clone(),
+            session: label.session.clone(),
+            session_id: label.session_id.clone(),
+            headers: label.headers.clone(),
             id: label.call.clone(),
             call_id: label.sip_call_id.clone(),
             direction: if label.incoming { "in" } else { "out" }.to_owned(),
@@ -222,7 +245,7 @@ impl Watching {
         }
     }
 
-    fn view_of_ended(&self, label: &Label, ended: &Ended) -> CallView {
+    fn view_of_ended(&self, label: &Label, ended: &Ended, live: &Live) -> CallView {
         let report = ended.report.as_deref();
         let status = match ended.answered {
             Some(_) => 200,
@@ -245,6 +268,7 @@ impl Watching {
             recording: report
                 .and_then(|report| report.recording.as_ref()?.paths.first())
                 .map(|path| path.display().to_string()),
+            events: live.timeline.record(ended.started, EVENTS_SHOWN).0,
             ..named(label)
         }
     }
@@ -280,6 +304,10 @@ impl Watching {
             recording: running
                 .and_then(|running| running.recording.as_ref())
                 .map(|path| path.display().to_string()),
+            events: self
+                .live
+                .get(&call.id())
+                .map_or_else(Vec::new, |live| live.timeline.record(call.started(), EVENTS_SHOWN).0),
             ..named(call.label())
         }
     }
@@ -425,6 +453,13 @@ fn named(label: &Label) -> CallView {
         from: label.from.clone(),
         to: label.to.clone(),
         agent: label.agent.clone(),
+        display_name: label.display_name.clone(),
+        asserted: label.asserted.clone(),
+        diverted_by: label.diverted_by.clone(),
+        room: label.room.clone(),
+        session: label.session.clone(),
+        session_id: label.session_id.clone(),
+        headers: label.headers.clone(),
         ..CallView::default()
     }
 }
@@ -484,6 +519,10 @@ fn stream_view(codec: String, report: &StreamReport) -> StreamView {
         bytes_sent: report.bytes_sent,
         jitter_ms: report.jitter_ms,
         round_trip_ms: report.round_trip_ms,
+        srtp: report.shielded.map(|shielded| shielded.suite),
+        srtp_via: report.shielded.map(|shielded| shielded.via),
+        srtp_auth_failures: report.srtp_auth_failures,
+        dtls_refused: report.dtls_refused,
     }
 }
 
@@ -497,6 +536,9 @@ fn stream_record(codec: String, report: &StreamReport) -> StreamRecord {
         bytes_sent: report.bytes_sent,
         jitter_ms: report.jitter_ms,
         round_trip_ms: report.round_trip_ms,
+        srtp: report.shielded.map(|shielded| shielded.suite.to_owned()),
+        srtp_via: report.shielded.map(|shielded| shielded.via.to_owned()),
+        srtp_auth_failures: report.srtp_auth_failures,
         pictures: None,
     }
 }

@@ -24,4 +24,6 @@ mod reoffers;
 mod shutdown;
 mod sipp_scenarios;
 mod slides;
+mod srtp;
+mod transfer;
 mod transports;

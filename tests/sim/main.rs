@@ -25,3 +25,4 @@ mod reoffer;
 mod sessions;
 mod storm;
 mod torture;
+mod transfer;

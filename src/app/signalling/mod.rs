@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 use self::listen::Listening;
 use self::stream::{Streams, Wire};
@@ -40,6 +41,7 @@ use crate::sip::locate::Place;
 use crate::sip::{Access, ConnectionId, Hop, Peer, ResolveId, Transport};
 use crate::useragent::admission::Admission;
 use crate::useragent::admission::capacity::Figures;
+use crate::useragent::control::{Asked, Refused};
 use crate::useragent::{Dial, Do, UserAgent};
 
 /// Datagrams read and not yet handled.
@@ -74,6 +76,11 @@ pub enum Order {
     SendDigits {
         call: CallId,
         digits: String,
+    },
+    /// Whatever may be asked of calls from outside; the answer goes back.
+    Control {
+        asked: Asked,
+        reply: oneshot::Sender<Result<CallId, Refused>>,
     },
     /// Refuse new calls.
     Drain,
@@ -307,7 +314,7 @@ impl Signalling {
 
     fn read_certificates(&mut self) {
         let (settings, inbound) = (self.tls_settings.clone(), self.inbound.clone());
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (tell, told) = oneshot::channel();
         self.scope.thread("certificates", move || {
             let read = Tls::load(&settings).map(Arc::new).map_err(|error| format!("{error:#}"));
             // Nobody waits for it when the process ends.
@@ -495,7 +502,11 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
         Order::HangUp { call, reason } => agent.hang_up(now, call, reason),
         Order::Hold { call } => agent.hold(now, call),
         Order::Resume { call } => agent.resume(now, call),
-        Order::SendDigits { call, digits } => agent.send_digits(now, call, digits),
+        Order::SendDigits { call, digits } => agent.send_digits(now, call, &digits),
+        Order::Control { asked, reply } => {
+            // Whoever asked may have gone.
+            let _ = reply.send(agent.control(now, asked));
+        }
         Order::Drain => agent.drain(),
         // The sockets' and the engine's business.
         Order::ReadCertificates | Order::Observed(_) => {}

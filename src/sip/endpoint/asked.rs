@@ -38,6 +38,9 @@ impl Endpoint {
         if (closing && request.method != Method::Bye) || (early && !inviting) {
             return self.answer(now, peer, key, request, plain(481));
         }
+        if let Some(identifier) = &mut state.identifier {
+            identifier.hear(request.headers.value("Session-ID"));
+        }
         if peer.connection.is_some() {
             // The peer may have come back on a new stream.
             state.peer = peer;
@@ -51,15 +54,13 @@ impl Endpoint {
                 let headers = told.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
                 self.answer(now, peer, key, request, Response { headers, ..plain(200) });
             }
-            Method::Info | Method::Message => {
+            Method::Info | Method::Message | Method::Refer | Method::Notify => {
                 self.hand_over(peer, key, session, request);
             }
             Method::Update => self.handle_update(now, peer, key, session, request),
             Method::Prack => self.handle_prack(now, peer, key, session, request),
             Method::Ack
             | Method::Cancel
-            | Method::Refer
-            | Method::Notify
             | Method::Register
             | Method::Subscribe
             | Method::Publish

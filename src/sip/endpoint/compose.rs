@@ -5,13 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 use super::super::dialog::Dialog;
 use super::super::message::{Body, Headers, Method, RequestMessage, ResponseMessage};
 use super::super::uri::{Scheme, Uri};
+use super::known::with_display;
 use super::options::SUPPORTED;
 use super::session::Session;
 use super::{Endpoint, Peer, Response, Transport};
 
 /// Every method a session understands.
-pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, PRACK, UPDATE";
-pub(super) const ACCEPT: &str = "application/sdp, application/dtmf-relay, application/media_control+xml";
+pub(super) const ALLOW: &str =
+    "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, PRACK, UPDATE, MESSAGE, REFER, NOTIFY";
+pub(super) const ACCEPT: &str =
+    "application/sdp, application/dtmf-relay, application/media_control+xml, message/sipfrag, text/plain";
 
 /// The response to `request`, its To tagged when it has no tag yet (§8.2.6.2). A To that cannot be read, as in a
 /// request that gets a 400, is repeated as it is with the tag behind it.
@@ -102,16 +105,24 @@ impl Endpoint {
         if let Some(reason) = &response.reason {
             message.reason = reason.clone();
         }
+        let session = self.session_answering(request, tag);
         let makes_dialog = request.method == Method::Invite && (101..300).contains(&response.status);
         if makes_dialog {
             for route in request.headers.values("Record-Route") {
                 message.headers.push("Record-Route", route.to_owned());
             }
-            message.headers.push("Contact", self.contact(peer.transport, peer.local));
+            let contact = self.contact(peer.transport, peer.local);
+            let display = session.map_or("", |session| session.display.as_str());
+            message.headers.push("Contact", with_display(display, contact));
+        }
+        if let Some(identifier) = session.and_then(|session| session.identifier.as_ref()) {
+            message.headers.push("Session-ID", identifier.to_string());
         }
         let refreshes = request.method == Method::Update && (200..300).contains(&response.status);
         if refreshes {
-            message.headers.push("Contact", self.contact(peer.transport, peer.local));
+            let display = session.map_or("", |session| session.display.as_str());
+            let contact = self.contact(peer.transport, peer.local);
+            message.headers.push("Contact", with_display(display, contact));
         }
         let tells = request.method == Method::Invite && response.status < 300;
         if tells || response.status == 405 {
@@ -139,7 +150,10 @@ impl Endpoint {
         let refreshes = matches!(request.method, Method::Invite | Method::Update);
         if refreshes {
             let contact = self.contact(session.peer.transport, session.contact_local);
-            request.headers.push("Contact", contact);
+            request.headers.push("Contact", with_display(&session.display, contact));
+        }
+        if let Some(identifier) = &session.identifier {
+            request.headers.push("Session-ID", identifier.to_string());
         }
         if refreshes {
             request.headers.push("Allow", ALLOW.to_owned());

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::dialog::Dialog;
 use super::super::digest::client::Client as Prover;
+use super::super::identifier::SessionIdentifier;
 use super::super::message::RequestMessage;
 use super::super::uri::Uri;
 use super::prack::{Early, Reliably};
@@ -101,6 +102,10 @@ pub(super) struct Session {
     pub cancel_reason: Option<String>,
     /// A provisional response above 100 has come: the call is where it is.
     pub progressed: bool,
+    /// Both halves of its Session-ID.
+    pub identifier: Option<SessionIdentifier>,
+    /// The name in our Contact; empty: none.
+    pub display: String,
     pub armed: Option<Instant>,
 }
 
@@ -130,6 +135,8 @@ impl Session {
             timer: SessionTimer::default(),
             cancel_reason: None,
             progressed: false,
+            identifier: None,
+            display: String::new(),
             armed: None,
         }
     }

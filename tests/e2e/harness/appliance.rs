@@ -134,6 +134,30 @@ impl Appliance {
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 
+    /// Status and JSON of a request to the API; a body is JSON.
+    pub fn api(&self, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
+        let mut stream = TcpStream::connect(self.console).expect("the console listens");
+        stream.set_read_timeout(Some(Duration::from_secs(8))).expect("a timeout above zero");
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("the console takes requests");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("a whole answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, serde_json::from_str(body).unwrap_or_default())
+    }
+
+    /// Live calls as the API shows them.
+    pub fn live_calls(&self) -> Vec<serde_json::Value> {
+        let (_, calls) = self.api("GET", "/api/v1/calls", "");
+        calls["live"].as_array().cloned().unwrap_or_default()
+    }
+
     /// Recordings on disk, in order of their names.
     pub fn recordings(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();

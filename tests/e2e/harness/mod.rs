@@ -7,6 +7,7 @@
 
 pub mod appliance;
 pub mod baresip;
+pub mod browser;
 pub mod capture;
 pub mod certificates;
 pub mod kamailio;
