@@ -12,6 +12,7 @@ pub mod codec;
 pub mod inference;
 pub mod rtp;
 pub mod sdp;
+pub mod secure;
 pub mod sip;
 
 pub mod record;

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         }
     };
     match line.command {
-        Command::Serve(_) => serve::run(loaded),
+        Command::Serve(arguments) => serve::run(&loaded, arguments.sip_trace),
         Command::Call(arguments) => dial::run(&arguments, &loaded.config),
         Command::Check(_) => check(&loaded),
         Command::Config(arguments) => match arguments.command {

@@ -1,13 +1,15 @@
 //! From configuration to the settings of the floors below: one function per receiver, nothing decided here.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::app::config::settings::{
-    self, Agent, Busy, Config, DEFAULT_RECORDING, Listen, MirrorAudio, OnFailure, RecordVideo, Style,
-    Transform, Word,
+    self, Busy, Config, DEFAULT_RECORDING, MirrorAudio, OnFailure, RecordVideo, Style, Transform, Word,
 };
 use crate::app::detectors::Detectors;
 use crate::app::device;
+use crate::app::signalling;
+use crate::app::signalling::tls::{TlsSettings, TrunkTls};
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::{Behaviour, Room};
@@ -17,10 +19,12 @@ use crate::codec::h264::probe;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
+use crate::secure::dtls::Identity;
 use crate::sip::digest::Credentials;
-use crate::sip::{self, Strangers, Transport, digest};
+use crate::sip::{self, Strangers, Uri, digest};
 use crate::useragent::accounts::Account;
 use crate::useragent::admission::Admission;
+use crate::useragent::control::Agent;
 use crate::useragent::dialling::Dialling;
 use crate::useragent::peers::{Peer, Peers};
 use crate::useragent::registrar;
@@ -37,8 +41,28 @@ pub fn product() -> String {
     format!("Eyeline/{}", env!("CARGO_PKG_VERSION"))
 }
 
-pub fn listeners(listen: &[Listen]) -> Vec<(Transport, std::net::SocketAddr)> {
-    listen.iter().map(|listen| (listen.transport, listen.address)).collect()
+pub fn sockets(config: &Config, seed: u64) -> signalling::Settings {
+    let listen = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
+    signalling::Settings { listen, tls: tls(config), admission: admission(config), dns: config.sip.dns, seed }
+}
+
+pub fn tls(config: &Config) -> TlsSettings {
+    let trunk = |peer: &settings::SipPeer| TrunkTls {
+        host: peer.uri.as_ref().map(|uri| uri.host.clone()),
+        sources: peer.source.clone(),
+        certificate: peer.certificate.clone(),
+        private_key: peer.private_key.clone(),
+        ca: peer.ca.clone(),
+        tls_name: peer.tls_name.clone(),
+    };
+    let tls = &config.sip.tls;
+    TlsSettings {
+        certificate: tls.certificate.clone(),
+        private_key: tls.private_key.clone(),
+        client_ca: tls.client_ca.clone(),
+        server_ca: tls.server_ca.clone(),
+        trunks: config.sip.peers.iter().map(trunk).collect(),
+    }
 }
 
 pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::Settings, String> {
@@ -58,7 +82,7 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             min_se: config.sip.min_se,
             ..sip::Settings::default()
         },
-        admission: Admission::new(config.sip.trusted.clone()).with_peers(peers(config)),
+        admission: admission(config),
         routes: config
             .routes
             .iter()
@@ -68,16 +92,25 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
         name: config.appliance.name.clone(),
         advertise: config.sip.advertise,
         max_calls: config.sip.max_calls as usize,
+        calls_per_second: config.sip.calls_per_second,
         busy: match config.sip.busy {
             Busy::Unavailable503 => 503,
             Busy::Busy486 => 486,
         },
         max_call: config.sip.max_call,
+        ring_timeout: config.sip.ring_timeout,
+        agents: agents(config, detectors)?,
+        trunks: trunks(config),
         accounts: config.sip.accounts.iter().map(|found| account(config, found)).collect(),
         registrar: registrar(config),
         dial_max: config.sip.dial_max.unwrap_or(config.sip.max_call),
         dialling: dialling(config),
     })
+}
+
+/// Who is trusted, and who is known.
+pub fn admission(config: &Config) -> Admission {
+    Admission::new(config.sip.trusted.clone()).with_peers(peers(config))
 }
 
 fn peers(config: &Config) -> Peers {
@@ -95,6 +128,7 @@ fn peers(config: &Config) -> Peers {
         max_calls: peer.max_calls as usize,
         identity: peer.identity,
         ice: peer.ice,
+        srtp: peer.srtp.map(srtp),
     };
     Peers::new(config.sip.peers.iter().map(peer).collect())
 }
@@ -185,14 +219,42 @@ fn srtp(policy: settings::SrtpPolicy) -> SrtpPolicy {
     }
 }
 
+/// Where the extensions of accounts and peers are called.
+fn trunks(config: &Config) -> Vec<(String, Uri)> {
+    let accounts =
+        config.sip.accounts.iter().map(|account| (account.name.clone(), account.registrar.clone()));
+    let peers = config.sip.peers.iter().filter_map(|peer| Some((peer.name.clone(), peer.uri.clone()?)));
+    accounts.chain(peers).collect()
+}
+
+/// Every agent with what the first route to it gives it, so that calls can be made with it. One without a route is
+/// treated as the last route says, which takes what no other did.
+fn agents(config: &Config, detectors: &Detectors) -> Result<Vec<Agent>, String> {
+    let of_route = |name: &String| {
+        let own = config.routes.iter().find(|route| route.agent == *name).or(config.routes.last())?;
+        Some(settings::Route { agent: name.clone(), ..own.clone() })
+    };
+    let agent = |found: settings::Route| {
+        let route = route(config, detectors, &found)?;
+        Ok(Agent {
+            name: route.agent,
+            behaviour: route.behaviour,
+            room: route.room,
+            video: route.video,
+            display_name: route.display_name,
+        })
+    };
+    config.agents.keys().filter_map(of_route).map(agent).collect()
+}
+
 fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Result<Route, String> {
     let agent = config.agents.get(&route.agent).cloned().unwrap_or_default();
     let behaviour = match agent {
-        Agent::Mirror { audio, greeting } => Behaviour::Mirror(Mirror {
+        settings::Agent::Mirror { audio, greeting } => Behaviour::Mirror(Mirror {
             greeting: if audio == MirrorAudio::Greeting { greeting } else { String::new() },
             echo: audio != MirrorAudio::Silence,
         }),
-        Agent::Record => {
+        settings::Agent::Record => {
             Behaviour::Record(Record { greeting: String::new(), text: "this call is recorded".to_owned() })
         }
     };
@@ -206,6 +268,7 @@ fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Res
         behaviour,
         room: room(config, detectors, route)?,
         video: route.video,
+        display_name: route.display_name.clone(),
         ring: route.ring,
         early_media: route.early_media,
         slides: route.slides,
@@ -313,6 +376,11 @@ fn look(config: &Config, observers: Vec<String>) -> Result<Look, String> {
         transforms: config.filters.transforms.iter().map(transform).collect::<Result<_, _>>()?,
         resize: config.filters.resize,
     })
+}
+
+/// The certificate of this process for DTLS-SRTP. Without one, streams that need it are refused and calls go on.
+pub fn dtls() -> Option<Arc<Identity>> {
+    Identity::generate().map_err(|why| tracing::error!("{why}")).ok().map(Arc::new)
 }
 
 /// The encoder a setting means, by proof; remembered by the prober.

@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::app::config::Given;
 use crate::app::config::secret::{Missing, Secret};
+use crate::app::sip_trace;
 use crate::engine::plan::AudioCodec;
 use crate::media::frame::Size;
 
@@ -76,7 +77,7 @@ pub enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the appliance
-    Serve(#[command(flatten)] Global),
+    Serve(ServeArguments),
     /// Call a SIP URI with audio and video, save what comes back, report
     Call(Box<CallArguments>),
     /// Report every problem of the configuration
@@ -94,7 +95,8 @@ impl CommandLine {
     /// The options of both sides of the subcommand.
     pub fn options(&self) -> Global {
         let inner = match &self.command {
-            Command::Serve(global) | Command::Check(global) => global.clone(),
+            Command::Serve(arguments) => arguments.global.clone(),
+            Command::Check(global) => global.clone(),
             Command::Call(arguments) => arguments.global.clone(),
             Command::Config(arguments) => match &arguments.command {
                 ConfigCommand::Print(global) => arguments.global.clone().and(global.clone()),
@@ -110,6 +112,22 @@ impl CommandLine {
         };
         self.global.clone().and(inner)
     }
+}
+
+#[derive(Args, Debug)]
+pub struct ServeArguments {
+    /// Show every SIP message on standard output, secrets masked, for so long [1h]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1h",
+        value_parser = sip_trace::length
+    )]
+    pub sip_trace: Option<Duration>,
+    #[command(flatten)]
+    pub global: Global,
 }
 
 #[derive(Args, Debug)]
@@ -169,7 +187,7 @@ pub enum ModelsCommand {
 #[command(after_help = "Example: eyeline call sip:100@192.0.2.7 --duration 5 --out report\n\
                         Exit code 0 only if media flowed as asked.")]
 pub struct CallArguments {
-    /// sip:USER@HOST[:PORT][;transport=tcp]
+    /// sip:USER@HOST[:PORT][;transport=udp|tcp|tls|ws], sips:USER@HOST
     pub uri: String,
     /// Offer no video
     #[arg(long, conflicts_with_all = ["video", "size", "fps", "kbps"])]
@@ -210,6 +228,9 @@ pub struct CallArguments {
     /// Local address [the one that faces the peer]
     #[arg(long, value_name = "ADDR")]
     pub bind: Option<IpAddr>,
+    /// Authorities to trust over TLS, as PEM [sip.tls.server_ca]
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// Offer this audio codec only: pcma or pcmu
     #[arg(long, value_parser = codec)]
     pub codec: Option<AudioCodec>,
@@ -286,6 +307,18 @@ mod tests {
             assert_eq!(options.set, ["x=1", "y=2"], "{line}");
             assert_eq!(options.log_level.as_deref(), Some("debug"), "{line}");
         }
+    }
+
+    #[test]
+    fn a_trace_lasts_an_hour_unless_told_otherwise() {
+        let length = |line: &str| match parse(line).command {
+            Command::Serve(arguments) => arguments.sip_trace.map(|length| length.as_secs()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(length("eyeline serve"), None);
+        assert_eq!(length("eyeline serve --sip-trace"), Some(sip_trace::USUAL.as_secs()));
+        assert_eq!(length("eyeline serve --sip-trace=10m -c a.toml"), Some(600));
+        assert!(CommandLine::try_parse_from(["eyeline", "serve", "--sip-trace=soon"]).is_err());
     }
 
     #[test]

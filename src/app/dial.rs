@@ -8,7 +8,7 @@
     reason = "the command takes its clock at the start and paces its steps"
 )]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use crate::app::config::settings::{Account, Config, Word as _};
 use crate::app::report::{CallReport, Story};
 use crate::app::serve::{media_runtime, seed};
 use crate::app::signalling::{self, Order, Signalling, Watch};
+use crate::app::target::{self, Target};
 use crate::base::queue::{self, Fifo, Receiver, Sender};
 use crate::base::stop::Scope;
 use crate::base::time::Clock;
@@ -31,7 +32,7 @@ use crate::call::behaviour::dialled::Dialled;
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
-use crate::engine::plan::{CallId, Look, Picture, Place, RecordAudio, Recording, Then, VideoOut};
+use crate::engine::plan::{CallId, Label, Look, Picture, Place, RecordAudio, Recording, Then, VideoOut};
 use crate::engine::{self, Catalogue, Engines};
 use crate::media::codec::Detector;
 use crate::media::pool::FramePool;
@@ -75,19 +76,11 @@ pub fn run(arguments: &CallArguments, config: &Config) -> ExitCode {
     }
 }
 
-/// Where and how to dial.
-struct Target {
-    uri: Uri,
-    transport: Transport,
-    destination: SocketAddr,
-    local: IpAddr,
-}
-
 fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport> {
     if let Some(name) = arguments.account.as_deref().filter(|_| account(arguments, config).is_none()) {
         bail!("there is no account {name}: write [[sip.account]] name = \"{name}\" into the configuration");
     }
-    let target = target(arguments)?;
+    let uri = target::uri(&arguments.uri)?;
     let received = arguments.out.as_deref().map(prepare_folder).transpose()?;
     let behaviour = behaviour(arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -103,12 +96,14 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
     }
     let handle = runtime.handle().clone();
     let story = runtime.block_on(async {
-        let sip = Signalling::bind(
-            &[(target.transport, SocketAddr::new(target.local, 0))],
-            Scope::new("sip", handle.clone()),
-        )
-        .await?;
-        let agent = UserAgent::new(agent_settings(config, &target), seed()?);
+        let seed_of_choice = u64::from_le_bytes(seed()?.first_chunk().copied().unwrap_or_default());
+        let target = target::find(uri, arguments.bind, config.sip.dns, seed_of_choice).await?;
+        let sockets = sockets(arguments, config, &target);
+        let mut sip = Signalling::bind(sockets, Scope::new("sip", handle.clone())).await?;
+        let dtls = assemble::dtls();
+        let mut settings = agent_settings(config, &target);
+        settings.media.dtls_fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
+        let agent = UserAgent::new(settings, seed()?);
         let clock = Clock::new(Instant::now(), SystemTime::now());
         let settings = engine::Settings {
             rtp_ports: RTP_PORTS,
@@ -116,11 +111,12 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
             clock,
             cname: assemble::cname(config, Some(target.local)),
             catalogue: Arc::new(NoDetectors),
+            dtls,
             choose_encoder: assemble::choose_encoder,
         };
         let (engines, events) = Engines::new(settings, media, handle);
-        let local = sip.bound().first().map_or(SocketAddr::new(target.local, 0), |(_, address)| *address);
-        let dial = dial(arguments, config, &target, local, behaviour, received.clone());
+        let hops = target.places.iter().filter_map(|place| sip.hop(*place, target.name.clone())).collect();
+        let dial = dial(arguments, config, &target, hops, behaviour, received.clone())?;
         let (orders, given) = queue::queue(Fifo { depth: 16 });
         let (happened, heard) = queue::queue(Fifo { depth: 64 });
         let watch = Box::new(Watching { happened });
@@ -144,48 +140,6 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
         std::fs::write(&path, report.json()).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(report)
-}
-
-/// Reads the URI and finds its address: an IP address, or a name by the system's resolver.
-fn target(arguments: &CallArguments) -> anyhow::Result<Target> {
-    let written = &arguments.uri;
-    let scheme = written.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
-    if scheme.as_deref() == Some("sips") {
-        bail!("sips: is not in this version: use sip:, over UDP or TCP");
-    }
-    let is_sip = scheme.as_deref() == Some("sip");
-    let with_scheme = if is_sip { written.clone() } else { format!("sip:{written}") };
-    let uri = Uri::parse(&with_scheme)
-        .with_context(|| format!("{written} is not a SIP URI: write sip:USER@HOST[:PORT][;transport=tcp]"))?;
-    let transport = match uri.transport().map(str::to_ascii_lowercase).as_deref() {
-        None | Some("udp") => Transport::Udp,
-        Some("tcp") => Transport::Tcp,
-        Some(other) => bail!("transport={other} is not in this version: use udp or tcp"),
-    };
-    let port = uri.port.unwrap_or(5060);
-    let destination = match uri.host_ip() {
-        Some(ip) => SocketAddr::new(ip, port),
-        None => std::net::ToSocketAddrs::to_socket_addrs(&(uri.host.as_str(), port))
-            .ok()
-            .and_then(|mut found| found.next())
-            .with_context(|| {
-                format!("{} has no address: check the name or write the IP address", uri.host)
-            })?,
-    };
-    let local = match arguments.bind {
-        Some(local) => local,
-        None => facing(destination)
-            .with_context(|| format!("no route to {destination}: check the address, or give --bind"))?,
-    };
-    Ok(Target { uri, transport, destination, local })
-}
-
-/// Our address that faces a peer, by the routing table; nothing is sent.
-fn facing(destination: SocketAddr) -> std::io::Result<IpAddr> {
-    let any = if destination.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = std::net::UdpSocket::bind(any)?;
-    socket.connect(destination)?;
-    Ok(socket.local_addr()?.ip())
 }
 
 fn prepare_folder(folder: &Path) -> anyhow::Result<PathBuf> {
@@ -232,6 +186,23 @@ fn open(path: &Path) -> anyhow::Result<Clip> {
     Ok(clip)
 }
 
+/// A datagram and a stream socket, and TLS as the configuration and `--ca` say, where it is needed.
+fn sockets(arguments: &CallArguments, config: &Config, target: &Target) -> signalling::Settings {
+    let any_port = SocketAddr::new(target.local, 0);
+    let mut sockets = signalling::Settings {
+        listen: vec![(Transport::Udp, any_port), (Transport::Tcp, any_port)],
+        dns: config.sip.dns,
+        ..signalling::Settings::default()
+    };
+    if target.is_secure() {
+        sockets.tls = assemble::tls(config);
+        if let Some(ca) = &arguments.ca {
+            sockets.tls.server_ca = Some(ca.clone());
+        }
+    }
+    sockets
+}
+
 fn agent_settings(config: &Config, target: &Target) -> useragent::Settings {
     useragent::Settings {
         sip: crate::sip::Settings {
@@ -239,15 +210,19 @@ fn agent_settings(config: &Config, target: &Target) -> useragent::Settings {
             contact_user: config.appliance.name.clone(),
             ..crate::sip::Settings::default()
         },
-        admission: Admission::new(vec![IpNet::from(target.destination.ip())]),
+        admission: Admission::new(target.places.iter().map(|place| IpNet::from(place.remote.ip())).collect()),
         // Nobody can call a caller.
         routes: Vec::new(),
         media: assemble::media(config),
         name: config.appliance.name.clone(),
         advertise: None,
         max_calls: 1,
+        calls_per_second: 0,
         busy: 486,
         max_call: Duration::from_secs(86_400),
+        ring_timeout: config.sip.ring_timeout,
+        agents: Vec::new(),
+        trunks: Vec::new(),
         accounts: Vec::new(),
         registrar: useragent::registrar::Settings::default(),
         dial_max: Duration::from_secs(86_400),
@@ -260,19 +235,20 @@ fn dial(
     arguments: &CallArguments,
     config: &Config,
     target: &Target,
-    local: SocketAddr,
+    hops: Vec<Hop>,
     behaviour: Behaviour,
     received: Option<PathBuf>,
-) -> Dial {
+) -> anyhow::Result<Dial> {
+    let local = hops.first().context("none of our sockets reaches it: check --bind")?.local;
     let from = Uri::sip(&config.appliance.name, &local.ip().to_string(), Some(local.port()));
     let audio_codecs = match arguments.codec {
         Some(codec) => vec![codec],
         None => config.media.audio_codecs.clone(),
     };
-    Dial {
+    Ok(Dial {
         to: target.uri.clone(),
         from: own_address(arguments, config, target).unwrap_or(NameAddr::new(from)),
-        hops: vec![Hop::to(target.transport, target.destination, local)],
+        hops,
         behaviour,
         room: room(arguments, config, received),
         media: MediaSettings {
@@ -284,8 +260,10 @@ fn dial(
             ..assemble::media(config)
         },
         ring_timeout: arguments.ring_timeout.unwrap_or(config.sip.ring_timeout),
+        headers: Vec::new(),
+        label: Label::default(),
         way: Way { credentials: credentials(arguments, config), ..Way::default() },
-    }
+    })
 }
 
 /// Who we say we are: the account, or the user of the password at the domain dialled.
@@ -409,6 +387,7 @@ async fn converse(
                 }
                 Some(Happened::Told(now, _, Tell::Updated { streams })) => story.updates.push((now, *streams)),
                 Some(Happened::Told(_, _, Tell::Digit(digit))) => story.digits.push(digit),
+                Some(Happened::Told(_, _, Tell::Moment(_))) => {}
                 Some(Happened::Ended(ended)) => {
                     story.ended = Some(ended);
                     break;

@@ -9,7 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::cli::{Global, LogFormat};
 
 /// Libraries that speak too much at our levels.
-const QUIET: [&str; 4] = ["ort=warn", "hyper=warn", "hyper_util=warn", "ureq=warn"];
+const QUIET: [&str; 5] = ["ort=warn", "hyper=warn", "hyper_util=warn", "ureq=warn", "rtc_dtls=error"];
 
 /// Starts logging for the rest of the process. `default`: the level when none was asked for by `--log-level` or
 /// `RUST_LOG`.

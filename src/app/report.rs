@@ -88,6 +88,12 @@ pub struct PacketsReport {
     pub loss_percent: f64,
     pub jitter_ms: f64,
     pub round_trip_ms: Option<f64>,
+    /// The SRTP suite that protected it; absent: it went in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub srtp: Option<&'static str>,
+    /// How its keys came: `sdes` or `dtls`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub srtp_via: Option<&'static str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -265,6 +271,8 @@ fn packets_report(report: &StreamReport) -> PacketsReport {
         loss_percent: round(report.packets_lost as f64 * 100.0 / expected as f64),
         jitter_ms: round(report.jitter_ms),
         round_trip_ms: report.round_trip_ms.map(round),
+        srtp: report.shielded.map(|shielded| shielded.suite),
+        srtp_via: report.shielded.map(|shielded| shielded.via),
     }
 }
 

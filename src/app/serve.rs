@@ -14,6 +14,7 @@ use anyhow::{Context as _, anyhow};
 use rand::TryRngCore as _;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::app::assemble;
 use crate::app::cli::FAILED;
@@ -22,7 +23,8 @@ use crate::app::config::settings::{Agent, Config};
 use crate::app::console;
 use crate::app::detectors::Detectors;
 use crate::app::footprint;
-use crate::app::service::{self, Heartbeat, Signals};
+use crate::app::load;
+use crate::app::service::{self, Ask, Heartbeat, Signals};
 use crate::app::signalling::{self, Order, Signalling};
 use crate::app::watch::{Shared, Watching};
 use crate::base::queue::{self, Fifo, Sender};
@@ -34,16 +36,18 @@ use crate::useragent::UserAgent;
 
 /// Orders to the control loop that wait.
 const ORDERS: usize = 64;
+/// The control loop answers what is asked of calls within this.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Files are closed in it after the last call.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs the appliance until it is told to stop.
-pub fn run(loaded: Loaded) -> ExitCode {
+/// Runs the appliance until it is told to stop. `sip_trace`: how long its SIP messages are shown.
+pub fn run(loaded: &Loaded, sip_trace: Option<Duration>) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     service::file_limit_is_an_error();
-    match serve(&loaded.config) {
+    match serve(&loaded.config, sip_trace) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("eyeline: {error:#}");
@@ -52,7 +56,7 @@ pub fn run(loaded: Loaded) -> ExitCode {
     }
 }
 
-fn serve(config: &Config) -> anyhow::Result<()> {
+fn serve(config: &Config, sip_trace: Option<Duration>) -> anyhow::Result<()> {
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -67,8 +71,14 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let detectors = Arc::new(Detectors::load(config));
     report_detectors(&detectors);
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
-    let result =
-        runtime.block_on(run_until_told(config, started, detectors, media, runtime.handle().clone()));
+    let result = runtime.block_on(run_until_told(
+        config,
+        started,
+        detectors,
+        media,
+        runtime.handle().clone(),
+        sip_trace,
+    ));
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
@@ -150,13 +160,17 @@ async fn run_until_told(
     detectors: Arc<Detectors>,
     media: Handle,
     handle: Handle,
+    sip_trace: Option<Duration>,
 ) -> anyhow::Result<()> {
     let mut scope = Scope::new("serve", handle.clone());
     let clock = Clock::new(Instant::now(), SystemTime::now());
-    let listen = assemble::listeners(&config.sip.listen);
     let mut signals = Signals::new().context("cannot take signals")?;
-    let sip = Signalling::bind(&listen, Scope::new("sip", handle.clone())).await?;
+    let choice = u64::from_le_bytes(seed()?.first_chunk().copied().unwrap_or_default());
+    let sockets = assemble::sockets(config, choice);
+    let sip = Signalling::bind(sockets, Scope::new("sip", handle.clone())).await?;
     let mut settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    let dtls = assemble::dtls();
+    settings.media.dtls_fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
     settings.registrar.clock = Some(clock);
     let agent = UserAgent::new(settings, seed()?);
     let engine_settings = engine::Settings {
@@ -165,16 +179,21 @@ async fn run_until_told(
         clock,
         cname: assemble::cname(config, config.sip.advertise),
         catalogue: detectors.clone(),
+        dtls,
         choose_encoder: assemble::choose_encoder,
     };
     let (engines, events) = Engines::new(engine_settings, media, handle.clone());
     prepare_greetings(&mut scope, config, engines.speaker());
     let heartbeat = Heartbeat::new(Instant::now());
     let shared = Arc::new(Shared::new(config.appliance.name.clone(), started, heartbeat.clone()));
-    serve_console(config, &mut scope, shared.clone()).await?;
+    let (orders, given) = queue::queue(Fifo { depth: ORDERS });
+    serve_console(config, &mut scope, shared.clone(), orders.clone()).await?;
     service::watch(&mut scope, heartbeat);
     let watch = Watching::new(config, clock, detectors, shared, &sip, handle);
-    let (orders, given) = queue::queue(Fifo { depth: ORDERS });
+    if let Some(length) = sip_trace {
+        sip.tracer().start(Instant::now(), length, &mut scope);
+    }
+    scope.task_until_stopped("load", load::sample(orders.clone()));
     let bound: Vec<String> =
         sip.bound().iter().map(|(t, a)| format!("{}:{a}", t.name().to_lowercase())).collect();
     service::ready(&format!("taking calls on {}", bound.join(", ")));
@@ -184,38 +203,62 @@ async fn run_until_told(
         Outcome::Done
     });
     let drain = config.appliance.drain;
+    // A task like the readers that wake it: what comes is handled on the thread that read it.
+    let (tell, over) = oneshot::channel();
     let control = signalling::run(sip, agent, engines, events, given, Box::new(watch));
+    scope.task("control", async move {
+        let _ = tell.send(control.await);
+        Outcome::Done
+    });
     let obedience = async {
         obey_signals(&mut signals, &orders, drain).await;
         std::future::pending::<()>().await;
     };
     let watch = tokio::select! {
-        watch = control => Some(watch),
+        watch = over => Some(watch),
         () = obedience => None,
     };
-    if let Some(watch) = watch {
+    let broke = matches!(watch, Some(Err(_)));
+    if let Some(Ok(watch)) = watch {
         watch.close(CLOSE_LIMIT).await;
     }
     scope.close(Duration::from_millis(200)).await;
+    anyhow::ensure!(!broke, "the control loop broke: a bug");
     tracing::info!("stopped");
     Ok(())
 }
 
 /// The first signal drains, the next one hurries; both close the files.
 async fn obey_signals(signals: &mut Signals, orders: &Sender<Order, Fifo>, drain: Duration) {
-    signals.next().await;
+    while signals.next().await == Ask::Reload {
+        orders.offer(Order::ReadCertificates);
+    }
     service::stopping(drain + CLOSE_LIMIT);
     tracing::info!("stopping: no new calls, running ones may go on for {} s", drain.as_secs());
     orders.offer(Order::Drain);
     orders.offer(Order::Finish);
     tokio::select! {
         () = tokio::time::sleep(drain) => {}
-        ask = signals.next() => tracing::info!("stopping now: {ask:?}"),
+        ask = hurried(signals) => tracing::info!("stopping now: {ask:?}"),
     }
     orders.offer(Order::HangUpAll(EndReason::Shutdown));
 }
 
-async fn serve_console(config: &Config, scope: &mut Scope, shared: Arc<Shared>) -> anyhow::Result<()> {
+async fn hurried(signals: &mut Signals) -> Ask {
+    loop {
+        let ask = signals.next().await;
+        if ask != Ask::Reload {
+            return ask;
+        }
+    }
+}
+
+async fn serve_console(
+    config: &Config,
+    scope: &mut Scope,
+    shared: Arc<Shared>,
+    orders: Sender<Order, Fifo>,
+) -> anyhow::Result<()> {
     let Some(address) = config.console.listen else { return Ok(()) };
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("the console cannot listen on {address}: is something else there? Change console.listen")
@@ -223,10 +266,19 @@ async fn serve_console(config: &Config, scope: &mut Scope, shared: Arc<Shared>) 
     let (settings, stop) = (config.console.clone(), scope.token());
     let source: console::Source = Arc::new(move || shared.snapshot(Instant::now()));
     scope.task("console", async move {
-        console::serve(listener, &settings, source, stop).await;
+        console::serve(listener, &settings, source, Some(controller(orders)), stop).await;
         Outcome::Done
     });
     Ok(())
+}
+
+/// The control loop as the console asks it.
+fn controller(orders: Sender<Order, Fifo>) -> console::Controller {
+    Arc::new(move |asked| {
+        let (reply, answer) = oneshot::channel();
+        orders.offer(Order::Control { asked, reply });
+        Box::pin(async move { tokio::time::timeout(ANSWER_LIMIT, answer).await.ok()?.ok() })
+    })
 }
 
 /// Spoken once at the start, so that no caller waits for the first time.

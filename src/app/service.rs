@@ -100,6 +100,8 @@ async fn ping(heartbeat: &Heartbeat, interval: Duration, ping: impl Fn()) {
 /// What the operator wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
+    /// Read the certificates again.
+    Reload,
     /// Take no new calls, let the running ones end.
     Drain,
     /// End the running calls now, still close their files.
@@ -128,22 +130,20 @@ impl Signals {
         })
     }
 
-    /// The next wish: the first SIGTERM or SIGINT drains, every further one hurries. Cancel-safe.
+    /// The next wish: SIGHUP reloads, the first SIGTERM or SIGINT drains, every further one hurries. Cancel-safe.
     pub async fn next(&mut self) -> Ask {
-        loop {
-            let name = tokio::select! {
-                _ = self.terminate.recv() => "SIGTERM",
-                _ = self.interrupt.recv() => "SIGINT",
-                _ = self.hang_up.recv() => {
-                    tracing::info!("SIGHUP: the configuration is not reloaded in this version; restart to apply changes");
-                    continue;
-                }
-            };
-            let ask = if self.drains { Ask::Hurry } else { Ask::Drain };
-            self.drains = true;
-            tracing::info!(?ask, "{name}");
-            return ask;
-        }
+        let name = tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hang_up.recv() => {
+                tracing::info!("SIGHUP: TLS certificates are read again; restart to apply changes of the configuration");
+                return Ask::Reload;
+            }
+        };
+        let ask = if self.drains { Ask::Hurry } else { Ask::Drain };
+        self.drains = true;
+        tracing::info!(?ask, "{name}");
+        ask
     }
 }
 
@@ -210,6 +210,7 @@ mod tests {
         // nextest runs each test in a process of its own; under cargo test nobody else listens to these.
         let send = |signal| assert_eq!(unsafe { libc::raise(signal) }, 0);
         send(libc::SIGHUP);
+        assert_eq!(signals.next().await, Ask::Reload);
         send(libc::SIGTERM);
         assert_eq!(signals.next().await, Ask::Drain);
         send(libc::SIGINT);

@@ -12,12 +12,14 @@ use tokio::runtime::Handle;
 
 use crate::app::config::settings::Config;
 use crate::app::console::view::{
-    CallDirection, CallView, ModelView, Part, Parts, RecordingView, SipView, Snapshot, StagesView,
+    CallDirection, CallView, ModelView, Part, Parts, Readiness, RecordingView, SipView, Snapshot, StagesView,
     StreamView, Totals, VideoView, WorkerView,
 };
 use crate::app::detectors::Detectors;
+use crate::app::door::Door;
 use crate::app::service::Heartbeat;
 use crate::app::signalling::{Signalling, Watch};
+use crate::app::timeline::Timeline;
 use crate::base::stop::{Outcome, Scope};
 use crate::base::time::Clock;
 use crate::call::{Call, Ended, Tell};
@@ -27,12 +29,17 @@ use crate::engine::report::Gauges;
 use crate::record::record::{CallRecord, DigitRecord, PictureRecord, RecordingRecord, StreamRecord};
 use crate::record::store::{free_bytes, record_path};
 use crate::sip::register::State;
+use crate::useragent::admission::screen::Dropped;
 use crate::useragent::{Do, UserAgent};
 
-/// The view is renewed at most this often.
+/// The view is renewed at most this often, and less often with many calls, so that looking stays cheap beside them.
 const RENEWAL: Duration = Duration::from_millis(250);
+const RENEWAL_PER_CALL: Duration = Duration::from_micros(100);
+const SLOWEST_RENEWAL: Duration = Duration::from_secs(1);
 /// The disk is asked this often.
 const DISK_RENEWAL: Duration = Duration::from_secs(5);
+/// The last events of a call that are shown; its record holds more.
+const EVENTS_SHOWN: usize = 50;
 /// Ended calls shown.
 const RECENT: usize = 50;
 
@@ -64,6 +71,7 @@ impl Shared {
 #[derive(Default)]
 struct Live {
     digits: Vec<(char, Instant)>,
+    timeline: Timeline,
     recording: Option<PathBuf>,
     gauges: Option<Arc<Gauges>>,
 }
@@ -85,6 +93,9 @@ pub struct Watching {
     stale: bool,
     disk: Part,
     disk_at: Option<Instant>,
+    /// Whether calls may come, as of the last renewal.
+    ready: bool,
+    door: Door,
     scope: Scope,
 }
 
@@ -119,12 +130,15 @@ impl Watching {
             stale: false,
             disk: Part::good("disk"),
             disk_at: None,
+            ready: true,
+            door: sip.door(),
             scope: Scope::new("records", runtime),
         }
     }
 
     fn told(&mut self, now: Instant, call: CallId, label: &Label, tell: &Tell) {
         let live = self.live.entry(call).or_default();
+        live.timeline.told(now, tell);
         match tell {
             Tell::Ringing => {
                 tracing::info!(call = %label.call, agent = %label.agent, "ringing");
@@ -134,7 +148,8 @@ impl Watching {
                 tracing::info!(call = %label.call, media = %media_of(streams), "media before the answer");
             }
             Tell::Answered { streams } => {
-                tracing::info!(call = %label.call, media = %media_of(streams), "answered");
+                let session_id = label.session_id.as_deref().unwrap_or_default();
+                tracing::info!(call = %label.call, media = %media_of(streams), %session_id, "answered");
             }
             Tell::Updated { streams } => {
                 tracing::info!(call = %label.call, media = %media_of(streams), "media renegotiated");
@@ -143,11 +158,18 @@ impl Watching {
                 tracing::debug!(call = %label.call, %digit, "digit");
                 live.digits.push((*digit, now));
             }
+            Tell::Moment(moment) => {
+                let told = |word: &(&str, String)| format!("{}={:?}", word.0, word.1);
+                let data: Vec<String> = moment.data.iter().map(told).collect();
+                tracing::info!(call = %label.call, "{}", moment.kind);
+                tracing::debug!(call = %label.call, "{} {}", moment.kind, data.join(" "));
+            }
         }
     }
 
     fn over(&mut self, call: CallId, label: &Label, ended: &Ended) {
-        let live = self.live.remove(&call).unwrap_or_default();
+        let mut live = self.live.remove(&call).unwrap_or_default();
+        live.timeline.ended(ended);
         match &ended.peer_reason {
             Some(said) => tracing::info!(call = %label.call, "ended: {} ({said})", ended.reason),
             None => tracing::info!(call = %label.call, "ended: {}", ended.reason),
@@ -155,7 +177,7 @@ impl Watching {
         for fault in ended.report.iter().flat_map(|report| &report.faults) {
             tracing::warn!(call = %label.call, "{fault}");
         }
-        let view = self.view_of_ended(label, ended);
+        let view = self.view_of_ended(label, ended, &live);
         self.ended.add(&view);
         self.recent.push_front(view);
         self.recent.truncate(RECENT);
@@ -183,7 +205,17 @@ impl Watching {
         let video = report.and_then(|report| report.video.as_ref());
         let since_answer =
             |at: Instant| at.saturating_duration_since(ended.answered.unwrap_or(ended.started));
+        let (events, events_lost) = live.timeline.record(ended.started, usize::MAX);
         CallRecord {
+            events,
+            events_lost,
+            display_name: label.display_name.clone(),
+            asserted: label.asserted.clone(),
+            diverted_by: label.diverted_by.clone(),
+            room: label.room.clone(),
+            session: label.session.clone(),
+            session_id: label.session_id.clone(),
+            headers: label.headers.clone(),
             id: label.call.clone(),
             call_id: label.sip_call_id.clone(),
             direction: if label.incoming { "in" } else { "out" }.to_owned(),
@@ -213,7 +245,7 @@ impl Watching {
         }
     }
 
-    fn view_of_ended(&self, label: &Label, ended: &Ended) -> CallView {
+    fn view_of_ended(&self, label: &Label, ended: &Ended, live: &Live) -> CallView {
         let report = ended.report.as_deref();
         let status = match ended.answered {
             Some(_) => 200,
@@ -236,6 +268,7 @@ impl Watching {
             recording: report
                 .and_then(|report| report.recording.as_ref()?.paths.first())
                 .map(|path| path.display().to_string()),
+            events: live.timeline.record(ended.started, EVENTS_SHOWN).0,
             ..named(label)
         }
     }
@@ -271,6 +304,10 @@ impl Watching {
             recording: running
                 .and_then(|running| running.recording.as_ref())
                 .map(|path| path.display().to_string()),
+            events: self
+                .live
+                .get(&call.id())
+                .map_or_else(Vec::new, |live| live.timeline.record(call.started(), EVENTS_SHOWN).0),
             ..named(call.label())
         }
     }
@@ -356,24 +393,32 @@ impl Watch for Watching {
         if self.stale {
             return;
         }
-        self.renew_at = Some(now + RENEWAL);
+        let calls = u32::try_from(agent.calls().count()).unwrap_or(u32::MAX);
+        let pause = RENEWAL_PER_CALL.saturating_mul(calls).clamp(RENEWAL, SLOWEST_RENEWAL);
+        self.renew_at = Some(now + pause);
         for call in agent.calls() {
             if let (Some(running), Some(live)) = (engines.running(call.id()), self.live.get_mut(&call.id())) {
                 live.recording = running.recording.clone().or(live.recording.take());
                 live.gauges = Some(running.gauges.clone());
             }
         }
+        let parts = self.parts(now, agent);
+        self.ready = parts.readiness() != Readiness::NotReady;
         let snapshot = Snapshot {
-            parts: self.parts(now, agent),
+            parts,
             calls: agent.calls().map(|call| self.view(now, call, engines)).collect(),
             recent: self.recent.iter().cloned().collect(),
             ended: self.ended.clone(),
-            sip: sip_view(now, agent),
+            sip: sip_view(now, agent, self.door.dropped()),
             worker: worker_view(&self.detectors),
             recording: self.recorded.clone(),
             ..Snapshot::default()
         };
         *self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready
     }
 
     /// What happened since the last renewal must not wait for the next thing to happen.
@@ -403,11 +448,18 @@ fn named(label: &Label) -> CallView {
         from: label.from.clone(),
         to: label.to.clone(),
         agent: label.agent.clone(),
+        display_name: label.display_name.clone(),
+        asserted: label.asserted.clone(),
+        diverted_by: label.diverted_by.clone(),
+        room: label.room.clone(),
+        session: label.session.clone(),
+        session_id: label.session_id.clone(),
+        headers: label.headers.clone(),
         ..CallView::default()
     }
 }
 
-fn sip_view(now: Instant, agent: &UserAgent) -> SipView {
+fn sip_view(now: Instant, agent: &UserAgent, dropped: Dropped) -> SipView {
     let counters = agent.sip_counters();
     SipView {
         requests: counters.requests,
@@ -421,6 +473,10 @@ fn sip_view(now: Instant, agent: &UserAgent) -> SipView {
             ("acl".to_owned(), counters.strangers_dropped),
             ("stray".to_owned(), counters.stray),
             ("overload".to_owned(), counters.overload),
+            ("malformed".to_owned(), counters.malformed),
+            ("rate".to_owned(), dropped.rate),
+            ("scanner".to_owned(), dropped.scanner),
+            ("banned".to_owned(), dropped.banned),
         ]),
     }
 }
@@ -458,6 +514,10 @@ fn stream_view(codec: String, report: &StreamReport) -> StreamView {
         bytes_sent: report.bytes_sent,
         jitter_ms: report.jitter_ms,
         round_trip_ms: report.round_trip_ms,
+        srtp: report.shielded.map(|shielded| shielded.suite),
+        srtp_via: report.shielded.map(|shielded| shielded.via),
+        srtp_auth_failures: report.srtp_auth_failures,
+        dtls_refused: report.dtls_refused,
     }
 }
 
@@ -471,6 +531,9 @@ fn stream_record(codec: String, report: &StreamReport) -> StreamRecord {
         bytes_sent: report.bytes_sent,
         jitter_ms: report.jitter_ms,
         round_trip_ms: report.round_trip_ms,
+        srtp: report.shielded.map(|shielded| shielded.suite.to_owned()),
+        srtp_via: report.shielded.map(|shielded| shielded.via.to_owned()),
+        srtp_auth_failures: report.srtp_auth_failures,
         pictures: None,
     }
 }

@@ -20,6 +20,10 @@ pub enum EndReason {
     Refused { status: u16, text: String },
     /// Our answer was never acknowledged.
     AckMissing,
+    /// Its peer was sent to somebody else, and is there.
+    Transferred,
+    /// Another call took its place (RFC 3891).
+    Replaced,
     /// Neither RTP nor RTCP came for too long.
     MediaTimeout,
     /// Nobody refreshed the session in time (RFC 4028).
@@ -30,6 +34,8 @@ pub enum EndReason {
     Shutdown,
     /// The offer or answer could not be used.
     NegotiationFailed(String),
+    /// A stream that had to be protected could not be: no keys in time, or the wrong peer.
+    ProtectionFailed(String),
     /// A part of the media engine broke; the text says which.
     EngineFault(String),
     /// A bug in the control plane, caught at the call's edge.
@@ -47,11 +53,14 @@ impl EndReason {
             EndReason::Rejected { .. } => "rejected",
             EndReason::Refused { .. } => "refused",
             EndReason::AckMissing => "ack-missing",
+            EndReason::Transferred => "transferred",
+            EndReason::Replaced => "replaced",
             EndReason::MediaTimeout => "media-timeout",
             EndReason::SessionExpired => "session-expired",
             EndReason::TooLong => "too-long",
             EndReason::Shutdown => "shutdown",
             EndReason::NegotiationFailed(_) => "negotiation-failed",
+            EndReason::ProtectionFailed(_) => "protection-failed",
             EndReason::EngineFault(_) => "engine-fault",
             EndReason::ControlFault(_) => "control-fault",
         }
@@ -62,12 +71,14 @@ impl EndReason {
         match self {
             EndReason::Refused { status, text } | EndReason::Rejected { status, text } => (*status, text),
             EndReason::PeerCancelled => (487, "Request Terminated"),
-            EndReason::NegotiationFailed(_) => (488, "Not Acceptable Here"),
+            EndReason::NegotiationFailed(_) | EndReason::ProtectionFailed(_) => (488, "Not Acceptable Here"),
             EndReason::Shutdown => (503, "Service Unavailable"),
             EndReason::NoAnswer => (480, "Temporarily Unavailable"),
-            EndReason::PeerHungUp | EndReason::HungUp | EndReason::TooLong => {
-                (480, "Temporarily Unavailable")
-            }
+            EndReason::PeerHungUp
+            | EndReason::HungUp
+            | EndReason::Transferred
+            | EndReason::Replaced
+            | EndReason::TooLong => (480, "Temporarily Unavailable"),
             EndReason::AckMissing | EndReason::MediaTimeout | EndReason::SessionExpired => {
                 (500, "Server Internal Error")
             }
@@ -85,7 +96,10 @@ impl EndReason {
             EndReason::AckMissing => (102, "ack-missing"),
             EndReason::NoAnswer => (19, "no answer from user"),
             EndReason::NegotiationFailed(_) => (88, "negotiation-failed"),
+            EndReason::ProtectionFailed(_) => (88, "protection-failed"),
             EndReason::EngineFault(_) | EndReason::ControlFault(_) => (41, "engine-fault"),
+            EndReason::Transferred => (16, "transferred"),
+            EndReason::Replaced => (16, "replaced"),
             EndReason::PeerHungUp
             | EndReason::PeerCancelled
             | EndReason::HungUp
@@ -103,6 +117,7 @@ impl std::fmt::Display for EndReason {
                 write!(f, "{} ({status} {text})", self.name())
             }
             EndReason::NegotiationFailed(text)
+            | EndReason::ProtectionFailed(text)
             | EndReason::EngineFault(text)
             | EndReason::ControlFault(text) => write!(f, "{}: {text}", self.name()),
             EndReason::PeerHungUp
@@ -110,6 +125,8 @@ impl std::fmt::Display for EndReason {
             | EndReason::HungUp
             | EndReason::NoAnswer
             | EndReason::AckMissing
+            | EndReason::Transferred
+            | EndReason::Replaced
             | EndReason::MediaTimeout
             | EndReason::SessionExpired
             | EndReason::TooLong

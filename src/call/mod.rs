@@ -12,12 +12,13 @@ pub mod early;
 pub mod end;
 mod ending;
 mod incoming;
-mod info;
+pub mod info;
 pub mod negotiate;
 mod outgoing;
 pub mod reach;
 pub mod reason;
 mod reoffer;
+pub mod story;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -87,6 +88,7 @@ pub enum Tell {
         streams: Box<Streams>,
     },
     Digit(char),
+    Moment(story::Moment),
 }
 
 /// The call's whole story, told once.
@@ -172,6 +174,7 @@ pub struct Call {
     answered: Option<Instant>,
     reoffer: reoffer::Reoffer,
     hold: reoffer::Hold,
+    beside: info::Beside,
     out: VecDeque<Do>,
 }
 
@@ -194,6 +197,7 @@ impl Call {
             started: now,
             answered: None,
             reoffer: reoffer::Reoffer::default(),
+            beside: info::Beside::default(),
             out: VecDeque::new(),
         }
     }
@@ -216,6 +220,23 @@ impl Call {
 
     pub fn answered(&self) -> Option<Instant> {
         self.answered
+    }
+
+    /// What it was made with.
+    pub fn settings(&self) -> &CallSettings {
+        &self.settings
+    }
+
+    /// Writes down what both sides call this call (Session-ID, RFC 7989), and its Call-ID once there is one.
+    pub fn identify(&mut self, session_id: Option<String>, call_id: Option<String>) {
+        let label = &mut self.settings.label;
+        label.session_id = session_id.or(label.session_id.take());
+        label.sip_call_id = call_id.unwrap_or_else(|| std::mem::take(&mut label.sip_call_id));
+    }
+
+    /// Offer and answer and their acknowledgement are complete, and none is on its way.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.state, State::Established { .. }) && matches!(self.reoffer, reoffer::Reoffer::None)
     }
 
     /// Whether it counts against `sip.max_calls`.
@@ -245,7 +266,8 @@ impl Call {
             State::Ringing { until, .. } => Some(*until),
             State::Inviting { give_up_at, .. } | State::Ending { give_up_at } => Some(*give_up_at),
             State::Established { until } => {
-                Some(self.reoffer.wake_at().map_or(*until, |again| again.min(*until)))
+                let others = [self.reoffer.wake_at(), self.beside.wake_at()];
+                Some(others.into_iter().flatten().fold(*until, Instant::min))
             }
             State::Offered { .. } | State::Dialling => Some(self.started + PREPARE_LIMIT),
             State::Answered { .. } | State::Over => None,
@@ -257,7 +279,10 @@ impl Call {
             State::Ringing { until, .. } if now >= *until => self.stop_ringing(now),
             State::Inviting { give_up_at, .. } if now >= *give_up_at => self.finish(now, EndReason::NoAnswer),
             State::Established { until } if now >= *until => self.finish(now, EndReason::TooLong),
-            State::Established { .. } => self.ask_again(now),
+            State::Established { .. } => {
+                self.ask_again(now);
+                self.relay_key(now);
+            }
             State::Offered { .. } | State::Dialling if now >= self.started + PREPARE_LIMIT => {
                 self.finish(now, EndReason::EngineFault("the engine binds no ports".to_owned()));
             }
@@ -315,14 +340,15 @@ impl Call {
                 self.forget_when_over(now);
             }
             sip::Event::Reinvited { request, body, .. } => self.reinvited(request, body.as_ref()),
-            sip::Event::Requested { request, method, body, .. } => {
-                self.requested(request, method, body.as_ref())
+            sip::Event::Requested { request, method, headers, body, .. } => {
+                self.requested(request, &method, &headers, body.as_ref());
             }
             sip::Event::Withdrawn { request, .. } => self.withdrawn(request),
             sip::Event::Responded { method: Method::Invite, status, body, .. } => {
                 self.reoffer_answered(now, status, body.as_ref());
             }
-            // `Invited` made this call, and nothing hangs on the answer to an INFO or on a PRACK without a body.
+            sip::Event::Responded { method: Method::Info, status, .. } => self.info_answered(status),
+            // `Invited` made this call, and nothing hangs on other answers or on a PRACK without a body.
             sip::Event::Invited { .. }
             | sip::Event::Responded { .. }
             | sip::Event::Pracked { .. }
@@ -340,6 +366,7 @@ impl Call {
             // Before the answer nobody has to send.
             Event::MediaLost { .. } if self.answered.is_none() => {}
             Event::MediaLost { .. } => self.finish(now, EndReason::MediaTimeout),
+            Event::Unprotected { why, .. } => self.finish(now, EndReason::ProtectionFailed(why)),
             Event::WantsKey { .. } => self.ask_key_by_info(),
             Event::Digit { digit, .. } => self.tell(Tell::Digit(digit)),
             Event::Fault { text, .. } => self.finish(now, EndReason::EngineFault(text)),

@@ -147,7 +147,7 @@ fn nothing_is_pressed_before_somebody_listens() {
     let now = Instant::now();
     let mut call = Call::incoming(now, ID, settings(1), Some(&audio_video()));
     said(&mut call);
-    call.send_digits("1");
+    call.send_digits(now, "1");
     assert!(said(&mut call).is_empty());
 }
 

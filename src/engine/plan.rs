@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::media::frame::Size;
 use crate::record::recorder::RecorderReport;
+pub use crate::secure::keys::{SrtpKeys, SrtpSuite};
 use crate::vision::censor::CensorSettings;
 use crate::vision::filters::Transform;
 use crate::vision::overlay::OverlaySettings;
@@ -63,52 +64,6 @@ pub enum Protection {
     Sdes(Box<SrtpKeys>),
     /// Keys from a DTLS handshake on the media path (RFC 5763, RFC 5764).
     Dtls(Box<DtlsPeer>),
-}
-
-/// A protection profile of SRTP (RFC 3711, RFC 7714).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SrtpSuite {
-    AesCm128HmacSha1_80,
-    AesCm128HmacSha1_32,
-    AeadAes128Gcm,
-    AeadAes256Gcm,
-}
-
-impl SrtpSuite {
-    /// As written in `a=crypto` (RFC 4568 §6.2, RFC 7714 §14.2).
-    pub fn name(self) -> &'static str {
-        match self {
-            SrtpSuite::AesCm128HmacSha1_80 => "AES_CM_128_HMAC_SHA1_80",
-            SrtpSuite::AesCm128HmacSha1_32 => "AES_CM_128_HMAC_SHA1_32",
-            SrtpSuite::AeadAes128Gcm => "AEAD_AES_128_GCM",
-            SrtpSuite::AeadAes256Gcm => "AEAD_AES_256_GCM",
-        }
-    }
-
-    /// Bytes of the master key and of the master salt.
-    pub fn lengths(self) -> (usize, usize) {
-        match self {
-            SrtpSuite::AesCm128HmacSha1_80 | SrtpSuite::AesCm128HmacSha1_32 => (16, 14),
-            SrtpSuite::AeadAes128Gcm => (16, 12),
-            SrtpSuite::AeadAes256Gcm => (32, 12),
-        }
-    }
-}
-
-/// One suite and the master key with its salt, key first, of each side. Never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SrtpKeys {
-    pub suite: SrtpSuite,
-    /// Protects what we send.
-    pub local: Vec<u8>,
-    /// Protects what the peer sends.
-    pub remote: Vec<u8>,
-}
-
-impl std::fmt::Debug for SrtpKeys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SrtpKeys({})", self.suite.name())
-    }
 }
 
 /// The DTLS peer of one stream, as its SDP describes it.
@@ -306,6 +261,11 @@ pub enum Event {
         call: CallId,
         digit: char,
     },
+    /// A stream that must be protected cannot be; nothing was sent on it.
+    Unprotected {
+        call: CallId,
+        why: String,
+    },
     /// A part broke; the call decides.
     Fault {
         call: CallId,
@@ -325,6 +285,7 @@ impl Event {
             | Event::MediaLost { call }
             | Event::WantsKey { call }
             | Event::Digit { call, .. }
+            | Event::Unprotected { call, .. }
             | Event::Fault { call, .. }
             | Event::Stopped { call, .. } => *call,
         }
@@ -348,6 +309,20 @@ pub struct Label {
     pub sip_call_id: String,
     /// The peer's signalling address.
     pub peer: String,
+    /// The name the caller goes by, as it may be shown.
+    pub display_name: String,
+    /// The identity its network stands by, when that network is believed (RFC 3325).
+    pub asserted: Option<String>,
+    /// Whom the call was for before it was diverted.
+    pub diverted_by: Option<String>,
+    /// `X-Room-ID`, else the Call-ID.
+    pub room: String,
+    /// `X-Session-ID`, else the caller.
+    pub session: String,
+    /// Both halves of Session-ID (RFC 7989).
+    pub session_id: Option<String>,
+    /// The `X-` headers of the INVITE, in order.
+    pub headers: Vec<(String, String)>,
 }
 
 /// Everything one call's engine needs to run.
@@ -542,6 +517,26 @@ pub struct StreamReport {
     pub round_trip_ms: Option<f64>,
     /// From `Start` to the first packet.
     pub first_packet_ms: Option<u64>,
+    /// What protects it; `None`: nothing.
+    pub shielded: Option<Shielded>,
+    /// SRTP packets not made with the stream's key: plain, forged, or damaged.
+    pub srtp_auth_failures: u64,
+    pub srtp_replayed: u64,
+    /// Came before there were keys.
+    pub srtp_early: u64,
+    /// DTLS handshakes of sources that are not the peer.
+    pub dtls_refused: u64,
+    /// ICE checks that did not know the password, or too many of them.
+    pub ice_refused: u64,
+}
+
+/// How a stream is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shielded {
+    /// The suite's name, as in `a=crypto`.
+    pub suite: &'static str,
+    /// `sdes` or `dtls`.
+    pub via: &'static str,
 }
 
 /// Pictures by what became of them.

@@ -67,6 +67,12 @@ impl PortRange {
         ))
     }
 
+    /// Pairs that nobody has; what other programs on the box hold is found when it is bound.
+    pub fn free(&self) -> usize {
+        let pairs = usize::from(self.high.saturating_sub(self.low)).div_ceil(2);
+        pairs.saturating_sub(self.used.len())
+    }
+
     /// The call that had `port` is over.
     pub fn release(&mut self, now: Instant, port: u16) {
         self.resting.push_back((now + QUARANTINE, port));
@@ -120,6 +126,7 @@ mod tests {
         let second = range.bind(now, home).expect("another");
         assert_ne!(first.port, second.port);
         assert!(range.bind(now, home).is_err());
+        assert_eq!(range.free(), 0);
         let port = first.port;
         drop(first);
         range.release(now, port);

@@ -19,6 +19,7 @@ use crate::engine::plan::{BoundPorts, CallId, Command, Event, Plan, Streams, Wan
 use crate::engine::ports::{Pair, PortRange};
 use crate::engine::voice::Speaker;
 use crate::media::codec::Detector;
+use crate::secure::dtls::Identity;
 use crate::vision::observer::ObserverSettings;
 use crate::vision::schedule::Schedule;
 
@@ -41,6 +42,8 @@ pub struct Settings {
     /// RTCP name of this box.
     pub cname: String,
     pub catalogue: Arc<dyn Catalogue>,
+    /// The certificate of this box for DTLS-SRTP. `None`: streams that need one fail.
+    pub dtls: Option<Arc<Identity>>,
     /// Where an encoder of a configured name is chosen by proof; remembered, so calls do not wait for it.
     pub choose_encoder: fn(&str, bool) -> Result<EncoderKind, String>,
 }
@@ -100,6 +103,11 @@ impl Engines {
     /// The running engine of a call, for figures.
     pub fn running(&self, call: CallId) -> Option<&Running> {
         self.calls.get(&call).and_then(|entry| entry.running.as_ref())
+    }
+
+    /// Pairs of RTP ports that are free.
+    pub fn free_port_pairs(&self) -> usize {
+        self.ports.free()
     }
 
     /// Makes greetings beforehand, so that the first caller need not wait for them.

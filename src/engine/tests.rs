@@ -19,6 +19,9 @@ use crate::media::nal;
 use crate::media::pool::FramePool;
 use crate::rtp::packet::{self, Header, Packet, Writer};
 use crate::rtp::payload::h264::{PacketizationMode as Mode, Packetizer};
+use crate::secure::dtls::{Association, Identity, Progress};
+use crate::secure::srtp::{Incoming, Outgoing};
+use crate::secure::{self, Kind, ice};
 use crate::source::test_picture::TestCard;
 use crate::source::tone;
 use crate::vision::censor::CensorSettings;
@@ -57,6 +60,11 @@ impl Catalogue for Broken {
 fn media() -> Handle {
     static MEDIA: OnceLock<Handle> = OnceLock::new();
     MEDIA.get_or_init(|| runtime::start(|| ()).expect("a media thread")).clone()
+}
+
+fn own_identity() -> Arc<Identity> {
+    static IDENTITY: OnceLock<Arc<Identity>> = OnceLock::new();
+    IDENTITY.get_or_init(|| Arc::new(Identity::generate().expect("a certificate"))).clone()
 }
 
 /// Two seconds of the test card, a key picture at the start.
@@ -102,13 +110,36 @@ struct Line {
     sequence: u16,
     timestamp: u32,
     due: Instant,
+    /// What was agreed on with the engine, and what came of it.
+    protection: Protection,
+    ice: Option<Ice>,
+    address: Option<SocketAddr>,
+    keys: Option<(Outgoing, Incoming)>,
+    dtls: Option<Association>,
+    /// Media that was not protected as agreed.
+    clear: usize,
+    answers: usize,
 }
 
 impl Line {
     fn new(payload_type: u8) -> Self {
         let socket = UdpSocket::bind((HOME, 0)).expect("a port");
         socket.set_nonblocking(true).expect("does not block");
-        Line { socket, to: None, payload_type, sequence: 65_530, timestamp: 1, due: Instant::now() }
+        Line {
+            socket,
+            to: None,
+            payload_type,
+            sequence: 65_530,
+            timestamp: 1,
+            due: Instant::now(),
+            protection: Protection::None,
+            ice: None,
+            address: None,
+            keys: None,
+            dtls: None,
+            clear: 0,
+            answers: 0,
+        }
     }
 
     fn send(&mut self, marker: bool, parts: &[&[u8]]) {
@@ -120,14 +151,78 @@ impl Line {
             ssrc: 0x5eed + u32::from(self.payload_type >= 96),
         };
         self.sequence = self.sequence.wrapping_add(1);
+        let mut packet = Writer::new(2048).write(&header, parts).to_vec();
+        if self.protection != Protection::None {
+            let Some((out, _)) = &mut self.keys else { return };
+            out.protect_rtp(&mut packet).expect("protected");
+        }
         if let Some(to) = self.to {
-            let _ = self.socket.send_to(&Writer::new(2048).write(&header, parts), to);
+            let _ = self.socket.send_to(&packet, to);
         }
     }
 
-    fn receive(&self, into: &mut Vec<Seen>) {
+    /// Agrees on fresh keys.
+    fn agree(&mut self, suite: SrtpSuite, local: u8, remote: u8) {
+        let length = suite.lengths().0 + suite.lengths().1;
+        let keys = SrtpKeys { suite, local: vec![local; length], remote: vec![remote; length] };
+        let out = Outgoing::new(suite, &keys.remote).expect("a key");
+        self.keys = Some((out, Incoming::new(suite, &keys.local).expect("a key")));
+        self.protection = Protection::Sdes(Box::new(keys));
+    }
+
+    /// Agrees on a handshake; `client`: which the engine is.
+    fn shake(&mut self, own: &Identity, engine: &Identity, client: bool) {
+        let handshake = Association::new(Instant::now(), own, !client, engine.fingerprint());
+        self.dtls = Some(handshake.expect("it begins"));
+        self.keys = None;
+        self.protection = Protection::Dtls(Box::new(DtlsPeer { client, fingerprint: own.fingerprint() }));
+    }
+
+    fn handshake(&mut self, datagram: Option<&[u8]>) {
+        let (Some(handshake), Some(to)) = (&mut self.dtls, self.to) else { return };
+        let now = Instant::now();
+        if let Some(Progress::Keys(keys)) =
+            datagram.and_then(|bytes| handshake.handle(now, bytes).expect("sound"))
+        {
+            let out = Outgoing::new(keys.suite, &keys.local).expect("a key");
+            self.keys = Some((out, Incoming::new(keys.suite, &keys.remote).expect("a key")));
+        }
+        handshake.handle_time(now).expect("in time");
+        while let Some(flight) = handshake.poll() {
+            let _ = self.socket.send_to(&flight, to);
+        }
+    }
+
+    /// One check as a full ICE agent sends it.
+    fn check(&self, password: &str, extra: &[(u16, &[u8])]) {
+        let bytes = ice::check(password, "ours:theirs", extra);
+        self.socket.send_to(&bytes, self.to.expect("a port")).expect("sent");
+    }
+
+    fn receive(&mut self, into: &mut Vec<Seen>) {
         let mut buffer = [0; 4096];
-        while let Ok((length, _)) = self.socket.recv_from(&mut buffer) {
+        self.handshake(None);
+        while let Ok((mut length, _)) = self.socket.recv_from(&mut buffer) {
+            match secure::kind(&buffer[..length]) {
+                Kind::Dtls => self.handshake(Some(&buffer[..length])),
+                Kind::Stun => self.answers += 1,
+                Kind::Media | Kind::Unknown => {}
+            }
+            if secure::kind(&buffer[..length]) != Kind::Media {
+                continue;
+            }
+            if self.protection != Protection::None {
+                let rtcp = packet::is_rtcp(&buffer[..length]);
+                let opened = self.keys.as_mut().and_then(|(_, incoming)| {
+                    let bytes = &mut buffer[..length];
+                    if rtcp { incoming.unprotect_rtcp(bytes) } else { incoming.unprotect_rtp(bytes) }.ok()
+                });
+                let Some(plain) = opened else {
+                    self.clear += 1;
+                    continue;
+                };
+                length = plain;
+            }
             if packet::is_rtcp(&buffer[..length]) {
                 continue;
             }
@@ -142,14 +237,14 @@ impl Line {
     }
 
     fn route(&self, direction: Direction) -> Route {
-        let remote = self.socket.local_addr().ok();
+        let remote = self.address.or(self.socket.local_addr().ok());
         Route {
             remote,
             remote_rtcp: remote,
             rtcp_mux: true,
             direction,
-            protection: Protection::None,
-            ice: None,
+            protection: self.protection.clone(),
+            ice: self.ice.clone(),
         }
     }
 }
@@ -189,6 +284,7 @@ impl World {
             clock: Clock::new(Instant::now(), SystemTime::now()),
             cname: "test".to_owned(),
             catalogue: Arc::new(Broken),
+            dtls: Some(own_identity()),
             choose_encoder,
         };
         let (engines, events) = Engines::new(settings, media(), media());
@@ -601,4 +697,173 @@ fn without_feedback_a_key_picture_is_asked_for_by_signalling_and_given_by_it() {
 fn the_clip_is_what_it_says() {
     let clip = clip();
     assert!(clip.len() == 30 && clip[0].key && !clip[1].key && nal::parameter_sets(&clip[0].data).is_some());
+}
+
+/// Packets nobody asked for, to the port `to`: plain, with a wrong key, and the peer's own again.
+fn attack(to: SocketAddr, ssrc: u32) {
+    let socket = UdpSocket::bind((HOME, 0)).expect("a port");
+    let suite = SrtpSuite::AesCm128HmacSha1_80;
+    let mut wrong = Outgoing::new(suite, &[99; 30]).expect("a key");
+    for sequence in 0..100 {
+        let header = Header { marker: false, payload_type: 0, sequence, timestamp: 9, ssrc };
+        let mut packet = Writer::new(2048).write(&header, &[&[1; 160]]).to_vec();
+        socket.send_to(&packet, to).expect("sent");
+        wrong.protect_rtp(&mut packet).expect("protected");
+        socket.send_to(&packet, to).expect("sent");
+    }
+}
+
+#[test]
+fn protected_sound_and_pictures_go_both_ways_and_nothing_else_gets_in() {
+    let mut world = World::new(180);
+    world.audio.agree(SrtpSuite::AesCm128HmacSha1_80, 1, 2);
+    world.video.agree(SrtpSuite::AeadAes128Gcm, 3, 4);
+    world.start(world.streams(true, true));
+    world.run(MS(1000));
+    world.assert_sound(MS(1000));
+    assert!(pictures(&world.seen) > 8, "{} pictures", pictures(&world.seen));
+    attack(world.audio.to.expect("a port"), 0x5eed);
+    attack(world.video.to.expect("a port"), 0x77);
+    world.run(MS(1000));
+    world.assert_sound(MS(1000));
+    assert!(pictures(&world.seen) > 8 && world.audio.clear + world.video.clear == 0);
+    let (report, _folder) = world.stop();
+    let (audio, video) = (report.audio.expect("audio"), report.video.expect("video"));
+    let shielded = |suite| Some(Shielded { suite, via: "sdes" });
+    assert_eq!(audio.shielded, shielded("AES_CM_128_HMAC_SHA1_80"));
+    assert_eq!(video.shielded, shielded("AEAD_AES_128_GCM"));
+    // Numbers that were heard before are told from forgeries without a look at the rest.
+    let refused = |stream: &StreamReport| stream.srtp_auth_failures + stream.srtp_replayed;
+    assert_eq!((refused(&audio), refused(&video)), (200, 200));
+    assert!(audio.srtp_auth_failures > 50, "{audio:?}");
+    assert_eq!((audio.packets_lost, audio.foreign_packets), (0, 0), "{audio:?}");
+}
+
+#[test]
+fn keys_outlive_a_hold_and_new_keys_cost_no_sound() {
+    let mut world = World::new(200);
+    world.audio.agree(SrtpSuite::AesCm128HmacSha1_80, 1, 2);
+    world.start(world.streams(true, false));
+    world.run(MS(600));
+    for _ in 0..3 {
+        world.talks = false;
+        let held = Streams { audio: Some(world.audio(Direction::Inactive)), ..Streams::default() };
+        world.update(held);
+        world.run(MS(200));
+        world.talks = true;
+        world.update(world.streams(true, false));
+        world.run(MS(100));
+        world.run(MS(400));
+        world.assert_sound(MS(400));
+    }
+    assert_eq!(world.audio.clear, 0, "the same keys go on where they were");
+    for round in 0..3 {
+        world.audio.agree(SrtpSuite::AeadAes128Gcm, 10 + round, 20 + round);
+        world.update(world.streams(true, false));
+        world.run(MS(500));
+        world.assert_sound(MS(500));
+        assert!(world.audio.clear <= 1, "at most what was on its way");
+        world.audio.clear = 0;
+    }
+    let (report, _folder) = world.stop();
+    let audio = report.audio.expect("audio");
+    assert_eq!((audio.packets_lost, audio.srtp_replayed), (0, 0), "{audio:?}");
+}
+
+#[test]
+fn a_handshake_on_the_media_path_protects_in_either_role() {
+    for (client, port) in [(false, 220), (true, 240)] {
+        let mut world = World::new(port);
+        let peer = Identity::generate().expect("a certificate");
+        world.audio.shake(&peer, &own_identity(), client);
+        world.video.shake(&peer, &own_identity(), client);
+        world.start(world.streams(true, true));
+        // A stranger on another host's port is not asked; one on a host that is named is not believed.
+        let stranger = Identity::generate().expect("a certificate");
+        let mut hello = Association::new(Instant::now(), &stranger, true, own_identity().fingerprint())
+            .expect("it begins");
+        let socket = UdpSocket::bind((HOME, 0)).expect("a port");
+        let to = world.audio.to.expect("a port");
+        socket.send_to(&hello.poll().expect("a first flight"), to).expect("sent");
+        let keyed = |world: &World| world.audio.keys.is_some() && world.video.keys.is_some();
+        let took = world.run_until(MS(3000), keyed).expect("keys");
+        assert!(took < MS(1500), "keys after {took:?}");
+        world.frames = 0;
+        world.run(MS(200));
+        world.run(MS(1000));
+        world.assert_sound(MS(1000));
+        assert!(pictures(&world.seen) > 8, "{} pictures", pictures(&world.seen));
+        assert_eq!(world.audio.clear + world.video.clear, 0, "nothing goes in the clear, keys or not");
+        // The same fingerprint again: the association stays.
+        world.update(world.streams(true, true));
+        world.run(MS(500));
+        world.assert_sound(MS(500));
+        // Another certificate: a new handshake, and sound from the old keys until it is over.
+        let other = Identity::generate().expect("a certificate");
+        let old = world.audio.keys.take();
+        world.audio.shake(&other, &own_identity(), client);
+        world.audio.keys = old;
+        world.update(world.streams(true, true));
+        world.run(MS(1500));
+        assert!(world.audio.dtls.as_ref().is_some_and(Association::is_done));
+        world.run(MS(600));
+        world.assert_sound(MS(600));
+        let (report, _folder) = world.stop();
+        let audio = report.audio.expect("audio");
+        let shielded = Some(Shielded { suite: "AEAD_AES_128_GCM", via: "dtls" });
+        assert_eq!((audio.shielded, report.faults.len()), (shielded, 0));
+    }
+}
+
+#[test]
+fn a_peer_that_shakes_no_hands_is_told_of_and_gets_nothing() {
+    let mut world = World::new(260);
+    let peer = Identity::generate().expect("a certificate");
+    world.audio.shake(&peer, &own_identity(), false);
+    world.audio.dtls = None;
+    world.start(world.streams(true, false));
+    let told = |world: &World| world.happened.iter().any(|event| matches!(event, Event::Unprotected { .. }));
+    let after = world.run_until(MS(6500), told).expect("told");
+    assert!(after > MS(4800), "{after:?}");
+    assert_eq!(world.audio.clear, 0);
+    world.happened.clear();
+    let (report, _folder) = world.stop();
+    assert_eq!(report.audio.map(|audio| (audio.packets_sent, audio.shielded)), Some((0, None)));
+}
+
+#[test]
+fn a_browser_checks_first_then_shakes_hands_and_may_move() {
+    let mut world = World::new(280);
+    let peer = Identity::generate().expect("a certificate");
+    let password = "0123456789012345678901";
+    world.audio.shake(&peer, &own_identity(), false);
+    world.audio.address = Some("0.0.0.0:9".parse().expect("nobody"));
+    world.audio.ice = Some(Ice {
+        local_ufrag: "ours".to_owned(),
+        local_password: password.to_owned(),
+        remote_ufrag: "theirs".to_owned(),
+        remote_password: "x".repeat(22),
+    });
+    world.start(world.streams(true, false));
+    world.run(MS(300));
+    assert!(world.audio.keys.is_none(), "no handshake with an address that was not checked");
+    world.audio.check("guessed", &[ice::NOMINATING]);
+    world.run(MS(300));
+    assert!(world.audio.answers == 1 && world.audio.keys.is_none());
+    world.audio.check(password, &[ice::NOMINATING]);
+    world.run_until(MS(2000), |world| world.audio.keys.is_some()).expect("keys");
+    world.run(MS(600));
+    world.assert_sound(MS(600));
+    // The peer's network changes: a check from the new address takes media with it.
+    let moved = UdpSocket::bind((HOME, 0)).expect("a port");
+    moved.set_nonblocking(true).expect("does not block");
+    world.audio.socket = moved;
+    world.audio.check(password, &[ice::NOMINATING]);
+    world.run(MS(100));
+    world.run(MS(600));
+    world.assert_sound(MS(600));
+    let (report, _folder) = world.stop();
+    let audio = report.audio.expect("audio");
+    assert_eq!((audio.ice_refused, audio.shielded.map(|shielded| shielded.via)), (1, Some("dtls")));
+    assert!(audio.dtls_refused > 0);
 }

@@ -2,6 +2,7 @@
 //!
 //! Written whole or not at all. Times are seconds since 1970; what is in a field is for the writer to know.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,6 +29,27 @@ pub struct CallRecord {
     /// The agent that took the call.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub agent: Option<String>,
+    /// The name the caller goes by.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub display_name: String,
+    /// The identity the caller's network stands by.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub asserted: Option<String>,
+    /// Whom the call was for before it was diverted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub diverted_by: Option<String>,
+    /// X-Room-ID, else the Call-ID.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub room: String,
+    /// X-Session-ID, else the caller.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub session: String,
+    /// Session-ID (RFC 7989), both halves.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub session_id: Option<String>,
+    /// The `X-` headers of the INVITE.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub headers: Vec<(String, String)>,
     /// Seconds since 1970, UTC.
     pub started: f64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -51,6 +73,28 @@ pub struct CallRecord {
     /// Digits pressed, in order.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub digits: Vec<DigitRecord>,
+    /// What happened, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub events: Vec<EventRecord>,
+    /// How many more happened than are kept.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub events_lost: u64,
+}
+
+/// One thing that happened in the call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Milliseconds since the call started.
+    pub at_ms: u64,
+    /// As `call.held`, `video.track_added`, `message.received`.
+    pub kind: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub data: BTreeMap<String, String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// One media stream of the call.
@@ -65,6 +109,15 @@ pub struct StreamRecord {
     pub jitter_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub round_trip_ms: Option<f64>,
+    /// The SRTP suite that protected it; absent: it went in the clear.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub srtp: Option<String>,
+    /// How its keys came: `sdes` or `dtls`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub srtp_via: Option<String>,
+    /// Packets that were not made with its key.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub srtp_auth_failures: u64,
     /// Video: pictures decoded, shown as slate, and sent.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pictures: Option<PictureRecord>,

@@ -65,6 +65,11 @@ impl Framer {
         framed
     }
 
+    /// The start of a message waits for its rest.
+    pub fn has_part(&self) -> bool {
+        self.buffer.get(self.start..).is_some_and(|rest| rest.iter().any(|byte| !byte.is_ascii_whitespace()))
+    }
+
     fn cut(&mut self) -> Framed {
         let length = match self.length {
             Some(length) => length,

@@ -329,7 +329,8 @@ fn escape_user(user: &str) -> String {
     escaped
 }
 
-fn unescape(text: &str) -> Cow<'_, str> {
+/// `%xx` decoded; what is no escape stays.
+pub(super) fn unescape(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return Cow::Borrowed(text);
     }

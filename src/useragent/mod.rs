@@ -5,17 +5,25 @@
 
 pub mod accounts;
 pub mod admission;
+pub mod control;
 pub mod dialling;
+mod gate;
+mod inviting;
+pub mod metadata;
 pub mod peers;
 mod reaching;
 mod redirect;
 pub mod registrar;
 mod resolving;
 pub mod routing;
+mod stepping;
+mod takeover;
+mod terms;
+mod texts;
+pub mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -23,24 +31,27 @@ use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use crate::call::behaviour::{Behaviour, Room};
-use crate::call::early::{Reliable, Ring};
+use crate::call::early::Ring;
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
 use crate::call::reach::Reach;
-use crate::call::{self, Call, CallSettings, Ended, SipDo, Tell};
+use crate::call::{Call, CallSettings, Ended, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
-    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId,
-    Response, SessionId, Transport, Uri,
+    self, Access, ConnectionId, Endpoint, Event, Hop, NameAddr, Outgoing, Peer, ResolveId, Response,
+    SessionId, Transport, Uri,
 };
 use crate::useragent::accounts::{Account, Accounts};
 use crate::useragent::admission::Admission;
+use crate::useragent::admission::intake::{Intake, Limits};
+use crate::useragent::control::Agent;
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
 pub use crate::useragent::reaching::Way;
 use crate::useragent::redirect::Redirect;
 use crate::useragent::registrar::Registrar;
 use crate::useragent::resolving::Resolving;
-use crate::useragent::routing::{Asked, Route};
+use crate::useragent::routing::Route;
+use crate::useragent::transfer::Transfers;
 
 /// What the user agent is made with.
 #[derive(Clone, Debug)]
@@ -53,11 +64,19 @@ pub struct Settings {
     pub name: String,
     /// The address in SDP; `None`: the local address the peer reached.
     pub advertise: Option<IpAddr>,
-    /// 0: no limit of its own.
+    /// 0: as many as the box was measured to carry.
     pub max_calls: usize,
+    /// New calls over all callers; 0: no limit.
+    pub calls_per_second: u32,
     /// The status over the limit: 503 or 486.
     pub busy: u16,
     pub max_call: Duration,
+    /// Calls made for others: until they are given up.
+    pub ring_timeout: Duration,
+    /// Agents that calls can be made with.
+    pub agents: Vec<Agent>,
+    /// Accounts and peers by name, with the host their extensions are at.
+    pub trunks: Vec<(String, Uri)>,
     /// Where we register.
     pub accounts: Vec<Account>,
     /// Who registers with us.
@@ -79,6 +98,10 @@ pub struct Dial {
     pub room: Room,
     pub media: MediaSettings,
     pub ring_timeout: Duration,
+    /// Further headers of the INVITE.
+    pub headers: Vec<(String, String)>,
+    /// What its label says besides parties and names.
+    pub label: Label,
     pub way: Way,
 }
 
@@ -129,13 +152,16 @@ pub struct Counters {
     pub refused: u64,
     /// Calls discarded because a step panicked.
     pub faults: u64,
+    /// Texts of peers that have no call, or more than one.
+    pub texts_apart: u64,
 }
 
 /// All calls and the endpoint.
 pub struct UserAgent {
     settings: Settings,
     endpoint: Endpoint,
-    calls: BTreeMap<CallId, Call>,
+    /// Boxed: neighbours in the map are moved when one comes or goes.
+    calls: BTreeMap<CallId, Box<Call>>,
     call_of: HashMap<SessionId, CallId>,
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
@@ -147,6 +173,14 @@ pub struct UserAgent {
     offers: HashMap<CallId, sip::Body>,
     redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
+    transfers: Transfers,
+    /// Calls that take the place of another, which ends with their answer.
+    replacing: HashMap<CallId, CallId>,
+    /// Live calls by their `X-Session-ID`.
+    sessions_named: HashMap<String, CallId>,
+    intake: Intake,
+    /// Calls of known peers, by the peer's name.
+    trunk_of: HashMap<CallId, String>,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
@@ -167,6 +201,18 @@ impl UserAgent {
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
             dialling: settings.dialling.clone(),
+            transfers: Transfers::default(),
+            replacing: HashMap::new(),
+            sessions_named: HashMap::new(),
+            intake: Intake::new(
+                Limits {
+                    max_calls: settings.max_calls,
+                    calls_per_second: settings.calls_per_second,
+                    busy: settings.busy,
+                },
+                seed.map(|byte| byte ^ 0x5a),
+            ),
+            trunk_of: HashMap::new(),
             settings,
             calls: BTreeMap::new(),
             call_of: HashMap::new(),
@@ -195,7 +241,7 @@ impl UserAgent {
     }
 
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
-        self.calls.values()
+        self.calls.values().map(Box::as_ref)
     }
 
     pub fn counters(&self) -> Counters {
@@ -217,8 +263,16 @@ impl UserAgent {
 
     pub fn handle_datagram(&mut self, now: Instant, peer: Peer, bytes: &[u8]) {
         let access = self.access(peer.remote.ip());
+        self.show_room();
         self.endpoint.handle_datagram(now, peer, access, bytes);
         self.settle(now);
+    }
+
+    /// Whether a stream from there may stay. A stranger's may where strangers are answered at all.
+    pub fn takes_stream(&self, source: IpAddr, tls_name: Option<&str>) -> bool {
+        tls_name.is_some()
+            || self.access(source) == Access::Trusted
+            || self.settings.sip.strangers != sip::Strangers::Drop
     }
 
     /// Our listener accepted a stream. `tls_name`: what its client certificate, if it was verified, names.
@@ -229,7 +283,11 @@ impl UserAgent {
         peer: Peer,
         tls_name: Option<String>,
     ) {
-        let access = self.access(peer.remote.ip());
+        let access = match &tls_name {
+            // An authority we name vouches for it.
+            Some(_) => Access::Trusted,
+            None => self.access(peer.remote.ip()),
+        };
         self.endpoint.handle_accepted(now, connection, peer, access, tls_name);
         self.settle(now);
     }
@@ -241,6 +299,7 @@ impl UserAgent {
     }
 
     pub fn handle_stream(&mut self, now: Instant, connection: ConnectionId, bytes: &[u8]) {
+        self.show_room();
         self.endpoint.handle_stream(now, connection, bytes);
         self.settle(now);
     }
@@ -272,36 +331,50 @@ impl UserAgent {
             self.armed.remove(&call);
             self.step(now, call, |call| call.handle_time(now));
         }
+        self.transfer_time(now);
         self.settle(now);
     }
 
     /// Makes a call.
     pub fn dial(&mut self, now: Instant, dial: Dial) -> CallId {
         let id = self.new_call_id();
+        self.dial_as(now, id, dial);
+        self.settle(now);
+        id
+    }
+
+    /// The same inside a step: what the endpoint wants is carried out with the rest.
+    fn dial_as(&mut self, now: Instant, id: CallId, dial: Dial) {
         self.counters.outgoing += 1;
         match self.directed(now, dial.clone()) {
             Ok(dial) if dial.hops.is_empty() => self.resolve(now, id, dial),
             Ok(dial) => self.start_dial(now, id, dial),
             Err(reason) => self.not_dialled(now, id, &dial, reason),
         }
-        self.settle(now);
-        id
     }
 
     fn start_dial(&mut self, now: Instant, id: CallId, mut dial: Dial) {
         let Some(first) = dial.hops.first().cloned() else { return };
         // The offer names one address of ours: only places of its family can follow.
         dial.hops.retain(|hop| hop.remote.is_ipv4() == first.remote.is_ipv4());
+        if dial.from.uri.host.is_empty() {
+            let own = self.settings.advertise.unwrap_or(first.local.ip());
+            dial.from.uri = Uri::sip(&user_of(&dial.from.uri), &own.to_string(), None);
+        }
         let settings = CallSettings {
-            // Whoever is reached over a WebSocket is a browser.
-            media: MediaSettings {
-                browser: dial.media.browser || matches!(first.transport, Transport::Ws | Transport::Wss),
-                ..dial.media.clone()
-            },
+            media: terms::outgoing(
+                self.settings.admission.peers(),
+                dial.media.clone(),
+                first.remote.ip(),
+                first.transport,
+                first.name.as_deref(),
+            ),
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
                 peer: first.remote.to_string(),
-                ..self.label(id, user_of(&dial.from.uri), user_of(&dial.to))
+                from: user_of(&dial.from.uri),
+                to: user_of(&dial.to),
+                ..self.label(id, dial.label.clone())
             },
             behaviour: dial.behaviour.clone(),
             room: Room { signalling: Some(first.remote.ip()), ..dial.room.clone() },
@@ -312,8 +385,9 @@ impl UserAgent {
             ring_timeout: dial.ring_timeout,
             ring: Ring::default(),
         };
+        self.note_peer(id, first.remote.ip());
         self.dials.insert(id, dial);
-        self.calls.insert(id, Call::outgoing(now, id, settings));
+        self.calls.insert(id, Box::new(Call::outgoing(now, id, settings)));
         self.step(now, id, |_| ());
     }
 
@@ -343,8 +417,8 @@ impl UserAgent {
     }
 
     /// Presses keys towards the peer.
-    pub fn send_digits(&mut self, now: Instant, call: CallId, digits: String) {
-        self.step(now, call, |call| call.send_digits(&digits));
+    pub fn send_digits(&mut self, now: Instant, call: CallId, digits: &str) {
+        self.step(now, call, |call| call.send_digits(now, digits));
         self.settle(now);
     }
 
@@ -370,7 +444,8 @@ impl UserAgent {
 
     pub fn wake_at(&self) -> Option<Instant> {
         let call = self.timers.first().map(|(at, _)| *at);
-        [call, self.endpoint.wake_at(), self.accounts.wake_at()].into_iter().flatten().min()
+        let others = [self.accounts.wake_at(), self.transfers.wake_at()];
+        [call, self.endpoint.wake_at()].into_iter().chain(others).flatten().min()
     }
 
     /// Drains the endpoint until it and the calls have nothing more to say to each other.
@@ -393,10 +468,8 @@ impl UserAgent {
                 // A call may be gone before its dialog: the endpoint ends that alone.
                 sip::Do::Event(event) => match event.session() {
                     Some(session) => {
-                        if let Some(call) = self.call_of.get(&session).copied()
-                            && let Some(event) = self.redirected(now, call, event)
-                        {
-                            self.step(now, call, |call| call.handle_sip(now, event));
+                        if let Some(call) = self.call_of.get(&session).copied() {
+                            self.happened(now, call, session, event);
                         }
                     }
                     None => self.outside(now, event),
@@ -414,101 +487,12 @@ impl UserAgent {
             Event::OutsideRequested { request, asked } => {
                 let response = match asked.method {
                     sip::Method::Register => self.registered(now, &asked),
-                    _ => Response { status: 405, ..Response::default() },
+                    _ => self.outside_response(now, &asked),
                 };
                 self.endpoint.reply(now, request, response);
             }
             Event::ProofRefused { source } => tracing::warn!(%source, "wrong name or password"),
             _ => {}
-        }
-    }
-
-    fn invited(&mut self, now: Instant, session: SessionId, invite: &Incoming) {
-        let to = user_of(&invite.request_uri);
-        // Who proved to be a user is that user, whatever From says.
-        let from = invite.user.clone().unwrap_or_else(|| user_of(&invite.from.uri));
-        let header = |name: &str| invite.headers.value(name).map(str::to_owned);
-        let asked = Asked { to: &to, from: &from, source: invite.peer.remote.ip(), header: &header };
-        let refusal = if self.draining {
-            Some((503, "Service Unavailable"))
-        } else if self.is_full() {
-            Some((self.settings.busy, if self.settings.busy == 486 { "Busy Here" } else { "Too Many Calls" }))
-        } else {
-            None
-        };
-        let route = routing::choose(&self.settings.routes, &asked);
-        let (status, text) = match (refusal, route) {
-            (Some(refusal), _) => refusal,
-            (None, None) => (404, "Not Found"),
-            (None, Some(route)) => {
-                let route = route.clone();
-                return self.admit(now, session, invite, route, from, to);
-            }
-        };
-        self.counters.refused += 1;
-        let headers = match refusal {
-            Some(_) => vec![("Retry-After".to_owned(), "10".to_owned())],
-            None => Vec::new(),
-        };
-        let response = Response { status, reason: Some(text.to_owned()), headers, body: None };
-        self.endpoint.respond(now, session, response);
-        tracing::info!(%from, %to, status, "call refused: {text}");
-    }
-
-    fn admit(
-        &mut self,
-        now: Instant,
-        session: SessionId,
-        invite: &Incoming,
-        route: Route,
-        from: String,
-        to: String,
-    ) {
-        let id = self.new_call_id();
-        self.counters.incoming += 1;
-        let settings = CallSettings {
-            media: MediaSettings {
-                video: route.video && self.settings.media.video,
-                slides: route.slides,
-                ..self.settings.media.clone()
-            },
-            address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
-            label: Label {
-                agent: route.agent.clone(),
-                incoming: true,
-                sip_call_id: invite.call_id.clone(),
-                peer: invite.peer.remote.to_string(),
-                ..self.label(id, from, to)
-            },
-            behaviour: route.behaviour,
-            room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
-            reach: self.reach(invite.peer.remote.ip()),
-            origin: id.0,
-            seed: self.secrets.random(),
-            max_call: self.settings.max_call,
-            ring_timeout: self.settings.max_call,
-            ring: Ring {
-                time: route.ring,
-                early_media: route.early_media,
-                reliable: Reliable::of(&invite.headers),
-            },
-        };
-        self.call_of.insert(session, id);
-        self.session_of.insert(id, session);
-        // The first step reads the offer: it is guarded like every later one.
-        match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
-            Ok(call) => {
-                self.calls.insert(id, call);
-                self.step(now, id, |_| ());
-            }
-            Err(_) => {
-                tracing::error!(call = %id, "reading an INVITE panicked and it is refused");
-                self.counters.faults += 1;
-                self.call_of.remove(&session);
-                self.session_of.remove(&id);
-                let response = Response { status: 500, ..Response::default() };
-                self.endpoint.respond(now, session, response);
-            }
         }
     }
 
@@ -519,120 +503,13 @@ impl UserAgent {
         Reach { signalling: Some(signalling), networks }
     }
 
-    fn is_full(&self) -> bool {
-        let limit = self.settings.max_calls;
-        limit > 0 && self.calls.values().filter(|call| call.is_live()).count() >= limit
-    }
-
-    fn label(&self, id: CallId, from: String, to: String) -> Label {
-        Label { name: self.settings.name.clone(), call: id.to_string(), from, to, ..Label::default() }
+    fn label(&self, id: CallId, label: Label) -> Label {
+        Label { name: self.settings.name.clone(), call: id.to_string(), ..label }
     }
 
     fn new_call_id(&mut self) -> CallId {
         self.next_call = self.next_call.wrapping_add(1);
         CallId(self.next_call)
-    }
-
-    /// Gives one call one input and carries out what it says. A panic ends that call and no other.
-    fn step(&mut self, now: Instant, id: CallId, input: impl FnOnce(&mut Call)) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| input(call))) {
-            return self.discard(now, id, &*panic);
-        }
-        let mut wanted = Vec::new();
-        while let Some(what) = call.poll() {
-            wanted.push(what);
-        }
-        if wanted.is_empty() {
-            let wake_at = call.wake_at();
-            return self.arm(id, wake_at);
-        }
-        let label = call.label().clone();
-        let wake_at = call.wake_at();
-        self.arm(id, wake_at);
-        for what in wanted {
-            match what {
-                call::Do::Sip(sip) => self.sip(now, id, sip),
-                call::Do::Engine(command) => self.out.push_back(Do::Engine(command)),
-                call::Do::Tell(tell) => {
-                    self.out.push_back(Do::Tell { call: id, label: label.clone(), tell });
-                }
-                call::Do::Forget(ended) => self.forget(id, label.clone(), ended),
-            }
-        }
-    }
-
-    fn arm(&mut self, id: CallId, wake_at: Option<Instant>) {
-        if self.armed.get(&id).copied() == wake_at {
-            return;
-        }
-        if let Some(old) = self.armed.remove(&id) {
-            self.timers.remove(&(old, id));
-        }
-        if let Some(at) = wake_at {
-            self.armed.insert(id, at);
-            self.timers.insert((at, id));
-        }
-    }
-
-    fn forget(&mut self, id: CallId, label: Label, ended: Box<Ended>) {
-        self.arm(id, None);
-        self.calls.remove(&id);
-        self.dials.remove(&id);
-        self.offers.remove(&id);
-        self.redirects.remove(&id);
-        if let Some(session) = self.session_of.remove(&id) {
-            self.call_of.remove(&session);
-        }
-        self.counters.ended += 1;
-        self.out.push_back(Do::Ended { call: id, label, ended });
-    }
-
-    fn discard(&mut self, now: Instant, id: CallId, panic: &(dyn std::any::Any + Send)) {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        tracing::error!(call = %id, "a step of the call panicked and the call is dropped: {text}");
-        self.counters.faults += 1;
-        let Some(call) = self.calls.get(&id) else { return };
-        let (label, started, answered) = (call.label().clone(), call.started(), call.answered());
-        let streams = call.streams().clone();
-        if let Some(session) = self.session_of.get(&id).copied() {
-            let reason = EndReason::ControlFault(text.clone());
-            // Whichever of the two fits the session's state; the endpoint ignores the other.
-            let response = Response { status: 500, reason: None, headers: Vec::new(), body: None };
-            self.endpoint.respond(now, session, response);
-            self.endpoint.bye(now, session, Some(&reason.reason_header()));
-        }
-        self.out.push_back(Do::Engine(Command::Stop { call: id }));
-        let reason = EndReason::ControlFault(text);
-        let ended = Ended { reason, peer_reason: None, started, answered, ended: now, streams, report: None };
-        self.forget(id, label, Box::new(ended));
-    }
-
-    fn sip(&mut self, now: Instant, id: CallId, wanted: SipDo) {
-        if let SipDo::Invite { body } = wanted {
-            return self.invite(now, id, body);
-        }
-        if matches!(wanted, SipDo::Cancel { .. }) && self.stop_redirecting(now, id) {
-            return;
-        }
-        let Some(session) = self.session_of.get(&id).copied() else { return };
-        match wanted {
-            SipDo::Respond { status, reason, headers, body } => {
-                self.endpoint.respond(now, session, Response { status, reason, headers, body });
-            }
-            SipDo::RespondTo { request, status, headers, body } => {
-                let response = Response { status, reason: None, headers, body };
-                self.endpoint.respond_to(now, session, request, response);
-            }
-            SipDo::Ack { body } => self.endpoint.ack(now, session, body),
-            SipDo::Cancel { reason } => self.endpoint.cancel(now, session, Some(&reason)),
-            SipDo::Bye { reason } => self.endpoint.bye(now, session, Some(&reason)),
-            SipDo::Request { method, body } => {
-                self.endpoint.request(now, session, method, Vec::new(), body);
-            }
-            SipDo::Invite { .. } => {}
-        }
     }
 
     fn invite(&mut self, now: Instant, id: CallId, body: sip::Body) {
@@ -641,6 +518,7 @@ impl UserAgent {
             self.offers.insert(id, body.clone());
         }
         let routes = dial.way.route.iter().map(|route| ("Route".to_owned(), route.clone()));
+        let given = dial.headers.iter().filter(|(_, value)| metadata::is_plain(value)).cloned();
         self.redirects.entry(id).or_default().note(&dial.to, &body);
         let session = self.endpoint.invite(
             now,
@@ -649,13 +527,17 @@ impl UserAgent {
                 target: dial.way.target.clone(),
                 from: dial.from.clone(),
                 hops: dial.hops.clone(),
-                headers: routes.collect(),
+                headers: routes.chain(given).collect(),
                 body: Some(body),
                 credentials: dial.way.credentials.clone(),
             },
         );
         self.session_of.insert(id, session);
         self.call_of.insert(session, id);
+        let (identifier, call_id) = (self.endpoint.identifier(session), self.endpoint.call_id(session));
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.identify(identifier, call_id);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::call::negotiate::SrtpPolicy;
 use crate::sip::Uri;
 use crate::sip::digest::Credentials;
 
@@ -30,6 +31,8 @@ pub struct Peer {
     pub identity: bool,
     /// Whether ICE that it offers is answered.
     pub ice: bool,
+    /// `None`: what holds for everybody.
+    pub srtp: Option<SrtpPolicy>,
 }
 
 /// All of them, in the order of the configuration.

@@ -73,7 +73,9 @@ impl UserAgent {
         let Resolving { call, dial, since } = waiting;
         let label = Label {
             peer: dial.to.host.clone(),
-            ..self.label(call, super::user_of(&dial.from.uri), super::user_of(&dial.to))
+            from: super::user_of(&dial.from.uri),
+            to: super::user_of(&dial.to),
+            ..self.label(call, dial.label)
         };
         let streams = Streams::default();
         let ended = Ended {
@@ -86,6 +88,7 @@ impl UserAgent {
             report: None,
         };
         self.counters.ended += 1;
+        self.transfer_over(now, call, &ended.reason);
         self.out.push_back(Do::Ended { call, label, ended: Box::new(ended) });
     }
 }

@@ -23,6 +23,8 @@ pub struct Route {
     pub room: Room,
     /// Whether video is taken at all.
     pub video: bool,
+    /// The name in our Contact; empty: none.
+    pub display_name: String,
     /// It rings so long before the agent answers.
     pub ring: Duration,
     /// Media flows while it rings.

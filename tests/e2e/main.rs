@@ -6,9 +6,11 @@
 
 mod harness;
 
+mod abuse;
 mod bad_input;
 mod calls;
 mod client;
+mod corpus;
 mod dialogs;
 mod examples;
 #[cfg(feature = "faults")]
@@ -22,3 +24,6 @@ mod reoffers;
 mod shutdown;
 mod sipp_scenarios;
 mod slides;
+mod srtp;
+mod transfer;
+mod transports;

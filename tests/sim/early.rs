@@ -17,6 +17,7 @@ fn told(world: &World) -> Vec<&'static str> {
         Tell::Early { .. } => "early",
         Tell::Answered { .. } => "answered",
         Tell::Updated { .. } => "updated",
+        Tell::Moment(_) => "moment",
         Tell::Digit(_) => "digit",
     };
     world.appliances[0].told.iter().map(|(_, tell)| word(tell)).collect()

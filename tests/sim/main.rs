@@ -13,6 +13,7 @@ mod network;
 mod phone;
 mod world;
 
+mod allowed;
 mod early;
 mod identity;
 mod incoming;
@@ -24,3 +25,4 @@ mod reoffer;
 mod sessions;
 mod storm;
 mod torture;
+mod transfer;

@@ -108,6 +108,22 @@ impl Phone {
         self.request("BYE", None);
     }
 
+    /// A request with further header lines.
+    pub fn request_with(&mut self, method: &str, more: &str, content: Content<'_>) {
+        let before = std::mem::replace(&mut self.more, more.to_owned());
+        self.request(method, content);
+        self.more = before;
+    }
+
+    /// Call-ID, its own tag and that of its peer.
+    pub fn dialog(&self) -> (String, String, String) {
+        let tag = |address: &str| {
+            let read = NameAddr::parse(address).unwrap();
+            read.tag().unwrap_or_default().to_owned()
+        };
+        (self.call_id.clone(), tag(&self.own), tag(&self.theirs))
+    }
+
     pub fn request(&mut self, method: &str, content: Content<'_>) {
         self.cseq += 1;
         self.branches += 1;
@@ -178,7 +194,7 @@ impl Phone {
             Message::Response(response) => self.hears_response(response),
             Message::Request(request) if self.polite => match request.method {
                 Method::Invite => self.reply_to(request, 100, None),
-                Method::Bye | Method::Info | Method::Prack | Method::Update => {
+                Method::Bye | Method::Info | Method::Prack | Method::Update | Method::Notify => {
                     self.reply_to(request, 200, None);
                 }
                 _ => {}

@@ -36,6 +36,11 @@ fn an_offer_that_is_none_is_a_bad_request() {
     world.end();
 }
 
+/// Seconds after which the refused phone is to try again.
+fn retry_after(phone: &Phone) -> u32 {
+    phone.response(Method::Invite).headers.value("Retry-After").unwrap().parse().unwrap()
+}
+
 #[test]
 fn over_the_limit_callers_are_told_when_to_come_back() {
     for busy in [503, 486] {
@@ -44,8 +49,7 @@ fn over_the_limit_callers_are_told_when_to_come_back() {
         world.establish("100", &audio_video());
         world.act_on(second, |phone| phone.invite("100", Some(&audio_video())));
         assert_eq!(world.phones[second].statuses(Method::Invite), [busy]);
-        let refusal = world.phones[second].response(Method::Invite);
-        assert_eq!(refusal.headers.value("Retry-After"), Some("10"));
+        assert!((5..=30).contains(&retry_after(&world.phones[second])));
         world.act(|phone| phone.bye());
         let third = world.add_phone();
         world.act_on(third, |phone| phone.invite("100", Some(&audio_video())));
@@ -64,7 +68,7 @@ fn a_draining_appliance_keeps_its_calls_and_takes_no_more() {
     world.command(|agent, _| agent.drain());
     world.act_on(second, |phone| phone.invite("100", Some(&audio_video())));
     assert_eq!(world.phones[second].statuses(Method::Invite), [503]);
-    assert_eq!(world.phones[second].response(Method::Invite).headers.value("Retry-After"), Some("10"));
+    assert!((5..=30).contains(&retry_after(&world.phones[second])));
     let third = world.add_phone();
     world.phones[third].prepare_outside();
     world.act_on(third, |phone| phone.request("OPTIONS", None));

@@ -220,7 +220,7 @@ fn an_info_nobody_knows_gets_415() {
 fn keys_are_pressed_and_other_letters_left_out() {
     let mut world = established();
     let call = world.appliance().call();
-    world.command(|agent, now| agent.send_digits(now, call, "1-2b*x".to_owned()));
+    world.command(|agent, now| agent.send_digits(now, call, "1-2b*x"));
     let Some(Command::SendDigits { digits, .. }) = world.appliance().engine.commands.last() else {
         panic!("{}", world.appliance().engine.story())
     };

@@ -172,6 +172,34 @@ fn an_update_that_adds_video_waits_for_its_port() {
 }
 
 #[test]
+fn a_reinvite_moves_the_media_to_another_address_and_codec() {
+    let mut world = World::new();
+    establish(&mut world, "");
+    let moved = audio_video()
+        .replace("10.0.0.1", "10.0.0.9")
+        .replace("RTP/AVP 8 0 101\r\na=rtpmap:8 PCMA/8000\r\n", "RTP/AVP 0 101\r\n");
+    world.act(|phone| phone.reinvite(Some(&moved)));
+    world.act(|phone| phone.ack(None));
+    let audio = world.appliance().updated().audio.clone().unwrap();
+    assert_eq!(audio.codec.name(), "PCMU");
+    assert_eq!(audio.route.remote, "10.0.0.9:4000".parse().ok());
+    hang_up(world);
+}
+
+#[test]
+fn before_a_late_ack_keys_are_taken() {
+    let mut world = World::new();
+    world.act(|phone| phone.invite("100", Some(&audio_video())));
+    world.act(|phone| phone.request("INFO", Some(("application/dtmf", "5"))));
+    assert_eq!(world.phone().statuses(Method::Info), [200]);
+    world.run(seconds(25));
+    assert_eq!(state(&world), "answered");
+    world.act(|phone| phone.ack(None));
+    assert_eq!(state(&world), "established");
+    hang_up(world);
+}
+
+#[test]
 fn an_update_before_the_ack_is_answered() {
     let mut world = World::new();
     world.act(|phone| phone.invite("100", Some(&audio_video())));

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use eyeline::call::end::EndReason;
 use eyeline::engine::plan::{CallId, Event};
+use eyeline::sip::Uri;
+use eyeline::useragent::Dial;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -93,6 +95,30 @@ fn under_loss_alone_almost_every_call_is_made() {
     assert_eq!(established(&world.appliances[0]), established(&world.appliances[1]));
     let now = world.now;
     world.appliances[0].agent.hang_up_all(now, &EndReason::Shutdown);
+    world.end();
+}
+
+#[test]
+fn under_loss_calls_that_are_looked_at_first_ring_reliably_and_are_made() {
+    const EARLY: usize = 50;
+    let mut world = storm(11, 0.2);
+    let (here, there) = (world.appliances[0].address, world.appliances[1].address);
+    let to = Uri::parse(&format!("sip:look@{there}")).unwrap();
+    for _ in 0..EARLY {
+        let now = world.now;
+        world.appliances[0].agent.dial(now, Dial { to: to.clone(), ..dial(here, there, seconds(60)) });
+        world.run(ms(50));
+    }
+    world.run(seconds(4));
+    let count = |world: &World, state: &str| {
+        let calls = world.appliances.iter().flat_map(|appliance| appliance.agent.calls());
+        calls.filter(|call| call.state_name() == state).count()
+    };
+    assert!(count(&world, "early") > EARLY, "media flows before the answer: {}", count(&world, "early"));
+    world.run(seconds(40));
+    assert!(count(&world, "established") >= 2 * EARLY - 4, "{}", count(&world, "established"));
+    let now = world.now;
+    world.appliances[1].agent.hang_up_all(now, &EndReason::Shutdown);
     world.end();
 }
 

@@ -9,12 +9,13 @@ use eyeline::call::end::EndReason;
 use eyeline::call::negotiate::{MediaSettings, SrtpPolicy};
 use eyeline::call::{Ended, Tell};
 use eyeline::engine::plan::{
-    AudioCodec, CallId, Command, Direction, Event, Look, Picture, Streams, Timeouts, VideoOut,
+    AudioCodec, CallId, Command, Direction, Event, Label, Look, Picture, Streams, Timeouts, VideoOut,
 };
 use eyeline::media::frame::Size;
 use eyeline::sip::register::State;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
+use eyeline::useragent::control::Agent;
 use eyeline::useragent::dialling::Dialling;
 use eyeline::useragent::routing::Route;
 use eyeline::useragent::{Dial, Do, Settings, UserAgent, Way};
@@ -293,6 +294,7 @@ pub fn settings() -> Settings {
         behaviour: mirror(),
         room: room(),
         video,
+        display_name: String::new(),
         ring: Duration::ZERO,
         early_media: false,
         slides: true,
@@ -311,12 +313,22 @@ pub fn settings() -> Settings {
         name: "door".to_owned(),
         advertise: None,
         max_calls: 0,
+        calls_per_second: 0,
         busy: 503,
         max_call: seconds(3600),
+        ring_timeout: seconds(30),
+        agents: vec![Agent {
+            name: "mirror".to_owned(),
+            behaviour: mirror(),
+            room: room(),
+            video: true,
+            display_name: "Door \"1\"".to_owned(),
+        }],
+        trunks: vec![("pbx".to_owned(), Uri::parse("sip:10.0.0.2").unwrap())],
         accounts: Vec::new(),
         registrar: Default::default(),
         dial_max: seconds(3600),
-        dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned()]),
+        dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned(), "sip:10.0.0.*".to_owned()]),
     }
 }
 
@@ -374,6 +386,8 @@ pub fn dial(local: SocketAddr, destination: SocketAddr, ring_timeout: Duration) 
         room: room(),
         media: media(),
         ring_timeout,
+        headers: Vec::new(),
+        label: Label::default(),
         way: Way::default(),
     }
 }

@@ -215,7 +215,7 @@ fn media(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
         "RTP bytes",
         directed(|stream| [("in", stream.bytes_received), ("out", stream.bytes_sent)]),
     )?;
-    let counted: [Counted; 5] = [
+    let counted: [Counted; 7] = [
         ("rtp_lost", "Packets that never came", |stream| stream.packets_lost),
         ("rtp_late", "Packets that came too late", |stream| stream.packets_late),
         ("rtp_duplicates", "Packets that came twice", |stream| stream.duplicates),
@@ -223,6 +223,10 @@ fn media(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
             stream.packets_foreign
         }),
         ("rtp_malformed", "Packets that could not be read", |stream| stream.packets_malformed),
+        ("srtp_auth_failures", "Packets not made with the key of their stream", |stream| {
+            stream.srtp_auth_failures
+        }),
+        ("dtls_refused", "DTLS handshakes of sources that are not the peer", |stream| stream.dtls_refused),
     ];
     for (name, help, pick) in counted {
         out.counters(name, help, both.map(|(media, stream)| ([label(("media", media))], pick(stream))))?;

@@ -1,11 +1,12 @@
-//! Driver. Health, metrics and the list of calls over HTTP on `[console] listen`.
+//! Driver. Health, metrics, the list of calls and their control over HTTP on `[console] listen`.
 //!
 //! ```text
 //! listener ─▶ connection (header limits, one deadline) ─▶ access ─▶ route ─▶ Snapshot ─▶ JSON, HTML, metrics
 //! ```
-//! It only shows: nothing in here changes a call. `/healthz` is open to all who reach it, for supervisors.
+//! Calls are changed by `control` alone. `/healthz` is open to all who reach it, for supervisors.
 
 mod access;
+mod control;
 mod metrics;
 mod page;
 pub mod view;
@@ -23,7 +24,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
@@ -33,6 +34,7 @@ use crate::app::config::settings;
 use crate::app::service::STUCK_AFTER;
 use crate::base::stop::StopToken;
 use access::{Access, Denied};
+pub use control::Controller;
 use view::{CallView, Parts, Readiness, Snapshot};
 
 /// How the console sees the rest: called for each request, cheap, never blocking.
@@ -55,8 +57,14 @@ struct Patience {
 const PATIENCE: Patience = Patience { headers: Duration::from_secs(5), connection: Duration::from_secs(120) };
 
 /// Serves until told to stop. Open connections are closed then.
-pub async fn serve(listener: TcpListener, settings: &settings::Console, source: Source, stop: StopToken) {
-    accept(listener, router(Access::new(settings), source), PATIENCE, stop).await;
+pub async fn serve(
+    listener: TcpListener,
+    settings: &settings::Console,
+    source: Source,
+    controller: Option<Controller>,
+    stop: StopToken,
+) {
+    accept(listener, router(Access::new(settings), source, controller), PATIENCE, stop).await;
 }
 
 async fn accept(listener: TcpListener, router: Router, patience: Patience, stop: StopToken) {
@@ -110,17 +118,19 @@ async fn connection(stream: TcpStream, router: Router, patience: Patience) {
 struct Shared {
     access: Access,
     source: Source,
+    controller: Option<Controller>,
 }
 
-fn router(access: Access, source: Source) -> Router {
-    let shared = Arc::new(Shared { access, source });
+fn router(access: Access, source: Source, controller: Option<Controller>) -> Router {
+    let shared = Arc::new(Shared { access, source, controller });
     Router::new()
         .route("/", get(status))
         .route("/style.css", get(style))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
-        .route("/api/v1/calls", get(calls))
-        .route("/api/v1/calls/{id}", get(call))
+        .route("/api/v1/calls", get(calls).post(control::place))
+        .route("/api/v1/calls/{id}", get(call).delete(control::hang_up))
+        .route("/api/v1/calls/{id}/{verb}", post(control::act))
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(shared.clone(), admit))
@@ -181,7 +191,7 @@ async fn nowhere() -> Response {
 }
 
 async fn wrong_method() -> Response {
-    refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "only GET works here")
+    refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this method does not work here")
 }
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
@@ -278,7 +288,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let stop = StopToken::default();
         let token = stop.clone();
-        let router = router(Access::new(&settings), Arc::new(move || snapshot.clone()));
+        let router = router(Access::new(&settings), Arc::new(move || snapshot.clone()), None);
         let patience = Patience { headers: Duration::from_millis(400), ..PATIENCE };
         tokio::spawn(accept(listener, router, patience, token));
         (address, stop)

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use crate::record::record::EventRecord;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -128,7 +129,7 @@ pub struct CallView {
     pub from: String,
     pub to: String,
     pub agent: String,
-    /// `ringing`, `talking`, `held`, `ending`, `ended`.
+    /// `preparing`, `ringing`, `early` (media before the answer), `answered`, `established`, `ending`, `ended`.
     pub state: String,
     #[serde(serialize_with = "time_text")]
     pub started: Option<SystemTime>,
@@ -147,6 +148,22 @@ pub struct CallView {
     pub slides: Option<VideoView>,
     /// The file it is recorded into.
     pub recording: Option<String>,
+    /// The name the caller goes by.
+    pub display_name: String,
+    /// The identity the caller's network stands by.
+    pub asserted: Option<String>,
+    /// Whom the call was for before it was diverted.
+    pub diverted_by: Option<String>,
+    /// `X-Room-ID`, else the Call-ID.
+    pub room: String,
+    /// `X-Session-ID`, else the caller.
+    pub session: String,
+    /// Session-ID (RFC 7989), both halves.
+    pub session_id: Option<String>,
+    /// The `X-` headers of the INVITE.
+    pub headers: Vec<(String, String)>,
+    /// The last things that happened, oldest first.
+    pub events: Vec<EventRecord>,
 }
 
 /// One RTP session.
@@ -165,6 +182,16 @@ pub struct StreamView {
     pub bytes_sent: u64,
     pub jitter_ms: f64,
     pub round_trip_ms: Option<f64>,
+    /// The SRTP suite that protects it; absent: it goes in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub srtp: Option<&'static str>,
+    /// How its keys came: `sdes` or `dtls`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub srtp_via: Option<&'static str>,
+    /// Packets that were not made with its key.
+    pub srtp_auth_failures: u64,
+    /// DTLS handshakes of sources that are not the peer.
+    pub dtls_refused: u64,
 }
 
 /// The video of one call, stage by stage.
@@ -282,6 +309,8 @@ impl StreamView {
             (&mut self.duplicates, other.duplicates),
             (&mut self.packets_foreign, other.packets_foreign),
             (&mut self.packets_malformed, other.packets_malformed),
+            (&mut self.srtp_auth_failures, other.srtp_auth_failures),
+            (&mut self.dtls_refused, other.dtls_refused),
             (&mut self.bytes_received, other.bytes_received),
             (&mut self.bytes_sent, other.bytes_sent),
         ];

@@ -3,11 +3,11 @@
 //! Forgiving: lines we did not offer are ignored (Dahua answers audio with audio and video), missing ones count as
 //! refused, and a line that slipped to another place is found by its kind.
 
-use super::answer::{protections, stream_of};
+use super::answer::stream_of;
 use super::protection::{Pairing, accepted};
 use super::route::route;
 use super::{MediaSettings, Origin, Refusal, agreed, audio, direction, is_slides, video};
-use crate::engine::plan::{AudioCodec, AudioStream, Direction, Protection, Route, Streams, VideoStream};
+use crate::engine::plan::{AudioCodec, AudioStream, Direction, Route, Streams, VideoStream};
 use crate::sdp::{Connection, Media, SessionDescription};
 
 /// What the answer makes of the call. [`Refusal::NotAcceptable`] when it refuses everything we offered.
@@ -17,19 +17,20 @@ pub fn accept(
     settings: &MediaSettings,
     origin: &mut Origin,
 ) -> Result<Streams, Refusal> {
-    let [audio_kept, video_kept, slides_kept] = protections(&origin.settled);
+    let [audio_protected, video_protected, slides_protected] = origin.protected;
     // Of two lines in use the one that is no screen is the picture of the call.
     let camera = |media: &Media| media.is_video() && !is_slides(media);
     let has_camera = offer.media.iter().any(|media| camera(media) && media.port != 0);
     let picture: &dyn Fn(&Media) -> bool = if has_camera { &camera } else { &Media::is_video };
     let audio = pair(offer, answer, &Media::is_audio, &Media::is_audio)
-        .and_then(|pair| audio_stream(&pair, settings, audio_kept));
+        .and_then(|pair| audio_stream(&pair, settings, audio_protected));
     let with_audio = audio.is_some();
-    let video = pair(offer, answer, picture, &Media::is_video)
-        .and_then(|pair| video_stream(&pair, settings, settings.video_direction, video_kept, with_audio));
+    let video = pair(offer, answer, picture, &Media::is_video).and_then(|pair| {
+        video_stream(&pair, settings, settings.video_direction, video_protected, with_audio)
+    });
     let slides = pair(offer, answer, &is_slides, &is_slides)
         .filter(|_| has_camera)
-        .and_then(|pair| video_stream(&pair, settings, Direction::ReceiveOnly, slides_kept, with_audio));
+        .and_then(|pair| video_stream(&pair, settings, Direction::ReceiveOnly, slides_protected, with_audio));
     if audio.is_none() && video.is_none() {
         return Err(Refusal::NotAcceptable("The answer takes none of the offered media".to_owned()));
     }
@@ -58,11 +59,11 @@ fn answered_route(
     pair: &Pairing<'_>,
     settings: &MediaSettings,
     wanted: Direction,
-    kept: Option<&Protection>,
+    protected: bool,
 ) -> Option<Route> {
     use crate::sdp::Direction::{ReceiveOnly, SendOnly, SendReceive};
     let Pairing { offer, ours, answer, theirs } = *pair;
-    let (protection, ice) = accepted(pair, settings, kept)?;
+    let (protection, ice) = accepted(pair, settings, protected)?;
     let stated = offer.direction_of(ours);
     let offered =
         direction(matches!(stated, SendReceive | SendOnly), matches!(stated, SendReceive | ReceiveOnly));
@@ -73,11 +74,7 @@ fn answered_route(
     Some(Route { protection, ice, ..plain })
 }
 
-fn audio_stream(
-    pair: &Pairing<'_>,
-    settings: &MediaSettings,
-    kept: Option<&Protection>,
-) -> Option<AudioStream> {
+fn audio_stream(pair: &Pairing<'_>, settings: &MediaSettings, protected: bool) -> Option<AudioStream> {
     let offered = audio::codecs(pair.ours);
     let named = with_our_mappings(pair.theirs, pair.ours);
     let choice = audio::choose(&named, settings)?;
@@ -90,7 +87,7 @@ fn audio_stream(
     // The answerer's first is what it wants (RFC 3264 §6.1).
     let &(send_payload_type, codec) = choice.receive.first()?;
     Some(AudioStream {
-        route: answered_route(pair, settings, settings.audio_direction, kept)?,
+        route: answered_route(pair, settings, settings.audio_direction, protected)?,
         codec,
         send_payload_type,
         receive,
@@ -103,7 +100,7 @@ fn video_stream(
     pair: &Pairing<'_>,
     settings: &MediaSettings,
     wanted: Direction,
-    kept: Option<&Protection>,
+    protected: bool,
     with_audio: bool,
 ) -> Option<VideoStream> {
     let named = with_our_mappings(pair.theirs, pair.ours);
@@ -113,7 +110,7 @@ fn video_stream(
         choice.receive.iter().filter(|number| !receive.contains(number)).copied().collect::<Vec<_>>(),
     );
     choice.receive = receive;
-    let route = answered_route(pair, settings, wanted, kept)?;
+    let route = answered_route(pair, settings, wanted, protected)?;
     Some(stream_of(choice, pair.answer, pair.theirs, route, with_audio))
 }
 

@@ -24,21 +24,24 @@ struct Chosen {
     slides: Option<Taken<VideoChoice>>,
 }
 
-/// `before`: what the call has been so far.
-fn choose(offer: &SessionDescription, settings: &MediaSettings, before: &Streams) -> Result<Chosen, Refusal> {
-    let [audio_kept, video_kept, slides_kept] = protections(before);
-    let audio = pick(offer, settings, audio_kept, |_, media| {
+/// `protected`: which of audio, video and slides may not go in the clear any more.
+fn choose(
+    offer: &SessionDescription,
+    settings: &MediaSettings,
+    protected: [bool; 3],
+) -> Result<Chosen, Refusal> {
+    let audio = pick(offer, settings, protected[0], |_, media| {
         media.is_audio().then(|| audio::choose(media, settings)).flatten()
     });
     let picture =
         |media: &Media| (settings.video && media.is_video()).then(|| video::choose(media)).flatten();
     let camera =
-        pick(offer, settings, video_kept, |_, media| (!is_slides(media)).then(|| picture(media)).flatten());
+        pick(offer, settings, protected[1], |_, media| (!is_slides(media)).then(|| picture(media)).flatten());
     // A screen that comes alone is the picture of the call.
-    let video = camera.or_else(|| pick(offer, settings, video_kept, |_, media| picture(media)));
+    let video = camera.or_else(|| pick(offer, settings, protected[1], |_, media| picture(media)));
     let used = video.as_ref().map(|taken| taken.place);
     let slides = settings.slides.then(|| {
-        pick(offer, settings, slides_kept, |place, media| {
+        pick(offer, settings, protected[2], |place, media| {
             (is_slides(media) && Some(place) != used).then(|| picture(media)).flatten()
         })
     });
@@ -52,13 +55,13 @@ fn choose(offer: &SessionDescription, settings: &MediaSettings, before: &Streams
 fn pick<T>(
     offer: &SessionDescription,
     settings: &MediaSettings,
-    kept: Option<&Protection>,
+    protected: bool,
     usable: impl Fn(usize, &Media) -> Option<T>,
 ) -> Option<Taken<T>> {
     let lines = offer.media.iter().enumerate().filter(|(_, media)| media.port != 0);
     let mut plain = None;
     for (place, media) in lines {
-        let Some(means) = protection::means(offer, media, settings, kept) else { continue };
+        let Some(means) = protection::means(offer, media, settings, protected) else { continue };
         let Some(choice) = usable(place, media) else { continue };
         let protects = means.protects();
         let taken = Taken { place, choice, means };
@@ -93,7 +96,7 @@ fn why_nothing(offer: &SessionDescription, settings: &MediaSettings) -> &'static
         "Every media line of the offer has port 0"
     } else if !live().any(protection::is_rtp) {
         "No media line with a supported transport: RTP/AVP(F), RTP/SAVP(F) or UDP/TLS/RTP/SAVP(F)"
-    } else if live().any(|media| protection::means(offer, media, settings, None).is_some()) {
+    } else if live().any(|media| protection::means(offer, media, settings, false).is_some()) {
         "No common codec: G.711 audio or H.264 video"
     } else if settings.srtp == SrtpPolicy::Required {
         "Encryption is required here, and the offer has no usable a=crypto or a=fingerprint"
@@ -109,7 +112,7 @@ pub fn takes_all_away(offer: &SessionDescription) -> bool {
 
 /// Which ports an answer to this offer needs. [`Refusal::NotAcceptable`] when nothing in it can be taken.
 pub fn wanted(offer: &SessionDescription, settings: &MediaSettings) -> Result<Wanted, Refusal> {
-    let chosen = choose(offer, settings, &Streams::default())?;
+    let chosen = choose(offer, settings, [false; 3])?;
     Ok(Wanted {
         audio: chosen.audio.is_some(),
         video: chosen.video.is_some(),
@@ -125,11 +128,12 @@ pub fn answer(
     ports: &BoundPorts,
     origin: &mut Origin,
 ) -> Result<(SessionDescription, Streams), Refusal> {
+    origin.settle();
     let before = origin.agreed.clone();
     let mut lines: Vec<Media> = offer.media.iter().map(refused).collect();
     let mut streams = Streams::default();
     if !(takes_all_away(offer) && origin.previous.is_some()) {
-        let chosen = choose(offer, settings, &before)?;
+        let chosen = choose(offer, settings, origin.protected)?;
         let mut answering = Answering { offer, settings, ports, origin, before: &before, lines: &mut lines };
         streams.audio = chosen.audio.zip(ports.audio).map(|(taken, port)| answering.audio(taken, port));
         let with_audio = streams.audio.is_some();

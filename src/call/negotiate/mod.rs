@@ -26,6 +26,9 @@ use crate::engine::plan::{AudioCodec, Direction, Streams};
 use crate::media::frame::Size;
 use crate::sdp::{self, Attribute, Connection, Media, OriginLine, SessionDescription, ice};
 
+use answer::protections;
+use protection::is_protected;
+
 pub use accept::accept;
 pub use answer::{answer, takes_all_away, wanted};
 pub use offer::offer;
@@ -90,8 +93,8 @@ pub struct Origin {
     random: StdRng,
     /// What the last offer and answer made of the call.
     agreed: Streams,
-    /// The same before our latest offer: the answer to it may not fall behind.
-    settled: Streams,
+    /// Audio, video, slides: protected in an exchange that is over, so never plain again, also after having been away.
+    protected: [bool; 3],
     /// By the place of the line.
     secrets: Vec<protection::Secrets>,
 }
@@ -109,7 +112,7 @@ impl Origin {
             taken: 0,
             random: StdRng::from_seed(seed),
             agreed: Streams::default(),
-            settled: Streams::default(),
+            protected: [false; 3],
             secrets: Vec::new(),
         }
     }
@@ -137,6 +140,14 @@ impl Origin {
         self.take(&description);
         self.previous = Some(description.clone());
         description
+    }
+
+    /// A new exchange begins: what the last one agreed on is settled. Of several answers to one offer (forks) each
+    /// stands for itself.
+    fn settle(&mut self) {
+        let [audio, video, slides] = protections(&self.agreed).map(is_protected);
+        let [was_audio, was_video, were_slides] = self.protected;
+        self.protected = [was_audio || audio, was_video || video, were_slides || slides];
     }
 
     fn take(&mut self, description: &SessionDescription) {

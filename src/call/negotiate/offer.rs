@@ -12,7 +12,7 @@ use crate::sdp::{Attribute, Media, SessionDescription};
 /// H.264 goes out twice, mode 1 and mode 0: some peers know only one of them (baresip 1.0: mode 0). A shared screen is
 /// never asked for, only kept.
 pub fn offer(settings: &MediaSettings, ports: &BoundPorts, origin: &mut Origin) -> SessionDescription {
-    origin.settled = origin.agreed.clone();
+    origin.settle();
     let previous = origin.previous.as_ref().map(|description| description.media.clone()).unwrap_or_default();
     let mut lines: Vec<Media> = previous.iter().map(refused).collect();
     let agreed = origin.agreed.clone();

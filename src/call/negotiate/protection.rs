@@ -110,19 +110,18 @@ impl std::fmt::Debug for Secrets {
     }
 }
 
-fn is_protected(kept: Option<&Protection>) -> bool {
-    kept.is_some_and(|kept| *kept != Protection::None)
+pub(super) fn is_protected(agreed: Option<&Protection>) -> bool {
+    agreed.is_some_and(|agreed| *agreed != Protection::None)
 }
 
-/// How a line they offer can be protected under the policy; `None`: it cannot be taken. `kept`: what protects the
-/// stream so far.
+/// How a line they offer can be protected under the policy; `None`: it cannot be taken. `protected`: the stream was,
+/// and may not go in the clear any more.
 pub(super) fn means(
     offer: &SessionDescription,
     media: &Media,
     settings: &MediaSettings,
-    kept: Option<&Protection>,
+    protected: bool,
 ) -> Option<Means> {
-    let protected = is_protected(kept);
     let allowed = settings.srtp != SrtpPolicy::Off || protected;
     let sdes = || {
         let (tag, suite, remote) = cryptos(media).next().filter(|_| allowed)?;
@@ -376,15 +375,14 @@ pub(super) struct Pairing<'a> {
     pub theirs: &'a Media,
 }
 
-/// What their answer makes of our line; `None`: the line cannot be used. `settled`: what protected the stream before
-/// our offer.
+/// What their answer makes of our line; `None`: the line cannot be used. `protected`: the stream was before our offer.
 pub(super) fn accepted(
     pair: &Pairing<'_>,
     settings: &MediaSettings,
-    settled: Option<&Protection>,
+    protected: bool,
 ) -> Option<(Protection, Option<Ice>)> {
     let profiles = (profile(pair.ours)?, profile(pair.theirs)?);
-    let plain = settings.srtp != SrtpPolicy::Required && !is_protected(settled);
+    let plain = settings.srtp != SrtpPolicy::Required && !protected;
     let protection = match accepted_keys(pair.ours, pair.theirs).or_else(|| accepted_dtls(pair)) {
         Some(protection) => protection,
         None if plain && profiles == (Profile::Plain, Profile::Plain) => Protection::None,
@@ -585,6 +583,19 @@ mod tests {
         assert_eq!(accept(&again, &plain, &settings(), &mut origin).unwrap_err().status(), 488);
         let protected = described(&keyed("RTP/AVP", OTHER_KEY));
         assert!(accept(&again, &protected, &settings(), &mut origin).is_ok());
+    }
+
+    #[test]
+    fn a_stream_that_was_away_does_not_come_back_in_the_clear() {
+        let mut origin = origin();
+        let mut say = |lines: &str| answer(&described(lines), &settings(), &ports(), &mut origin);
+        let video = "m=video 4002 RTP/AVP 97\r\na=rtpmap:97 H264/90000\r\n";
+        let audio = keyed("RTP/SAVP", KEY);
+        let crypto = format!("a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{KEY}\r\n");
+        assert!(say(&format!("{audio}{video}{crypto}")).unwrap().1.video.is_some());
+        assert!(say(&format!("{audio}{}", video.replace("4002", "0"))).unwrap().1.video.is_none());
+        let (refused, streams) = say(&format!("{audio}{video}")).unwrap();
+        assert_eq!((refused.media[1].port, streams.video), (0, None));
     }
 
     #[test]

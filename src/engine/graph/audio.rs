@@ -21,8 +21,9 @@ impl Running {
         pair: Pair,
     ) -> Result<AudioPart, String> {
         let rate = stream.codec.clock_rate();
+        let guard = self.guard(supplies, &stream.route);
         let settings = AudioSettings {
-            stream: self.stream_settings(supplies, &stream.route, rate),
+            stream: self.stream_settings(supplies, &stream.route, &guard, rate),
             receive: stream.receive.iter().map(|(number, _)| AudioFormat::g711(*number)).collect(),
             telephone_event: stream.telephone_event,
         };
@@ -34,6 +35,7 @@ impl Running {
         self.voice(supplies.speaker.clone(), rate, greets, tell);
         Ok(AudioPart {
             sockets: Sockets::new(pair, stream.route.rtcp_mux),
+            guard,
             machine,
             first_ms: None,
             stream: stream.clone(),

@@ -21,6 +21,7 @@ use crate::base::stop::{Outcome, Scope};
 use crate::engine::coding::Coder;
 use crate::engine::graph::record::Taps;
 use crate::engine::network::audio::AudioPart;
+use crate::engine::network::guard::Guard;
 use crate::engine::network::sockets::{Bell, Sockets};
 use crate::engine::network::video::{VideoChange, VideoPart};
 use crate::engine::network::{Network, Order};
@@ -229,7 +230,18 @@ impl Running {
         self.gauges.fault(text);
     }
 
-    fn stream_settings(&self, supplies: &Supplies, route: &Route, clock_rate: u32) -> StreamSettings {
+    /// What protects a stream, and lets it send.
+    fn guard(&self, supplies: &Supplies, route: &Route) -> Guard {
+        Guard::new(Instant::now(), route, self.plan.signalling, supplies.settings.dtls.clone())
+    }
+
+    fn stream_settings(
+        &self,
+        supplies: &Supplies,
+        route: &Route,
+        guard: &Guard,
+        clock_rate: u32,
+    ) -> StreamSettings {
         StreamSettings {
             clock_rate,
             cname: supplies.settings.cname.clone(),
@@ -238,7 +250,7 @@ impl Running {
             signalling: self.plan.signalling,
             rtcp_mux: route.rtcp_mux,
             receives: route.direction.receives(),
-            sends: route.direction.sends(),
+            sends: route.direction.sends() && guard.ready(),
             clock: supplies.settings.clock,
             epoch: self.epoch,
         }

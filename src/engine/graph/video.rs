@@ -35,7 +35,7 @@ const POOL_IN: usize = 14;
 const POOL_OUT: usize = 5;
 const UNITS_IN: usize = 30;
 const UNITS_OUT: usize = 15;
-/// Payload bytes of a packet: fits every path with tunnels.
+/// Payload bytes of a packet: with headers, SRTP tag and IPv6 below the 1,280 bytes every path carries.
 const MAX_PAYLOAD: usize = 1200;
 const LARGEST_PICTURE: Size = Size::new(4096, 2304);
 /// Less than this nothing can be coded in; a peer that allows less gets this.
@@ -105,8 +105,9 @@ impl Running {
     ) -> Result<VideoPart, String> {
         let sockets = Sockets::new(pair, stream.route.rtcp_mux);
         let bell = supplies.bell(&sockets)?;
+        let guard = self.guard(supplies, &stream.route);
         let settings = VideoSettings {
-            stream: self.stream_settings(supplies, &stream.route, 90_000),
+            stream: self.stream_settings(supplies, &stream.route, &guard, 90_000),
             receive: stream.receive.clone(),
             send_payload_type: stream.send_payload_type,
             send_mode: send_mode(stream.send_mode),
@@ -120,8 +121,12 @@ impl Running {
         let key_needed = Arc::new(AtomicBool::new(false));
         let decoder = self.video_in(supplies, inbound, key_needed.clone());
         let Outbound { steering, encoded, recorder } = outbound;
+        if !guard.ready() {
+            steering.set_sending(false);
+        }
         Ok(VideoPart {
             sockets,
+            guard,
             inlet: Inlet::new(bell),
             machine,
             first_ms: None,

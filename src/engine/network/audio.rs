@@ -10,6 +10,7 @@ use crate::codec::conceal::Concealer;
 use crate::codec::g711::{self, Law};
 use crate::engine::mix::Mixer;
 use crate::engine::network::figures::stream_report;
+use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::sockets::Sockets;
 use crate::engine::plan::{AudioCodec, AudioStream as AudioStreamPlan, StreamReport};
 use crate::media::audio::{Pcm, block_samples};
@@ -30,6 +31,7 @@ pub struct Prepared {
 /// The audio stream of one call.
 pub struct AudioPart {
     pub sockets: Sockets,
+    pub guard: Guard,
     pub machine: AudioStream,
     /// When the first packet came, on the call's clock.
     pub first_ms: Option<u64>,
@@ -70,7 +72,7 @@ impl Beat {
 
 impl AudioPart {
     pub fn sends(&self) -> bool {
-        self.stream.route.direction.sends()
+        self.stream.route.direction.sends() && self.guard.ready()
     }
 
     pub fn receives(&self) -> bool {
@@ -78,14 +80,73 @@ impl AudioPart {
     }
 
     pub fn report(&self) -> StreamReport {
-        stream_report(&self.machine.statistics(), self.first_ms)
+        stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+    }
+
+    /// Reads what waits at both ports. `false`: no packet did.
+    pub fn read(&mut self) -> bool {
+        let AudioPart { sockets, guard, machine, .. } = self;
+        let any = sockets.read_rtp(|at, source, bytes| {
+            if let Some(plain) = guard.receive(at, Port::Rtp, source, bytes) {
+                machine.handle_rtp(at, source, plain);
+            }
+        });
+        sockets.read_rtcp(|at, source, bytes| {
+            if let Some(plain) = guard.receive(at, Port::Rtcp, source, bytes) {
+                machine.handle_rtcp(at, source, plain);
+            }
+        });
+        self.follow();
+        any
+    }
+
+    /// Does what is due.
+    pub fn handle_time(&mut self, now: Instant) {
+        if now >= self.machine.wake_at() {
+            self.machine.handle_time(now);
+        }
+        self.guard.handle_time(now);
+        self.follow();
+    }
+
+    pub fn wake_at(&self) -> Instant {
+        self.guard.wake_at().map_or(self.machine.wake_at(), |at| at.min(self.machine.wake_at()))
+    }
+
+    /// Sends whatever is ready.
+    pub fn flush(&mut self) {
+        // The end of a handshake before what its keys protect: the peer could not read that.
+        while let Some((port, to, bytes)) = self.guard.poll() {
+            self.sockets.send_raw(port, to, &bytes);
+        }
+        while let Some(out) = self.machine.poll() {
+            self.sockets.send(&out, &mut self.guard);
+        }
+    }
+
+    /// Says goodbye.
+    pub fn close(&mut self, now: Instant) {
+        self.machine.close(now);
+        self.flush();
+        self.guard.close(now);
+        self.flush();
+    }
+
+    /// Media goes where, and when, the guard lets it.
+    fn follow(&mut self) {
+        if self.guard.take_change() {
+            let (remote, rtcp) = self.guard.remotes();
+            self.machine.redirect(remote, rtcp, self.receives(), self.sends());
+        }
     }
 
     /// Offer and answer were renewed. What the peer might send before stays known: it may be on its way.
-    pub fn renew(&mut self, mut stream: AudioStreamPlan) {
+    pub fn renew(&mut self, now: Instant, mut stream: AudioStreamPlan) {
         let route = &stream.route;
-        let (receives, sends) = (route.direction.receives(), route.direction.sends());
-        self.machine.redirect(route.remote, route.remote_rtcp, receives, sends);
+        self.guard.renew(now, route);
+        let (receives, sends) = (route.direction.receives(), route.direction.sends() && self.guard.ready());
+        let (remote, rtcp) = self.guard.remotes();
+        self.machine.redirect(remote, rtcp, receives, sends);
         self.machine.set_rtcp_mux(route.rtcp_mux);
         self.sockets.mux = route.rtcp_mux;
         for (number, codec) in &self.stream.receive {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::engine::network::guard::Guard;
 use crate::engine::plan::StreamReport;
 use crate::engine::report::Gauges;
 use crate::rtp::session::StreamStatistics;
@@ -39,24 +40,41 @@ impl Figures {
             jitter_ms: present.jitter_ms,
             round_trip_ms: present.round_trip_ms.or(past.round_trip_ms),
             first_packet_ms: past.first_packet_ms.or(present.first_packet_ms),
+            shielded: present.shielded.or(past.shielded),
+            srtp_auth_failures: past.srtp_auth_failures + present.srtp_auth_failures,
+            srtp_replayed: past.srtp_replayed + present.srtp_replayed,
+            srtp_early: past.srtp_early + present.srtp_early,
+            dtls_refused: past.dtls_refused + present.dtls_refused,
+            ice_refused: past.ice_refused + present.ice_refused,
         })
     }
 }
 
-pub fn stream_report(statistics: &StreamStatistics, first_packet_ms: Option<u64>) -> StreamReport {
+pub fn stream_report(
+    statistics: &StreamStatistics,
+    first_packet_ms: Option<u64>,
+    guard: &Guard,
+) -> StreamReport {
+    let guarded = guard.counters();
     StreamReport {
         packets_received: statistics.packets_received,
         packets_lost: statistics.packets_lost,
         packets_late: statistics.packets_late,
         duplicates: statistics.duplicates,
         foreign_packets: statistics.foreign_packets,
-        malformed_packets: statistics.malformed,
+        malformed_packets: statistics.malformed + guarded.malformed,
         packets_sent: statistics.packets_sent,
         bytes_received: statistics.bytes_received,
         bytes_sent: statistics.bytes_sent,
         jitter_ms: statistics.jitter_ms,
         round_trip_ms: statistics.round_trip_ms,
         first_packet_ms,
+        shielded: guard.shielded(),
+        srtp_auth_failures: guarded.forged,
+        srtp_replayed: guarded.replayed,
+        srtp_early: guarded.early,
+        dtls_refused: guarded.handshakes_refused,
+        ice_refused: guarded.checks_refused,
     }
 }
 

@@ -7,6 +7,8 @@
 
 pub mod audio;
 mod figures;
+pub mod guard;
+mod handshake;
 mod life;
 pub mod sockets;
 pub mod video;
@@ -18,12 +20,13 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
 
-use crate::base::queue::{Fifo, Receiver, Sender, Taken};
+use crate::base::queue::{Fifo, Gop, Receiver, Sender, Taken};
 use crate::base::stop::{Outcome, StopToken};
 use crate::engine::network::audio::AudioPart;
 use crate::engine::network::figures::{Figures, KeyRequests, Second};
+use crate::engine::network::guard::Guard;
 use crate::engine::network::life::{Life, Sign};
-use crate::engine::network::video::{VideoChange, VideoPart};
+use crate::engine::network::video::{Inlet, VideoChange, VideoPart};
 use crate::engine::plan::{AudioStream as AudioStreamPlan, CallId, Event, Timeouts};
 use crate::engine::report::Gauges;
 use crate::media::access_unit::AccessUnit;
@@ -121,34 +124,36 @@ impl Network {
         outcome
     }
 
-    async fn wait(&self, next_beat: Instant, mut sleep: Pin<&mut Sleep>) -> Woken {
-        let (video, slides) = (self.video.as_ref(), self.slides.as_ref());
+    /// The parts of a stream must not be shared between threads, only what is waited for.
+    async fn wait(&mut self, next_beat: Instant, mut sleep: Pin<&mut Sleep>) -> Woken {
         let others = [
-            self.audio.as_ref().map(|audio| audio.machine.wake_at()),
-            video.map(|video| video.machine.wake_at()),
-            video.and_then(|video| video.inlet.read_at()),
-            slides.map(|slides| slides.machine.wake_at()),
-            slides.and_then(|slides| slides.inlet.read_at()),
+            self.audio.as_ref().map(AudioPart::wake_at),
+            self.video.as_ref().map(VideoPart::wake_at),
+            self.slides.as_ref().map(VideoPart::wake_at),
         ];
         let wake_at = others.into_iter().flatten().fold(next_beat, Instant::min).into();
         if sleep.deadline() != wake_at {
             sleep.as_mut().reset(wake_at);
         }
+        let inlet = self.video.as_ref().map(|video| &video.inlet);
+        let shared = self.slides.as_ref().map(|slides| &slides.inlet);
+        let units = self.video.as_ref().and_then(|video| video.encoded.as_ref());
         tokio::select! {
             biased;
             () = sleep => Woken::Time,
-            () = rung(video) => Woken::Video,
-            () = rung(slides) => Woken::Slides,
-            unit = encoded(video) => unit.map_or(Woken::EncoderGone, Woken::Unit),
+            () = rung(inlet) => Woken::Video,
+            () = rung(shared) => Woken::Slides,
+            unit = encoded(units) => unit.map_or(Woken::EncoderGone, Woken::Unit),
         }
     }
 
     fn read_audio(&mut self, now: Instant) {
-        let Some(AudioPart { sockets, machine, first_ms, .. }) = &mut self.audio else { return };
-        if sockets.read_rtp(|at, source, bytes| machine.handle_rtp(at, source, bytes)) {
+        let Some(audio) = &mut self.audio else { return };
+        let any = audio.read();
+        let AudioPart { machine, first_ms, .. } = audio;
+        if any {
             note_first(self.epoch, now, first_ms, || machine.statistics());
         }
-        sockets.read_rtcp(|at, source, bytes| machine.handle_rtcp(at, source, bytes));
         while let Some(event) = machine.poll_event() {
             if let AudioEvent::Digit(digit) = event {
                 self.events.offer(Event::Digit { call: self.call, digit: digit.digit });
@@ -197,37 +202,38 @@ impl Network {
     }
 
     fn handle_time(&mut self, now: Instant, next_beat: Instant) {
-        if let Some(audio) = self.audio.as_mut().filter(|audio| now >= audio.machine.wake_at()) {
-            audio.machine.handle_time(now);
+        if let Some(audio) = self.audio.as_mut().filter(|audio| now >= audio.wake_at()) {
+            audio.handle_time(now);
         }
         if self.video.as_ref().and_then(|video| video.inlet.read_at()).is_some_and(|at| now >= at) {
             self.read_video(now, next_beat);
         }
-        if let Some(video) = self.video.as_mut().filter(|video| now >= video.machine.wake_at()) {
-            video.machine.handle_time(now);
-            // A reorder wait that ran out may have completed a picture.
-            video.settle(now, &self.gauges);
+        if let Some(video) = self.video.as_mut().filter(|video| now >= video.wake_at()) {
+            video.handle_time(now, &self.gauges);
         }
         if self.slides.as_ref().and_then(|slides| slides.inlet.read_at()).is_some_and(|at| now >= at) {
             self.read_slides(now, next_beat);
         }
-        if let Some(slides) = self.slides.as_mut().filter(|slides| now >= slides.machine.wake_at()) {
-            slides.machine.handle_time(now);
-            slides.settle(now, &self.slides_gauges);
+        if let Some(slides) = self.slides.as_mut().filter(|slides| now >= slides.wake_at()) {
+            slides.handle_time(now, &self.slides_gauges);
+        }
+        let guards = [
+            self.audio.as_mut().map(|audio| &mut audio.guard),
+            self.video.as_mut().map(|video| &mut video.guard),
+            self.slides.as_mut().map(|slides| &mut slides.guard),
+        ];
+        for why in guards.into_iter().flatten().filter_map(Guard::take_failure) {
+            self.events.offer(Event::Unprotected { call: self.call, why });
         }
     }
 
     /// Sends whatever the machines have ready.
     fn flush(&mut self) {
         if let Some(audio) = &mut self.audio {
-            while let Some(out) = audio.machine.poll() {
-                audio.sockets.send(&out);
-            }
+            audio.flush();
         }
         for video in [&mut self.video, &mut self.slides].into_iter().flatten() {
-            while let Some(out) = video.machine.poll() {
-                video.sockets.send(&out);
-            }
+            video.flush();
         }
     }
 
@@ -321,7 +327,7 @@ impl Task {
             }
             Order::Audio(stream) => {
                 if let Some(audio) = &mut self.network.audio {
-                    audio.renew(*stream);
+                    audio.renew(now, *stream);
                 }
             }
             Order::Video(change) => {
@@ -349,32 +355,23 @@ impl Task {
     }
 
     fn drop_audio(&mut self, now: Instant) {
-        if let Some(audio) = &mut self.network.audio {
-            audio.machine.close(now);
-            self.network.flush();
-        }
-        if let Some(audio) = self.network.audio.take() {
+        if let Some(mut audio) = self.network.audio.take() {
+            audio.close(now);
             self.audio_figures.keep(audio.report());
         }
     }
 
     fn drop_video(&mut self, now: Instant) {
-        if let Some(video) = &mut self.network.video {
-            video.machine.close(now);
-            self.network.flush();
-        }
-        if let Some(video) = self.network.video.take() {
+        if let Some(mut video) = self.network.video.take() {
+            video.close(now);
             self.video_figures.keep(video.report());
             self.key_requests = self.key_requests.and(Some(video.machine.counters()));
         }
     }
 
     fn drop_slides(&mut self, now: Instant) {
-        if let Some(slides) = &mut self.network.slides {
-            slides.machine.close(now);
-            self.network.flush();
-        }
-        if let Some(slides) = self.network.slides.take() {
+        if let Some(mut slides) = self.network.slides.take() {
+            slides.close(now);
             self.slides_figures.keep(slides.report());
         }
     }
@@ -394,12 +391,14 @@ impl Task {
     /// Tells the call when nothing has come for too long.
     fn check_life(&mut self, now: Instant) {
         let Network { audio, video, timeouts, .. } = &self.network;
-        let sign = |statistics: StreamStatistics, receives| Sign {
-            last: statistics.last_received.max(statistics.last_rtcp_received),
-            receives,
+        let sign = |statistics: StreamStatistics, guard: &Guard, receives| {
+            let heard = statistics.last_received.max(statistics.last_rtcp_received);
+            Sign { last: heard.max(guard.last_check()), receives }
         };
-        let audio = audio.as_ref().map(|audio| sign(audio.machine.statistics(), audio.receives()));
-        let video = video.as_ref().map(|video| sign(video.machine.statistics(), video.receives()));
+        let audio =
+            audio.as_ref().map(|audio| sign(audio.machine.statistics(), &audio.guard, audio.receives()));
+        let video =
+            video.as_ref().map(|video| sign(video.machine.statistics(), &video.guard, video.receives()));
         if self.life.is_over(now, timeouts, [audio, video]) {
             self.network.events.offer(Event::MediaLost { call: self.network.call });
         }
@@ -417,16 +416,16 @@ fn note_first(
     }
 }
 
-async fn rung(video: Option<&VideoPart>) {
-    match video {
-        Some(video) => video.inlet.rung().await,
+async fn rung(inlet: Option<&Inlet>) {
+    match inlet {
+        Some(inlet) => inlet.rung().await,
         None => pending().await,
     }
 }
 
-async fn encoded(video: Option<&VideoPart>) -> Option<AccessUnit> {
-    match video.and_then(|video| video.encoded.as_ref()) {
-        Some(encoded) => encoded.recv().await,
+async fn encoded(units: Option<&Receiver<AccessUnit, Gop>>) -> Option<AccessUnit> {
+    match units {
+        Some(units) => units.recv().await,
         None => pending().await,
     }
 }

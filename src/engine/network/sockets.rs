@@ -18,6 +18,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::base::datagram;
+use crate::engine::network::guard::{Guard, Port};
 use crate::engine::ports::Pair;
 use crate::rtp::session::Out;
 
@@ -47,21 +48,31 @@ impl Sockets {
     }
 
     /// Reads what waits at the RTP socket. `false`: nothing did.
-    pub fn read_rtp(&self, take: impl FnMut(Instant, SocketAddr, &[u8])) -> bool {
+    pub fn read_rtp(&self, take: impl FnMut(Instant, SocketAddr, &mut [u8])) -> bool {
         read(&self.rtp, take)
     }
 
     /// Reads what waits at the RTCP socket.
-    pub fn read_rtcp(&self, take: impl FnMut(Instant, SocketAddr, &[u8])) {
+    pub fn read_rtcp(&self, take: impl FnMut(Instant, SocketAddr, &mut [u8])) {
         read(&self.rtcp, take);
     }
 
+    /// Sends what the guard makes of a packet; what it lets not pass is not sent.
+    pub fn send(&self, out: &Out, guard: &mut Guard) {
+        let (port, to, plain) = match out {
+            Out::Rtp(to, plain) => (Port::Rtp, *to, plain),
+            Out::Rtcp(to, plain) => (Port::Rtcp, *to, plain),
+        };
+        if let Some(bytes) = guard.protect(port, plain) {
+            self.send_raw(port, to, bytes);
+        }
+    }
+
     /// A full socket loses the packet, as a network would.
-    pub fn send(&self, out: &Out) {
-        let sent = match out {
-            Out::Rtp(to, bytes) => datagram::send(&self.rtp, bytes, *to),
-            Out::Rtcp(to, bytes) if self.mux => datagram::send(&self.rtp, bytes, *to),
-            Out::Rtcp(to, bytes) => datagram::send(&self.rtcp, bytes, *to),
+    pub fn send_raw(&self, port: Port, to: SocketAddr, bytes: &[u8]) {
+        let sent = match port {
+            Port::Rtcp if !self.mux => datagram::send(&self.rtcp, bytes, to),
+            Port::Rtp | Port::Rtcp => datagram::send(&self.rtp, bytes, to),
         };
         if let Err(error) = sent {
             tracing::trace!(%error, "a media packet was not sent");
@@ -126,7 +137,7 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BATCH * LARGEST_PACKET]);
 }
 
-fn read(socket: &UdpSocket, mut take: impl FnMut(Instant, SocketAddr, &[u8])) -> bool {
+fn read(socket: &UdpSocket, mut take: impl FnMut(Instant, SocketAddr, &mut [u8])) -> bool {
     SCRATCH.with_borrow_mut(|scratch| {
         let mut any = false;
         for _ in 0..BATCHES {
@@ -144,7 +155,7 @@ fn read(socket: &UdpSocket, mut take: impl FnMut(Instant, SocketAddr, &[u8])) ->
 fn read_batch(
     socket: &UdpSocket,
     scratch: &mut [u8],
-    take: &mut impl FnMut(Instant, SocketAddr, &[u8]),
+    take: &mut impl FnMut(Instant, SocketAddr, &mut [u8]),
 ) -> usize {
     // SAFETY: all-zero bytes are valid for these C structures.
     let (mut messages, mut names): ([libc::mmsghdr; BATCH], [libc::sockaddr_storage; BATCH]) =
@@ -178,8 +189,9 @@ fn read_batch(
     let clocks = (Instant::now(), SystemTime::now());
     for (index, message) in messages.iter().enumerate().take(count) {
         let cut = message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-        let bytes =
-            scratch.get(index * LARGEST_PACKET..).and_then(|rest| rest.get(..message.msg_len as usize));
+        let bytes = scratch
+            .get_mut(index * LARGEST_PACKET..)
+            .and_then(|rest| rest.get_mut(..message.msg_len as usize));
         let (Some(bytes), Some(source), false) = (bytes, address(&names[index]), cut) else { continue };
         take(arrival(clocks, &message.msg_hdr), source, bytes);
     }

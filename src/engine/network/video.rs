@@ -10,6 +10,7 @@ use crate::base::queue::{Gop, Offered, Receiver, Sender};
 use crate::engine::coding::Coder;
 use crate::engine::network::BEAT;
 use crate::engine::network::figures::stream_report;
+use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::sockets::{Bell, Sockets};
 use crate::engine::plan::{Feedback, PacketizationMode, StreamReport, VideoStream as VideoStreamPlan};
 use crate::engine::report::Gauges;
@@ -50,6 +51,7 @@ impl Inlet {
 /// The video stream of one call. Dropping it ends its threads.
 pub struct VideoPart {
     pub sockets: Sockets,
+    pub guard: Guard,
     pub inlet: Inlet,
     pub machine: VideoStream,
     /// When the first packet came, on the call's clock.
@@ -82,15 +84,20 @@ impl VideoPart {
     }
 
     pub fn report(&self) -> StreamReport {
-        stream_report(&self.machine.statistics(), self.first_ms)
+        stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
     }
 
     /// Reads what came, until nothing more comes or a picture is whole.
     pub fn read(&mut self, now: Instant, next_beat: Instant, gauges: &Gauges) {
-        let machine = &mut self.machine;
+        let VideoPart { sockets, guard, machine, .. } = self;
         let before = machine.counters().units_received;
-        let any = self.sockets.read_rtp(|at, source, bytes| machine.handle_rtp(at, source, bytes));
+        let any = sockets.read_rtp(|at, source, bytes| {
+            if let Some(plain) = guard.receive(at, Port::Rtp, source, bytes) {
+                machine.handle_rtp(at, source, plain);
+            }
+        });
         let whole = machine.counters().units_received != before;
+        self.follow();
         self.settle(now, gauges);
         if any && !whole {
             let half_beats = [next_beat.checked_sub(BEAT / 2), Some(next_beat)];
@@ -103,9 +110,62 @@ impl VideoPart {
     }
 
     pub fn read_rtcp(&mut self, now: Instant, gauges: &Gauges) {
-        let machine = &mut self.machine;
-        self.sockets.read_rtcp(|at, source, bytes| machine.handle_rtcp(at, source, bytes));
+        let VideoPart { sockets, guard, machine, .. } = self;
+        sockets.read_rtcp(|at, source, bytes| {
+            if let Some(plain) = guard.receive(at, Port::Rtcp, source, bytes) {
+                machine.handle_rtcp(at, source, plain);
+            }
+        });
+        self.follow();
         self.settle(now, gauges);
+    }
+
+    /// Does what is due.
+    pub fn handle_time(&mut self, now: Instant, gauges: &Gauges) {
+        self.guard.handle_time(now);
+        self.follow();
+        if now >= self.machine.wake_at() {
+            self.machine.handle_time(now);
+            // A reorder wait that ran out may have completed a picture.
+            self.settle(now, gauges);
+        }
+    }
+
+    pub fn wake_at(&self) -> Instant {
+        let others = [self.guard.wake_at(), self.inlet.read_at()];
+        others.into_iter().flatten().fold(self.machine.wake_at(), Instant::min)
+    }
+
+    /// Sends whatever is ready.
+    pub fn flush(&mut self) {
+        // The end of a handshake before what its keys protect: the peer could not read that.
+        while let Some((port, to, bytes)) = self.guard.poll() {
+            self.sockets.send_raw(port, to, &bytes);
+        }
+        while let Some(out) = self.machine.poll() {
+            self.sockets.send(&out, &mut self.guard);
+        }
+    }
+
+    /// Says goodbye.
+    pub fn close(&mut self, now: Instant) {
+        self.machine.close(now);
+        self.flush();
+        self.guard.close(now);
+        self.flush();
+    }
+
+    /// Media goes where, and when, the guard lets it; whoever begins to see it needs a key picture.
+    fn follow(&mut self) {
+        if self.guard.take_change() {
+            let (remote, rtcp) = self.guard.remotes();
+            let sends = self.stream.route.direction.sends() && self.guard.ready();
+            self.machine.redirect(remote, rtcp, self.receives(), sends);
+            self.steering.set_sending(sends);
+            if sends {
+                self.steering.want_key();
+            }
+        }
     }
 
     /// Hands on what the machine has ready; after every call of it that may have received or asked for something.
@@ -152,12 +212,15 @@ impl VideoPart {
     /// Offer and answer were renewed. What the peer might send before stays known: it may be on its way.
     pub fn renew(&mut self, now: Instant, change: VideoChange) {
         let VideoChange { mut stream, pace_kbps, coder } = change;
-        let (receives, sends) = (stream.route.direction.receives(), stream.route.direction.sends());
+        self.guard.renew(now, &stream.route);
+        let receives = stream.route.direction.receives();
+        let sends = stream.route.direction.sends() && self.guard.ready();
         let resumes = receives && !self.receives();
         let known = self.stream.receive.iter().filter(|number| !stream.receive.contains(number));
         let known: Vec<u8> = known.copied().collect();
         stream.receive.extend(known);
-        self.machine.redirect(stream.route.remote, stream.route.remote_rtcp, receives, sends);
+        let (remote, rtcp) = self.guard.remotes();
+        self.machine.redirect(remote, rtcp, receives, sends);
         self.machine.renegotiate(VideoTerms {
             receive: stream.receive.clone(),
             send_payload_type: stream.send_payload_type,

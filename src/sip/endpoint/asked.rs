@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use super::super::dialog::Dialog;
 use super::super::message::{Method, RequestMessage};
-use super::compose::response_peer;
+use super::compose::{ACCEPT, ALLOW, response_peer};
 use super::inbound::{plain, reason_of};
+use super::options::SUPPORTED;
 use super::session::{Session, State};
 use super::{Endpoint, Event, Peer, RequestId, Response, SessionId};
 
@@ -37,6 +38,9 @@ impl Endpoint {
         if (closing && request.method != Method::Bye) || (early && !inviting) {
             return self.answer(now, peer, key, request, plain(481));
         }
+        if let Some(identifier) = &mut state.identifier {
+            identifier.hear(request.headers.value("Session-ID"));
+        }
         if peer.connection.is_some() {
             // The peer may have come back on a new stream.
             state.peer = peer;
@@ -44,16 +48,19 @@ impl Endpoint {
         match request.method {
             Method::Bye => self.handle_bye(now, peer, key, session, request),
             Method::Invite => self.handle_reinvite(now, peer, key, session, request),
-            Method::Options => self.answer(now, peer, key, request, plain(200)),
-            Method::Info | Method::Message => {
+            Method::Options => {
+                // §11.2: as outside, but a box that takes no new calls still has this one.
+                let told = [("Allow", ALLOW), ("Accept", ACCEPT), ("Supported", SUPPORTED)];
+                let headers = told.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+                self.answer(now, peer, key, request, Response { headers, ..plain(200) });
+            }
+            Method::Info | Method::Message | Method::Refer | Method::Notify => {
                 self.hand_over(peer, key, session, request);
             }
             Method::Update => self.handle_update(now, peer, key, session, request),
             Method::Prack => self.handle_prack(now, peer, key, session, request),
             Method::Ack
             | Method::Cancel
-            | Method::Refer
-            | Method::Notify
             | Method::Register
             | Method::Subscribe
             | Method::Publish

@@ -130,9 +130,11 @@ impl Endpoint {
             self.update_responded(now, session, &response);
         }
         let status = response.status;
+        // RFC 5057 §5.1: a NOTIFY nobody waits for ends its subscription and not the call.
+        let of_usage = method == Method::Notify;
         self.event(Event::Responded { session, request, method, status, headers: response.headers, body });
         // §12.2.1.2: the peer does not know the dialog any more.
-        if status == 481 {
+        if status == 481 && !of_usage {
             self.forget_session(now, session);
             self.event(Event::ByeReceived { session, reason: None });
         }

@@ -7,14 +7,19 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::super::message::RequestMessage;
+use super::super::parse::is_keep_alive;
 use super::super::stream::{Framed, Framer};
 use super::hop::Hop;
+use super::keepalive::{PING, PONG, Pulse};
 use super::{Access, ConnectionId, Do, Endpoint, Peer, Transport};
 
 /// Longest message on a stream.
 const LARGEST_MESSAGE: usize = 64 * 1024;
 /// Messages that wait for a connection to open.
 const WAITING: usize = 32;
+/// Addresses under which one stream is known.
+const MOST_ALIASES: usize = 4;
 /// Addresses whose domain is remembered.
 const MOST_NAMES: usize = 4096;
 
@@ -24,6 +29,8 @@ pub(super) struct Connection {
     /// The domain its certificate was checked against, or what the accepted peer's certificate names.
     name: Option<String>,
     framer: Framer,
+    /// `None`: not open yet.
+    pulse: Option<Pulse>,
     /// `Some`: not open yet.
     waiting: Option<Vec<Vec<u8>>>,
 }
@@ -46,6 +53,44 @@ impl Connections {
             self.names.clear();
         }
         self.names.insert(key, name);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    pub fn is_open_to(&self, transport: Transport, remote: SocketAddr) -> bool {
+        self.by_remote.get(&(transport, remote)).is_some_and(|id| !self.is_opening(*id))
+    }
+
+    /// Every open stream with its clock.
+    pub fn pulses(&mut self) -> impl Iterator<Item = (Peer, Access, &mut Pulse)> {
+        self.open.values_mut().filter_map(|connection| {
+            let (peer, access) = (connection.peer, connection.access);
+            connection.pulse.as_mut().map(|pulse| (peer, access, pulse))
+        })
+    }
+
+    pub fn pulse(&mut self, id: ConnectionId) -> Option<&mut Pulse> {
+        self.open.get_mut(&id)?.pulse.as_mut()
+    }
+
+    /// RFC 5923 §5: requests to the address an accepted peer says it listens on go over its own stream. Only for an
+    /// address it really has, and over TLS only for a certificate we know.
+    pub fn take_alias(&mut self, peer: Peer, request: &RequestMessage) {
+        let Some(connection) = peer.connection.and_then(|id| self.open.get(&id)) else { return };
+        let Some(via) = request.via().filter(|via| via.parameter("alias").is_some()) else { return };
+        let unknown = peer.transport.is_secure() && connection.name.is_none();
+        if unknown || via.host_ip() != Some(peer.remote.ip().to_canonical()) {
+            return;
+        }
+        let port = via.port.unwrap_or(peer.transport.default_port());
+        let key = (peer.transport, SocketAddr::new(peer.remote.ip(), port));
+        let Some(id) = peer.connection else { return };
+        let own = self.by_remote.values().filter(|known| **known == id).count();
+        if own < MOST_ALIASES {
+            self.by_remote.insert(key, id);
+        }
     }
 
     pub fn is_opening(&self, id: ConnectionId) -> bool {
@@ -71,7 +116,7 @@ impl Endpoint {
     /// `tls_name`: what the client certificate that was verified names.
     pub fn handle_accepted(
         &mut self,
-        _now: Instant,
+        now: Instant,
         id: ConnectionId,
         peer: Peer,
         access: Access,
@@ -79,21 +124,26 @@ impl Endpoint {
     ) {
         let peer = Peer { connection: Some(id), ..peer };
         let framer = Framer::new(LARGEST_MESSAGE);
-        let connection = Connection { peer, access, name: tls_name, framer, waiting: None };
+        let pulse = Pulse::new(now, false);
+        let connection =
+            Connection { peer, access, name: tls_name, framer, pulse: Some(pulse), waiting: None };
         self.connections.by_remote.insert((peer.transport, peer.remote), id);
         self.connections.open.insert(id, connection);
+        self.watch_streams(now);
     }
 
     /// The stream asked for by `Do::Connect` is open.
-    pub fn handle_connected(&mut self, _now: Instant, id: ConnectionId, _local: SocketAddr) {
+    pub fn handle_connected(&mut self, now: Instant, id: ConnectionId, _local: SocketAddr) {
         let Some(connection) = self.connections.open.get_mut(&id) else {
             self.out.push_back(Do::Close(id));
             return;
         };
         let peer = connection.peer;
+        connection.pulse = Some(Pulse::new(now, true));
         for bytes in connection.waiting.take().unwrap_or_default() {
             self.out.push_back(Do::Send { peer, bytes });
         }
+        self.watch_streams(now);
     }
 
     /// The other end of a stream.
@@ -116,6 +166,8 @@ impl Endpoint {
         if self.connections.by_remote.get(&key) == Some(&id) {
             self.connections.by_remote.remove(&key);
         }
+        // Aliases are few beside streams that close.
+        self.connections.by_remote.retain(|_, known| *known != id);
         self.fail_clients(now, id);
     }
 
@@ -123,14 +175,26 @@ impl Endpoint {
     pub fn handle_stream(&mut self, now: Instant, id: ConnectionId, bytes: &[u8]) {
         let Some(connection) = self.connections.open.get_mut(&id) else { return };
         let (peer, access) = (connection.peer, connection.access);
+        if connection.pulse.as_mut().is_some_and(|pulse| pulse.heard(bytes)) {
+            return;
+        }
+        if matches!(peer.transport, Transport::Ws | Transport::Wss) {
+            return self.handle_frame(now, peer, access, bytes);
+        }
         connection.framer.push(bytes);
         loop {
             let Some(connection) = self.connections.open.get_mut(&id) else { return };
             match connection.framer.next() {
-                Framed::Message(message) => self.handle_message(now, peer, access, &message),
+                Framed::Message(message) => {
+                    connection.pulse.iter_mut().for_each(|pulse| pulse.used(now));
+                    self.handle_message(now, peer, access, &message);
+                }
                 // RFC 5626 §4.4.1: a double CRLF is answered by a single one.
-                Framed::KeepAlive => self.out.push_back(Do::Send { peer, bytes: b"\r\n".to_vec() }),
-                Framed::Need => return,
+                Framed::KeepAlive => self.out.push_back(Do::Send { peer, bytes: PONG.to_vec() }),
+                Framed::Need => {
+                    let half = connection.framer.has_part();
+                    return connection.pulse.iter_mut().for_each(|pulse| pulse.half(now, half));
+                }
                 Framed::Broken(why) => {
                     tracing::debug!(remote = %peer.remote, "a SIP stream lost its framing: {why}");
                     self.counters.malformed += 1;
@@ -139,6 +203,20 @@ impl Endpoint {
                 }
             }
         }
+    }
+
+    /// RFC 7118 §5: a frame is a message, framing has no say.
+    fn handle_frame(&mut self, now: Instant, peer: Peer, access: Access, bytes: &[u8]) {
+        if is_keep_alive(bytes) {
+            if bytes == PING {
+                self.out.push_back(Do::Send { peer, bytes: PONG.to_vec() });
+            }
+            return;
+        }
+        if let Some(pulse) = peer.connection.and_then(|id| self.connections.pulse(id)) {
+            pulse.used(now);
+        }
+        self.handle_message(now, peer, access, bytes);
     }
 
     /// Sends to a hop and says over which connection.
@@ -169,6 +247,7 @@ impl Endpoint {
             access: Access::Trusted,
             name: name.clone(),
             framer: Framer::new(LARGEST_MESSAGE),
+            pulse: None,
             waiting: Some(Vec::new()),
         };
         self.connections.open.insert(id, connection);

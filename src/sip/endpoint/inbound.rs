@@ -72,6 +72,7 @@ impl Endpoint {
             },
         };
         stamp_source(&mut request, peer.remote);
+        self.connections.take_alias(peer, &request);
         let Some(key) = server_key(&request) else {
             self.counters.malformed += 1;
             return;
@@ -152,6 +153,9 @@ impl Endpoint {
             ];
             for (name, value) in told {
                 response.headers.push((name.to_owned(), value.to_owned()));
+            }
+            if let Some((free, total)) = self.room {
+                response.headers.push(("X-Capacity".to_owned(), format!("{free}/{total}")));
             }
         } else {
             response.headers.push(("Retry-After".to_owned(), "10".to_owned()));

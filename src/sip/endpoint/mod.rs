@@ -17,6 +17,8 @@ mod compose;
 mod connection;
 mod hop;
 mod inbound;
+mod keepalive;
+mod known;
 mod options;
 mod outside;
 mod prack;
@@ -47,6 +49,8 @@ pub use super::transaction::Timers;
 use super::uri::Uri;
 use connection::Connections;
 pub use hop::{Hop, MOST_HOPS};
+use keepalive::Path;
+pub use known::Replaced;
 use outside::OpenOutside;
 pub use outside::{Outside, OutsideRequest};
 use session::Session;
@@ -381,6 +385,8 @@ enum Timer {
     Outside(RequestId),
     /// A stream for a large request should be open.
     Opening(u64),
+    /// All streams are looked at.
+    Streams,
 }
 
 /// All SIP state of one user agent.
@@ -388,6 +394,8 @@ pub struct Endpoint {
     settings: Settings,
     rng: StdRng,
     ready: bool,
+    /// Free and all; `None`: nothing is said about it.
+    room: Option<(usize, usize)>,
     counters: Counters,
     clients: HashMap<u64, ClientTransaction>,
     /// Branch and method.
@@ -405,6 +413,11 @@ pub struct Endpoint {
     connections: Connections,
     /// Addresses that took no stream for a large request, and until when that is believed.
     without_stream: HashMap<SocketAddr, Instant>,
+    /// Held open for registrations.
+    paths: HashMap<(Transport, SocketAddr), Path>,
+    looks_at: Option<Instant>,
+    /// Dialogs whose next hop has a name.
+    seeking: HashMap<ResolveId, (SessionId, Uri)>,
     timers: BTreeSet<(Instant, Timer)>,
     next: u64,
     out: VecDeque<Do>,
@@ -421,6 +434,7 @@ impl Endpoint {
             settings,
             rng,
             ready: true,
+            room: None,
             counters: Counters::default(),
             clients: HashMap::new(),
             client_of: HashMap::new(),
@@ -434,6 +448,9 @@ impl Endpoint {
             guard,
             connections: Connections::default(),
             without_stream: HashMap::new(),
+            paths: HashMap::new(),
+            looks_at: None,
+            seeking: HashMap::new(),
             timers: BTreeSet::new(),
             next: 0,
             out: VecDeque::new(),
@@ -452,6 +469,11 @@ impl Endpoint {
     /// Transactions not yet forgotten.
     pub fn open_transactions(&self) -> usize {
         self.clients.len() + self.servers.len()
+    }
+
+    /// Calls that could still be taken, and all together: what OPTIONS says in `X-Capacity`.
+    pub fn set_room(&mut self, free: usize, total: usize) {
+        self.room = Some((free, total));
     }
 
     /// Whether OPTIONS is answered 200 or 503.
@@ -479,6 +501,7 @@ impl Endpoint {
                 Timer::Session(id) => self.session_time(now, id),
                 Timer::Outside(id) => self.outside_time(now, id),
                 Timer::Opening(id) => self.opening_time(now, id),
+                Timer::Streams => self.look_at_streams(now),
             }
         }
     }

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::super::dialog::Dialog;
 use super::super::digest::client::Client as Prover;
+use super::super::identifier::SessionIdentifier;
 use super::super::message::RequestMessage;
+use super::super::uri::Uri;
 use super::prack::{Early, Reliably};
 use super::timer::SessionTimer;
-use super::{Peer, RequestId};
+use super::{Hop, Peer, RequestId};
 
 /// ACKs kept to answer repeated 2xx.
 const ACKS_KEPT: usize = 4;
@@ -67,6 +69,8 @@ pub(super) struct Session {
     pub contact_local: SocketAddr,
     /// The peer's own idea of its address is not where its packets come from.
     pub behind_translator: bool,
+    /// Where the next hop leads, when it has a name.
+    pub named_target: Option<(Uri, Hop)>,
     pub local_tag: String,
     /// The transaction of the initial INVITE.
     pub invite: u64,
@@ -98,6 +102,10 @@ pub(super) struct Session {
     pub cancel_reason: Option<String>,
     /// A provisional response above 100 has come: the call is where it is.
     pub progressed: bool,
+    /// Both halves of its Session-ID.
+    pub identifier: Option<SessionIdentifier>,
+    /// The name in our Contact; empty: none.
+    pub display: String,
     pub armed: Option<Instant>,
 }
 
@@ -109,6 +117,7 @@ impl Session {
             peer,
             contact_local,
             behind_translator: false,
+            named_target: None,
             local_tag,
             invite,
             prover: None,
@@ -126,6 +135,8 @@ impl Session {
             timer: SessionTimer::default(),
             cancel_reason: None,
             progressed: false,
+            identifier: None,
+            display: String::new(),
             armed: None,
         }
     }

@@ -17,6 +17,8 @@ use super::{Endpoint, Event, Response, SessionId};
 
 /// RFC 4028 §5: no interval is shorter.
 const LEAST: Duration = Duration::from_secs(90);
+/// A peer that grants less than it was asked for is followed down to here.
+const BRIEFEST: Duration = Duration::from_secs(20);
 /// A refresh that cannot go out now is tried again so much later.
 const SOON: Duration = Duration::from_secs(1);
 /// Between attempts that failed; shorter in brief sessions.
@@ -173,7 +175,7 @@ impl Endpoint {
         timer.note_methods(&response.headers);
         match granted {
             Some((interval, refresher)) => {
-                timer.interval = Some(interval.max(LEAST.min(self.settings.min_se)));
+                timer.interval = Some(interval.max(BRIEFEST.min(self.settings.min_se)));
                 timer.ours = refresher != Some(Refresher::Uas);
                 timer.shared = true;
             }

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::super::digest::client::Attempts;
-use super::super::message::{Method, RequestMessage, ResponseMessage};
+use super::super::message::{Headers, Method, RequestMessage, ResponseMessage};
 use super::super::transaction::client::Client;
 use super::super::transaction::client_invite::{ClientInvite, Timed};
 use super::super::transaction::server::Server;
 use super::super::transaction::server_invite::{self, ServerInvite};
 use super::hop::{Hop, Places};
+use super::keepalive::Pulse;
 use super::{ConnectionId, Endpoint, Peer, RequestId, SessionId, Timer};
 
 /// Whose request it is.
@@ -80,6 +81,16 @@ impl ClientTransaction {
 }
 
 impl ServerTransaction {
+    /// After the final response only repeats come: 32 seconds of them are many transactions.
+    fn forget_request(&mut self) {
+        let cseq = self.request.headers.value("CSeq").map(str::to_owned);
+        self.request.body = Vec::new();
+        self.request.headers = Headers::new();
+        if let Some(cseq) = cseq {
+            self.request.headers.push("CSeq", cseq);
+        }
+    }
+
     fn wake_at(&self) -> Option<Instant> {
         match &self.machine {
             ServerMachine::Invite(machine) => machine.wake_at(),
@@ -271,7 +282,15 @@ impl Endpoint {
         };
         if may {
             let bytes = message.to_bytes();
+            let success = (200..300).contains(&message.status)
+                && matches!(transaction.request.method, Method::Invite | Method::Register);
+            if success && let Some(id) = transaction.peer.connection {
+                self.connections.pulse(id).into_iter().for_each(Pulse::proven);
+            }
             transaction.last = Some(bytes.clone());
+            if message.status >= 200 {
+                transaction.forget_request();
+            }
             let peer = transaction.peer;
             self.send(peer, bytes);
         }

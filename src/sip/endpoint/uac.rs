@@ -7,7 +7,9 @@ use super::super::dialog::Dialog;
 use super::super::digest::client::Client as Prover;
 use super::super::header::NameAddr;
 use super::super::message::{Body, Headers, Method, RequestMessage, ResponseMessage, reason_phrase};
+use super::super::party::shown;
 use super::compose::{ALLOW, dialog_peer, set_body};
+use super::known::with_display;
 use super::options::{self, SUPPORTED};
 use super::session::{Cancel, Session, State};
 use super::timer::SessionTimer;
@@ -36,7 +38,10 @@ impl Endpoint {
         headers.push("To", NameAddr::new(outgoing.to.clone()).to_string());
         headers.push("Call-ID", self.token());
         headers.push("CSeq", "1 INVITE".to_owned());
-        headers.push("Contact", self.contact(peer.transport, peer.local));
+        let display = from.display.as_deref().map(shown).unwrap_or_default();
+        headers.push("Contact", with_display(&display, self.contact(peer.transport, peer.local)));
+        let identifier = self.new_identifier(None);
+        headers.push("Session-ID", identifier.to_string());
         headers.push("Allow", ALLOW.to_owned());
         headers.push("Supported", SUPPORTED.to_owned());
         for (name, value) in self.timer_headers_of(&SessionTimer::default()) {
@@ -53,6 +58,7 @@ impl Endpoint {
         let state = State::Inviting { cancel: Cancel::No };
         let mut made = Session::new(state, peer, hop.local, tag, 0);
         made.sent_invite = Some(request.clone());
+        (made.identifier, made.display) = (Some(identifier), display);
         made.prover = outgoing.credentials.map(Prover::new);
         self.sessions.insert(session, made);
         let user = User::Invite(session);
@@ -169,8 +175,9 @@ impl Endpoint {
             self.counters.stray += 1;
             return;
         };
+        let Some(user) = self.clients.get(&id).map(|transaction| transaction.user.clone()) else { return };
+        self.hear_identifier(&user, &response);
         let Some(transaction) = self.clients.get_mut(&id) else { return };
-        let user = transaction.user.clone();
         let refused = (response.status == 422).then(|| transaction.request.clone());
         let (deliver, ack) = match &mut transaction.machine {
             ClientMachine::Invite(machine) => match machine.handle_response(now, response.status) {
@@ -197,7 +204,12 @@ impl Endpoint {
         }
         // RFC 3263 §4.3: a place that is overloaded is left for the next one.
         if deliver && (response.status != 503 || !self.next_place(now, id)) {
+            let invited = if let User::Invite(session) = &user { Some(*session) } else { None };
+            if let Some(session) = invited {
+                self.learn_hop(id, session, &response);
+            }
             self.deliver(now, user, response);
+            invited.into_iter().for_each(|session| self.seek_target(session));
         }
     }
 
@@ -316,9 +328,10 @@ impl Endpoint {
                     Method::Update => state.our_update = None,
                     _ => {}
                 }
+                let of_usage = method == Method::Notify;
                 let headers = Headers::default();
                 self.event(Event::Responded { session, request, method, status, headers, body: None });
-                if status == 408 {
+                if status == 408 && !of_usage {
                     // §12.2.1.2: a dialog whose peer does not answer is over.
                     self.bye(now, session, Some("SIP;cause=408;text=\"no answer inside the dialog\""));
                     self.event(Event::ByeReceived { session, reason: None });
@@ -359,5 +372,8 @@ fn hop_request(invite: &RequestMessage, method: Method, to: Option<&str>) -> Req
     }
     let number = invite.cseq().map_or(1, |cseq| cseq.number);
     headers.push("CSeq", format!("{number} {}", method.as_str()));
+    if let Some(identifier) = invite.headers.value("Session-ID") {
+        headers.push("Session-ID", identifier.to_owned());
+    }
     RequestMessage { method, uri: invite.uri.clone(), headers, body: Vec::new() }
 }

@@ -56,6 +56,7 @@ impl Endpoint {
         let transaction = self.start_server(key, merge, to, request, Some(session));
         let mut state = Session::new(State::Invited, peer, peer.local, tag, transaction);
         state.behind_translator = translated;
+        state.identifier = Some(self.new_identifier(invite.headers.value("Session-ID")));
         self.session_of.insert(dialog.key.clone(), session);
         state.dialog = Some(dialog);
         self.sessions.insert(session, state);
@@ -65,7 +66,11 @@ impl Endpoint {
 
     fn trying(&mut self, now: Instant, transaction: u64) {
         let Some(server) = self.servers.get(&transaction) else { return };
-        let message = super::compose::response_to(&server.request, 100, None);
+        let mut message = super::compose::response_to(&server.request, 100, None);
+        let identifier = server.session.and_then(|session| self.identifier(session));
+        if let Some(identifier) = identifier {
+            message.headers.push("Session-ID", identifier);
+        }
         self.send_response(now, transaction, &message);
     }
 
@@ -172,6 +177,7 @@ impl Endpoint {
         if let Some(reason) = bye {
             self.bye(now, session, reason.as_deref());
         }
+        self.seek_target(session);
         self.tend_session(session);
     }
 

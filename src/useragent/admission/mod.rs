@@ -1,4 +1,13 @@
-//! Who may call: decided from the source address before anything is parsed or allocated.
+//! Who may call, and how much of it: decided from the source address before anything is parsed or allocated
+//! ([`Admission`], [`screen`]), and from what the box can carry when a call arrives ([`intake`], [`capacity`]).
+//!
+//! Pure. Reading datagrams and the load of the box is the driver's.
+
+pub mod bucket;
+pub mod capacity;
+pub mod intake;
+pub mod scanner;
+pub mod screen;
 
 use std::net::IpAddr;
 

@@ -66,28 +66,39 @@ impl Appliance {
 
     /// Starts it with further environment and waits until it is ready.
     pub fn start_in(environment: &[(&str, &str)], settings: &[&str]) -> Appliance {
-        Appliance::spawn_in(environment, &[], settings).until_ready()
+        Appliance::spawn_in(environment, &[], &[], settings).until_ready()
+    }
+
+    /// Starts it with options of `serve` and waits until it is ready.
+    pub fn start_with_options(options: &[&str], settings: &[&str]) -> Appliance {
+        Appliance::spawn_in(&[], &[], options, settings).until_ready()
     }
 
     /// Starts it and does not wait.
     pub fn spawn(settings: &[&str]) -> Appliance {
-        Appliance::spawn_in(&[], &[], settings)
+        Appliance::spawn_in(&[], &[], &[], settings)
     }
 
     /// Starts it with a configuration file and waits until its process answers, ready or not: a model an example asks
     /// for may not be there.
     pub fn start_with_file(file: &Path, settings: &[&str]) -> Appliance {
         let arguments = [Path::new("--config"), file];
-        Appliance::spawn_in(&[], &arguments, settings).until_alive(&file.display().to_string())
+        Appliance::spawn_in(&[], &arguments, &[], settings).until_alive(&file.display().to_string())
     }
 
-    fn spawn_in(environment: &[(&str, &str)], arguments: &[&Path], settings: &[&str]) -> Appliance {
+    fn spawn_in(
+        environment: &[(&str, &str)],
+        arguments: &[&Path],
+        options: &[&str],
+        settings: &[&str],
+    ) -> Appliance {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ports = free_ports(64);
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (sip, console, rtp_ports) = (address(ports), address(ports + 1), (ports + 2, ports + 63));
         let mut command = eyeline();
-        command.current_dir(folder.path()).args(arguments).arg("serve").envs(environment.iter().copied());
+        command.current_dir(folder.path()).args(arguments).arg("serve").args(options);
+        command.envs(environment.iter().copied());
         let own = [
             format!("sip.listen=[\"udp:{sip}\", \"tcp:{sip}\"]"),
             format!("console.listen=\"{console}\""),
@@ -95,6 +106,10 @@ impl Appliance {
             format!("appliance.data_dir=\"{}\"", folder.path().join("data").display()),
             format!("models.dir=\"{}\"", root().join("models").display()),
         ];
+        if arguments.is_empty() {
+            // Tests share their box with compilers: its load says nothing about what it could carry.
+            command.args(["--set", "sip.max_calls=1000"]);
+        }
         for setting in own.iter().map(String::as_str).chain(settings.iter().copied()) {
             command.args(["--set", setting]);
         }
@@ -117,6 +132,30 @@ impl Appliance {
         let answer = String::from_utf8_lossy(&answer).into_owned();
         let (head, body) = answer.split_once("\r\n\r\n")?;
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// Status and JSON of a request to the API; a body is JSON.
+    pub fn api(&self, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
+        let mut stream = TcpStream::connect(self.console).expect("the console listens");
+        stream.set_read_timeout(Some(Duration::from_secs(8))).expect("a timeout above zero");
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("the console takes requests");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("a whole answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, serde_json::from_str(body).unwrap_or_default())
+    }
+
+    /// Live calls as the API shows them.
+    pub fn live_calls(&self) -> Vec<serde_json::Value> {
+        let (_, calls) = self.api("GET", "/api/v1/calls", "");
+        calls["live"].as_array().cloned().unwrap_or_default()
     }
 
     /// Recordings on disk, in order of their names.

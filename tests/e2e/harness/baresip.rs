@@ -31,8 +31,12 @@ pub struct Settings {
     pub answers: bool,
     /// Sends back what it hears (through its jitter buffer and codecs) instead of `sound`.
     pub echoes: bool,
+    /// `srtp`, `srtp-mand` or `dtls_srtp`; `None`: in the clear.
+    pub protection: Option<&'static str>,
     /// Where it registers, and is then called.
     pub account: Option<Account>,
+    /// Its certificate with key behind it, and whom it trusts: TLS on the port above its own.
+    pub tls: Option<(PathBuf, PathBuf)>,
 }
 
 /// One user of a registrar.
@@ -53,7 +57,9 @@ impl Default for Settings {
             audio_codecs: "pcmu",
             answers: false,
             echoes: false,
+            protection: None,
             account: None,
+            tls: None,
         }
     }
 }
@@ -131,9 +137,22 @@ impl Baresip {
         self.control.wait_event(limit, &["CALL_CLOSED"]).map(|(_, why)| why)
     }
 
+    /// The next event of one of these kinds (`CALL_ESTABLISHED`, `CALL_CLOSED`, …) and its parameter.
+    pub fn event(&mut self, limit: Duration, kinds: &[&str]) -> Option<(String, String)> {
+        self.control.wait_event(limit, kinds)
+    }
+
     pub fn hang_up(&mut self) {
         self.control.send("hangup", "");
         let _ = self.control.wait_event(Duration::from_secs(3), &["CALL_CLOSED"]);
+    }
+
+    pub fn hold(&mut self) {
+        self.control.send("hold", "");
+    }
+
+    pub fn resume(&mut self) {
+        self.control.send("resume", "");
     }
 
     /// The next picture it decodes, as its own display would show it.
@@ -167,6 +186,10 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
     line("poll_method epoll");
     line(&format!("sip_listen 127.0.0.1:{ports}"));
     line("net_interface 127.0.0.1");
+    if let Some((certificate, ca)) = &settings.tls {
+        line(&format!("sip_certificate {}", certificate.display()));
+        line(&format!("sip_cafile {}", ca.display()));
+    }
     line("call_local_timeout 60");
     line("call_max_calls 8");
     line(&format!("rtp_ports {}-{}", ports + 4, ports + 47));
@@ -191,6 +214,9 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
     line("ringback_disabled yes");
     line("module_path /usr/lib/baresip/modules");
     for module in ["opus", "g711", "aufile", "aubridge", "sndfile"] {
+        line(&format!("module {module}.so"));
+    }
+    for module in settings.protection.map_or(&[][..], |_| &["srtp", "dtls_srtp"]) {
         line(&format!("module {module}.so"));
     }
     line(&format!("snd_path {}", folder.join("sound").display()));
@@ -220,16 +246,17 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
 fn account(settings: &Settings, ports: u16) -> String {
     let mode = if settings.answers { "auto" } else { "manual" };
     let video = if settings.clip.is_some() { ";video_codecs=h264" } else { "" };
+    let protection = settings.protection.map_or(String::new(), |name| format!(";mediaenc={name}"));
     let codecs = settings.audio_codecs;
     let Some(Account { user, password, registrar, proxy }) = &settings.account else {
         return format!(
-            "<sip:peer@127.0.0.1:{ports}>;regint=0;answermode={mode};audio_codecs={codecs}{video}\n"
+            "<sip:peer@127.0.0.1:{ports}>;regint=0;answermode={mode};audio_codecs={codecs}{video}{protection}\n"
         );
     };
     let proxy = proxy.map_or(String::new(), |proxy| format!(";outbound=\"sip:{proxy}\""));
     format!(
         "<sip:{user}@{registrar}>;auth_user={user};auth_pass={password};regint=60{proxy};answermode={mode};\
-         audio_codecs={codecs}{video}\n"
+         audio_codecs={codecs}{video}{protection}\n"
     )
 }
 

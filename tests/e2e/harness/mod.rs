@@ -7,8 +7,11 @@
 
 pub mod appliance;
 pub mod baresip;
+pub mod browser;
 pub mod capture;
+pub mod certificates;
 pub mod kamailio;
+pub mod name_server;
 pub mod picture;
 pub mod process;
 pub mod relay;

@@ -57,6 +57,13 @@ impl Process {
         }
     }
 
+    /// Keeps it, and every thread it has and will have, on one core. Without such a core it runs where it likes.
+    pub fn pin(&self, core: usize) {
+        let mut command = Command::new("taskset");
+        command.args(["-a", "-p", "-c", &core.to_string(), &self.id().to_string()]);
+        let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
+
     /// How it ended, if it does within `limit`.
     pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         wait_for(limit, || self.child.try_wait().expect("a child of ours"))

@@ -40,6 +40,16 @@ impl Default for Calls {
     }
 }
 
+/// SIPp's own count of its calls.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    pub per_second: f64,
+    pub successful: u32,
+    pub failed: u32,
+    /// Requests that SIPp had to send again.
+    pub retransmissions: u32,
+}
+
 /// A running SIPp.
 pub struct Sipp {
     pub process: Process,
@@ -100,7 +110,16 @@ impl Sipp {
             command.args([name, &value]);
         }
         command.args(["-i", "127.0.0.1", "-mi", "127.0.0.1", "-nostdin", "-timeout_error"]);
-        command.args(["-trace_err", "-error_file", "errors.log"]);
+        command.args([
+            "-trace_err",
+            "-error_file",
+            "errors.log",
+            "-trace_stat",
+            "-stf",
+            "figures.csv",
+            "-fd",
+            "1",
+        ]);
         if calls.count <= 10 {
             command.args(["-trace_msg", "-message_file", "messages.log"]);
         }
@@ -111,6 +130,26 @@ impl Sipp {
     /// Where to call it.
     pub fn uri(&self) -> String {
         format!("sip:sipp@127.0.0.1:{}", self.port)
+    }
+
+    /// Waits for its end and says how its calls went.
+    pub fn finish(mut self) -> Figures {
+        let left = self.limit.saturating_sub(self.started.elapsed());
+        self.process.wait(left + Duration::from_secs(5));
+        let text = std::fs::read_to_string(self.folder.path().join("figures.csv")).unwrap_or_default();
+        let mut rows = text.lines().map(|line| line.split(';').collect::<Vec<_>>());
+        let names = rows.next().unwrap_or_default();
+        let last = rows.next_back().unwrap_or_default();
+        let figure = |name: &str| {
+            let column = names.iter().position(|known| *known == name)?;
+            last.get(column)?.parse::<f64>().ok()
+        };
+        Figures {
+            per_second: figure("CallRate(C)").unwrap_or_default(),
+            successful: figure("SuccessfulCall(C)").unwrap_or_default() as u32,
+            failed: figure("FailedCall(C)").unwrap_or_default() as u32,
+            retransmissions: figure("Retransmissions(C)").unwrap_or_default() as u32,
+        }
     }
 
     /// Waits for its end. `Err`: what it missed and what was on the wire.

@@ -43,7 +43,7 @@ pub struct Caller {
     server: SocketAddr,
     remote_tag: String,
     cseq: u32,
-    /// Header lines in every INVITE and UPDATE.
+    /// Header lines in every INVITE, UPDATE, REFER and MESSAGE, each with its line end.
     pub more: String,
     /// UPDATEs of the peer that were answered.
     pub refreshes: u32,
@@ -160,7 +160,7 @@ impl Caller {
         let tag =
             if self.remote_tag.is_empty() { String::new() } else { format!(";tag={}", self.remote_tag) };
         let kind = if body.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
-        let more = if matches!(method, "INVITE" | "UPDATE") { &self.more } else { "" };
+        let more = if matches!(method, "INVITE" | "UPDATE" | "REFER" | "MESSAGE") { &self.more } else { "" };
         format!(
             "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {local};rport;branch=z9hG4bK{branch}{port}{cseq}\r\n\
              Max-Forwards: 70\r\nFrom: <sip:script@{local}>;tag=s{port}\r\nTo: <{uri}>{tag}\r\n\
@@ -280,6 +280,62 @@ impl Caller {
     pub fn reinvite(&mut self, sdp: &str) -> Answer {
         self.cseq += 1;
         self.invite(sdp)
+    }
+
+    /// Where it takes requests.
+    pub fn address(&self) -> SocketAddr {
+        self.signalling.local_addr().expect("a bound socket")
+    }
+
+    /// A request inside the call with further header lines; its final response.
+    pub fn ask(&mut self, method: &str, more: &str, body: &str) -> String {
+        self.cseq += 1;
+        let own = std::mem::replace(&mut self.more, more.to_owned());
+        let request = self.request(method, body);
+        self.more = own;
+        self.send(&request);
+        let wanted = format!("CSeq: {} {method}", self.cseq);
+        let final_response = wait_for(Duration::from_secs(5), || {
+            self.receive().filter(|message| {
+                message.starts_with("SIP/2.0 ")
+                    && !message.starts_with("SIP/2.0 1")
+                    && message.contains(&wanted)
+            })
+        });
+        final_response.unwrap_or_else(|| panic!("{method} gets a final response"))
+    }
+
+    /// Waits for a request of the other side and answers it with this status line and body.
+    pub fn is_asked(&mut self, method: &str, status: &str, sdp: &str, limit: Duration) -> Option<String> {
+        let end = Instant::now() + limit;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            let Some(message) = self.receive_within(left) else { continue };
+            if !message.starts_with(&format!("{method} ")) {
+                continue;
+            }
+            let kept = ["via:", "from:", "to:", "call-id:", "cseq:"];
+            let lines = message
+                .lines()
+                .filter(|line| kept.iter().any(|name| line.to_ascii_lowercase().starts_with(name)));
+            let lines: String = lines.map(|line| format!("{}\r\n", line.trim_end())).collect();
+            let kind = if sdp.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
+            let contact = format!("Contact: <sip:script@{}>\r\n", self.address());
+            let length = sdp.len();
+            self.send(&format!(
+                "SIP/2.0 {status}\r\n{lines}{contact}{kind}Content-Length: {length}\r\n\r\n{sdp}"
+            ));
+            return Some(message);
+        }
+        None
+    }
+
+    /// What the peer said since the last look; 200 that come again are acknowledged again.
+    pub fn overhear(&mut self) -> Vec<String> {
+        let heard: Vec<String> = std::iter::from_fn(|| self.receive()).collect();
+        if heard.iter().any(|message| message.starts_with("SIP/2.0 200") && message.contains("INVITE\r\n")) {
+            self.send(&self.request("ACK", ""));
+        }
+        heard
     }
 
     /// Waits for the other side's BYE and answers it.

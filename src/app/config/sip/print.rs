@@ -8,6 +8,7 @@ pub(in super::super) fn sip(page: &mut Page, sip: &Sip) {
     page.section("sip");
     page.texts("listen", sip.listen.iter().map(Listen::to_string));
     page.text("advertise", &sip.advertise.map_or("auto".to_owned(), |address| address.to_string()));
+    page.text("dns", &sip.dns.map_or(String::new(), |server| server.to_string()));
     page.texts("trusted", networks(&sip.trusted));
     page.word("strangers", sip.strangers);
     page.text("realm", sip.realm.as_deref().unwrap_or_default());

@@ -19,6 +19,7 @@ const NAME_MAX: usize = 64;
 pub fn sip(section: &Section, into: &mut Sip) {
     section.list("listen", &mut into.listen, listen);
     section.parsed("advertise", &mut into.advertise, advertise);
+    section.parsed("dns", &mut into.dns, dns);
     section.list("trusted", &mut into.trusted, network);
     section.word("strangers", &mut into.strangers);
     section.parsed("realm", &mut into.realm, realm);
@@ -89,6 +90,18 @@ fn advertise(text: &str) -> Result<Option<IpAddr>, String> {
         }
         Ok(address) => Ok(Some(address)),
         Err(_) => Err(format!("{text:?} is neither \"auto\" nor an IP address")),
+    }
+}
+
+/// Port 53 need not be written.
+fn dns(text: &str) -> Result<Option<SocketAddr>, String> {
+    match (text, text.parse::<SocketAddr>(), text.parse::<IpAddr>()) {
+        ("", ..) => Ok(None),
+        (_, Ok(server), _) => Ok(Some(server)),
+        (_, _, Ok(ip)) => Ok(Some(SocketAddr::new(ip, 53))),
+        _ => Err(format!(
+            "{text:?} is no address of a DNS server; write \"192.0.2.53\", or \"\" for the system's"
+        )),
     }
 }
 

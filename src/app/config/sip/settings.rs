@@ -75,6 +75,8 @@ pub struct Sip {
     pub listen: Vec<Listen>,
     /// The address in Contact and SDP. `None`: the one that faces the peer.
     pub advertise: Option<IpAddr>,
+    /// The DNS server for names that are dialled. `None`: the system's.
+    pub dns: Option<SocketAddr>,
     /// Who may call without a password, besides the sources of [`Sip::peers`].
     pub trusted: Vec<IpNet>,
     pub strangers: Strangers,
@@ -112,6 +114,7 @@ impl Default for Sip {
                 .map(|transport| Listen { transport, address: any })
                 .to_vec(),
             advertise: None,
+            dns: None,
             trusted: vec![
                 network([127, 0, 0, 0], 8),
                 IpNet::new_assert(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), 128),
