@@ -123,10 +123,6 @@ pub struct StreamRecord {
     pub pictures: Option<PictureRecord>,
 }
 
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PictureRecord {
     pub decoded: u64,
