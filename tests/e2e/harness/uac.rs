@@ -282,15 +282,6 @@ impl Caller {
         self.invite(sdp)
     }
 
-    /// What the peer said since the last look; 200 that come again are acknowledged again.
-    pub fn overhear(&mut self) -> Vec<String> {
-        let heard: Vec<String> = std::iter::from_fn(|| self.receive()).collect();
-        if heard.iter().any(|message| message.starts_with("SIP/2.0 200") && message.contains("INVITE\r\n")) {
-            self.send(&self.request("ACK", ""));
-        }
-        heard
-    }
-
     /// Where it takes requests.
     pub fn address(&self) -> SocketAddr {
         self.signalling.local_addr().expect("a bound socket")
@@ -336,6 +327,15 @@ impl Caller {
             return Some(message);
         }
         None
+    }
+
+    /// What the peer said since the last look; 200 that come again are acknowledged again.
+    pub fn overhear(&mut self) -> Vec<String> {
+        let heard: Vec<String> = std::iter::from_fn(|| self.receive()).collect();
+        if heard.iter().any(|message| message.starts_with("SIP/2.0 200") && message.contains("INVITE\r\n")) {
+            self.send(&self.request("ACK", ""));
+        }
+        heard
     }
 
     /// Waits for the other side's BYE and answers it.
