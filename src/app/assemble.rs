@@ -26,7 +26,6 @@ use crate::useragent::accounts::Account;
 use crate::useragent::admission::Admission;
 use crate::useragent::control::Agent;
 use crate::useragent::dialling::Dialling;
-use crate::useragent::metadata::Believed;
 use crate::useragent::peers::{Peer, Peers};
 use crate::useragent::registrar;
 use crate::useragent::routing::Route;
@@ -99,12 +98,11 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
             Busy::Busy486 => 486,
         },
         max_call: config.sip.max_call,
-        accounts: config.sip.accounts.iter().map(|found| account(config, found)).collect(),
-        registrar: registrar(config),
         ring_timeout: config.sip.ring_timeout,
-        believed: believed(config),
         agents: agents(config, detectors)?,
         trunks: trunks(config),
+        accounts: config.sip.accounts.iter().map(|found| account(config, found)).collect(),
+        registrar: registrar(config),
         dial_max: config.sip.dial_max.unwrap_or(config.sip.max_call),
         dialling: dialling(config),
     })
@@ -219,12 +217,6 @@ fn srtp(policy: settings::SrtpPolicy) -> SrtpPolicy {
         settings::SrtpPolicy::Optional => SrtpPolicy::Optional,
         settings::SrtpPolicy::Required => SrtpPolicy::Required,
     }
-}
-
-/// Peers whose word about their callers counts.
-fn believed(config: &Config) -> Believed {
-    let peers = config.sip.peers.iter().filter(|peer| peer.identity);
-    Believed(peers.flat_map(|peer| peer.source.iter().copied()).collect())
 }
 
 /// Where the extensions of accounts and peers are called.

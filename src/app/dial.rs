@@ -41,7 +41,6 @@ use crate::sip::{Hop, NameAddr, Transport, Uri};
 use crate::source::clip::{Clip, ClipSettings};
 use crate::useragent::admission::Admission;
 use crate::useragent::dialling::Dialling;
-use crate::useragent::metadata::Believed;
 use crate::useragent::{self, Dial, Do, UserAgent, Way};
 use crate::vision::observer::ObserverSettings;
 use crate::vision::overlay::OverlaySettings;
@@ -221,12 +220,11 @@ fn agent_settings(config: &Config, target: &Target) -> useragent::Settings {
         calls_per_second: 0,
         busy: 486,
         max_call: Duration::from_secs(86_400),
-        accounts: Vec::new(),
-        registrar: useragent::registrar::Settings::default(),
         ring_timeout: config.sip.ring_timeout,
-        believed: Believed::default(),
         agents: Vec::new(),
         trunks: Vec::new(),
+        accounts: Vec::new(),
+        registrar: useragent::registrar::Settings::default(),
         dial_max: Duration::from_secs(86_400),
         // The person at the command line named the first target; nothing may lead elsewhere.
         dialling: Dialling::default(),
@@ -262,9 +260,9 @@ fn dial(
             ..assemble::media(config)
         },
         ring_timeout: arguments.ring_timeout.unwrap_or(config.sip.ring_timeout),
-        way: Way { credentials: credentials(arguments, config), ..Way::default() },
         headers: Vec::new(),
         label: Label::default(),
+        way: Way { credentials: credentials(arguments, config), ..Way::default() },
     })
 }
 

@@ -153,7 +153,7 @@ impl UserAgent {
             Asked::Transfer { call, to, with } => {
                 let call = self.find_established(&call)?;
                 let to = match (to, with) {
-                    (Some(to), None) => TransferTo::Blind(self.target(&to, None, "to")?),
+                    (Some(to), None) => TransferTo::Blind(self.target(&to, None, "to")?.0),
                     (None, Some(with)) => {
                         let other = self.find(&with).map_err(|refused| refused.at("with"))?;
                         TransferTo::Attended(other)
@@ -175,12 +175,12 @@ impl UserAgent {
             let known: Vec<&str> = self.settings.agents.iter().map(|agent| agent.name.as_str()).collect();
             Refused::bad("agent", format!("no agent has this name; there are {}", known.join(", ")))
         })?;
-        let to = self.target(&place.to, place.account.as_deref(), "to")?;
+        let (to, trunk) = self.target(&place.to, place.account.as_deref(), "to")?;
         if self.draining {
             return Err(Refused::new(Kind::Unavailable, "draining", "shutting down: no new calls"));
         }
         if self.room().0 == 0 {
-            return Err(Refused::new(Kind::Unavailable, "too_many_calls", "the box takes no further call"));
+            return Err(Refused::new(Kind::Unavailable, "too_many_calls", "sip.max_calls is reached"));
         }
         self.dialling.permit(now, &to, DialReason::Call).map_err(|denied| {
             Refused::new(Kind::Denied, "not_allowed", format!("{to} may not be dialled: {denied}")).at("to")
@@ -197,14 +197,20 @@ impl UserAgent {
             media: MediaSettings { video, ..self.settings.media.clone() },
             ring_timeout: self.settings.ring_timeout,
             headers: place.headers.clone(),
+            way: self.way_of(trunk),
             label: Label { agent: agent.name, headers: place.headers.clone(), ..Label::default() },
-            way: self.way_over(place.account.as_deref()),
         };
         Ok(self.dial(now, dial))
     }
 
     /// Whom a text means: a URI as it is; else a registered user, or an extension of an account or peer.
-    fn target(&self, text: &str, account: Option<&str>, field: &'static str) -> Result<Uri, Refused> {
+    /// And the account or peer it is called over.
+    fn target(
+        &self,
+        text: &str,
+        account: Option<&str>,
+        field: &'static str,
+    ) -> Result<(Uri, Option<String>), Refused> {
         let text = text.trim();
         if text.is_empty() || text.len() > TARGET_MAX || text.chars().any(char::is_control) {
             return Err(Refused::bad(field, "a SIP URI, a user's name or an extension"));
@@ -219,34 +225,51 @@ impl UserAgent {
             }
             // Header fields of a URI would be written into our INVITE.
             uri.headers = None;
-            return Ok(uri);
+            let trunk = account.map(str::to_owned);
+            if trunk.as_ref().is_some_and(|name| !self.settings.trunks.iter().any(|(known, _)| known == name))
+            {
+                return Err(Refused::bad("account", "no account or peer has this name"));
+            }
+            return Ok((uri, trunk));
         }
-        match self.registrar.home(text).filter(|_| account.is_none()) {
-            Some(home) => Ok(home),
-            None => self.extension(text, account, field),
-        }
-    }
-
-    /// Over the account of this name; a peer's way is its address.
-    fn way_over(&self, name: Option<&str>) -> Way {
-        let account = name.filter(|name| self.settings.accounts.iter().any(|known| known.name == *name));
-        account.map(Way::over).unwrap_or_default()
+        self.extension(text, account, field)
     }
 
     /// An extension at an account or peer.
-    fn extension(&self, text: &str, account: Option<&str>, field: &'static str) -> Result<Uri, Refused> {
+    fn extension(
+        &self,
+        text: &str,
+        account: Option<&str>,
+        field: &'static str,
+    ) -> Result<(Uri, Option<String>), Refused> {
+        // A user of ours before anybody elsewhere.
+        if let Some(address) = self.registrar.address(text).filter(|_| account.is_none()) {
+            return Ok((address, None));
+        }
         let trunk = match account {
             Some(name) => self.settings.trunks.iter().find(|(known, _)| known == name),
             None => self.settings.trunks.first().filter(|_| self.settings.trunks.len() == 1),
         };
         match (trunk, account) {
-            (Some((_, at)), _) => Ok(Uri { user: Uri::sip(text, "h", None).user, ..at.clone() }),
+            (Some((name, at)), _) => {
+                Ok((Uri { user: Uri::sip(text, "h", None).user, ..at.clone() }, Some(name.clone())))
+            }
             (None, Some(_)) => Err(Refused::bad("account", "no account or peer has this name")),
             (None, None) => Err(Refused::bad(
                 field,
                 "not a URI and no registered user: write sip:USER@HOST or name an account",
             )),
         }
+    }
+
+    /// How a call goes over an account, or proves itself to a peer.
+    fn way_of(&self, trunk: Option<String>) -> Way {
+        let Some(name) = trunk else { return Way::default() };
+        if self.settings.accounts.iter().any(|account| account.name == name) {
+            return Way::over(&name);
+        }
+        let peer = self.settings.admission.peers().iter().find(|peer| peer.name == name);
+        Way { credentials: peer.and_then(|peer| peer.credentials.clone()), ..Way::default() }
     }
 
     /// Our host in a From, where it is known before the hop is.

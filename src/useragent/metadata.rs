@@ -3,10 +3,6 @@
 //!
 //! Everything is bounded, and control characters are drawn: it ends in logs, records and file names.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-
 use super::{UserAgent, user_of};
 use crate::engine::plan::{CallId, Label};
 use crate::sip::party::{asserted, first_diverting, shown, wants_privacy};
@@ -23,23 +19,14 @@ const HIDDEN: &str = "anonymous";
 const ALLOWED: [&str; 6] =
     ["Subject", "Priority", "Alert-Info", "Call-Info", "User-to-User", "P-Preferred-Identity"];
 
-/// Whose assertions about callers are believed.
-#[derive(Clone, Debug, Default)]
-pub struct Believed(pub Vec<IpNet>);
-
-impl Believed {
-    fn believes(&self, source: IpAddr) -> bool {
-        self.0.iter().any(|network| network.contains(&source.to_canonical()))
-    }
-}
-
 /// The label of a call from its INVITE, without what the user agent itself gives (name, call, agent).
-pub(super) fn label_of(invite: &Incoming, believed: &Believed) -> Label {
+/// `believed`: what it asserts about the caller counts.
+pub(super) fn label_of(invite: &Incoming, believed: bool) -> Label {
     let headers = &invite.headers;
-    let believed = believed.believes(invite.peer.remote.ip());
     let identity = asserted(headers).filter(|_| believed);
     let hidden = wants_privacy(headers);
-    let written = user_of(&invite.from.uri);
+    // Who proved to be a user is that user, whatever From says.
+    let written = invite.user.clone().unwrap_or_else(|| user_of(&invite.from.uri));
     let named = |address: &NameAddr| address.display.as_deref().map(shown).filter(|name| !name.is_empty());
     let user = |address: &NameAddr| shown(&user_of(&address.uri));
     let is_anonymous = written.is_empty() || written.eq_ignore_ascii_case(HIDDEN);
@@ -160,28 +147,24 @@ mod tests {
         }
     }
 
-    fn pbx() -> Believed {
-        Believed(vec!["192.0.2.0/24".parse().expect("a network")])
-    }
-
     #[test]
     fn room_and_session_have_their_defaults_and_their_names() {
-        let plain = label_of(&invite("<sip:alice@h>", &[]), &Believed::default());
+        let plain = label_of(&invite("<sip:alice@h>", &[]), false);
         assert_eq!((plain.room.as_str(), plain.session.as_str()), ("c@h", "alice"));
         let named = invite("<sip:alice@h>", &[("x-room-id", " lobby "), ("X-Session-ID", "s1")]);
-        let named = label_of(&named, &Believed::default());
+        let named = label_of(&named, false);
         assert_eq!((named.room.as_str(), named.session.as_str()), ("lobby", "s1"));
     }
 
     #[test]
     fn an_assertion_counts_only_from_those_who_are_believed() {
         let lines = [("P-Asserted-Identity", "\"Front Door\" <sip:200@h>")];
-        let stranger = label_of(&invite("<sip:anonymous@anonymous.invalid>", &lines), &Believed::default());
+        let stranger = label_of(&invite("<sip:anonymous@anonymous.invalid>", &lines), false);
         assert_eq!((stranger.from.as_str(), stranger.asserted), ("anonymous", None));
-        let trusted = label_of(&invite("<sip:anonymous@anonymous.invalid>", &lines), &pbx());
+        let trusted = label_of(&invite("<sip:anonymous@anonymous.invalid>", &lines), true);
         assert_eq!((trusted.from.as_str(), trusted.asserted.as_deref()), ("200", Some("200")));
         assert_eq!(trusted.display_name, "Front Door");
-        let both = label_of(&invite("\"Bob\" <sip:7@h>", &lines), &pbx());
+        let both = label_of(&invite("\"Bob\" <sip:7@h>", &lines), true);
         assert_eq!(
             (both.from.as_str(), both.asserted.as_deref(), both.display_name.as_str()),
             ("7", Some("200"), "Bob")
@@ -191,7 +174,7 @@ mod tests {
     #[test]
     fn who_asks_for_privacy_is_not_written_down() {
         let lines = [("P-Asserted-Identity", "<sip:200@h>"), ("Privacy", "id")];
-        let label = label_of(&invite("\"Bob\" <sip:7@h>", &lines), &pbx());
+        let label = label_of(&invite("\"Bob\" <sip:7@h>", &lines), true);
         assert_eq!(
             (label.from.as_str(), label.asserted, label.display_name.as_str()),
             ("anonymous", None, "")
@@ -204,13 +187,13 @@ mod tests {
         let long = format!("{}é", "x".repeat(VALUE_MAX - 1));
         let mut lines = vec![("X-Door", "front\u{7}"), ("Subject", "no"), ("x-long", long.as_str())];
         lines.extend(std::iter::repeat_n(("X-More", "1"), 100));
-        let label = label_of(&invite("<sip:a@h>", &lines), &Believed::default());
+        let label = label_of(&invite("<sip:a@h>", &lines), false);
         assert_eq!(label.headers.len(), HEADERS_MAX);
         assert_eq!(label.headers[0], ("X-Door".to_owned(), "front\u{fffd}".to_owned()));
         assert_eq!(label.headers[1].1.len(), VALUE_MAX - 1, "cut between characters");
         assert_eq!(label.diverted_by, None);
         let diverted = invite("<sip:a@h>", &[("Diversion", "<sip:20@h>;reason=user-busy")]);
-        assert_eq!(label_of(&diverted, &Believed::default()).diverted_by.as_deref(), Some("20"));
+        assert_eq!(label_of(&diverted, false).diverted_by.as_deref(), Some("20"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod admission;
 pub mod control;
 pub mod dialling;
 mod gate;
+mod inviting;
 pub mod metadata;
 pub mod peers;
 mod reaching;
@@ -23,7 +24,6 @@ pub mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -31,27 +31,26 @@ use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use crate::call::behaviour::{Behaviour, Room};
-use crate::call::early::{Reliable, Ring};
+use crate::call::early::Ring;
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
 use crate::call::reach::Reach;
 use crate::call::{Call, CallSettings, Ended, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
 use crate::sip::{
-    self, Access, ConnectionId, Endpoint, Event, Hop, Incoming, NameAddr, Outgoing, Peer, ResolveId,
-    Response, SessionId, Transport, Uri,
+    self, Access, ConnectionId, Endpoint, Event, Hop, NameAddr, Outgoing, Peer, ResolveId, Response,
+    SessionId, Transport, Uri,
 };
 use crate::useragent::accounts::{Account, Accounts};
 use crate::useragent::admission::Admission;
 use crate::useragent::admission::intake::{Intake, Limits};
 use crate::useragent::control::Agent;
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
-use crate::useragent::metadata::Believed;
 pub use crate::useragent::reaching::Way;
 use crate::useragent::redirect::Redirect;
 use crate::useragent::registrar::Registrar;
 use crate::useragent::resolving::Resolving;
-use crate::useragent::routing::{Asked, Route};
+use crate::useragent::routing::Route;
 use crate::useragent::transfer::Transfers;
 
 /// What the user agent is made with.
@@ -72,18 +71,16 @@ pub struct Settings {
     /// The status over the limit: 503 or 486.
     pub busy: u16,
     pub max_call: Duration,
-    /// Where we register.
-    pub accounts: Vec<Account>,
-    /// Who registers with us.
-    pub registrar: registrar::Settings,
     /// Calls made for others: until they are given up.
     pub ring_timeout: Duration,
-    /// Whose assertions about their callers are believed.
-    pub believed: Believed,
     /// Agents that calls can be made with.
     pub agents: Vec<Agent>,
     /// Accounts and peers by name, with the host their extensions are at.
     pub trunks: Vec<(String, Uri)>,
+    /// Where we register.
+    pub accounts: Vec<Account>,
+    /// Who registers with us.
+    pub registrar: registrar::Settings,
     /// The longest call that is dialled.
     pub dial_max: Duration,
     /// Whom this box may call.
@@ -101,11 +98,11 @@ pub struct Dial {
     pub room: Room,
     pub media: MediaSettings,
     pub ring_timeout: Duration,
-    pub way: Way,
     /// Further headers of the INVITE.
     pub headers: Vec<(String, String)>,
     /// What its label says besides parties and names.
     pub label: Label,
+    pub way: Way,
 }
 
 #[derive(Debug)]
@@ -176,14 +173,14 @@ pub struct UserAgent {
     offers: HashMap<CallId, sip::Body>,
     redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
-    intake: Intake,
-    /// Calls of known peers, by the peer's name.
-    trunk_of: HashMap<CallId, String>,
     transfers: Transfers,
     /// Calls that take the place of another, which ends with their answer.
     replacing: HashMap<CallId, CallId>,
     /// Live calls by their `X-Session-ID`.
     sessions_named: HashMap<String, CallId>,
+    intake: Intake,
+    /// Calls of known peers, by the peer's name.
+    trunk_of: HashMap<CallId, String>,
     armed: HashMap<CallId, Instant>,
     timers: BTreeSet<(Instant, CallId)>,
     next_call: u64,
@@ -204,6 +201,9 @@ impl UserAgent {
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
             dialling: settings.dialling.clone(),
+            transfers: Transfers::default(),
+            replacing: HashMap::new(),
+            sessions_named: HashMap::new(),
             intake: Intake::new(
                 Limits {
                     max_calls: settings.max_calls,
@@ -213,9 +213,6 @@ impl UserAgent {
                 seed.map(|byte| byte ^ 0x5a),
             ),
             trunk_of: HashMap::new(),
-            transfers: Transfers::default(),
-            replacing: HashMap::new(),
-            sessions_named: HashMap::new(),
             settings,
             calls: BTreeMap::new(),
             call_of: HashMap::new(),
@@ -340,21 +337,20 @@ impl UserAgent {
 
     /// Makes a call.
     pub fn dial(&mut self, now: Instant, dial: Dial) -> CallId {
-        let id = self.dial_later(now, dial);
+        let id = self.new_call_id();
+        self.dial_as(now, id, dial);
         self.settle(now);
         id
     }
 
     /// The same inside a step: what the endpoint wants is carried out with the rest.
-    fn dial_later(&mut self, now: Instant, dial: Dial) -> CallId {
-        let id = self.new_call_id();
+    fn dial_as(&mut self, now: Instant, id: CallId, dial: Dial) {
         self.counters.outgoing += 1;
         match self.directed(now, dial.clone()) {
             Ok(dial) if dial.hops.is_empty() => self.resolve(now, id, dial),
             Ok(dial) => self.start_dial(now, id, dial),
             Err(reason) => self.not_dialled(now, id, &dial, reason),
         }
-        id
     }
 
     fn start_dial(&mut self, now: Instant, id: CallId, mut dial: Dial) {
@@ -448,8 +444,8 @@ impl UserAgent {
 
     pub fn wake_at(&self) -> Option<Instant> {
         let call = self.timers.first().map(|(at, _)| *at);
-        let registering = self.accounts.wake_at();
-        [call, self.endpoint.wake_at(), registering, self.transfers.wake_at()].into_iter().flatten().min()
+        let others = [self.accounts.wake_at(), self.transfers.wake_at()];
+        [call, self.endpoint.wake_at()].into_iter().chain(others).flatten().min()
     }
 
     /// Drains the endpoint until it and the calls have nothing more to say to each other.
@@ -500,112 +496,6 @@ impl UserAgent {
         }
     }
 
-    fn invited(&mut self, now: Instant, session: SessionId, invite: &Incoming) {
-        let mut label = metadata::label_of(invite, &self.settings.believed);
-        // Who proved to be a user is that user, whatever From says.
-        if let Some(user) = &invite.user {
-            label.from.clone_from(user);
-        }
-        let (from, to) = (label.from.clone(), label.to.clone());
-        let header = |name: &str| invite.headers.value(name).map(str::to_owned);
-        let asked = Asked { to: &to, from: &from, source: invite.peer.remote.ip(), header: &header };
-        let replaced = match self.asked_to_replace(invite) {
-            Ok(replaced) => replaced,
-            Err(refusal) => {
-                tracing::info!(%from, %to, status = refusal.0, "call refused: {}", refusal.1);
-                return self.refuse_invite(now, session, refusal, Vec::new());
-            }
-        };
-        let refusal = if self.live_session(invite).is_some() {
-            Some((486, "Session Is Live"))
-        } else if replaced.is_some() && !self.draining {
-            // It takes the room of the call it ends.
-            None
-        } else {
-            self.refuses(now, invite.peer.remote.ip())
-        };
-        let route = match replaced {
-            Some(old) => self.route_of_call(old),
-            None => routing::choose(&self.settings.routes, &asked).cloned(),
-        };
-        let (status, text) = match (refusal, route) {
-            (Some(refusal), _) => refusal,
-            (None, None) => (404, "Not Found"),
-            (None, Some(route)) => return self.admit(now, session, invite, route, label, replaced),
-        };
-        let headers = match refusal {
-            Some(_) => vec![("Retry-After".to_owned(), self.intake.retry_after().to_string())],
-            None => Vec::new(),
-        };
-        self.refuse_invite(now, session, (status, text), headers);
-        tracing::info!(%from, %to, status, "call refused: {text}");
-    }
-
-    fn admit(
-        &mut self,
-        now: Instant,
-        session: SessionId,
-        invite: &Incoming,
-        route: Route,
-        label: Label,
-        replaced: Option<CallId>,
-    ) {
-        let id = self.new_call_id();
-        self.counters.incoming += 1;
-        let source = invite.peer.remote.ip();
-        let shown = invite.peer.connection.and_then(|connection| self.endpoint.tls_name(connection));
-        let media = MediaSettings {
-            video: route.video && self.settings.media.video,
-            slides: route.slides,
-            ..self.settings.media.clone()
-        };
-        let settings = CallSettings {
-            media: terms::incoming(self.settings.admission.peers(), media, source, shown),
-            address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
-            label: Label {
-                agent: route.agent.clone(),
-                session_id: self.endpoint.identifier(session),
-                ..self.label(id, label)
-            },
-            behaviour: route.behaviour,
-            room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
-            reach: self.reach(invite.peer.remote.ip()),
-            origin: id.0,
-            seed: self.secrets.random(),
-            max_call: self.settings.max_call,
-            ring_timeout: self.settings.max_call,
-            ring: Ring {
-                time: route.ring,
-                early_media: route.early_media,
-                reliable: Reliable::of(&invite.headers),
-            },
-        };
-        self.call_of.insert(session, id);
-        self.session_of.insert(id, session);
-        self.note_peer(id, invite.peer.remote.ip());
-        self.endpoint.set_display(session, &route.display_name);
-        self.name_session(invite, id);
-        if let Some(old) = replaced {
-            self.replacing.insert(id, old);
-        }
-        // The first step reads the offer: it is guarded like every later one.
-        match catch_unwind(AssertUnwindSafe(|| Call::incoming(now, id, settings, invite.body.as_ref()))) {
-            Ok(call) => {
-                self.calls.insert(id, Box::new(call));
-                self.step(now, id, |_| ());
-            }
-            Err(_) => {
-                tracing::error!(call = %id, "reading an INVITE panicked and it is refused");
-                self.counters.faults += 1;
-                self.call_of.remove(&session);
-                self.session_of.remove(&id);
-                self.trunk_of.remove(&id);
-                let response = Response { status: 500, ..Response::default() };
-                self.endpoint.respond(now, session, response);
-            }
-        }
-    }
-
     fn reach(&self, signalling: IpAddr) -> Reach {
         let admission = &self.settings.admission;
         let own = admission.peers().of(signalling, None).map_or(&[][..], |peer| &peer.networks);
@@ -628,6 +518,7 @@ impl UserAgent {
             self.offers.insert(id, body.clone());
         }
         let routes = dial.way.route.iter().map(|route| ("Route".to_owned(), route.clone()));
+        let given = dial.headers.iter().filter(|(_, value)| metadata::is_plain(value)).cloned();
         self.redirects.entry(id).or_default().note(&dial.to, &body);
         let session = self.endpoint.invite(
             now,
@@ -636,9 +527,7 @@ impl UserAgent {
                 target: dial.way.target.clone(),
                 from: dial.from.clone(),
                 hops: dial.hops.clone(),
-                headers: routes
-                    .chain(dial.headers.iter().filter(|(_, value)| metadata::is_plain(value)).cloned())
-                    .collect(),
+                headers: routes.chain(given).collect(),
                 body: Some(body),
                 credentials: dial.way.credentials.clone(),
             },

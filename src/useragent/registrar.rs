@@ -107,12 +107,6 @@ impl Registrar {
         self.user(&uri.user_decoded()?).filter(|_| self.is_ours(uri))
     }
 
-    /// The address of one of our users, by the bare name.
-    pub fn home(&self, name: &str) -> Option<Uri> {
-        let user = self.user(name)?;
-        Some(Uri::sip(&user.name, self.settings.domains.first()?, None))
-    }
-
     fn is_ours(&self, uri: &Uri) -> bool {
         if self.settings.domains.iter().any(|domain| domain.eq_ignore_ascii_case(&uri.host)) {
             return true;

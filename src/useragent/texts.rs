@@ -54,7 +54,7 @@ impl UserAgent {
     /// The call of the sender: by name among those from its address, else the only one from there.
     fn only_call_of(&self, asked: &OutsideRequest) -> Option<CallId> {
         let (source, user) = (asked.peer.remote.ip(), user_of(&asked.from.uri));
-        let there = |call: &crate::call::Call| {
+        let there = |call: &&crate::call::Call| {
             let peer: Option<std::net::SocketAddr> = call.label().peer.parse().ok();
             call.is_live() && peer.is_some_and(|peer| peer.ip().to_canonical() == source.to_canonical())
         };
@@ -63,9 +63,13 @@ impl UserAgent {
                 let label = call.label();
                 if label.incoming { label.from.clone() } else { label.to.clone() }
             };
-            let found = self.calls.values().filter(|call| there(call));
-            let mut found = found.filter(|call| !named || other(call) == user);
-            found.next().filter(|_| found.next().is_none()).map(|call| call.id())
+            let mut found = self
+                .calls
+                .values()
+                .map(AsRef::as_ref)
+                .filter(there)
+                .filter(|call| !named || other(call) == user);
+            found.next().filter(|_| found.next().is_none()).map(crate::call::Call::id)
         };
         only(true).or_else(|| only(false))
     }

@@ -225,7 +225,7 @@ impl UserAgent {
                 let target = theirs.target.clone();
                 self.transfers.theirs.insert(call, theirs);
                 self.notify(now, call, 100, "Trying");
-                let made = self.dial_later(now, dial);
+                let made = self.new_call_id();
                 self.transfers.made_for.insert(made, call);
                 self.tell_moment(
                     call,
@@ -234,6 +234,7 @@ impl UserAgent {
                         .with("target", target)
                         .with("call", made.to_string()),
                 );
+                self.dial_as(now, made, dial);
             }
             Err((status, text)) => {
                 let warning = format!("399 eyeline \"{}\"", text.replace(['"', '\\'], "'"));
@@ -294,13 +295,13 @@ impl UserAgent {
             media,
             ring_timeout: self.settings.ring_timeout,
             headers,
+            way: Way::default(),
             label: Label {
                 agent: label.agent.clone(),
                 room: label.room.clone(),
                 session: label.session.clone(),
                 ..Label::default()
             },
-            way: Way::default(),
         }
     }
 

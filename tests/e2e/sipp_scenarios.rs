@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::harness::appliance::{Appliance, eyeline};
 use crate::harness::process::Footprint;
 use crate::harness::sipp::{Calls, Script, Sipp};
-use crate::harness::uac::{Caller, Sending};
+use crate::harness::uac::{Caller, Lines, Sending};
 use crate::harness::{turn, wait_for};
 
 /// No pictures are looked at here: nothing but signalling is to be waited for.
@@ -15,7 +15,7 @@ const PLAIN: [&str; 2] = [
 ];
 
 /// Scenarios that any call can be.
-const CALLED: [&str; 19] = [
+const CALLED: [&str; 20] = [
     "hold",
     "video_added",
     "late_offer",
@@ -34,6 +34,7 @@ const CALLED: [&str; 19] = [
     "cancel_of_nothing",
     "old_cseq",
     "bye_of_nothing",
+    "held_call",
     "short_call",
 ];
 
@@ -116,6 +117,48 @@ fn a_hundred_rounds_of_hold_while_another_caller_never_acknowledges() {
     let took = start.elapsed();
     assert!((31..36).contains(&took.as_secs()), "a BYE after 64 × T1, not after {took:?}");
     assert_no_call_left(&appliance);
+}
+
+/// One key as RFC 4733 sends it, in the place of the sound of the same moment: the caller's own packets of these numbers
+/// come later and are repeats.
+fn press(lines: &Lines<'_>, event: u8, at: Duration) {
+    let block = (at.as_millis() / 20) as u32 + 1;
+    let timestamp = (u32::MAX - 50_000).wrapping_add(block * 160);
+    for number in 0..6_u16 {
+        let (first, last) = (number == 0, number >= 3);
+        let mut packet = vec![0x80, u8::from(first) << 7 | 101];
+        packet.extend(65_500_u16.wrapping_add(block as u16).wrapping_add(number).to_be_bytes());
+        packet.extend(timestamp.to_be_bytes());
+        packet.extend(0x5eed_0000_u32.to_be_bytes());
+        packet.extend([event, u8::from(last) << 7 | 10]);
+        packet.extend(((number + 1).min(4) * 160).to_be_bytes());
+        let (socket, to) = lines.audio;
+        socket.send_to(&packet, to).unwrap();
+    }
+}
+
+#[test]
+fn keys_pressed_in_the_sound_are_written_down() {
+    let _turn = turn();
+    let recorded = r#"route=[{to="*", agent="mirror", censor=false, detect=[]}]"#;
+    let appliance = Appliance::start(&[recorded, PLAIN[1]]);
+    let mut caller = Caller::new(&appliance.uri());
+    let offer =
+        caller.offer(None).replace("RTP/AVP 0\r\n", "RTP/AVP 0 101\r\na=rtpmap:101 telephone-event/8000\r\n");
+    let answer = caller.invite(&offer);
+    assert!(answer.sdp.contains("telephone-event/8000"), "{answer:?}");
+    let mut keys = vec![(1600, 11), (1100, 5), (600, 0)];
+    let sending = Sending { time: Duration::from_millis(2200), ..Sending::default() };
+    caller.stream_as(&answer, &sending, |lines, at| {
+        if let Some((_, event)) = keys.pop_if(|(due, _)| at >= Duration::from_millis(*due)) {
+            press(lines, event, at);
+        }
+    });
+    caller.hang_up();
+    let record = appliance.call_record(&appliance.finished_recording());
+    let heard: Vec<&str> =
+        record["digits"].as_array().into_iter().flatten().filter_map(|key| key["digit"].as_str()).collect();
+    assert_eq!(heard, ["0", "5", "#"], "{record}");
 }
 
 #[test]

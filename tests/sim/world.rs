@@ -17,7 +17,6 @@ use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
 use eyeline::useragent::control::Agent;
 use eyeline::useragent::dialling::Dialling;
-use eyeline::useragent::metadata::Believed;
 use eyeline::useragent::routing::Route;
 use eyeline::useragent::{Dial, Do, Settings, UserAgent, Way};
 
@@ -317,10 +316,7 @@ pub fn settings() -> Settings {
         calls_per_second: 0,
         busy: 503,
         max_call: seconds(3600),
-        accounts: Vec::new(),
-        registrar: Default::default(),
         ring_timeout: seconds(30),
-        believed: Believed::default(),
         agents: vec![Agent {
             name: "mirror".to_owned(),
             behaviour: mirror(),
@@ -329,6 +325,8 @@ pub fn settings() -> Settings {
             display_name: "Door \"1\"".to_owned(),
         }],
         trunks: vec![("pbx".to_owned(), Uri::parse("sip:10.0.0.2").unwrap())],
+        accounts: Vec::new(),
+        registrar: Default::default(),
         dial_max: seconds(3600),
         dialling: Dialling::new(vec!["sip:*@10.0.0.*".to_owned(), "sip:10.0.0.*".to_owned()]),
     }
@@ -388,9 +386,9 @@ pub fn dial(local: SocketAddr, destination: SocketAddr, ring_timeout: Duration) 
         room: room(),
         media: media(),
         ring_timeout,
-        way: Way::default(),
         headers: Vec::new(),
         label: Label::default(),
+        way: Way::default(),
     }
 }
 

@@ -58,8 +58,8 @@ impl Endpoint {
         let state = State::Inviting { cancel: Cancel::No };
         let mut made = Session::new(state, peer, hop.local, tag, 0);
         made.sent_invite = Some(request.clone());
-        made.prover = outgoing.credentials.map(Prover::new);
         (made.identifier, made.display) = (Some(identifier), display);
+        made.prover = outgoing.credentials.map(Prover::new);
         self.sessions.insert(session, made);
         let user = User::Invite(session);
         let id = self.start_client_over(now, peer, rest, branch, request, user);
