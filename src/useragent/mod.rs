@@ -11,6 +11,7 @@ mod gate;
 mod inviting;
 pub mod metadata;
 pub mod peers;
+mod probing;
 mod reaching;
 mod redirect;
 pub mod registrar;
@@ -46,6 +47,7 @@ use crate::useragent::admission::Admission;
 use crate::useragent::admission::intake::{Intake, Limits};
 use crate::useragent::control::Agent;
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
+use crate::useragent::probing::Probe;
 pub use crate::useragent::reaching::Way;
 use crate::useragent::redirect::Redirect;
 use crate::useragent::registrar::Registrar;
@@ -124,6 +126,10 @@ pub enum Do {
         id: ResolveId,
         uri: Uri,
     },
+    /// A wrong name or password came from there.
+    Guessed {
+        source: IpAddr,
+    },
     Engine(Command),
     Tell {
         call: CallId,
@@ -166,6 +172,7 @@ pub struct UserAgent {
     session_of: HashMap<CallId, SessionId>,
     dials: HashMap<CallId, Dial>,
     resolving: HashMap<ResolveId, Resolving>,
+    probes: Vec<Probe>,
     accounts: Accounts,
     account_seed: [u8; 32],
     registrar: Registrar,
@@ -197,6 +204,7 @@ impl UserAgent {
     /// `seed` feeds every tag, branch and identifier.
     pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
         let first = u64::from_le_bytes([seed[0], seed[1], seed[2], seed[3], seed[4], 0, 0, 0]);
+        let probes = probing::of(settings.admission.peers());
         let registrar = Registrar::new(settings.registrar.clone());
         UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
@@ -219,6 +227,7 @@ impl UserAgent {
             session_of: HashMap::new(),
             dials: HashMap::new(),
             resolving: HashMap::new(),
+            probes,
             accounts: Accounts::default(),
             account_seed: seed.map(|byte| byte ^ 0x5c),
             registrar,
@@ -322,6 +331,7 @@ impl UserAgent {
 
     pub fn handle_time(&mut self, now: Instant) {
         self.endpoint.handle_time(now);
+        self.probe(now);
         self.accounts.handle_time(now);
         while let Some((at, call)) = self.timers.first().copied() {
             if at > now {
@@ -385,7 +395,7 @@ impl UserAgent {
             ring_timeout: dial.ring_timeout,
             ring: Ring::default(),
         };
-        self.note_peer(id, first.remote.ip());
+        self.note_peer(id, first.remote.ip(), None);
         self.dials.insert(id, dial);
         self.calls.insert(id, Box::new(Call::outgoing(now, id, settings)));
         self.step(now, id, |_| ());
@@ -444,7 +454,7 @@ impl UserAgent {
 
     pub fn wake_at(&self) -> Option<Instant> {
         let call = self.timers.first().map(|(at, _)| *at);
-        let others = [self.accounts.wake_at(), self.transfers.wake_at()];
+        let others = [self.accounts.wake_at(), self.transfers.wake_at(), self.probe_at()];
         [call, self.endpoint.wake_at()].into_iter().chain(others).flatten().min()
     }
 
@@ -482,7 +492,9 @@ impl UserAgent {
     fn outside(&mut self, now: Instant, event: Event) {
         match event {
             Event::OutsideAnswered { request, status, reason, headers, realm, .. } => {
-                self.accounts.handle_answer(now, request, (status, &reason), &headers, realm);
+                if !self.probe_answered(now, request, status) {
+                    self.accounts.handle_answer(now, request, (status, &reason), &headers, realm);
+                }
             }
             Event::OutsideRequested { request, asked } => {
                 let response = match asked.method {
@@ -491,7 +503,10 @@ impl UserAgent {
                 };
                 self.endpoint.reply(now, request, response);
             }
-            Event::ProofRefused { source } => tracing::warn!(%source, "wrong name or password"),
+            Event::ProofRefused { source } => {
+                tracing::warn!(%source, "wrong name or password");
+                self.out.push_back(Do::Guessed { source });
+            }
             _ => {}
         }
     }

@@ -36,7 +36,9 @@ impl UserAgent {
                 self.give_up(now, waiting, EndReason::Rejected { status: 503, text });
             }
             (None, found) => {
-                if !self.place_found(now, id, &found) {
+                if let Some(found) = self.probe_resolved(now, id, found)
+                    && !self.place_found(now, id, &found)
+                {
                     self.endpoint.handle_resolved(now, id, found.unwrap_or_default());
                 }
             }

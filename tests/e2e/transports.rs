@@ -202,9 +202,9 @@ where
     let sdp = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\n";
     let message = |method: &str, to_tag: &str, cseq: u32, body: &str| {
         format!(
-            "{method} sip:mirror@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/{transport} df7jal23ls0d.invalid;branch=z9hG4bKw{cseq}{method}\r\n\
+            "{method} sip:mirror@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/{transport} df7jal23ls0d.invalid;branch=z9hG4bKw{hangs_up}{cseq}{method}\r\n\
              Max-Forwards: 70\r\nFrom: <sip:web@example.com>;tag=w1\r\nTo: <sip:mirror@127.0.0.1>{to_tag}\r\n\
-             Call-ID: web-call\r\nCSeq: {cseq} {method}\r\nContact: <sip:web@df7jal23ls0d.invalid;transport=ws>\r\n\
+             Call-ID: web-call-{hangs_up}\r\nCSeq: {cseq} {method}\r\nContact: <sip:web@df7jal23ls0d.invalid;transport=ws>\r\n\
              Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         )

@@ -19,6 +19,7 @@ mod identity;
 mod incoming;
 mod media;
 mod outgoing;
+mod places;
 mod redirect;
 mod refused;
 mod reoffer;

@@ -1,5 +1,6 @@
 //! Appliances, phones, the network between them, and the clock that jumps.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use eyeline::engine::plan::{
     AudioCodec, CallId, Command, Direction, Event, Label, Look, Picture, Streams, Timeouts, VideoOut,
 };
 use eyeline::media::frame::Size;
+use eyeline::sip::locate::{Located, Place, locate};
 use eyeline::sip::register::State;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
 use eyeline::useragent::admission::Admission;
@@ -238,14 +240,18 @@ impl World {
                         self.network.send(now, datagram);
                     }
                     Do::Connect { connection, .. } => appliance.agent.handle_closed(now, connection),
-                    Do::Close(_) => {}
-                    // Addresses are known at once; names are never found.
+                    Do::Close(_) | Do::Guessed { .. } => {}
+                    // There is no DNS here: only addresses lead somewhere.
                     Do::Resolve { id, uri } => {
-                        if let Some(ip) = uri.host_ip() {
-                            let remote = SocketAddr::new(ip, uri.port.unwrap_or(5060));
-                            let hop = Hop::to(Transport::Udp, remote, appliance.address);
-                            appliance.agent.handle_resolved(now, id, Ok(vec![hop]));
-                        }
+                        let found = match locate(&uri, &HashMap::new(), 1) {
+                            Located::Places(places) => {
+                                let hop =
+                                    |place: &Place| Hop::to(place.transport, place.remote, appliance.address);
+                                Ok(places.iter().map(hop).collect())
+                            }
+                            Located::Ask(_) | Located::Nowhere(_) => Err(format!("{} is unknown", uri.host)),
+                        };
+                        appliance.agent.handle_resolved(now, id, found);
                     }
                     Do::Engine(command) => appliance.engine.handle(now, command),
                     Do::Tell { call, tell, .. } => appliance.told.push((call, tell)),

@@ -56,7 +56,7 @@ pub(super) fn refusal(error: &std::io::Error) -> String {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "its certificate is not valid yet: is the clock of this box right?".into()
             }
-            CertificateError::UnknownIssuer => {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "nobody we trust signed its certificate: set server_ca in [sip.tls] (or --ca), or ca of the peer".into()
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => format!(

@@ -39,9 +39,9 @@ const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(20);
 /// An open stream, ready for messages.
 pub(super) enum Wire {
     Plain(TcpStream),
-    Secure(TlsStream<TcpStream>),
-    Web(WebSocketStream<TcpStream>),
-    SecureWeb(WebSocketStream<TlsStream<TcpStream>>),
+    Secure(Box<TlsStream<TcpStream>>),
+    Web(Box<WebSocketStream<TcpStream>>),
+    SecureWeb(Box<WebSocketStream<TlsStream<TcpStream>>>),
 }
 
 /// One stream connection; dropping it ends its tasks.
@@ -195,17 +195,17 @@ impl Signalling {
             }
             Wire::Secure(stream) => {
                 probe(stream.get_ref().0);
-                let (reader, writer) = tokio::io::split(stream);
+                let (reader, writer) = tokio::io::split(*stream);
                 halves(scope, reader, writer, connection, outgoing, inbound, closed);
             }
             Wire::Web(stream) => {
                 probe(stream.get_ref());
-                let work = websocket::carry(stream, connection, outgoing, inbound, closed, WRITE_LIMIT);
+                let work = websocket::carry(*stream, connection, outgoing, inbound, closed, WRITE_LIMIT);
                 scope.task_until_stopped("sip-websocket", work);
             }
             Wire::SecureWeb(stream) => {
                 probe(stream.get_ref().get_ref().0);
-                let work = websocket::carry(stream, connection, outgoing, inbound, closed, WRITE_LIMIT);
+                let work = websocket::carry(*stream, connection, outgoing, inbound, closed, WRITE_LIMIT);
                 scope.task_until_stopped("sip-websocket", work);
             }
         }
@@ -242,14 +242,14 @@ async fn greet(transport: Transport, stream: TcpStream, tls: &Tls) -> Result<(Wi
     let server = || tls.server().ok_or_else(|| "there is no certificate of ours".to_owned());
     match transport {
         Transport::Udp | Transport::Tcp => Ok((Wire::Plain(stream), None)),
-        Transport::Ws => Ok((Wire::Web(websocket::accept(stream).await?), None)),
+        Transport::Ws => Ok((Wire::Web(Box::new(websocket::accept(stream).await?)), None)),
         Transport::Tls => {
             let (stream, name) = secure(stream, server()?, tls).await?;
-            Ok((Wire::Secure(stream), name))
+            Ok((Wire::Secure(Box::new(stream)), name))
         }
         Transport::Wss => {
             let (stream, name) = secure(stream, server()?, tls).await?;
-            Ok((Wire::SecureWeb(websocket::accept(stream).await?), name))
+            Ok((Wire::SecureWeb(Box::new(websocket::accept(stream).await?)), name))
         }
     }
 }
@@ -280,11 +280,11 @@ async fn open(
     let host = name.as_deref().map_or_else(|| remote.to_string(), |name| format!("{name}:{}", remote.port()));
     let wire = match transport {
         Transport::Udp | Transport::Tcp => Wire::Plain(stream),
-        Transport::Ws => Wire::Web(websocket::connect(stream, &host, false).await?),
-        Transport::Tls => Wire::Secure(secure_client(stream, remote, name, tls).await?),
+        Transport::Ws => Wire::Web(Box::new(websocket::connect(stream, &host, false).await?)),
+        Transport::Tls => Wire::Secure(Box::new(secure_client(stream, remote, name, tls).await?)),
         Transport::Wss => {
             let stream = secure_client(stream, remote, name, tls).await?;
-            Wire::SecureWeb(websocket::connect(stream, &host, true).await?)
+            Wire::SecureWeb(Box::new(websocket::connect(stream, &host, true).await?))
         }
     };
     Ok((wire, local))
@@ -357,7 +357,7 @@ async fn read(
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = tokio::select! {
-            read = reader.read(&mut buffer) => read.unwrap_or(0),
+            read = reader.read(&mut buffer) => read.unwrap_or_else(|error| lost(connection, &error)),
             () = closed.stopped() => 0,
         };
         if read == 0 {
@@ -369,6 +369,17 @@ async fn read(
             return Outcome::Done;
         }
     }
+}
+
+/// With TLS 1.3 a server says only now that it does not like our certificate.
+fn lost(connection: ConnectionId, error: &std::io::Error) -> usize {
+    let of_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+    if of_tls {
+        tracing::warn!(?connection, "a SIP connection is lost: {}", certificate::refusal(error));
+    } else {
+        tracing::debug!(?connection, %error, "a SIP connection is lost");
+    }
+    0
 }
 
 async fn write(

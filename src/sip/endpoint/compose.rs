@@ -206,7 +206,7 @@ fn transport_of(uri: &Uri, signalling: Peer) -> Transport {
         (true, _) if signalling.transport.is_secure() && named.is_none() => signalling.transport,
         (true, _) => Transport::Tls,
         (false, Some(named)) => named,
-        (false, None) if signalling.connection.is_some() => signalling.transport,
+        (false, None) if signalling.transport.is_reliable() => signalling.transport,
         (false, None) => Transport::Udp,
     }
 }
@@ -275,7 +275,7 @@ mod tests {
             ("sip:a@h", peer(Transport::Udp, false), Transport::Udp),
             ("sip:a@h;transport=tcp", peer(Transport::Udp, false), Transport::Tcp),
             ("sip:a@h", peer(Transport::Tls, true), Transport::Tls),
-            ("sip:a@h", peer(Transport::Tls, false), Transport::Udp),
+            ("sip:a@h", peer(Transport::Tls, false), Transport::Tls),
             ("sips:a@h", peer(Transport::Udp, false), Transport::Tls),
             ("sips:a@h;transport=tcp", peer(Transport::Tcp, true), Transport::Tls),
             ("sips:a@h;transport=ws", peer(Transport::Wss, true), Transport::Wss),

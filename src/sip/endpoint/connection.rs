@@ -59,10 +59,6 @@ impl Connections {
         self.open.is_empty()
     }
 
-    pub fn is_open_to(&self, transport: Transport, remote: SocketAddr) -> bool {
-        self.by_remote.get(&(transport, remote)).is_some_and(|id| !self.is_opening(*id))
-    }
-
     /// Every open stream with its clock.
     pub fn pulses(&mut self) -> impl Iterator<Item = (Peer, Access, &mut Pulse)> {
         self.open.values_mut().filter_map(|connection| {
@@ -91,6 +87,10 @@ impl Connections {
         if own < MOST_ALIASES {
             self.by_remote.insert(key, id);
         }
+    }
+
+    pub fn is_known(&self, id: ConnectionId) -> bool {
+        self.open.contains_key(&id)
     }
 
     pub fn is_opening(&self, id: ConnectionId) -> bool {
@@ -151,11 +151,13 @@ impl Endpoint {
         self.connections.open.get(&id).map(|connection| (connection.peer.transport, connection.peer.remote))
     }
 
-    /// Keeps the way of a registration open (RFC 5626 §3.5.1). A stream that is closed stays closed.
+    /// Keeps the way of a registration open (RFC 5626 §3.5.1): a datagram path now, a stream by its own keep-alives. A
+    /// stream that is closed stays closed.
     pub fn keep_alive(&mut self, hop: &Hop) {
-        let open = self.connections.by_remote.contains_key(&(hop.transport, hop.remote));
-        if open || !hop.transport.is_reliable() {
-            self.send(hop.peer(), b"\r\n\r\n".to_vec());
+        if !hop.transport.is_reliable() {
+            self.out.push_back(Do::Send { peer: hop.peer(), bytes: PING.to_vec() });
+        } else if let Some(id) = self.connections.known(&hop.peer()) {
+            self.connections.pulse(id).into_iter().for_each(Pulse::hold);
         }
     }
 
@@ -168,6 +170,12 @@ impl Endpoint {
         }
         // Aliases are few beside streams that close.
         self.connections.by_remote.retain(|_, known| *known != id);
+        // Calls on it go on over whatever their peer's Contact names. A stranger's stream carries none.
+        if connection.pulse.as_ref().is_some_and(Pulse::carries) {
+            for session in self.sessions.values_mut().filter(|session| session.peer.connection == Some(id)) {
+                session.peer.connection = None;
+            }
+        }
         self.fail_clients(now, id);
     }
 
@@ -225,7 +233,15 @@ impl Endpoint {
             self.out.push_back(Do::Send { peer, bytes });
             return None;
         }
-        let id = self.connections.known(&peer).unwrap_or_else(|| self.connect(peer));
+        let id = match (self.connections.known(&peer), peer.connection) {
+            (Some(id), _) => id,
+            // Nobody listens where an accepted stream came from.
+            (None, Some(id)) if id.0 > self.connections.next => {
+                self.counters.transport_errors += 1;
+                return None;
+            }
+            (None, _) => self.connect(peer),
+        };
         if let Some(connection) = self.connections.open.get_mut(&id) {
             match &mut connection.waiting {
                 None => self.out.push_back(Do::Send { peer: connection.peer, bytes }),

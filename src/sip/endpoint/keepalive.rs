@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{Access, ConnectionId, Do, Endpoint, Hop, Peer, Timer, Transport};
+use super::{Access, ConnectionId, Do, Endpoint, Peer, Timer, Transport};
 
 pub(super) const PING: &[u8] = b"\r\n\r\n";
 pub(super) const PONG: &[u8] = b"\r\n";
@@ -21,8 +21,6 @@ const IDLE_STRANGER: Duration = Duration::from_secs(32);
 const IDLE: Duration = Duration::from_secs(900);
 const PING_EVERY: Duration = Duration::from_secs(25);
 const PONG_LIMIT: Duration = Duration::from_secs(10);
-/// Datagram paths held open at one time.
-const MOST_PATHS: usize = 256;
 
 /// What becomes of a stream now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +46,8 @@ pub(super) struct Pulse {
     proven: bool,
     pinged: Instant,
     awaits_pong: bool,
+    /// A registration stands on it.
+    held: bool,
     /// It has answered a ping before, so that silence means something.
     answers: bool,
 }
@@ -62,12 +62,18 @@ impl Pulse {
             proven: false,
             pinged: now,
             awaits_pong: false,
+            held: false,
             answers: false,
         }
     }
 
     pub fn used(&mut self, now: Instant) {
         self.used = Some(now);
+    }
+
+    /// It is not closed for want of messages.
+    pub fn hold(&mut self) {
+        self.held = true;
     }
 
     pub fn proven(&mut self) {
@@ -87,6 +93,11 @@ impl Pulse {
         self.half_since = half.then(|| self.half_since.unwrap_or(now));
     }
 
+    /// Whether calls may stand on it.
+    pub fn carries(&self) -> bool {
+        self.ours || self.proven
+    }
+
     pub fn beat(&mut self, now: Instant, access: Access) -> Beat {
         let passed = |since: Instant, limit| now.saturating_duration_since(since) >= limit;
         if self.half_since.is_some_and(|since| passed(since, MESSAGE_LIMIT)) {
@@ -102,7 +113,7 @@ impl Pulse {
         if self.awaits_pong && self.answers && passed(self.pinged, PONG_LIMIT) {
             return Beat::Close("no answer to a keep-alive");
         }
-        if passed(used, IDLE) {
+        if passed(used, IDLE) && !self.held {
             return Beat::Idle;
         }
         self.ping(now)
@@ -119,37 +130,10 @@ impl Pulse {
     }
 }
 
-/// A datagram path that a translator must not forget.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Path {
-    peer: Peer,
-    ping_at: Instant,
-}
-
 impl Endpoint {
-    /// Holds the way to a hop open until [`Endpoint::let_go`]: a registration must be reachable behind a translator.
-    pub fn hold(&mut self, now: Instant, hop: &Hop) {
-        if self.paths.len() >= MOST_PATHS && !self.paths.contains_key(&(hop.transport, hop.remote)) {
-            tracing::warn!(remote = %hop.remote, "too many paths are held open already");
-            return;
-        }
-        let path = Path { peer: hop.peer(), ping_at: now + PING_EVERY };
-        self.paths.entry((hop.transport, hop.remote)).or_insert(path);
-        self.watch_streams(now);
-    }
-
-    pub fn let_go(&mut self, transport: Transport, remote: SocketAddr) {
-        self.paths.remove(&(transport, remote));
-    }
-
-    /// Whether a stream to a hop is open; a datagram path always is.
-    pub fn is_open(&self, transport: Transport, remote: SocketAddr) -> bool {
-        !transport.is_reliable() || self.connections.is_open_to(transport, remote)
-    }
-
     /// Arms the look at all streams, if there is anything to look at.
     pub(super) fn watch_streams(&mut self, now: Instant) {
-        let wanted = (!self.connections.is_empty() || !self.paths.is_empty()).then_some(now + EVERY);
+        let wanted = (!self.connections.is_empty()).then_some(now + EVERY);
         if self.looks_at.is_none()
             && let Some(at) = wanted
         {
@@ -179,12 +163,6 @@ impl Endpoint {
             self.out.push_back(Do::Close(id));
             self.handle_closed(now, id);
         }
-        for path in self.paths.values_mut().filter(|path| !path.peer.transport.is_reliable()) {
-            if now >= path.ping_at {
-                path.ping_at = now + PING_EVERY;
-                self.out.push_back(Do::Send { peer: path.peer, bytes: PING.to_vec() });
-            }
-        }
         self.watch_streams(now);
     }
 
@@ -197,7 +175,7 @@ impl Endpoint {
         for peer in idle {
             let Some(id) = peer.connection else { continue };
             let key = (peer.transport, peer.remote);
-            if in_calls.contains(&id) || far.contains(&key) || self.paths.contains_key(&key) {
+            if in_calls.contains(&id) || far.contains(&key) {
                 if self.connections.pulse(id).is_some_and(|pulse| pulse.ping(now) == Beat::Ping) {
                     self.out.push_back(Do::Send { peer: *peer, bytes: PING.to_vec() });
                 }
@@ -242,6 +220,8 @@ mod tests {
         stranger.proven();
         assert_eq!(stranger.beat(after(start, 800), Access::Stranger), Beat::Nothing);
         assert_eq!(stranger.beat(after(start, 900), Access::Stranger), Beat::Idle);
+        stranger.hold();
+        assert_eq!(stranger.beat(after(start, 5000), Access::Stranger), Beat::Nothing);
     }
 
     #[test]

@@ -49,7 +49,6 @@ pub use super::transaction::Timers;
 use super::uri::Uri;
 use connection::Connections;
 pub use hop::{Hop, MOST_HOPS};
-use keepalive::Path;
 pub use known::Replaced;
 use outside::OpenOutside;
 pub use outside::{Outside, OutsideRequest};
@@ -413,8 +412,6 @@ pub struct Endpoint {
     connections: Connections,
     /// Addresses that took no stream for a large request, and until when that is believed.
     without_stream: HashMap<SocketAddr, Instant>,
-    /// Held open for registrations.
-    paths: HashMap<(Transport, SocketAddr), Path>,
     looks_at: Option<Instant>,
     /// Dialogs whose next hop has a name.
     seeking: HashMap<ResolveId, (SessionId, Uri)>,
@@ -448,7 +445,6 @@ impl Endpoint {
             guard,
             connections: Connections::default(),
             without_stream: HashMap::new(),
-            paths: HashMap::new(),
             looks_at: None,
             seeking: HashMap::new(),
             timers: BTreeSet::new(),

@@ -130,6 +130,7 @@ impl Endpoint {
         user: User,
     ) -> u64 {
         let (mut peer, mut branch, mut request) = (peer, branch, request);
+        peer.connection = peer.connection.filter(|id| self.connections.is_known(*id));
         let mut bytes = request.to_bytes();
         let mut places = Places { rest, instead_of: None };
         // A CANCEL goes the way of its INVITE, whose size it has not.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
 
 /// An authority and the folder of its files.
@@ -24,6 +24,9 @@ impl Authority {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let key = KeyPair::generate().expect("a key");
         let mut parameters = CertificateParams::default();
+        // Two authorities of one name would be taken for one another until their signatures are looked at.
+        let name = folder.path().display().to_string();
+        parameters.distinguished_name.push(DnType::CommonName, name);
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = parameters.self_signed(&key).expect("an authority");
         fs::write(folder.path().join("ca.pem"), certificate.pem()).expect("its file");
