@@ -116,7 +116,7 @@ impl CommandLine {
 
 #[derive(Args, Debug)]
 pub struct ServeArguments {
-    /// Show every SIP message on standard output, secrets masked, for so long [1h]
+    /// Show SIP messages, secrets masked, for so long [1h]
     #[arg(
         long,
         value_name = "DURATION",

@@ -351,6 +351,7 @@ impl Watch for Watching {
             | Do::Connect { .. }
             | Do::Close(_)
             | Do::Resolve { .. }
+            | Do::Guessed { .. }
             | Do::Engine(_)
             | Do::Registration { .. } => {}
         }

@@ -383,7 +383,12 @@ impl Watch for Watching {
                 self.over(*call, label, ended);
             }
             Do::Registration { account, state } => registration(account, state),
-            Do::Send { .. } | Do::Connect { .. } | Do::Close(_) | Do::Resolve { .. } | Do::Engine(_) => {}
+            Do::Send { .. }
+            | Do::Connect { .. }
+            | Do::Close(_)
+            | Do::Resolve { .. }
+            | Do::Guessed { .. }
+            | Do::Engine(_) => {}
         }
     }
 

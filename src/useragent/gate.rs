@@ -7,6 +7,7 @@ use super::UserAgent;
 use super::admission::capacity::Figures;
 use super::admission::intake::Refusal;
 use crate::engine::plan::CallId;
+use crate::sip::{ConnectionId, Peer};
 
 impl UserAgent {
     /// What the driver measured in the last second.
@@ -30,9 +31,10 @@ impl UserAgent {
         self.endpoint.set_room(free, total);
     }
 
-    /// Whether a new call from `source` is refused, and how.
-    pub(super) fn refuses(&mut self, now: Instant, source: IpAddr) -> Option<Refusal> {
-        let of_peer = match self.settings.admission.peers().of(source, None) {
+    /// Whether a new call is refused, and how.
+    pub(super) fn refuses(&mut self, now: Instant, caller: &Peer) -> Option<Refusal> {
+        let proven = caller.connection.and_then(|connection| self.endpoint.tls_name(connection));
+        let of_peer = match self.settings.admission.peers().of(caller.remote.ip(), proven) {
             Some(peer) if peer.max_calls > 0 => (self.calls_of_peer(&peer.name), peer.max_calls),
             Some(_) | None => (0, 0),
         };
@@ -53,8 +55,9 @@ impl UserAgent {
     }
 
     /// Remembers whose call it is, if its peer is known.
-    pub(super) fn note_peer(&mut self, call: CallId, remote: IpAddr) {
-        if let Some(peer) = self.settings.admission.peers().of(remote, None) {
+    pub(super) fn note_peer(&mut self, call: CallId, remote: IpAddr, connection: Option<ConnectionId>) {
+        let proven = connection.and_then(|connection| self.endpoint.tls_name(connection));
+        if let Some(peer) = self.settings.admission.peers().of(remote, proven) {
             self.trunk_of.insert(call, peer.name.clone());
         }
     }

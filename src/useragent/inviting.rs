@@ -35,7 +35,7 @@ impl UserAgent {
             // One comes, one goes.
             None
         } else {
-            self.refuses(now, invite.peer.remote.ip())
+            self.refuses(now, &invite.peer)
         };
         let route = match replaced {
             Some(old) => self.route_of_call(old),
@@ -95,7 +95,7 @@ impl UserAgent {
         };
         self.call_of.insert(session, id);
         self.session_of.insert(id, session);
-        self.note_peer(id, source);
+        self.note_peer(id, source, invite.peer.connection);
         self.endpoint.set_display(session, &route.display_name);
         self.name_session(invite, id);
         if let Some(old) = replaced {

@@ -126,6 +126,10 @@ pub enum Do {
         id: ResolveId,
         uri: Uri,
     },
+    /// A wrong name or password came from there.
+    Guessed {
+        source: IpAddr,
+    },
     Engine(Command),
     Tell {
         call: CallId,
@@ -391,7 +395,7 @@ impl UserAgent {
             ring_timeout: dial.ring_timeout,
             ring: Ring::default(),
         };
-        self.note_peer(id, first.remote.ip());
+        self.note_peer(id, first.remote.ip(), None);
         self.dials.insert(id, dial);
         self.calls.insert(id, Box::new(Call::outgoing(now, id, settings)));
         self.step(now, id, |_| ());
@@ -500,7 +504,10 @@ impl UserAgent {
                 };
                 self.endpoint.reply(now, request, response);
             }
-            Event::ProofRefused { source } => tracing::warn!(%source, "wrong name or password"),
+            Event::ProofRefused { source } => {
+                tracing::warn!(%source, "wrong name or password");
+                self.out.push_back(Do::Guessed { source });
+            }
             _ => {}
         }
     }

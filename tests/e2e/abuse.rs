@@ -165,6 +165,43 @@ fn a_scanner_hears_nothing_and_is_not_listened_to_again() {
 }
 
 #[test]
+fn who_guesses_passwords_is_not_listened_to_for_long() {
+    let _turn = turn();
+    let user = "sip.user=[{name='door1', password='right'}]";
+    let appliance = Appliance::start(&[TRUSTED, PLAIN, "sip.strangers=challenge", user]);
+    let (mut guesser, mut other) = (Speaker::new(2, appliance.sip), Speaker::new(3, appliance.sip));
+    // Long enough for a challenge to fit into an answer that is no larger.
+    let room = format!("X-Room: {}\r\n", "x".repeat(600));
+    let challenge = guesser.asks(&room).expect("a challenge");
+    assert!(challenge.starts_with("SIP/2.0 401"), "{challenge}");
+    let part = |name: &str| {
+        let line = challenge
+            .lines()
+            .find(|line| line.contains("MD5") || line.contains("nonce="))
+            .unwrap_or_default();
+        line.split(&format!("{name}=\""))
+            .nth(1)
+            .and_then(|rest| rest.split('"').next())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let (realm, nonce) = (part("realm"), part("nonce"));
+    let guesses = (1..=20).take_while(|count| {
+        let proof = format!(
+            "Authorization: Digest username=\"door1\", realm=\"{realm}\", nonce=\"{nonce}\", uri=\"sip:100@{}\", \
+             response=\"{count:032x}\", algorithm=MD5, qop=auth, nc={count:08x}, cnonce=\"c\"\r\n{room}",
+            appliance.sip
+        );
+        guesser.asks(&proof).is_some()
+    });
+    let guesses = guesses.count();
+    assert!((9..=11).contains(&guesses), "{guesses} guesses were answered");
+    assert_eq!(guesser.asks(&room), None, "it is banned");
+    assert!(other.asks(&room).is_some(), "others are not");
+    assert!(appliance.process.log().contains("it guesses passwords"), "{}", appliance.process.log());
+}
+
+#[test]
 fn options_tell_how_much_room_there_is_and_that_there_is_none_while_draining() {
     let _turn = turn();
     let appliance = Appliance::start(&[ECHO, PLAIN, "sip.max_calls=5"]);

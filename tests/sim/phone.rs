@@ -185,6 +185,9 @@ impl Phone {
     }
 
     pub fn hears(&mut self, now: Instant, bytes: &[u8]) {
+        if bytes == b"\r\n\r\n" {
+            return;
+        }
         let message =
             parse(bytes).unwrap_or_else(|wrong| panic!("{wrong}: {}", String::from_utf8_lossy(bytes)));
         match &message {

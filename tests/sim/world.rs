@@ -240,6 +240,7 @@ impl World {
                         self.network.send(now, datagram);
                     }
                     Do::Connect { connection, .. } => appliance.agent.handle_closed(now, connection),
+                    Do::Close(_) | Do::Guessed { .. } => {}
                     // There is no DNS here: only addresses lead somewhere.
                     Do::Resolve { id, uri } => {
                         let found = match locate(&uri, &HashMap::new(), 1) {
@@ -252,7 +253,6 @@ impl World {
                         };
                         appliance.agent.handle_resolved(now, id, found);
                     }
-                    Do::Close(_) => {}
                     Do::Engine(command) => appliance.engine.handle(now, command),
                     Do::Tell { call, tell, .. } => appliance.told.push((call, tell)),
                     Do::Ended { call, ended, .. } => appliance.ended.push((call, ended)),

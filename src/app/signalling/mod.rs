@@ -366,6 +366,7 @@ impl Signalling {
                     self.connect(connection, transport, remote, name);
                 }
                 Do::Close(connection) => self.streams.remove(connection),
+                Do::Guessed { source } => self.door.guessed(now, source),
                 Do::Resolve { id, uri } => {
                     self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     self.searches.offer(resolve::Wanted { id, uri, seed: self.seed });
