@@ -76,7 +76,8 @@ impl Endpoint {
         let challenges = self.guard.challenges(now, source, stale);
         self.counters.challenges += 1;
         // Both where there is room (RFC 8760 §2.3), else the one every phone knows, else silence.
-        let _ = self.answer_briefly(peer, limit, request, UNAUTHORIZED, &challenges)
+        let _ = (!knows_md5_only(request)
+            && self.answer_briefly(peer, limit, request, UNAUTHORIZED, &challenges))
             || self.answer_briefly(peer, limit, request, UNAUTHORIZED, &challenges[1..]);
         Entry::Closed
     }
@@ -119,4 +120,10 @@ impl Endpoint {
         self.send(response_peer(&request, peer), bytes);
         true
     }
+}
+
+/// Phones that give up when they see any challenge with an algorithm they do not know, even beside MD5.
+fn knows_md5_only(request: &RequestMessage) -> bool {
+    let name = request.headers.value("User-Agent").unwrap_or_default().to_ascii_lowercase();
+    ["baresip v0.", "baresip v1."].iter().any(|old| name.starts_with(old))
 }
