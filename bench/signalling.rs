@@ -276,7 +276,9 @@ fn flood() {
     for policy in ["drop", "reject", "challenge"] {
         let trusted = r#"sip.trusted=["127.0.0.1/32"]"#;
         let strangers_are = format!("sip.strangers=\"{policy}\"");
-        let settings: Vec<&str> = BARE.into_iter().chain([trusted, strangers_are.as_str()]).collect();
+        // Who challenges needs somebody who could answer.
+        let user = r#"sip.user=[{name="door", password="a long password"}]"#;
+        let settings: Vec<&str> = BARE.into_iter().chain([trusted, user, strangers_are.as_str()]).collect();
         let appliance = Appliance::start(&settings);
         appliance.process.pin(SERVER_CORE);
         let stop = Arc::new(AtomicBool::new(false));
