@@ -101,6 +101,7 @@ fn a_hang_up_while_the_next_place_is_looked_for_ends_the_call() {
         eyeline::useragent::dialling::Dialling::new(vec!["sip:*@nowhere.example.com".to_owned()]);
     let mut world = World::with(settings);
     let call = world.dial(seconds(30));
+    world.dns_is_silent = true;
     send_on(&mut world, 0, &["<sip:a@nowhere.example.com>"]);
     assert_eq!(state(&world), "ringing");
     world.command(|agent, now| agent.hang_up(now, call, EndReason::HungUp));

@@ -97,6 +97,8 @@ pub struct World {
     pub phones: Vec<Phone>,
     /// What was sent to addresses where nobody is.
     pub unclaimed: Vec<Vec<u8>>,
+    /// Whoever asks where a URI leads hears nothing.
+    pub dns_is_silent: bool,
     steps: u64,
 }
 
@@ -119,6 +121,7 @@ impl World {
             appliances,
             phones: Vec::new(),
             unclaimed: Vec::new(),
+            dns_is_silent: false,
             steps: 0,
         }
     }
@@ -241,6 +244,7 @@ impl World {
                     }
                     Do::Connect { connection, .. } => appliance.agent.handle_closed(now, connection),
                     Do::Close(_) | Do::Guessed { .. } => {}
+                    Do::Resolve { .. } if self.dns_is_silent => {}
                     // There is no DNS here: only addresses lead somewhere.
                     Do::Resolve { id, uri } => {
                         let found = match locate(&uri, &HashMap::new(), 1) {
