@@ -55,6 +55,36 @@ fn baresip_registers_with_its_password_only() {
 }
 
 #[test]
+fn a_registered_phone_is_called_by_its_name() {
+    let _turn = turn();
+    let appliance = office(&[]);
+    let body = r#"{"to": "door1", "agent": "mirror", "video": false}"#;
+    let limit = Duration::from_secs(8);
+    // Nobody is there yet.
+    let (status, placed) = appliance.api("POST", "/api/v1/calls", body);
+    assert_eq!(status, 201, "{placed}");
+    let path =
+        |placed: &serde_json::Value| format!("/api/v1/calls/{}", placed["id"].as_str().expect("an id"));
+    let ended = wait_for(limit, || {
+        let (_, call) = appliance.api("GET", &path(&placed), "");
+        (call["state"] == "ended").then_some(call)
+    });
+    assert_eq!(ended.expect("an end")["end_reason"], "rejected");
+
+    let mut phone = Baresip::start(&door(&appliance, "s3cret"));
+    phone.registered().unwrap_or_else(|why| panic!("{why}; {}", appliance.process.last_words()));
+    let (status, placed) = appliance.api("POST", "/api/v1/calls", body);
+    assert_eq!(status, 201, "{placed}");
+    assert!(phone.called(limit), "{}", appliance.process.last_words());
+    phone.talk(Duration::from_secs(2));
+    let (_, call) = appliance.api("GET", &path(&placed), "");
+    assert_eq!((&call["to"], &call["state"]), (&"door1".into(), &"established".into()), "{call}");
+    assert!(call["audio"]["packets_received"].as_u64() > Some(25), "{call}");
+    assert_eq!(appliance.api("DELETE", &path(&placed), "").0, 200);
+    assert!(phone.closed(limit).is_some(), "{}", phone.process.last_words());
+}
+
+#[test]
 fn what_was_overheard_cannot_be_sent_again() {
     let _turn = turn();
     let appliance = office(&[]);

@@ -96,10 +96,14 @@ impl Baresip {
 
     /// Waits for the end of its first registration. `Err`: why it was refused.
     pub fn registered(&mut self) -> Result<(), String> {
-        let kinds = ["REGISTER_OK", "REGISTER_FAIL"];
-        match self.control.wait_event(Duration::from_secs(10), &kinds) {
-            Some((kind, _)) if kind == "REGISTER_OK" => Ok(()),
-            Some((_, why)) => Err(why),
+        // It registers before anybody listens to its events: its log tells all the same.
+        let told = wait_for(Duration::from_secs(10), || {
+            let log = self.process.log();
+            log.lines().find_map(|line| line.split_once("/v4} ").map(|(_, answer)| answer.to_owned()))
+        });
+        match told {
+            Some(answer) if answer.starts_with("200 ") => Ok(()),
+            Some(answer) => Err(answer),
             None => panic!("no registration: {}", self.process.last_words()),
         }
     }
