@@ -29,7 +29,7 @@ use harness::sipp::{Calls, Figures, Script, Sipp};
 const BARE: [&str; 5] = [
     r#"route=[{to="*", agent="mirror", censor=false, detect=[], record=false, video=false}]"#,
     r#"agent.mirror={kind="mirror", audio="silence"}"#,
-    "media.rtp_ports=[20000, 59999]",
+    "media.rtp_ports=[33000, 59999]",
     "sip.calls_per_second=0",
     "sip.max_calls=30000",
 ];

@@ -57,7 +57,7 @@ impl Handshake {
     /// A DTLS datagram of a source that may send one.
     pub fn handle(&mut self, now: Instant, source: SocketAddr, datagram: &[u8]) -> Option<Progress> {
         let mut at = self.open.iter().position(|(address, _)| *address == source);
-        if at.is_none() && self.peer.client && self.winner.is_none() {
+        if at.is_none() && self.peer.client && self.winner.is_none() && !is_client_hello(datagram) {
             // The peer answers from elsewhere: its address is not what its SDP says.
             at = (self.open.len() == 1).then_some(0);
         }
@@ -216,6 +216,20 @@ mod tests {
         assert!(server.open.len() == 1 && server.wake_at().is_none());
         assert_eq!(server.handle(now, at(9), &hello), None);
         assert!(server.refused > 0);
+    }
+
+    #[test]
+    fn a_hello_from_elsewhere_does_not_reach_the_handshake_we_began() {
+        let (mut client, mut server) = pair();
+        let (mut stranger, _) = pair();
+        let now = Instant::now();
+        client.begin(now, Some(at(2)));
+        stranger.begin(now, Some(at(1)));
+        let (_, hello) = stranger.poll().expect("a first flight");
+        assert!(client.handle(now, at(9), &hello).is_none());
+        assert_eq!(client.refused, 1);
+        let keys = carry(now, &mut client, &mut server);
+        assert_eq!(keys.iter().filter(|progress| matches!(progress, Progress::Keys(_))).count(), 2);
     }
 
     #[test]

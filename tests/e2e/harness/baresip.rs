@@ -99,7 +99,11 @@ impl Baresip {
         // It registers before anybody listens to its events: its log tells all the same.
         let told = wait_for(Duration::from_secs(10), || {
             let log = self.process.log();
-            log.lines().find_map(|line| line.split_once("/v4} ").map(|(_, answer)| answer.to_owned()))
+            let of_line = |line: &str| {
+                let refused = line.strip_prefix("reg: ").and_then(|line| line.rsplit_once(": "));
+                line.split_once("/v4} ").or(refused).map(|(_, answer)| answer.to_owned())
+            };
+            log.lines().find_map(of_line)
         });
         match told {
             Some(answer) if answer.starts_with("200 ") => Ok(()),
