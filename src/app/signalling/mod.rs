@@ -36,7 +36,7 @@ use crate::base::queue::{self, Fifo, Receiver, Sender, Taken, Wait};
 use crate::base::stop::{Outcome, Scope};
 use crate::call::end::EndReason;
 use crate::engine::Engines;
-use crate::engine::plan::{CallId, Event as EngineEvent};
+use crate::engine::plan::{CallId, Command, Event as EngineEvent};
 use crate::sip::locate::Place;
 use crate::sip::{Access, ConnectionId, Hop, Peer, ResolveId, Transport};
 use crate::useragent::admission::Admission;
@@ -164,6 +164,8 @@ pub struct Signalling {
     unsent: u64,
     /// What the user agent wants besides messages; empty between turns.
     deferred: Vec<Do>,
+    /// What is to be sent; empty between turns.
+    outgoing: Vec<Do>,
 }
 
 impl Signalling {
@@ -195,6 +197,7 @@ impl Signalling {
             scope,
             unsent: 0,
             deferred: Vec::new(),
+            outgoing: Vec::new(),
         })
     }
 
@@ -361,27 +364,53 @@ impl Signalling {
     ) {
         while let Some(wanted) = agent.poll() {
             match wanted {
-                Do::Send { peer, bytes } => self.send(now, &peer, bytes),
-                Do::Connect { connection, transport, remote, name } => {
-                    self.connect(connection, transport, remote, name);
-                }
-                Do::Close(connection) => self.streams.remove(connection),
-                Do::Guessed { source } => self.door.guessed(now, source),
-                Do::Resolve { id, uri } => {
-                    self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    self.searches.offer(resolve::Wanted { id, uri, seed: self.seed });
+                // Who is told that it may send sends at once: the new terms are in force before it is told.
+                Do::Engine(command @ Command::Update { .. }) if !self.is_deferred(command.call()) => {
+                    engines.handle(now, command);
                 }
                 Do::Engine(_) | Do::Tell { .. } | Do::Ended { .. } | Do::Registration { .. } => {
                     self.deferred.push(wanted);
                 }
+                Do::Send { .. }
+                | Do::Connect { .. }
+                | Do::Close(_)
+                | Do::Guessed { .. }
+                | Do::Resolve { .. } => self.outgoing.push(wanted),
             }
         }
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        for wanted in outgoing.drain(..) {
+            self.put_out(now, wanted);
+        }
+        self.outgoing = outgoing;
         // Starting threads and writing the log take longer than all messages together: nobody waits for them.
         for wanted in self.deferred.drain(..) {
             match wanted {
                 Do::Engine(command) => engines.handle(now, command),
                 told => watch.happened(now, &told),
             }
+        }
+    }
+
+    /// Whether something else waits for this call's engine: orders keep their order.
+    fn is_deferred(&self, call: CallId) -> bool {
+        self.deferred.iter().any(|held| matches!(held, Do::Engine(command) if command.call() == call))
+    }
+
+    /// What goes to sockets and to those who look names up.
+    fn put_out(&mut self, now: Instant, wanted: Do) {
+        match wanted {
+            Do::Send { peer, bytes } => self.send(now, &peer, bytes),
+            Do::Connect { connection, transport, remote, name } => {
+                self.connect(connection, transport, remote, name);
+            }
+            Do::Close(connection) => self.streams.remove(connection),
+            Do::Guessed { source } => self.door.guessed(now, source),
+            Do::Resolve { id, uri } => {
+                self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                self.searches.offer(resolve::Wanted { id, uri, seed: self.seed });
+            }
+            Do::Engine(_) | Do::Tell { .. } | Do::Ended { .. } | Do::Registration { .. } => {}
         }
     }
 }

@@ -100,7 +100,8 @@ impl Baresip {
         let told = wait_for(Duration::from_secs(10), || {
             let log = self.process.log();
             let of_line = |line: &str| {
-                let refused = line.strip_prefix("reg: ").and_then(|line| line.rsplit_once(": "));
+                // Warnings are coloured.
+                let refused = line.split_once("reg: ").and_then(|(_, line)| line.rsplit_once(": "));
                 line.split_once("/v4} ").or(refused).map(|(_, answer)| answer.to_owned())
             };
             log.lines().find_map(of_line)
