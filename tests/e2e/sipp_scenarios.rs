@@ -164,7 +164,7 @@ fn keys_pressed_in_the_sound_are_written_down() {
 #[test]
 fn a_storm_of_calls_leaves_nothing_behind() {
     let _turn = turn();
-    let wide = ["media.rtp_ports=[30000, 31999]", "sip.calls_per_second=0"];
+    let wide = ["media.rtp_ports=[33000, 34999]", "sip.calls_per_second=0"];
     let settings: Vec<&str> = PLAIN.into_iter().chain(wide).collect();
     let mut appliance = Appliance::start(&settings);
     appliance.rtp_ports = (30_000, 31_999);
