@@ -2,7 +2,7 @@
 //!
 //! Subscribing is done before the pictures start; the bus closes its queues by being dropped.
 
-use crate::base::queue::{self, Latest, Receiver, Sender};
+use crate::base::queue::{Latest, Sender};
 use crate::media::frame::CleanFrame;
 
 /// The fan-out of one call's pictures.
@@ -12,12 +12,6 @@ pub struct Bus {
 }
 
 impl Bus {
-    pub fn subscribe(&mut self) -> Receiver<CleanFrame, Latest> {
-        let (sender, receiver) = queue::queue(Latest);
-        self.add(sender);
-        receiver
-    }
-
     /// A subscriber whose queue outlives the bus.
     pub fn add(&mut self, subscriber: Sender<CleanFrame, Latest>) {
         self.subscribers.push(subscriber);

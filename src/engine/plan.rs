@@ -30,15 +30,6 @@ impl Direction {
     pub fn receives(self) -> bool {
         matches!(self, Direction::SendReceive | Direction::ReceiveOnly)
     }
-
-    /// The same flow seen from the other side.
-    pub fn reversed(self) -> Self {
-        match self {
-            Direction::SendOnly => Direction::ReceiveOnly,
-            Direction::ReceiveOnly => Direction::SendOnly,
-            both => both,
-        }
-    }
 }
 
 /// Where one media stream goes and may come from.

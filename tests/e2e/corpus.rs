@@ -84,6 +84,7 @@ fn the_binary_answers_real_endpoints() {
     let (address, port) = (appliance.sip.ip().to_string(), appliance.sip.port().to_string());
     let output = Command::new("python3").arg(judge).args([&address, &port]).arg("--strict").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
+    eprintln!("not judged, their codecs are not in this version: {}", OUT_OF_REACH.join(", "));
     let failed = text.lines().filter_map(|line| line.strip_prefix("FAIL "));
     let wrong: Vec<&str> =
         failed.filter(|line| !OUT_OF_REACH.iter().any(|name| line.starts_with(name))).collect();
