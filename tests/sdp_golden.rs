@@ -129,7 +129,8 @@ fn shown(streams: &Streams) -> String {
         writeln!(text, "  send {number} {codec} every {} ms", audio.ptime_ms).unwrap();
         let receive: Vec<_> =
             audio.receive.iter().map(|(number, codec)| format!("{number} {}", codec.name())).collect();
-        writeln!(text, "  receive {}; event {:?}", receive.join(", "), audio.telephone_event).unwrap();
+        let event = audio.telephone_events.first().map(|(number, _)| *number);
+        writeln!(text, "  receive {}; event {:?}", receive.join(", "), event).unwrap();
     }
     for (name, video) in [("video", &streams.video), ("slides", &streams.slides)] {
         let Some(video) = video else { continue };

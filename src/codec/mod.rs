@@ -5,6 +5,7 @@
 //! Opus.
 
 pub mod aac;
+pub mod comfort;
 pub mod conceal;
 pub mod convert;
 pub mod decoder;

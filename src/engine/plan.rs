@@ -158,8 +158,10 @@ pub struct AudioStream {
     pub send_payload_type: u8,
     /// Every payload type we take, with its codec: the peer may switch between what was negotiated.
     pub receive: Vec<(u8, AudioCodec)>,
-    /// RFC 4733 payload type we receive and send, when negotiated.
-    pub telephone_event: Option<u8>,
+    /// RFC 4733 payload types taken, with their clock rates; the first is sent. Empty: not negotiated.
+    pub telephone_events: Vec<(u8, u32)>,
+    /// RFC 3389 payload types taken, with their clock rates.
+    pub comfort_noises: Vec<(u8, u32)>,
     /// How Opus is sent, when it is what we send.
     pub opus: OpusTerms,
     /// Milliseconds per packet we send: `a=ptime`, 20 by default.

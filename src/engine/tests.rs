@@ -315,7 +315,8 @@ impl World {
             send_payload_type: 0,
             receive: vec![(0, AudioCodec::Pcmu)],
             opus: Default::default(),
-            telephone_event: None,
+            telephone_events: Vec::new(),
+            comfort_noises: Vec::new(),
             ptime_ms: 20,
         }
     }

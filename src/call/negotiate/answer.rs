@@ -97,7 +97,7 @@ fn why_nothing(offer: &SessionDescription, settings: &MediaSettings) -> &'static
     } else if !live().any(protection::is_rtp) {
         "No media line with a supported transport: RTP/AVP(F), RTP/SAVP(F) or UDP/TLS/RTP/SAVP(F)"
     } else if live().any(|media| protection::means(offer, media, settings, false).is_some()) {
-        "No common codec: G.711 audio or H.264 video"
+        "No common codec for sound or picture"
     } else if settings.srtp == SrtpPolicy::Required {
         "Encryption is required here, and the offer has no usable a=crypto or a=fingerprint"
     } else {
@@ -180,7 +180,8 @@ impl Answering<'_> {
             codec: choice.codec,
             send_payload_type: choice.payload_type,
             receive: choice.receive,
-            telephone_event: choice.telephone_event,
+            telephone_events: choice.events,
+            comfort_noises: choice.noises,
             opus: choice.opus,
             ptime_ms: choice.ptime_ms,
         }
@@ -342,6 +343,6 @@ mod tests {
         let audio = streams.audio.unwrap();
         assert_eq!((audio.send_payload_type, audio.codec, audio.ptime_ms), (8, AudioCodec::Pcma, 30));
         assert_eq!(audio.receive, [(0, AudioCodec::Pcmu), (8, AudioCodec::Pcma)]);
-        assert_eq!(audio.telephone_event, Some(96));
+        assert_eq!(audio.telephone_events, [(96, 8_000)]);
     }
 }

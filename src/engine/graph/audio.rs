@@ -25,7 +25,7 @@ impl Running {
         let settings = AudioSettings {
             stream: self.stream_settings(supplies, &stream.route, &guard, stream.codec.clock_rate()),
             receive: formats(stream),
-            telephone_event: stream.telephone_event,
+            telephone_event: stream.telephone_events.first().map(|(number, _)| *number),
         };
         let machine = AudioMachine::new(self.epoch, settings, supplies.seed());
         let (tell, prepared) = queue::queue(Latest);

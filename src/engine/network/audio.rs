@@ -176,11 +176,13 @@ impl AudioPart {
         self.sockets.mux = route.rtcp_mux;
         for (number, codec) in &self.stream.receive {
             let taken = stream.receive.iter().any(|(known, _)| known == number);
-            if !taken && stream.telephone_event != Some(*number) {
+            let other = stream.telephone_events.iter().chain(&stream.comfort_noises);
+            if !taken && !other.into_iter().any(|(known, _)| known == number) {
                 stream.receive.push((*number, *codec));
             }
         }
-        self.machine.renegotiate(formats(&stream), stream.telephone_event);
+        let event = stream.telephone_events.first().map(|(number, _)| *number);
+        self.machine.renegotiate(formats(&stream), event);
         if let Err(error) = self.beat.renew(&stream) {
             tracing::error!("{} cannot be sent: {error}", stream.codec.name());
         }
