@@ -10,3 +10,4 @@ pub mod ffmpeg;
 pub mod g711;
 pub mod h264;
 pub mod resample;
+pub mod stretch;

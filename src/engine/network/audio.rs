@@ -212,17 +212,17 @@ impl AudioPart {
     /// Fills the block that is heard now. `false`: there is nothing to hear.
     fn hear(&mut self, now: Instant) -> bool {
         let Beat { concealer, heard, said, .. } = &mut self.beat;
-        match self.machine.playout(now) {
+        match self.machine.playout(now, 0) {
             Playout::Packet { payload_type, payload, .. } => {
                 let codec = self.stream.receive.iter().find(|(known, _)| *known == payload_type);
                 heard.clear();
                 g711::decode(law(codec.map_or(self.stream.codec, |(_, codec)| *codec)), payload, heard);
+                concealer.good(heard, 0);
                 heard.resize(said.len(), 0);
-                concealer.good(heard);
                 true
             }
             // G.711 is cut into blocks, so nothing is held over; a codec that is would be decoded here.
-            Playout::Lost | Playout::Held => {
+            Playout::Lost { .. } | Playout::Play(_) => {
                 heard.resize(said.len(), 0);
                 concealer.conceal(heard);
                 true

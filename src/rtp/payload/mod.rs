@@ -5,3 +5,4 @@
 
 pub mod dtmf;
 pub mod h264;
+pub mod opus;
