@@ -129,6 +129,7 @@ mod tests {
             codec: AudioCodec::Pcma,
             send_payload_type: 8,
             receive: vec![(8, AudioCodec::Pcma)],
+            opus: Default::default(),
             telephone_event: None,
             ptime_ms: 20,
         })

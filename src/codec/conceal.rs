@@ -46,8 +46,9 @@ impl Concealer {
     pub fn good(&mut self, out: &mut Vec<i16>, from: usize) {
         if self.invented > 0 {
             let lead = self.phase_of(&out[from..]);
-            out.resize(out.len() + lead, 0);
-            out.copy_within(from..out.len() - lead, from + lead);
+            let end = out.len();
+            out.resize(end + lead, 0);
+            out.copy_within(from..end, from + lead);
             out[from..from + lead].fill_with(|| self.invent());
             let longer = self.invented * RETURN_US / samples(self.rate, 10_000).max(1);
             let block = &mut out[from + lead..];

@@ -314,6 +314,7 @@ impl World {
             codec: AudioCodec::Pcmu,
             send_payload_type: 0,
             receive: vec![(0, AudioCodec::Pcmu)],
+            opus: Default::default(),
             telephone_event: None,
             ptime_ms: 20,
         }

@@ -22,6 +22,7 @@ use crate::rtp::jitter::{Incoming, JitterBuffer, JitterCounters, Next, Pace};
 use crate::rtp::packet::{self, Packet};
 use crate::rtp::payload::dtmf::{Digit, Receiver, Sender};
 use crate::rtp::payload::opus;
+use crate::rtp::quality::{self, Impairment, Loss};
 use crate::rtp::rtcp::Tail;
 use crate::rtp::session::{
     Feedback, Out, Received, SendHeader, Session, SourceEvent, StreamSettings, StreamStatistics,
@@ -34,10 +35,17 @@ const EVENTS_MAX: usize = 64;
 /// A pause in sending that the timestamps must show.
 const SEND_GAP: Duration = Duration::from_millis(200);
 
+/// A line is judged from a second of sound on.
+const JUDGED_FROM: u64 = 50;
+/// What making a packet takes at the sender.
+const PACKET_MS: f64 = 20.0;
+
 /// One payload type taken, and how long its packets are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AudioFormat {
     pub payload_type: u8,
+    /// Of its timestamps, in Hz.
+    pub clock_rate: u32,
     /// Bytes of 20 ms for codecs of constant rate: 160 for G.711 and G.722. `None`: Opus, which says so itself.
     pub bytes_per_20ms: Option<usize>,
 }
@@ -45,7 +53,7 @@ pub struct AudioFormat {
 impl AudioFormat {
     /// PCMU, PCMA and G.722.
     pub fn g711(payload_type: u8) -> Self {
-        AudioFormat { payload_type, bytes_per_20ms: Some(160) }
+        AudioFormat { payload_type, clock_rate: 8_000, bytes_per_20ms: Some(160) }
     }
 }
 
@@ -77,6 +85,20 @@ pub enum Playout<'a> {
     Play(Pace),
     /// The sender is silent, or there is none yet: play what is left.
     Quiet,
+}
+
+/// How good a line is, as heard at one end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quality {
+    /// R of the E-model, 0 to 93.2, and the mean opinion score made of it, 1 to 4.4.
+    pub rating: f64,
+    pub opinion: f64,
+    /// Share of packets not played, 0 to 1: lost, or too late.
+    pub lost: f64,
+    /// How much longer than by chance packets are missing in a row; 1: by chance.
+    pub burst_ratio: f64,
+    /// From mouth to ear, one way, as far as it is known: half the round trip, packets, and their wait.
+    pub delay_ms: f64,
 }
 
 /// What happened on the stream besides sound.
@@ -125,6 +147,11 @@ impl AudioStream {
         }
     }
 
+    /// Of the stream, in Hz: the unit of all lengths of playout.
+    pub fn clock_rate(&self) -> u32 {
+        self.session.settings().clock_rate
+    }
+
     fn format(&self, payload_type: u8) -> Option<AudioFormat> {
         self.receive.iter().find(|format| format.payload_type == payload_type).copied()
     }
@@ -160,12 +187,16 @@ impl AudioStream {
 
     fn incoming<'a>(&self, format: AudioFormat, extended: u64, packet: &Packet<'a>) -> Incoming<'a> {
         let Packet { timestamp, payload_type, payload, .. } = *packet;
+        let clock_rate = self.clock_rate();
         let (samples, repairs) = match format.bytes_per_20ms {
             Some(bytes) => {
-                let block = self.session.settings().clock_rate / 50;
-                (Some((payload.len() * block as usize / bytes.max(1)) as u32), false)
+                let block = clock_rate as usize / 50;
+                (Some((payload.len() * block / bytes.max(1)) as u32), false)
             }
-            None => (opus::samples(payload), opus::repairs(payload)),
+            None => {
+                let samples = opus::samples(payload).map(|samples| samples * (clock_rate / 1000) / 48);
+                (samples, opus::repairs(payload))
+            }
         };
         Incoming { extended, timestamp, payload_type, payload, samples, repairs }
     }
@@ -296,6 +327,11 @@ impl AudioStream {
         self.session.report(now, Tail::Bye);
     }
 
+    /// What playout gave was no sound of its codec.
+    pub fn undecodable(&mut self) {
+        self.session.malformed_payload();
+    }
+
     pub fn statistics(&self) -> StreamStatistics {
         StreamStatistics { packets_late: self.jitter.counters().late, ..self.session.statistics() }
     }
@@ -315,6 +351,23 @@ impl AudioStream {
         self.jitter.delay()
     }
 
+    /// A moment, and the timestamp of what was played in it.
+    pub fn playing(&self) -> Option<(Instant, u32)> {
+        self.jitter.playing()
+    }
+
+    /// How the peer is heard here; `None`: too little was played.
+    pub fn quality(&self) -> Option<Quality> {
+        let counters = self.jitter.counters();
+        let loss = Loss { played: counters.played, missing: counters.missing, gaps: counters.gaps };
+        if counters.played < JUDGED_FROM {
+            return None;
+        }
+        let round_trip_ms = self.session.statistics().round_trip_ms.unwrap_or(0.0);
+        let delay_ms = round_trip_ms / 2.0 + PACKET_MS + self.jitter.delay().as_secs_f64() * 1e3;
+        Some(judge(loss.share(), loss.burst_ratio(), delay_ms))
+    }
+
     /// How much earlier the beat could come without missing a packet, within one block.
     pub fn idle_wait(&self, now: Instant) -> Option<Duration> {
         self.jitter.idle_wait(now)
@@ -324,6 +377,11 @@ impl AudioStream {
     pub fn ssrcs(&self) -> (u32, Option<u32>) {
         (self.session.ssrc(), self.session.remote_ssrc())
     }
+}
+
+fn judge(lost: f64, burst_ratio: f64, delay_ms: f64) -> Quality {
+    let rating = quality::rating(lost, burst_ratio, Impairment::CONCEALED, delay_ms);
+    Quality { rating, opinion: quality::opinion(rating), lost, burst_ratio, delay_ms }
 }
 
 #[cfg(test)]

@@ -100,14 +100,13 @@ pub struct JitterCounters {
     pub missing: u64,
     /// Runs of missing packets.
     pub gaps: u64,
+    /// Of them, those the packet behind them held once more.
+    pub repaired: u64,
     /// Microseconds concealed.
     pub concealed_us: u64,
     /// Packets that came too late to be played.
     pub late: u64,
     pub overflow: u64,
-    /// Ticks that asked for a shorter, or a longer, delay.
-    pub shortened: u64,
-    pub lengthened: u64,
     pub timestamp_jumps: u64,
 }
 
@@ -115,6 +114,8 @@ pub struct JitterCounters {
 struct Slot {
     extended: u64,
     timestamp: i64,
+    /// As the sender wrote it.
+    written: u32,
     payload_type: u8,
     payload: Vec<u8>,
     samples: i64,
@@ -168,8 +169,10 @@ pub struct JitterBuffer {
     /// Share of packets missing lately.
     missed: f32,
     bursts: Bursts,
-    /// How long what was decided last waits, beyond the fastest packets.
+    /// How long what is played waits, beyond the fastest packets; smoothed.
     wait_us: i64,
+    /// What is played since when: the timestamp by the numbers of this buffer.
+    playing: Option<(Instant, i64)>,
     counters: JitterCounters,
 }
 
@@ -195,6 +198,7 @@ impl JitterBuffer {
             missed: 0.0,
             bursts: Bursts::default(),
             wait_us: 0,
+            playing: None,
             counters: JitterCounters::default(),
         }
     }
@@ -229,6 +233,13 @@ impl JitterBuffer {
     /// How long sound waits here from its arrival on the fastest path until it is played.
     pub fn delay(&self) -> Duration {
         Duration::from_micros(self.wait_us.max(0).unsigned_abs())
+    }
+
+    /// A moment, and the timestamp the sender gave to what was played in it; `None`: nothing is played now.
+    pub fn playing(&self) -> Option<(Instant, u32)> {
+        let (newest, (at, timestamp)) = (self.newest?, self.playing?);
+        let behind = newest.unwrapped - timestamp;
+        Some((at, newest.timestamp.wrapping_sub(behind as u32)))
     }
 
     /// The bytes of the last [`Next::Packet`].
@@ -304,8 +315,8 @@ impl JitterBuffer {
         let mut payload = self.spare.pop().unwrap_or_default();
         payload.clear();
         payload.extend_from_slice(packet.payload);
-        let Incoming { extended, payload_type, repairs, .. } = packet;
-        let slot = Slot { extended, timestamp, payload_type, payload, samples, repairs };
+        let Incoming { extended, payload_type, repairs, timestamp: written, .. } = packet;
+        let slot = Slot { extended, timestamp, written, payload_type, payload, samples, repairs };
         let behind = self.slots.iter().rev().take_while(|other| other.extended > extended).count();
         self.slots.insert(self.slots.len() - behind, slot);
     }
@@ -348,10 +359,12 @@ impl JitterBuffer {
     pub fn next(&mut self, now: Instant, buffered: u32, sequence: &Sequence) -> Next {
         let next = self.decide(now, i64::from(buffered), sequence);
         match next {
-            Next::Lost { samples, .. } => {
+            Next::Lost { repaired: true, .. } => self.counters.repaired += 1,
+            Next::Lost { samples, repaired: false } => {
                 self.counters.concealed_us += self.us(i64::from(samples)).unsigned_abs();
             }
-            Next::Play(_) | Next::Quiet => self.pace = None,
+            Next::Play(_) => self.pace = None,
+            Next::Quiet => (self.pace, self.playing) = (None, None),
             Next::Packet { .. } => {}
         }
         next
@@ -414,10 +427,11 @@ impl JitterBuffer {
             return Next::Quiet;
         };
         let (timestamp, last) = (head.timestamp, head.extended.saturating_sub(1));
-        self.wait_us = self.wait_of(now, timestamp);
-        if self.wait_us < self.timing.target_us() {
+        let wait = self.wait_of(now, timestamp);
+        if wait < self.timing.target_us() {
             return Next::Quiet;
         }
+        self.wait_us = wait;
         self.state = State::Playing { next: timestamp, last, concealed: 0 };
         self.pace = Some(Pace::Steady);
         self.give(sequence)
@@ -457,9 +471,11 @@ impl JitterBuffer {
     /// Whether the wait of what is played now suits the network.
     fn choose_pace(&mut self, now: Instant, position: i64, buffered: i64) -> Pace {
         let (grid, rest) = (self.grid(), buffered % self.grid());
-        self.wait_us = self.wait_of(now, position);
+        let wait = self.wait_of(now, position);
+        self.wait_us += (wait - self.wait_us) / 16;
+        self.playing = Some((now, position));
         // Negative: packets come too late too often. A grid or more: even a packet later they would come in time.
-        let spare = self.wait_us - self.us(rest) - self.timing.target_us();
+        let spare = wait - self.us(rest) - self.timing.target_us();
         let grid_us = self.us(grid);
         let pause = now.saturating_duration_since(self.corrected);
         if spare < -BELOW_US {
@@ -467,7 +483,6 @@ impl JitterBuffer {
                 return Pace::Steady;
             }
             self.corrected = now;
-            self.counters.lengthened += 1;
             return Pace::Slower;
         }
         let whole = if spare >= grid_us + ABOVE_US { spare / grid_us } else { 0 };
@@ -481,7 +496,6 @@ impl JitterBuffer {
             return Pace::Steady;
         }
         self.corrected = now;
-        self.counters.shortened += 1;
         Pace::Faster { at_most: at_most as u32, urgent: spare > FAST_FROM_US + grid_us }
     }
 
@@ -516,7 +530,7 @@ impl JitterBuffer {
         self.state = State::Playing { next: end, last: slot.extended, concealed: 0 };
         let next = Next::Packet {
             payload_type: slot.payload_type,
-            timestamp: slot.timestamp as u32,
+            timestamp: slot.written,
             samples: slot.samples as u32,
             skip: skip as u32,
         };
@@ -576,6 +590,8 @@ mod tests {
         ticks: Vec<(u64, Vec<Next>)>,
         /// Milliseconds each packet's first sample waited, by the timestamp's packet number.
         waits: Vec<(u32, i64)>,
+        /// Pieces left out and put in.
+        pieces: (u32, u32),
         counters: JitterCounters,
     }
 
@@ -617,7 +633,12 @@ mod tests {
         let sent: std::collections::HashMap<u32, u64> =
             arrivals.iter().map(|(at, _, timestamp)| (*timestamp, *at)).collect();
         let mut arrivals = arrivals.into_iter().peekable();
-        let mut played = Played { ticks: Vec::new(), waits: Vec::new(), counters: JitterCounters::default() };
+        let mut played = Played {
+            ticks: Vec::new(),
+            waits: Vec::new(),
+            pieces: (0, 0),
+            counters: JitterCounters::default(),
+        };
         let payload = vec![0x55; packet_bytes];
         let mut buffered = 0;
         for tick in 0..until_ms / 20 {
@@ -653,8 +674,12 @@ mod tests {
                         match pace {
                             Pace::Faster { at_most, .. } if at_most >= PERIOD && buffered >= PERIOD => {
                                 buffered -= PERIOD;
+                                played.pieces.0 += 1;
                             }
-                            Pace::Slower => buffered += PERIOD,
+                            Pace::Slower => {
+                                buffered += PERIOD;
+                                played.pieces.1 += 1;
+                            }
                             Pace::Faster { .. } | Pace::Steady => {}
                         }
                         break;
@@ -696,7 +721,7 @@ mod tests {
             assert_eq!(played.lost(), 0, "offset {offset}");
             let waits = played.waited();
             assert!(waits.iter().all(|wait| (8..=32).contains(wait)), "{:?}", &waits[..20]);
-            assert_eq!((played.counters.shortened, played.counters.lengthened), (0, 0), "nothing to correct");
+            assert_eq!(played.pieces, (0, 0), "nothing to correct");
         }
     }
 
@@ -789,8 +814,10 @@ mod tests {
             let arrivals = (0..packets).map(|n| (at(n), n as u16, (n * 160) as u32)).collect();
             let played = play_us(arrivals, 160, 3_600_000);
             // 720 ms in pieces of 7.5 ms, and some to put packets and ticks together again.
-            let corrections = played.counters.shortened + played.counters.lengthened;
-            assert!((80..=400).contains(&corrections), "{corrections} at {ppm}");
+            let (fewer, more) = played.pieces;
+            let balance = (i64::from(fewer) - i64::from(more)) * 75 / 10;
+            assert!((balance - ppm * 36 / 10).abs() <= 45, "{balance} ms at {ppm}");
+            assert!(fewer + more <= 400, "{fewer} and {more} at {ppm}");
             assert!(played.lost() <= 11, "{} at {ppm}: the end of the stream and no more", played.lost());
             assert_eq!((played.counters.late, played.counters.missing), (0, 0));
             let waits = played.waited();
@@ -851,7 +878,7 @@ mod tests {
                     extended,
                     timestamp: (tick * 960) as u32,
                     payload_type: 111,
-                    payload: &[tick as u8, 2],
+                    payload: &[(tick % 10) as u8, 2],
                     samples: Some(960),
                     repairs: true,
                 };
@@ -864,7 +891,7 @@ mod tests {
                         buffered += samples;
                         *(if yes { &mut repaired } else { &mut concealed }) += u32::from(tick > 500);
                         if yes {
-                            assert_eq!(buffer.following().map(|bytes| bytes[0] % 10), Some(6));
+                            assert_eq!(buffer.following().map(|bytes| bytes[0]), Some(6));
                         }
                     }
                     Next::Play(Pace::Slower) => {

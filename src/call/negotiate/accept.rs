@@ -92,6 +92,7 @@ fn audio_stream(pair: &Pairing<'_>, settings: &MediaSettings, protected: bool) -
         send_payload_type,
         receive,
         telephone_event: choice.telephone_event,
+        opus: choice.opus,
         ptime_ms: choice.ptime_ms,
     })
 }

@@ -181,6 +181,7 @@ impl Answering<'_> {
             send_payload_type: choice.payload_type,
             receive: choice.receive,
             telephone_event: choice.telephone_event,
+            opus: choice.opus,
             ptime_ms: choice.ptime_ms,
         }
     }

@@ -9,8 +9,12 @@ pub mod audio;
 mod figures;
 pub mod guard;
 mod handshake;
+mod hearing;
 mod life;
+#[cfg(test)]
+mod lines;
 pub mod sockets;
+mod speaking;
 pub mod video;
 
 use std::future::pending;
