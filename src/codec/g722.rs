@@ -36,7 +36,7 @@ impl AudioDecoder for G722Decoder {
         match self.state.decode_into(payload, &mut out[from..]) {
             Ok(made) => {
                 out.truncate(from + made);
-                self.concealer.good(&mut out[from..]);
+                self.concealer.good(out, from);
                 Ok(())
             }
             Err(error) => {
@@ -140,7 +140,8 @@ mod tests {
                 decoder.decode(&coded, &mut back).expect("decoded");
             }
         }
-        assert_eq!(back.len(), 3_200);
+        // What comes back does so in phase.
+        assert!((3_200..3_200 + 240).contains(&back.len()), "{}", back.len());
         let weakest = back[800..].chunks(80).map(|part| purity(part, 500.0).1).fold(f64::MAX, f64::min);
         assert!(weakest > 3_000.0, "{weakest}");
     }

@@ -15,3 +15,4 @@ pub mod g722;
 pub mod h264;
 pub mod opus;
 pub mod resample;
+pub mod stretch;

@@ -16,6 +16,8 @@ use crate::media::codec::{AudioDecoder, AudioEncoder, CodecError};
 pub const RATE: u32 = 48_000;
 /// 120 ms, the longest packet (RFC 6716 §3.2).
 const PACKET_MAX: usize = 5_760;
+/// Sound that ends without a pause fades out over 10 ms.
+const FADE: usize = 480;
 /// libopus conceals in steps of 2.5 ms.
 const STEP: usize = 120;
 /// Larger packets would not fit where everything passes.
@@ -66,6 +68,8 @@ pub struct OpusDecoder {
     state: NonNull<ffi::OpusDecoder>,
     /// The sender pauses, and its background noise goes on: samples since it was last told of.
     noise: Option<usize>,
+    /// Something is heard that silence would cut off.
+    rings: bool,
 }
 
 // SAFETY: libopus keeps no thread-local state; the pointer is owned alone.
@@ -77,7 +81,7 @@ impl OpusDecoder {
         // SAFETY: plain numbers and a pointer to a local.
         let state = unsafe { ffi::opus_decoder_create(RATE as i32, 1, &raw mut code) };
         let state = NonNull::new(state).filter(|_| code == ffi::OPUS_OK);
-        Ok(OpusDecoder { state: state.ok_or_else(|| failed("a decoder", code))?, noise: None })
+        Ok(OpusDecoder { state: state.ok_or_else(|| failed("a decoder", code))?, noise: None, rings: false })
     }
 
     /// Appends up to `samples`, a multiple of [`STEP`] for gaps. No payload: a gap. Gives how many.
@@ -132,6 +136,7 @@ impl AudioDecoder for OpusDecoder {
             return Err(broken("Opus: an empty packet".to_owned()));
         }
         self.noise = (payload.len() <= PAUSE_BYTES).then_some(0);
+        self.rings = true;
         self.run(Some(payload), PACKET_MAX, false, out).map(|_| ()).map_err(|code| failed("a packet", code))
     }
 
@@ -155,7 +160,16 @@ impl AudioDecoder for OpusDecoder {
                 self.noise = Some(since + samples);
                 self.fill(samples, out);
             }
-            None => out.resize(out.len() + samples, 0),
+            None => {
+                let from = out.len();
+                if std::mem::take(&mut self.rings) {
+                    self.fill(samples.min(FADE), out);
+                    for (at, sample) in out[from..].iter_mut().enumerate() {
+                        *sample = (i32::from(*sample) * (FADE - at) as i32 / FADE as i32) as i16;
+                    }
+                }
+                out.resize(from + samples, 0);
+            }
         }
     }
 }
@@ -349,10 +363,24 @@ mod tests {
                 assert_eq!(gap.len(), samples);
             }
         }
-        let mut gap = Vec::new();
-        decoder.conceal(48_000, None, &mut gap);
-        let (first, last) = (level(&gap[..960]), level(&gap[40_000..]));
-        assert!(last < 0.1 * first, "{first} fades to {last}");
+    }
+
+    #[test]
+    fn sound_that_ends_fades_to_silence() {
+        let packets = coded(&OpusSettings::default(), 0, &voice(50), BLOCK);
+        let (mut decoder, mut out) = (OpusDecoder::new().expect("a decoder"), Vec::new());
+        for packet in &packets {
+            decoder.decode(packet, &mut out).expect("sound");
+        }
+        let largest = |samples: &[i16]| {
+            samples.windows(2).map(|w| (i32::from(w[1]) - i32::from(w[0])).abs()).max()
+        };
+        let before = largest(&out[out.len() - 2 * BLOCK..]);
+        let end = out.len();
+        decoder.quiet(BLOCK, &mut out);
+        assert!(largest(&out[end - 1..]) <= before, "{:?} after {before:?}", largest(&out[end - 1..]));
+        assert_eq!(out[end + FADE..], [0; BLOCK - FADE]);
+        assert!(level(&out[end..end + FADE]) > 100.0);
     }
 
     #[test]

@@ -4,13 +4,13 @@
 //! ```text
 //! datagram of the RTP socket    handle_rtp      (RTCP on the same port is told apart here)
 //! datagram of the RTCP socket   handle_rtcp
-//! every 20 ms                   playout         (decode what it gives, conceal on Lost, silence on Quiet)
+//! every 20 ms                   playout         (until it says Play or Quiet; decode and conceal what it says before)
 //! encoded audio to send         send            (digits queued by send_digit leave in its place)
 //! at wake_at()                  handle_time
 //! after each of these           poll until None, poll_event until None
 //! at the end                    close, poll
 //! ```
-//! A tick that was missed is made up for by calling `playout` again. Delay and order are `jitter`, sources and
+//! A tick that was missed is made up for later; its time is that of the beat, not when it was made up for. Delay and order are `jitter`, sources and
 //! reports `session`, digits `payload::dtmf`; decoding, concealing and mixing are elsewhere.
 
 use std::collections::VecDeque;
@@ -18,9 +18,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::base::time::Pts;
-use crate::rtp::jitter::{Incoming, JitterBuffer, JitterCounters, Next};
-use crate::rtp::packet;
+use crate::rtp::jitter::{Incoming, JitterBuffer, JitterCounters, Next, Pace};
+use crate::rtp::packet::{self, Packet};
 use crate::rtp::payload::dtmf::{Digit, Receiver, Sender};
+use crate::rtp::payload::opus;
+use crate::rtp::quality::{self, Impairment, Loss};
 use crate::rtp::rtcp::Tail;
 use crate::rtp::session::{
     Feedback, Out, Received, SendHeader, Session, SourceEvent, StreamSettings, StreamStatistics,
@@ -33,14 +35,18 @@ const EVENTS_MAX: usize = 64;
 /// A pause in sending that the timestamps must show.
 const SEND_GAP: Duration = Duration::from_millis(200);
 
-/// One payload type taken, and how its packets may be cut.
+/// A line is judged from a second of sound on.
+const JUDGED_FROM: u64 = 50;
+/// What making a packet takes at the sender.
+const PACKET_MS: f64 = 20.0;
+
+/// One payload type taken, and how long its packets are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AudioFormat {
     pub payload_type: u8,
     /// Of its timestamps, in Hz.
     pub clock_rate: u32,
-    /// Bytes of 20 ms for codecs whose packets can be cut anywhere: 160 for G.711 and G.722. `None`: packets are
-    /// played whole.
+    /// Bytes of 20 ms for codecs of constant rate: 160 for G.711 and G.722. `None`: Opus, which says so itself.
     pub bytes_per_20ms: Option<usize>,
 }
 
@@ -61,27 +67,38 @@ pub struct AudioSettings {
     pub telephone_event: Option<u8>,
 }
 
-/// What one tick of 20 ms plays.
+/// What to do in one tick of 20 ms. The first two want to be asked again. Lengths are on the RTP clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Playout<'a> {
-    /// Decode this. With `bytes_per_20ms` it is 20 ms, shorter only where the rest was lost: conceal the rest.
-    /// Without, it is one whole packet, and [`Playout::Held`] follows while it lasts.
+    /// Decode this. It should give `samples`; leave out the first `skip` of them: they were concealed already.
     Packet {
         payload_type: u8,
         payload: &'a [u8],
-        /// It cannot be cut: `payload` is one packet as it came.
-        whole: bool,
+        samples: u32,
+        skip: u32,
         /// The sender's clock.
         timestamp: u32,
-        /// When its first sample came or would have come on the fastest path, on the call's media clock.
-        pts: Pts,
     },
-    /// The packet given before goes on for this block.
-    Held,
-    /// Conceal one block.
-    Lost,
-    /// The sender is silent, or there is none yet.
+    /// Conceal so much. `following`: the packet behind it, if that may hold what was lost.
+    Lost { samples: u32, following: Option<&'a [u8]> },
+    /// Enough is decoded: play a block of it.
+    Play(Pace),
+    /// The sender is silent, or there is none yet: play what is left.
     Quiet,
+}
+
+/// How good a line is, as heard at one end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quality {
+    /// R of the E-model, 0 to 93.2, and the mean opinion score made of it, 1 to 4.4.
+    pub rating: f64,
+    pub opinion: f64,
+    /// Share of packets not played, 0 to 1: lost, or too late.
+    pub lost: f64,
+    /// How much longer than by chance packets are missing in a row; 1: by chance.
+    pub burst_ratio: f64,
+    /// From mouth to ear, one way, as far as it is known: half the round trip, packets, and their wait.
+    pub delay_ms: f64,
 }
 
 /// What happened on the stream besides sound.
@@ -130,6 +147,11 @@ impl AudioStream {
         }
     }
 
+    /// Of the stream, in Hz: the unit of all lengths of playout.
+    pub fn clock_rate(&self) -> u32 {
+        self.session.settings().clock_rate
+    }
+
     fn format(&self, payload_type: u8) -> Option<AudioFormat> {
         self.receive.iter().find(|format| format.payload_type == payload_type).copied()
     }
@@ -156,18 +178,27 @@ impl AudioStream {
                 Err(_) => self.session.malformed_payload(),
             }
         } else if let Some(format) = self.format(packet.payload_type) {
-            let incoming = Incoming {
-                extended,
-                timestamp: packet.timestamp,
-                payload_type: packet.payload_type,
-                payload: packet.payload,
-                bytes_per_20ms: format.bytes_per_20ms,
-            };
-            self.jitter.push(now, incoming);
+            self.jitter.push(now, self.incoming(format, extended, &packet));
         } else {
             // Comfort noise and the like: the sender is there and has nothing to say.
             self.jitter.pause(extended);
         }
+    }
+
+    fn incoming<'a>(&self, format: AudioFormat, extended: u64, packet: &Packet<'a>) -> Incoming<'a> {
+        let Packet { timestamp, payload_type, payload, .. } = *packet;
+        let clock_rate = self.clock_rate();
+        let (samples, repairs) = match format.bytes_per_20ms {
+            Some(bytes) => {
+                let block = clock_rate as usize / 50;
+                (Some((payload.len() * block / bytes.max(1)) as u32), false)
+            }
+            None => {
+                let samples = opus::samples(payload).map(|samples| samples * (clock_rate / 1000) / 48);
+                (samples, opus::repairs(payload))
+            }
+        };
+        Incoming { extended, timestamp, payload_type, payload, samples, repairs }
     }
 
     /// A datagram of the RTCP socket.
@@ -176,17 +207,17 @@ impl AudioStream {
         self.session.receive_rtcp(now, source, bytes, ignore);
     }
 
-    /// What to play now; call once for every 20 ms.
-    pub fn playout(&mut self, now: Instant) -> Playout<'_> {
-        match self.jitter.tick(now, self.session.sequence()) {
-            Next::Block { payload_type, timestamp } => {
-                let whole = self.format(payload_type).is_some_and(|format| format.bytes_per_20ms.is_none());
-                let at = self.jitter.arrival_of(timestamp).unwrap_or(now);
-                let pts = Pts::at(self.session.settings().epoch, at);
-                Playout::Packet { payload_type, payload: self.jitter.block(), whole, timestamp, pts }
+    /// What to do for the block of this moment; call until it says Play or Quiet. `buffered`: what is decoded and not
+    /// played yet, in samples of the RTP clock.
+    pub fn playout(&mut self, now: Instant, buffered: u32) -> Playout<'_> {
+        match self.jitter.next(now, buffered, self.session.sequence()) {
+            Next::Packet { payload_type, timestamp, samples, skip } => {
+                Playout::Packet { payload_type, payload: self.jitter.payload(), samples, skip, timestamp }
             }
-            Next::Held => Playout::Held,
-            Next::Lost => Playout::Lost,
+            Next::Lost { samples, repaired } => {
+                Playout::Lost { samples, following: self.jitter.following().filter(|_| repaired) }
+            }
+            Next::Play(pace) => Playout::Play(pace),
             Next::Quiet => Playout::Quiet,
         }
     }
@@ -315,10 +346,42 @@ impl AudioStream {
         self.jitter.target()
     }
 
+    /// How long sound waits from its arrival to its playing.
+    pub fn playout_delay(&self) -> Duration {
+        self.jitter.delay()
+    }
+
+    /// A moment, and the timestamp of what was played in it.
+    pub fn playing(&self) -> Option<(Instant, u32)> {
+        self.jitter.playing()
+    }
+
+    /// How the peer is heard here; `None`: too little was played.
+    pub fn quality(&self) -> Option<Quality> {
+        let counters = self.jitter.counters();
+        let loss = Loss { played: counters.played, missing: counters.missing, gaps: counters.gaps };
+        if counters.played < JUDGED_FROM {
+            return None;
+        }
+        let round_trip_ms = self.session.statistics().round_trip_ms.unwrap_or(0.0);
+        let delay_ms = round_trip_ms / 2.0 + PACKET_MS + self.jitter.delay().as_secs_f64() * 1e3;
+        Some(judge(loss.share(), loss.burst_ratio(), delay_ms))
+    }
+
+    /// How much earlier the beat could come without missing a packet, within one block.
+    pub fn idle_wait(&self, now: Instant) -> Option<Duration> {
+        self.jitter.idle_wait(now)
+    }
+
     /// Our SSRC and the peer's.
     pub fn ssrcs(&self) -> (u32, Option<u32>) {
         (self.session.ssrc(), self.session.remote_ssrc())
     }
+}
+
+fn judge(lost: f64, burst_ratio: f64, delay_ms: f64) -> Quality {
+    let rating = quality::rating(lost, burst_ratio, Impairment::CONCEALED, delay_ms);
+    Quality { rating, opinion: quality::opinion(rating), lost, burst_ratio, delay_ms }
 }
 
 #[cfg(test)]
@@ -330,7 +393,7 @@ mod tests {
 
     use super::*;
     use crate::base::time::Clock;
-    use crate::rtp::packet::{Header, Packet, Writer};
+    use crate::rtp::packet::{Header, Writer};
     use crate::rtp::rtcp::{self, Message};
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -374,11 +437,20 @@ mod tests {
 
     /// What a tick gave: the first byte of a packet, or a letter.
     fn tick(stream: &mut AudioStream, now: Instant) -> String {
-        match stream.playout(now) {
-            Playout::Packet { payload, .. } => payload[0].to_string(),
-            Playout::Held => "h".into(),
-            Playout::Lost => "L".into(),
-            Playout::Quiet => "q".into(),
+        let (mut buffered, mut what) = (0, String::new());
+        loop {
+            match stream.playout(now, buffered) {
+                Playout::Packet { payload, samples, .. } => {
+                    what = payload[0].to_string();
+                    buffered += samples;
+                }
+                Playout::Lost { samples, .. } => {
+                    what = "L".into();
+                    buffered += samples;
+                }
+                Playout::Play(_) => return what,
+                Playout::Quiet => return "q".into(),
+            }
         }
     }
 
@@ -401,12 +473,13 @@ mod tests {
             if n == 0 {
                 continue;
             }
-            let got = stream.playout(now + MS(5));
-            let Playout::Packet { payload_type: got_type, payload, pts, .. } = got else {
+            let got = stream.playout(now + MS(5), 0);
+            let Playout::Packet { payload_type: got_type, payload, samples, skip, timestamp } = got else {
                 panic!("{got:?} at {n}");
             };
             assert_eq!((payload, got_type), (&[n as u8 - 1; 160][..], if n - 1 < 25 { 0 } else { 8 }));
-            assert_eq!(pts.millis(), 1000 + (n as i64 - 1) * 20);
+            assert_eq!((samples, skip, timestamp), (160, 0, (n as u32 - 1) * 160));
+            assert_eq!(stream.playout(now + MS(5), 160), Playout::Play(Pace::Steady));
         }
         assert_eq!(events(&mut stream), [AudioEvent::SourceLocked(peer())]);
         let statistics = stream.statistics();
@@ -506,7 +579,7 @@ mod tests {
                 }
             }
             agent.handle_time(now);
-            agent.playout(now + MS(12));
+            tick(&mut agent, now + MS(12));
         }
         let digits: Vec<_> = events(&mut agent)
             .into_iter()
@@ -519,7 +592,7 @@ mod tests {
         assert!(!caller.is_sending_digits());
         let statistics = agent.statistics();
         assert_eq!((statistics.packets_lost, statistics.duplicates), (0, 100));
-        assert_eq!(agent.playout_counters().concealed, 0);
+        assert_eq!(agent.playout_counters().concealed_us, 0);
     }
 
     #[test]
@@ -688,7 +761,12 @@ mod tests {
             stream.handle_rtcp(now, peer(), &bytes);
             stream.handle_time(now);
             if n % 4 == 0 {
-                stream.playout(now);
+                let mut buffered = 0;
+                while let Playout::Packet { samples, .. } | Playout::Lost { samples, .. } =
+                    stream.playout(now, buffered)
+                {
+                    buffered += samples;
+                }
             }
             if n % 1000 == 0 {
                 drain(&mut stream);

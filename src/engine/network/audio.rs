@@ -15,14 +15,12 @@ use crate::engine::network::speaking::Speaking;
 use crate::engine::plan::{AudioCodec, AudioStream as AudioStreamPlan, StreamReport};
 use crate::media::audio::{Pcm, block_samples};
 use crate::media::codec::CodecError;
-use crate::rtp::audio::{AudioFormat, AudioStream, Playout};
+use crate::rtp::audio::{AudioFormat, AudioStream};
 use crate::rtp::payload::dtmf::Digit;
 
 /// How long a key is pressed, and the silence after it.
 const DIGIT_MS: u32 = 160;
 const DIGIT_PAUSE_BLOCKS: u32 = 5;
-/// A block is put together from at most so many packets: the shortest last 2.5 ms.
-const PULLS_MAX: usize = 10;
 /// Blocks between two looks at what the peer reports as lost.
 const LOSS_BLOCKS: u32 = 50;
 
@@ -247,39 +245,7 @@ impl AudioPart {
 
     /// Fills the block that is heard now. `false`: there is nothing to hear.
     fn hear(&mut self, now: Instant) -> bool {
-        let Beat { hearing, heard, .. } = &mut self.beat;
-        let mut any = hearing.is_ready();
-        for _ in 0..PULLS_MAX {
-            if hearing.is_ready() {
-                break;
-            }
-            match self.machine.playout(now) {
-                Playout::Packet { payload_type, payload, whole, .. } => {
-                    any = true;
-                    if hearing.packet(payload_type, payload).is_err() {
-                        hearing.lost(None);
-                        self.machine.undecodable();
-                    }
-                    // The rest of a shorter piece was lost, and will be said to be.
-                    if !whole {
-                        break;
-                    }
-                }
-                // Packets that last longer are here already.
-                Playout::Held => {}
-                Playout::Lost => {
-                    any = true;
-                    hearing.lost(None);
-                    break;
-                }
-                Playout::Quiet => {
-                    hearing.quiet();
-                    break;
-                }
-            }
-        }
-        hearing.take(heard);
-        any
+        self.beat.hearing.play(&mut self.machine, now, &mut self.beat.heard)
     }
 
     /// One key at a time, with a pause that door stations need to tell two presses apart.

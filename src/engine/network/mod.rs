@@ -11,6 +11,8 @@ pub mod guard;
 mod handshake;
 mod hearing;
 mod life;
+#[cfg(test)]
+mod lines;
 pub mod sockets;
 mod speaking;
 pub mod video;
