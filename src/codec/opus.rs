@@ -372,9 +372,8 @@ mod tests {
         for packet in &packets {
             decoder.decode(packet, &mut out).expect("sound");
         }
-        let largest = |samples: &[i16]| {
-            samples.windows(2).map(|w| (i32::from(w[1]) - i32::from(w[0])).abs()).max()
-        };
+        let largest =
+            |samples: &[i16]| samples.windows(2).map(|w| (i32::from(w[1]) - i32::from(w[0])).abs()).max();
         let before = largest(&out[out.len() - 2 * BLOCK..]);
         let end = out.len();
         decoder.quiet(BLOCK, &mut out);

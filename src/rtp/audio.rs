@@ -32,6 +32,12 @@ use crate::rtp::session::{
 const MISORDER_MAX: u16 = 100;
 const CHUNK_LEN: usize = 4 << 10;
 const EVENTS_MAX: usize = 64;
+/// All lengths of playout are in this: every clock rate in use divides it, so one stream may mix them.
+const PLAYOUT_RATE: u32 = 48_000;
+/// Opus packets no longer than this say that the sender pauses (RFC 7587 §3.1.3).
+const OPUS_PAUSE_BYTES: usize = 2;
+/// More of a comfort noise payload describes nothing that is heard.
+const NOISE_BYTES: usize = 16;
 /// A pause in sending that the timestamps must show.
 const SEND_GAP: Duration = Duration::from_millis(200);
 
@@ -57,17 +63,25 @@ impl AudioFormat {
     }
 }
 
+/// What the peer may send beside, and instead of, each other.
+#[derive(Clone, Debug, Default)]
+pub struct AudioTerms {
+    /// Everything the peer may send, audio only.
+    pub receive: Vec<AudioFormat>,
+    /// Payload types of telephone events with their clock rates; the first is sent.
+    pub telephone_events: Vec<(u8, u32)>,
+    /// Payload types of comfort noise with their clock rates.
+    pub comfort_noises: Vec<(u8, u32)>,
+}
+
 /// What one audio stream needs to know.
 #[derive(Clone, Debug)]
 pub struct AudioSettings {
     pub stream: StreamSettings,
-    /// Everything the peer may send, audio only.
-    pub receive: Vec<AudioFormat>,
-    /// Payload type of telephone events, at the stream's clock rate.
-    pub telephone_event: Option<u8>,
+    pub terms: AudioTerms,
 }
 
-/// What to do in one tick of 20 ms. The first two want to be asked again. Lengths are on the RTP clock.
+/// What to do in one tick of 20 ms. The first two want to be asked again. Lengths are at [`AudioStream::playout_rate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Playout<'a> {
     /// Decode this. It should give `samples`; leave out the first `skip` of them: they were concealed already.
@@ -76,7 +90,7 @@ pub enum Playout<'a> {
         payload: &'a [u8],
         samples: u32,
         skip: u32,
-        /// The sender's clock.
+        /// The sender's clock, at the same rate.
         timestamp: u32,
     },
     /// Conceal so much. `following`: the packet behind it, if that may hold what was lost.
@@ -119,7 +133,10 @@ pub enum AudioEvent {
 pub struct AudioStream {
     session: Session,
     receive: Vec<AudioFormat>,
-    telephone_event: Option<u8>,
+    telephone_events: Vec<(u8, u32)>,
+    comfort_noises: Vec<(u8, u32)>,
+    /// What the sender said last about its silence, and the number of that packet.
+    noise: Option<(u64, Noise)>,
     jitter: JitterBuffer,
     digits: Receiver,
     digits_out: Sender,
@@ -127,6 +144,28 @@ pub struct AudioStream {
     next_timestamp: u32,
     /// When the next packet should leave if none is left out.
     next_send: Option<Instant>,
+    /// Silence was not sent: speech begins with the next packet.
+    paused: bool,
+}
+
+/// A comfort noise payload (RFC 3389).
+#[derive(Clone, Copy, Debug)]
+pub struct Noise {
+    bytes: [u8; NOISE_BYTES],
+    length: usize,
+}
+
+impl Noise {
+    fn new(payload: &[u8]) -> Self {
+        let length = payload.len().min(NOISE_BYTES);
+        let mut bytes = [0; NOISE_BYTES];
+        bytes[..length].copy_from_slice(&payload[..length]);
+        Noise { bytes, length }
+    }
+
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
 }
 
 impl AudioStream {
@@ -137,19 +176,22 @@ impl AudioStream {
         AudioStream {
             next_timestamp: session.random_timestamp(),
             session,
-            receive: settings.receive,
-            telephone_event: settings.telephone_event,
-            jitter: JitterBuffer::new(now, clock_rate),
+            receive: settings.terms.receive,
+            telephone_events: settings.terms.telephone_events,
+            comfort_noises: settings.terms.comfort_noises,
+            noise: None,
+            jitter: JitterBuffer::new(now, PLAYOUT_RATE),
             digits: Receiver::new(clock_rate),
             digits_out: Sender::new(clock_rate),
             events: VecDeque::new(),
             next_send: None,
+            paused: false,
         }
     }
 
-    /// Of the stream, in Hz: the unit of all lengths of playout.
-    pub fn clock_rate(&self) -> u32 {
-        self.session.settings().clock_rate
+    /// In Hz: the unit of all lengths of playout.
+    pub fn playout_rate(&self) -> u32 {
+        PLAYOUT_RATE
     }
 
     fn format(&self, payload_type: u8) -> Option<AudioFormat> {
@@ -161,44 +203,57 @@ impl AudioStream {
         if packet::is_rtcp(bytes) {
             return self.handle_rtcp(now, source, bytes);
         }
-        let (formats, event) = (&self.receive, self.telephone_event);
-        let is_known = |kind| event == Some(kind) || formats.iter().any(|format| format.payload_type == kind);
-        let Some(received) = self.session.receive(now, source, bytes, is_known) else {
+        let clock_rate = bytes.get(1).and_then(|second| self.clock_of(second & 0x7f));
+        if let Some(clock_rate) = clock_rate {
+            self.session.expect_clock_rate(clock_rate);
+        }
+        let Some(received) = self.session.receive(now, source, bytes, |_| clock_rate.is_some()) else {
             return;
         };
         if received.restarted {
             self.jitter.restart();
+            self.noise = None;
             self.digits = Receiver::new(self.session.settings().clock_rate);
         }
         let Received { packet, extended, .. } = received;
-        if Some(packet.payload_type) == self.telephone_event {
+        let kind = packet.payload_type;
+        if let Some((_, clock_rate)) = self.telephone_events.iter().find(|(known, _)| *known == kind) {
             self.jitter.pause(extended);
+            self.digits.set_clock_rate(*clock_rate);
             match self.digits.push(now, packet.timestamp, packet.marker, packet.payload) {
                 Ok(digit) => self.report(digit.map(AudioEvent::Digit)),
                 Err(_) => self.session.malformed_payload(),
             }
         } else if let Some(format) = self.format(packet.payload_type) {
-            self.jitter.push(now, self.incoming(format, extended, &packet));
+            self.jitter.push(now, incoming(format, extended, &packet));
+            if format.bytes_per_20ms.is_none() && packet.payload.len() <= OPUS_PAUSE_BYTES {
+                self.jitter.pause(extended);
+            }
+            self.noise = self.noise.filter(|(number, _)| *number > extended);
         } else {
-            // Comfort noise and the like: the sender is there and has nothing to say.
+            // The sender is there and has nothing to say.
             self.jitter.pause(extended);
+            let noise = self.comfort_noises.iter().any(|(known, _)| *known == kind);
+            if noise && self.noise.is_none_or(|(number, _)| number < extended) {
+                self.noise = Some((extended, Noise::new(packet.payload)));
+            }
         }
     }
 
-    fn incoming<'a>(&self, format: AudioFormat, extended: u64, packet: &Packet<'a>) -> Incoming<'a> {
-        let Packet { timestamp, payload_type, payload, .. } = *packet;
-        let clock_rate = self.clock_rate();
-        let (samples, repairs) = match format.bytes_per_20ms {
-            Some(bytes) => {
-                let block = clock_rate as usize / 50;
-                (Some((payload.len() * block / bytes.max(1)) as u32), false)
-            }
-            None => {
-                let samples = opus::samples(payload).map(|samples| samples * (clock_rate / 1000) / 48);
-                (samples, opus::repairs(payload))
-            }
-        };
-        Incoming { extended, timestamp, payload_type, payload, samples, repairs }
+    /// `None`: a payload type that was not negotiated.
+    fn clock_of(&self, payload_type: u8) -> Option<u32> {
+        let others = self.telephone_events.iter().chain(&self.comfort_noises);
+        let other = others.into_iter().find(|(known, _)| *known == payload_type);
+        // An event or noise at another clock than the codec has its timestamps on the codec's clock: nothing to measure.
+        match other {
+            Some(_) => Some(self.session.expected_clock_rate()),
+            None => self.format(payload_type).map(|format| format.clock_rate),
+        }
+    }
+
+    /// How the sender's silence sounds, told once after each of its packets: for [`Playout::Quiet`].
+    pub fn take_comfort_noise(&mut self) -> Option<Noise> {
+        self.noise.take().map(|(_, noise)| noise)
     }
 
     /// A datagram of the RTCP socket.
@@ -208,7 +263,7 @@ impl AudioStream {
     }
 
     /// What to do for the block of this moment; call until it says Play or Quiet. `buffered`: what is decoded and not
-    /// played yet, in samples of the RTP clock.
+    /// played yet, at [`AudioStream::playout_rate`].
     pub fn playout(&mut self, now: Instant, buffered: u32) -> Playout<'_> {
         match self.jitter.next(now, buffered, self.session.sequence()) {
             Next::Packet { payload_type, timestamp, samples, skip } => {
@@ -222,7 +277,8 @@ impl AudioStream {
         }
     }
 
-    /// Sends one packet of encoded audio, `samples` long on the RTP clock. `marker`: speech begins here.
+    /// Sends one packet of encoded audio, `samples` long on the RTP clock. `marker`: speech begins here. An empty payload
+    /// is silence that need not be sent.
     pub fn send(&mut self, now: Instant, payload_type: u8, payload: &[u8], samples: u32, marker: bool) {
         let clock_rate = self.session.settings().clock_rate;
         let mut marker = marker || self.next_send.is_none();
@@ -240,8 +296,11 @@ impl AudioStream {
         let length = Duration::from_nanos(u64::from(samples) * 1_000_000_000 / u64::from(clock_rate));
         self.next_send = Some(base + length);
         let pts = Pts::at(self.session.settings().epoch, now);
-        let event =
-            self.telephone_event.and_then(|kind| Some((kind, self.digits_out.tick(timestamp, samples)?)));
+        let event = self.telephone_events.first().and_then(|&(kind, event_rate)| {
+            self.digits_out.set_clock_rate(event_rate);
+            let length = u64::from(samples) * u64::from(event_rate) / u64::from(clock_rate);
+            Some((kind, self.digits_out.tick(timestamp, length as u32)?))
+        });
         match event {
             Some((payload_type, event)) => {
                 let header = SendHeader { marker: event.marker, payload_type, timestamp: event.timestamp };
@@ -250,7 +309,9 @@ impl AudioStream {
                 let begun = Duration::from_nanos(u64::from(since) * 1_000_000_000 / u64::from(clock_rate));
                 self.session.send(now, header, pts - begun, &[&event.payload]);
             }
+            None if payload.is_empty() => self.paused = true,
             None => {
+                let marker = marker || std::mem::take(&mut self.paused);
                 let header = SendHeader { marker, payload_type, timestamp };
                 self.session.send(now, header, pts, &[payload]);
             }
@@ -260,7 +321,7 @@ impl AudioStream {
     /// Queues a digit to be sent as telephone event, in the rhythm of [`AudioStream::send`]. `false`: not
     /// negotiated, not a digit, or too many wait.
     pub fn send_digit(&mut self, digit: Digit) -> bool {
-        self.telephone_event.is_some() && self.digits_out.press(digit)
+        !self.telephone_events.is_empty() && self.digits_out.press(digit)
     }
 
     /// Whether digits are still going out.
@@ -316,10 +377,15 @@ impl AudioStream {
         self.session.set_rtcp_mux(rtcp_mux);
     }
 
-    /// A renewed offer and answer: what the peer may send from now on.
-    pub fn renegotiate(&mut self, receive: Vec<AudioFormat>, telephone_event: Option<u8>) {
-        self.receive = receive;
-        self.telephone_event = telephone_event;
+    /// A renewed offer and answer: what the peer may send from now on, and the clock rate of what we send.
+    pub fn renegotiate(&mut self, terms: AudioTerms, clock_rate: u32) {
+        self.receive = terms.receive;
+        self.telephone_events = terms.telephone_events;
+        self.comfort_noises = terms.comfort_noises;
+        if self.session.set_clock_rate(clock_rate) {
+            self.next_timestamp = self.session.random_timestamp();
+            self.next_send = None;
+        }
     }
 
     /// Says goodbye in RTCP.
@@ -384,6 +450,17 @@ fn judge(lost: f64, burst_ratio: f64, delay_ms: f64) -> Quality {
     Quality { rating, opinion: quality::opinion(rating), lost, burst_ratio, delay_ms }
 }
 
+fn incoming<'a>(format: AudioFormat, extended: u64, packet: &Packet<'a>) -> Incoming<'a> {
+    let Packet { timestamp, payload_type, payload, .. } = *packet;
+    // Modulo 2^32 as the timestamps themselves: differences stay right over a wrap.
+    let timestamp = timestamp.wrapping_mul(PLAYOUT_RATE / format.clock_rate.max(1));
+    let (samples, repairs) = match format.bytes_per_20ms {
+        Some(bytes) => (Some((payload.len() * (PLAYOUT_RATE as usize / 50) / bytes.max(1)) as u32), false),
+        None => (opus::samples(payload), opus::repairs(payload)),
+    };
+    Incoming { extended, timestamp, payload_type, payload, samples, repairs }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -420,8 +497,15 @@ mod tests {
                 clock: Clock::new(now, SystemTime::UNIX_EPOCH),
                 epoch: now,
             },
-            receive: vec![AudioFormat::g711(0), AudioFormat::g711(8)],
-            telephone_event: Some(101),
+            terms: AudioTerms {
+                receive: vec![
+                    AudioFormat::g711(0),
+                    AudioFormat::g711(8),
+                    AudioFormat { payload_type: 111, clock_rate: 48_000, bytes_per_20ms: None },
+                ],
+                telephone_events: vec![(101, 8_000), (110, 48_000)],
+                comfort_noises: vec![(13, 8_000)],
+            },
         }
     }
 
@@ -478,8 +562,8 @@ mod tests {
                 panic!("{got:?} at {n}");
             };
             assert_eq!((payload, got_type), (&[n as u8 - 1; 160][..], if n - 1 < 25 { 0 } else { 8 }));
-            assert_eq!((samples, skip, timestamp), (160, 0, (n as u32 - 1) * 160));
-            assert_eq!(stream.playout(now + MS(5), 160), Playout::Play(Pace::Steady));
+            assert_eq!((samples, skip, timestamp), (960, 0, (n as u32 - 1) * 960));
+            assert_eq!(stream.playout(now + MS(5), 960), Playout::Play(Pace::Steady));
         }
         assert_eq!(events(&mut stream), [AudioEvent::SourceLocked(peer())]);
         let statistics = stream.statistics();
@@ -518,6 +602,147 @@ mod tests {
         assert!(!heard.contains(&"L".into()), "{heard:?}");
         assert_eq!(heard.iter().filter(|what| *what == "q").count(), 20, "{heard:?}");
         assert_eq!(stream.statistics().packets_lost, 0);
+    }
+
+    #[test]
+    fn what_a_sender_says_of_its_silence_is_told_once_and_ends_with_speech() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        stream.handle_rtp(start, peer(), &voice(7, 0));
+        stream.handle_rtp(start + MS(20), peer(), &packet(7, 13, 1, &[40, 1, 2]));
+        assert_eq!(stream.take_comfort_noise().map(|noise| noise.payload().to_vec()), Some(vec![40, 1, 2]));
+        assert!(stream.take_comfort_noise().is_none());
+        stream.handle_rtp(start + MS(40), peer(), &packet(7, 13, 3, &[40; 500]));
+        stream.handle_rtp(start + MS(41), peer(), &packet(7, 13, 2, &[50]));
+        assert_eq!(stream.take_comfort_noise().map(|noise| noise.payload().len()), Some(NOISE_BYTES));
+        stream.handle_rtp(start + MS(60), peer(), &packet(7, 13, 4, &[40]));
+        stream.handle_rtp(start + MS(80), peer(), &voice(7, 5));
+        assert!(stream.take_comfort_noise().is_none());
+    }
+
+    fn opus_packet(number: u16, timestamp: u32, payload: &[u8]) -> Bytes {
+        let header = Header { marker: false, payload_type: 111, sequence: number, timestamp, ssrc: 7 };
+        Writer::new(256).write(&header, &[payload])
+    }
+
+    #[test]
+    fn the_codec_may_change_to_one_with_another_clock() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        let mut heard = Vec::new();
+        for n in 0..150_u64 {
+            let now = start + MS(n * 20);
+            let bytes = match n {
+                50..100 => opus_packet(n as u16, 7_000_000 + n as u32 * 960, &[1 << 3, n as u8, 1]),
+                _ => voice(7, n),
+            };
+            stream.handle_rtp(now, peer(), &bytes);
+            heard.push(tick(&mut stream, now + MS(12)));
+        }
+        assert_eq!(heard.iter().filter(|what| *what == "L" || *what == "q").count(), 0, "{heard:?}");
+        let statistics = stream.statistics();
+        assert_eq!((statistics.packets_lost, statistics.packets_late), (0, 0));
+        assert!(statistics.jitter_ms < 1.0, "{}", statistics.jitter_ms);
+    }
+
+    #[test]
+    fn a_pause_of_opus_is_no_loss() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        let (mut heard, mut number) = (Vec::new(), 0);
+        for n in 0..100_u64 {
+            let now = start + MS(n * 20);
+            let payload: &[u8] = match n {
+                40 | 60 => &[1 << 3],
+                41..60 | 61..80 => &[],
+                _ => &[1 << 3, 5, 6, 7],
+            };
+            if !payload.is_empty() {
+                stream.handle_rtp(now, peer(), &opus_packet(number, n as u32 * 960, payload));
+                number += 1;
+            }
+            heard.push(tick(&mut stream, now + MS(12)));
+        }
+        assert!(!heard.contains(&"L".into()), "{heard:?}");
+        assert!(heard.iter().filter(|what| *what == "q").count() >= 36, "{heard:?}");
+    }
+
+    #[test]
+    fn events_have_the_clock_of_their_payload_type() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        stream.handle_rtp(start, peer(), &voice(7, 0));
+        for (number, kind, ticks) in [(1, 101, 800_u16), (2, 110, 4_800)] {
+            let [high, low] = ticks.to_be_bytes();
+            stream.handle_rtp(start + MS(20), peer(), &packet(7, kind, number, &[5, 0x8a, high, low]));
+        }
+        let digit = AudioEvent::Digit(Digit { digit: '5', duration_ms: 100 });
+        assert_eq!(events(&mut stream)[1..], [digit, digit]);
+    }
+
+    #[test]
+    fn digits_are_sent_at_the_clock_that_was_agreed_on_the_time_line_of_the_codec() {
+        for (events, last) in [(vec![(110, 48_000)], 4_800), (vec![(101, 8_000)], 800)] {
+            let start = Instant::now();
+            let mut settings = settings(start);
+            settings.stream.clock_rate = 48_000;
+            settings.terms.telephone_events = events.clone();
+            let mut stream = AudioStream::new(start, settings, 1);
+            assert!(stream.send_digit(Digit { digit: '7', duration_ms: 100 }));
+            let mut sent = Vec::new();
+            for n in 0..12 {
+                stream.send(start + MS(n * 20), 111, &[1, 2, 3], 960, false);
+                for out in drain(&mut stream) {
+                    let Out::Rtp(_, bytes) = out else { continue };
+                    let packet = Packet::parse(&bytes).expect("ours");
+                    sent.push((packet.payload_type, packet.timestamp, packet.payload.to_vec()));
+                }
+            }
+            let digits: Vec<_> = sent.iter().filter(|packet| packet.0 == events[0].0).collect();
+            let durations: Vec<u16> = digits.iter().map(|p| u16::from_be_bytes([p.2[2], p.2[3]])).collect();
+            let step = last / 5;
+            let wanted: Vec<u16> = (1..=5).map(|n| n * step).chain([last; 3]).collect();
+            assert_eq!(durations, wanted);
+            assert!(digits.iter().all(|packet| packet.1 == digits[0].1));
+            let speech = sent.iter().find(|packet| packet.0 == 111).expect("speech goes on");
+            assert_eq!(speech.1.wrapping_sub(digits[0].1), 8 * 960);
+        }
+    }
+
+    #[test]
+    fn silence_that_need_not_be_sent_shows_in_timestamps_and_the_marker_only() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        let mut sent = Vec::new();
+        for n in 0..20 {
+            let payload: &[u8] = if (5..15).contains(&n) { &[] } else { &[9; 160] };
+            stream.send(start + MS(n * 20), 8, payload, 160, false);
+            for out in drain(&mut stream) {
+                let Out::Rtp(_, bytes) = out else { continue };
+                let packet = Packet::parse(&bytes).expect("ours");
+                sent.push((packet.sequence, packet.timestamp, packet.marker));
+            }
+        }
+        assert_eq!(sent.len(), 10);
+        assert_eq!(sent[5].0, sent[4].0.wrapping_add(1));
+        assert_eq!(sent[5].1, sent[4].1.wrapping_add(11 * 160));
+        assert!(sent[5].2 && !sent[6].2);
+    }
+
+    #[test]
+    fn another_clock_is_another_stream() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        stream.send(start, 8, &[9; 160], 160, true);
+        let (before, _) = stream.ssrcs();
+        stream.renegotiate(settings(start).terms, 8_000);
+        assert_eq!(stream.ssrcs().0, before);
+        stream.renegotiate(settings(start).terms, 48_000);
+        assert_ne!(stream.ssrcs().0, before);
+        stream.send(start + MS(20), 111, &[1, 2, 3], 960, false);
+        let last = drain(&mut stream).pop();
+        let Some(Out::Rtp(_, bytes)) = last else { panic!("{last:?}") };
+        assert!(Packet::parse(&bytes).expect("ours").marker);
     }
 
     #[test]

@@ -141,6 +141,8 @@ pub struct Session {
     newcomer: Option<(u32, u16)>,
     sequence: Sequence,
     jitter: Jitter,
+    /// Of the timestamps that arrive, in Hz.
+    clock_rate: u32,
     last_report: Option<(u64, Instant)>,
     /// A restart nobody was told of, because nothing was received (hold).
     restarted: bool,
@@ -170,6 +172,7 @@ impl Session {
         settings.clock_rate = settings.clock_rate.max(1);
         let end = (0..=settings.cname.len().min(255)).rev().find(|end| settings.cname.is_char_boundary(*end));
         settings.cname.truncate(end.unwrap_or(0));
+        let clock_rate = settings.clock_rate;
         let first_report = random.random_range(FIRST_REPORT_MS.0..=FIRST_REPORT_MS.1);
         Session {
             lock: SourceLock::new(settings.remote, settings.signalling),
@@ -181,6 +184,7 @@ impl Session {
             newcomer: None,
             sequence: Sequence::new(misorder_max),
             jitter: Jitter::default(),
+            clock_rate,
             last_report: None,
             restarted: false,
             ssrc: random.random(),
@@ -198,6 +202,30 @@ impl Session {
 
     pub fn settings(&self) -> &StreamSettings {
         &self.settings
+    }
+
+    /// The next packet to arrive has timestamps of this clock (RFC 7160).
+    pub fn expect_clock_rate(&mut self, clock_rate: u32) {
+        if clock_rate != self.clock_rate {
+            let scale = f64::from(clock_rate) / f64::from(self.clock_rate);
+            self.jitter = Jitter { estimate: self.jitter.estimate * scale, transit: None };
+            self.clock_rate = clock_rate.max(1);
+        }
+    }
+
+    pub fn expected_clock_rate(&self) -> u32 {
+        self.clock_rate
+    }
+
+    /// We send at another clock from now on. `true`: it is another than before, and so another stream (RFC 7160 §4.1).
+    pub fn set_clock_rate(&mut self, clock_rate: u32) -> bool {
+        let changes = clock_rate != self.settings.clock_rate;
+        if changes {
+            self.settings.clock_rate = clock_rate.max(1);
+            self.ssrc = self.random.random();
+            self.sent = None;
+        }
+        changes
     }
 
     /// A random first timestamp.
@@ -287,8 +315,8 @@ impl Session {
             self.statistics.unknown_payload_type += 1;
         } else {
             let since = Pts::at(self.settings.epoch, now).nanos();
-            let arrival = (i128::from(since) * i128::from(self.settings.clock_rate) / 1_000_000_000) as u32;
-            self.jitter.arrive(arrival, packet.timestamp, self.settings.clock_rate);
+            let arrival = (i128::from(since) * i128::from(self.clock_rate) / 1_000_000_000) as u32;
+            self.jitter.arrive(arrival, packet.timestamp, self.clock_rate);
         }
         self.restarted |= restarted;
         if !self.settings.receives {
@@ -503,7 +531,7 @@ impl Session {
         statistics.packets_received += self.sequence.received();
         statistics.packets_lost += self.sequence.lost();
         statistics.duplicates += self.sequence.duplicates();
-        statistics.jitter_ms = self.jitter.estimate * 1000.0 / f64::from(self.settings.clock_rate);
+        statistics.jitter_ms = self.jitter.estimate * 1000.0 / f64::from(self.clock_rate);
         statistics
     }
 }

@@ -6,7 +6,7 @@ use super::{Running, Supplies};
 use crate::base::queue::{self, Latest, Sender};
 use crate::base::stop::Outcome;
 use crate::engine::mix::{Mixer, Steady};
-use crate::engine::network::audio::{AudioPart, Beat, Prepared, formats};
+use crate::engine::network::audio::{AudioPart, Beat, Prepared, terms};
 use crate::engine::network::sockets::Sockets;
 use crate::engine::plan::{AudioStream, Then};
 use crate::engine::ports::Pair;
@@ -24,8 +24,7 @@ impl Running {
         let guard = self.guard(supplies, &stream.route);
         let settings = AudioSettings {
             stream: self.stream_settings(supplies, &stream.route, &guard, stream.codec.clock_rate()),
-            receive: formats(stream),
-            telephone_event: stream.telephone_events.first().map(|(number, _)| *number),
+            terms: terms(stream),
         };
         let machine = AudioMachine::new(self.epoch, settings, supplies.seed());
         let (tell, prepared) = queue::queue(Latest);

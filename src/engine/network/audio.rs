@@ -15,7 +15,7 @@ use crate::engine::network::speaking::Speaking;
 use crate::engine::plan::{AudioCodec, AudioStream as AudioStreamPlan, StreamReport};
 use crate::media::audio::{Pcm, block_samples};
 use crate::media::codec::CodecError;
-use crate::rtp::audio::{AudioFormat, AudioStream};
+use crate::rtp::audio::{AudioFormat, AudioStream, AudioTerms};
 use crate::rtp::payload::dtmf::Digit;
 
 /// How long a key is pressed, and the silence after it.
@@ -179,8 +179,7 @@ impl AudioPart {
                 stream.receive.push((*number, *codec));
             }
         }
-        let event = stream.telephone_events.first().map(|(number, _)| *number);
-        self.machine.renegotiate(formats(&stream), event);
+        self.machine.renegotiate(terms(&stream), stream.codec.clock_rate());
         if let Err(error) = self.beat.renew(&stream) {
             tracing::error!("{} cannot be sent: {error}", stream.codec.name());
         }
@@ -261,11 +260,15 @@ impl AudioPart {
 }
 
 /// What the peer may send, in the words of its RTP machine.
-pub fn formats(stream: &AudioStreamPlan) -> Vec<AudioFormat> {
+pub fn terms(stream: &AudioStreamPlan) -> AudioTerms {
     let format = |&(payload_type, codec): &(u8, AudioCodec)| AudioFormat {
         payload_type,
         clock_rate: codec.clock_rate(),
         bytes_per_20ms: codec.bytes_per_20ms(),
     };
-    stream.receive.iter().map(format).collect()
+    AudioTerms {
+        receive: stream.receive.iter().map(format).collect(),
+        telephone_events: stream.telephone_events.clone(),
+        comfort_noises: stream.comfort_noises.clone(),
+    }
 }

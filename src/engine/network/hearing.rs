@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use crate::codec::comfort::ComfortNoise;
 use crate::codec::g711::{G711Decoder, Law};
 use crate::codec::g722::G722Decoder;
 use crate::codec::opus::OpusDecoder;
@@ -49,6 +50,9 @@ pub struct Hearing {
     /// Decoded and not heard yet, at `rate`.
     ready: Stretch,
     scratch: Vec<i16>,
+    /// What the sender says its silence sounds like, and whether that is heard now.
+    noise: ComfortNoise,
+    noisy: bool,
 }
 
 impl Hearing {
@@ -61,6 +65,8 @@ impl Hearing {
             last: 0,
             ready: Stretch::new(rate),
             scratch: Vec::new(),
+            noise: ComfortNoise::default(),
+            noisy: false,
         }
     }
 
@@ -91,13 +97,13 @@ impl Hearing {
 
     /// Fills the block of this moment with what `machine` has for it. `false`: nobody speaks.
     pub fn play(&mut self, machine: &mut AudioStream, now: Instant, block: &mut Vec<i16>) -> bool {
-        let (rate, clock_rate) = (u64::from(self.rate), u64::from(machine.clock_rate()));
-        let samples = |ticks: u32| (u64::from(ticks) * rate / clock_rate) as usize;
+        let (rate, units) = (u64::from(self.rate), u64::from(machine.playout_rate()));
+        let samples = |ticks: u32| (u64::from(ticks) * rate / units) as usize;
         block.resize(self.block(), 0);
         for _ in 0..STEPS_MAX {
             let waits = self.ready.buffered();
             let mut broken = false;
-            match machine.playout(now, (waits as u64 * clock_rate / rate) as u32) {
+            match machine.playout(now, (waits as u64 * units / rate) as u32) {
                 Playout::Packet { payload_type, payload, samples: ticks, skip, .. } => {
                     broken = self.packet(payload_type, payload).is_err();
                     if broken {
@@ -112,6 +118,10 @@ impl Hearing {
                     return true;
                 }
                 Playout::Quiet => {
+                    if let Some(noise) = machine.take_comfort_noise() {
+                        self.noise.describe(noise.payload());
+                        self.noisy = true;
+                    }
                     self.quiet();
                     self.ready.take(block);
                     return waits > 0;
@@ -138,9 +148,14 @@ impl Hearing {
     fn packet(&mut self, payload_type: u8, payload: &[u8]) -> Result<(), CodecError> {
         self.choose(payload_type)?;
         let Some(voice) = self.voices.get_mut(self.last) else { return Ok(()) };
+        let from = self.ready.buffered();
         append(voice, self.rate, &mut self.scratch, self.ready.input(), |decoder, out| {
             decoder.decode(payload, out)
-        })
+        })?;
+        if std::mem::take(&mut self.noisy) {
+            self.noise.leave(self.rate, &mut self.ready.input()[from..]);
+        }
+        Ok(())
     }
 
     /// So many samples were lost. `next`: the packet behind them, when it may hold them.
@@ -154,6 +169,11 @@ impl Hearing {
     fn quiet(&mut self) {
         let waits = self.ready.buffered();
         let short = self.block().saturating_sub(waits);
+        if self.noisy && !self.noise.is_silent() {
+            let input = self.ready.input();
+            input.resize(waits + short, 0);
+            return self.noise.fill(self.rate, &mut input[waits..]);
+        }
         self.fill(short, |decoder, samples, out| decoder.quiet(samples, out));
         // Silence is better begun by whoever knows how to fade.
         if self.ready.input()[waits..].iter().all(|sample| *sample == 0) {

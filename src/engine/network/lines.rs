@@ -13,7 +13,7 @@ use crate::engine::network::speaking::encoder;
 use crate::engine::plan::{AudioCodec, OpusTerms};
 use crate::media::audio::block_samples;
 use crate::record::timeline::{Side, SoundTimeline};
-use crate::rtp::audio::{AudioFormat, AudioSettings, AudioStream};
+use crate::rtp::audio::{AudioFormat, AudioSettings, AudioStream, AudioTerms};
 use crate::rtp::lipsync::LipSync;
 use crate::rtp::packet::{Header, Writer};
 use crate::rtp::session::StreamSettings;
@@ -52,12 +52,14 @@ impl Line {
                 clock: Clock::new(start, SystemTime::UNIX_EPOCH),
                 epoch: start,
             },
-            receive: vec![AudioFormat {
-                payload_type: PAYLOAD_TYPE,
-                clock_rate: codec.clock_rate(),
-                bytes_per_20ms: codec.bytes_per_20ms(),
-            }],
-            telephone_event: None,
+            terms: AudioTerms {
+                receive: vec![AudioFormat {
+                    payload_type: PAYLOAD_TYPE,
+                    clock_rate: codec.clock_rate(),
+                    bytes_per_20ms: codec.bytes_per_20ms(),
+                }],
+                ..AudioTerms::default()
+            },
         };
         Line {
             codec,
@@ -184,7 +186,10 @@ fn lost_packets_leave_neither_holes_nor_clicks() {
             let quality = line.machine.quality().expect("judged");
             println!(
                 "{codec:?} {percent} %: hole {hole} ms, step {step} of {usual}, {:.1} % lost, BurstR {:.2}, R {:.1}, MOS {:.2}",
-                quality.lost * 100.0, quality.burst_ratio, quality.rating, quality.opinion
+                quality.lost * 100.0,
+                quality.burst_ratio,
+                quality.rating,
+                quality.opinion
             );
             assert!(percent > 5.0 || hole <= 60, "{codec:?} {percent} %: {hole} ms of silence");
             assert!(step <= usual * 13 / 10, "{codec:?} {percent} %: a step of {step}, usually {usual}");
