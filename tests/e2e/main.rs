@@ -10,6 +10,7 @@ mod abuse;
 mod bad_input;
 mod calls;
 mod client;
+mod codecs;
 mod corpus;
 mod dialogs;
 mod examples;

@@ -41,6 +41,7 @@ impl Collector for Sheet {
         process(&mut out, snapshot)?;
         calls(&mut out, snapshot, &totals)?;
         sip(&mut out, snapshot)?;
+        codecs(&mut out, snapshot)?;
         media(&mut out, snapshot, &totals)?;
         video(&mut out, snapshot, &totals.video)?;
         worker_and_disk(&mut out, snapshot)
@@ -198,6 +199,22 @@ fn sip(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
 /// Name, help, and which counter of a stream it is.
 type Counted = (&'static str, &'static str, fn(&StreamView) -> u64);
 
+/// How many live streams each codec has.
+fn codecs(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
+    let mut found: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    for call in &snapshot.calls {
+        let audio = call.audio.as_ref().map(|stream| ("audio", stream));
+        let video = call.video.as_ref().map(|video| ("video", &video.stream));
+        for (media, stream) in audio.into_iter().chain(video) {
+            *found.entry((media, &stream.codec)).or_default() += 1;
+        }
+    }
+    let row = |((media, codec), count): ((&str, &str), u32)| {
+        ([label(("codec", codec)), label(("media", media))], f64::from(count))
+    };
+    out.gauges("streams", "Live streams by what is sent", found.into_iter().map(row))
+}
+
 fn media(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
     let both = [("audio", &totals.audio), ("video", &totals.video.stream)];
     let directed = |pick: fn(&StreamView) -> [(&'static str, u64); 2]| {
@@ -325,7 +342,7 @@ mod tests {
             from: "sip:+4930123456@example.com".into(),
             status: Some(200),
             setup: Some(Duration::from_millis(12)),
-            audio: Some(stream),
+            audio: Some(StreamView { codec: "opus".into(), ..stream }),
             video: Some(video),
             ..CallView::default()
         }
@@ -349,6 +366,7 @@ mod tests {
             "eyeline_calls_total{dir=\"inbound\",result_code=\"200\"} 1",
             "eyeline_calls_total{dir=\"outbound\",result_code=\"486\"} 1",
             "eyeline_rtp_packets_total{dir=\"in\",media=\"video\"} 200",
+            "eyeline_streams{codec=\"opus\",media=\"audio\"} 1",
             "eyeline_rtp_lost_total{media=\"audio\"} 6",
             "eyeline_jitter_seconds{call=\"8\",media=\"audio\"} 0.004",
             "eyeline_video_fps{call=\"8\",dir=\"in\"} 15",

@@ -214,13 +214,13 @@ pub(super) fn build(wanted: &Line<'_>) -> Media {
     media
 }
 
-/// The codecs of our offer and the telephone events at their clock rates: what `previous` named keeps its number, the
-/// rest has its static one, or one that never meant anything in this session.
-pub(super) fn offered(
+/// The codecs of our offer: what `previous` named keeps its number, the rest has its static one, or one that never meant
+/// anything in this session.
+pub(super) fn offered_codecs(
     settings: &MediaSettings,
     previous: Option<&Media>,
     origin: &mut Origin,
-) -> (Vec<(u8, AudioCodec)>, Vec<(u8, u32)>) {
+) -> Vec<(u8, AudioCodec)> {
     let named = previous.map(codecs).unwrap_or_default();
     let mut all = Vec::with_capacity(settings.audio_codecs.len());
     for codec in &settings.audio_codecs {
@@ -228,6 +228,15 @@ pub(super) fn offered(
         let number = known.or_else(|| static_payload_type(*codec));
         all.push((number.unwrap_or_else(|| origin.fresh_payload_type(OPUS_NUMBER)), *codec));
     }
+    all
+}
+
+/// The telephone events of our offer, one for each clock rate of its codecs, numbered in the same way.
+pub(super) fn offered_events(
+    settings: &MediaSettings,
+    previous: Option<&Media>,
+    origin: &mut Origin,
+) -> Vec<(u8, u32)> {
     let mut events: Vec<(u8, u32)> = Vec::with_capacity(2);
     for clock_rate in settings.audio_codecs.iter().map(|codec| codec.clock_rate()) {
         if events.iter().any(|(_, known)| *known == clock_rate) {
@@ -237,7 +246,7 @@ pub(super) fn offered(
         let preferred = if clock_rate == 8_000 { 101 } else { 110 };
         events.push((known.unwrap_or_else(|| origin.fresh_payload_type(preferred)), clock_rate));
     }
-    (all, events)
+    events
 }
 
 #[cfg(test)]
@@ -352,13 +361,15 @@ mod tests {
     fn an_offer_names_all_codecs_and_keeps_their_numbers() {
         let settings = MediaSettings { audio_codecs: ALL.to_vec(), ..settings() };
         let mut origin = origin();
-        let (codecs, events) = offered(&settings, None, &mut origin);
+        let codecs = offered_codecs(&settings, None, &mut origin);
+        let events = offered_events(&settings, None, &mut origin);
         let numbers: Vec<u8> = codecs.iter().map(|(number, _)| *number).collect();
         assert_eq!((numbers, events), (vec![111, 9, 8, 0], vec![(110, 48_000), (101, 8_000)]));
         let theirs = described(
             "m=audio 4000 RTP/AVP 120 0 96\r\na=rtpmap:120 opus/48000/2\r\na=rtpmap:96 telephone-event/8000\r\n",
         );
-        let (codecs, events) = offered(&settings, Some(&theirs.media[0]), &mut origin);
+        let codecs = offered_codecs(&settings, Some(&theirs.media[0]), &mut origin);
+        let events = offered_events(&settings, Some(&theirs.media[0]), &mut origin);
         assert_eq!(codecs[0], (120, AudioCodec::Opus));
         assert_eq!(events[1], (96, 8_000));
         assert_ne!(events[0].0, 110, "taken by the first offer");

@@ -91,7 +91,8 @@ fn audio_line(
     offered: &Offered,
     origin: &mut Origin,
 ) -> Media {
-    let (codecs, events) = audio::offered(settings, earlier, origin);
+    let codecs = audio::offered_codecs(settings, earlier, origin);
+    let events = audio::offered_events(settings, earlier, origin);
     audio::build(&audio::Line {
         codecs: &codecs,
         events: &events,

@@ -13,6 +13,9 @@ use crate::engine::ports::Pair;
 use crate::engine::voice::Speaker;
 use crate::rtp::audio::{AudioSettings, AudioStream as AudioMachine};
 
+/// Hz at which the sound of files is kept; the mixer converts it to the call's.
+const FILE_RATE: u32 = 16_000;
+
 impl Running {
     pub(super) fn audio(
         &mut self,
@@ -54,6 +57,8 @@ impl Running {
         if !greets && !matches!(voice.then, Then::Speech(_) | Then::Clip(_)) {
             return;
         }
+        // Minutes of a file at full bandwidth would be tens of MiB for each call.
+        let rate = if matches!(voice.then, Then::Clip(_)) { rate.min(FILE_RATE) } else { rate };
         self.scope.thread("voice", move || {
             let greeting = voice.greeting.filter(|_| greets);
             let opening = greeting.map(|text| speaker.say(&text, rate));
