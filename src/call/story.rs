@@ -132,6 +132,7 @@ mod tests {
             opus: Default::default(),
             telephone_event: None,
             ptime_ms: 20,
+            extended_reports: false,
         })
     }
 

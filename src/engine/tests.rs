@@ -317,6 +317,7 @@ impl World {
             opus: Default::default(),
             telephone_event: None,
             ptime_ms: 20,
+            extended_reports: false,
         }
     }
 

@@ -27,6 +27,7 @@ use crate::rtp::rtcp::Tail;
 use crate::rtp::session::{
     Feedback, Out, Received, SendHeader, Session, SourceEvent, StreamSettings, StreamStatistics,
 };
+use crate::rtp::xr::VoipMetrics;
 
 /// RFC 3550's own limit: nobody sends audio again that came this late.
 const MISORDER_MAX: u16 = 100;
@@ -39,6 +40,8 @@ const SEND_GAP: Duration = Duration::from_millis(200);
 const JUDGED_FROM: u64 = 50;
 /// What making a packet takes at the sender.
 const PACKET_MS: f64 = 20.0;
+/// What packets may come to wait.
+const BUFFER_MAX_MS: f64 = 250.0;
 
 /// One payload type taken, and how long its packets are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,8 @@ pub struct AudioSettings {
     pub receive: Vec<AudioFormat>,
     /// Payload type of telephone events, at the stream's clock rate.
     pub telephone_event: Option<u8>,
+    /// The peer wants to hear how it is heard (RFC 3611).
+    pub extended_reports: bool,
 }
 
 /// What to do in one tick of 20 ms. The first two want to be asked again. Lengths are on the RTP clock.
@@ -120,6 +125,7 @@ pub struct AudioStream {
     session: Session,
     receive: Vec<AudioFormat>,
     telephone_event: Option<u8>,
+    extended_reports: bool,
     jitter: JitterBuffer,
     digits: Receiver,
     digits_out: Sender,
@@ -139,6 +145,7 @@ impl AudioStream {
             session,
             receive: settings.receive,
             telephone_event: settings.telephone_event,
+            extended_reports: settings.extended_reports,
             jitter: JitterBuffer::new(now, clock_rate),
             digits: Receiver::new(clock_rate),
             digits_out: Sender::new(clock_rate),
@@ -272,6 +279,9 @@ impl AudioStream {
     pub fn handle_time(&mut self, now: Instant) {
         let digit = self.digits.handle_time(now);
         self.report(digit.map(AudioEvent::Digit));
+        if self.extended_reports && now >= self.session.wake_at() {
+            self.session.set_metrics(self.metrics());
+        }
         self.session.handle_time(now);
     }
 
@@ -316,10 +326,19 @@ impl AudioStream {
         self.session.set_rtcp_mux(rtcp_mux);
     }
 
-    /// A renewed offer and answer: what the peer may send from now on.
-    pub fn renegotiate(&mut self, receive: Vec<AudioFormat>, telephone_event: Option<u8>) {
+    /// A renewed offer and answer: what the peer may send from now on, and whether it wants extended reports.
+    pub fn renegotiate(
+        &mut self,
+        receive: Vec<AudioFormat>,
+        telephone_event: Option<u8>,
+        extended_reports: bool,
+    ) {
         self.receive = receive;
         self.telephone_event = telephone_event;
+        self.extended_reports = extended_reports;
+        if !extended_reports {
+            self.session.set_metrics(None);
+        }
     }
 
     /// Says goodbye in RTCP.
@@ -359,7 +378,9 @@ impl AudioStream {
     /// How the peer is heard here; `None`: too little was played.
     pub fn quality(&self) -> Option<Quality> {
         let counters = self.jitter.counters();
-        let loss = Loss { played: counters.played, missing: counters.missing, gaps: counters.gaps };
+        // What the packet behind it held is not missed.
+        let missing = counters.missing.saturating_sub(counters.repaired);
+        let loss = Loss { played: counters.played, missing, gaps: counters.gaps.min(missing) };
         if counters.played < JUDGED_FROM {
             return None;
         }
@@ -368,9 +389,60 @@ impl AudioStream {
         Some(judge(loss.share(), loss.burst_ratio(), delay_ms))
     }
 
-    /// How much earlier the beat could come without missing a packet, within one block.
-    pub fn idle_wait(&self, now: Instant) -> Option<Duration> {
-        self.jitter.idle_wait(now)
+    /// How we are heard at the peer, by its own word (RFC 3611) or by what it lost; `None`: it said nothing.
+    pub fn remote_quality(&self) -> Option<Quality> {
+        let statistics = self.session.statistics();
+        let half_ms = statistics.round_trip_ms.unwrap_or(0.0) / 2.0;
+        if let Some(metrics) = self.session.remote_metrics() {
+            let delay_ms = half_ms + f64::from(metrics.end_system_ms);
+            let judged = judge((metrics.loss + metrics.discard).min(1.0), 1.0, delay_ms);
+            let rating = metrics.rating.unwrap_or(judged.rating);
+            let opinion = metrics.conversation.unwrap_or_else(|| quality::opinion(rating));
+            return Some(Quality { rating, opinion, ..judged });
+        }
+        let lost = statistics.remote_lost? as f64 / statistics.packets_sent.max(1) as f64;
+        // It waits for its jitter and a packet, as everybody does.
+        let waits_ms = PACKET_MS + 2.0 * statistics.remote_jitter_ms.unwrap_or(0.0);
+        Some(judge(lost.min(1.0), 1.0, half_ms + PACKET_MS + waits_ms))
+    }
+
+    /// What our extended reports say.
+    fn metrics(&self) -> Option<VoipMetrics> {
+        let quality = self.quality()?;
+        let (counters, bursts) = (self.jitter.counters(), self.jitter.bursts());
+        let statistics = self.session.statistics();
+        let expected = (counters.played + counters.missing).max(1) as f64;
+        let late = (counters.late as f64 / expected).min(quality.lost);
+        let ms = |value: f64| value.round().clamp(0.0, 65_535.0) as u16;
+        let waits_ms = self.jitter.delay().as_secs_f64() * 1e3;
+        Some(VoipMetrics {
+            ssrc: self.session.remote_ssrc()?,
+            loss: quality.lost - late,
+            discard: late,
+            burst_density: bursts.burst_density,
+            gap_density: bursts.gap_density,
+            burst_ms: ms(bursts.burst_packets * PACKET_MS),
+            gap_ms: ms(bursts.gap_packets * PACKET_MS),
+            round_trip_ms: ms(statistics.round_trip_ms.unwrap_or(0.0)),
+            end_system_ms: ms(waits_ms + 2.0 * PACKET_MS),
+            rating: Some(quality.rating),
+            listening: Some(judge(quality.lost, quality.burst_ratio, 0.0).opinion),
+            conversation: Some(quality.opinion),
+            buffer_ms: ms(self.jitter.target().as_secs_f64() * 1e3),
+            buffer_max_ms: ms(waits_ms.max(BUFFER_MAX_MS)),
+        })
+    }
+
+    /// A moment on the sender's clock subtracted from the same moment here, as sound is played; in nanoseconds.
+    pub fn clock_offset(&self) -> Option<i64> {
+        let (at, timestamp) = self.jitter.playing()?;
+        let here = Pts::at(self.session.settings().epoch, at).nanos();
+        Some(here - self.session.sender_time(timestamp)?)
+    }
+
+    /// How much earlier the beat could come without missing a packet; `None`: nothing is played now.
+    pub fn spare_wait(&self) -> Option<Duration> {
+        self.jitter.spare()
     }
 
     /// Our SSRC and the peer's.
@@ -422,6 +494,7 @@ mod tests {
             },
             receive: vec![AudioFormat::g711(0), AudioFormat::g711(8)],
             telephone_event: Some(101),
+            extended_reports: false,
         }
     }
 

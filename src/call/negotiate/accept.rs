@@ -6,7 +6,7 @@
 use super::answer::stream_of;
 use super::protection::{Pairing, accepted};
 use super::route::route;
-use super::{MediaSettings, Origin, Refusal, agreed, audio, direction, is_slides, video};
+use super::{MediaSettings, Origin, Refusal, agreed, audio, direction, extended, is_slides, video};
 use crate::engine::plan::{AudioCodec, AudioStream, Direction, Route, Streams, VideoStream};
 use crate::sdp::{Connection, Media, SessionDescription};
 
@@ -94,6 +94,7 @@ fn audio_stream(pair: &Pairing<'_>, settings: &MediaSettings, protected: bool) -
         telephone_event: choice.telephone_event,
         opus: choice.opus,
         ptime_ms: choice.ptime_ms,
+        extended_reports: extended::wanted(pair.answer, pair.theirs),
     })
 }
 

@@ -26,6 +26,7 @@ impl Running {
             stream: self.stream_settings(supplies, &stream.route, &guard, stream.codec.clock_rate()),
             receive: formats(stream),
             telephone_event: stream.telephone_event,
+            extended_reports: stream.extended_reports,
         };
         let machine = AudioMachine::new(self.epoch, settings, supplies.seed());
         let (tell, prepared) = queue::queue(Latest);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::base::queue::{Fifo, Latest, Receiver, Sender, Taken};
 use crate::base::time::Pts;
 use crate::engine::mix::Mixer;
-use crate::engine::network::figures::stream_report;
+use crate::engine::network::figures::{quality_report, stream_report};
 use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::hearing::Hearing;
 use crate::engine::network::sockets::Sockets;
@@ -103,7 +103,10 @@ impl AudioPart {
     }
 
     pub fn report(&self) -> StreamReport {
-        stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        StreamReport {
+            quality: quality_report(&self.machine, self.beat.hearing.stretched_ms()),
+            ..stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        }
     }
 
     /// Reads what waits at both ports. `false`: no packet did.
@@ -178,7 +181,7 @@ impl AudioPart {
                 stream.receive.push((*number, *codec));
             }
         }
-        self.machine.renegotiate(formats(&stream), stream.telephone_event);
+        self.machine.renegotiate(formats(&stream), stream.telephone_event, stream.extended_reports);
         if let Err(error) = self.beat.renew(&stream) {
             tracing::error!("{} cannot be sent: {error}", stream.codec.name());
         }

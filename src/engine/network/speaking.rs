@@ -145,6 +145,7 @@ mod tests {
             telephone_event: None,
             opus: OpusTerms::default(),
             ptime_ms,
+            extended_reports: false,
         }
     }
 
