@@ -87,7 +87,7 @@ pub struct Watching {
     data: PathBuf,
     min_free: u64,
     live: HashMap<CallId, Live>,
-    recent: VecDeque<CallView>,
+    recent: VecDeque<Arc<CallView>>,
     ended: Totals,
     recorded: RecordingView,
     renew_at: Option<Instant>,
@@ -181,7 +181,7 @@ impl Watching {
         }
         let view = self.view_of_ended(label, ended, &live);
         self.ended.add(&view);
-        self.recent.push_front(view);
+        self.recent.push_front(Arc::new(view));
         self.recent.truncate(RECENT);
         let recording = ended.report.as_ref().and_then(|report| report.recording.as_ref());
         if let Some(recording) = recording {
