@@ -7,6 +7,7 @@
 pub mod aac;
 pub mod conceal;
 pub mod convert;
+pub mod decoder;
 pub mod ffmpeg;
 pub mod g711;
 pub mod g722;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::media::access_unit::VideoCodec;
 use crate::media::frame::Size;
 use crate::record::recorder::RecorderReport;
 pub use crate::secure::keys::{SrtpKeys, SrtpSuite};
@@ -184,16 +185,18 @@ pub struct Feedback {
     pub nack: bool,
 }
 
-/// One negotiated H.264 stream.
+/// One negotiated video stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VideoStream {
     pub route: Route,
+    /// What we send.
+    pub codec: VideoCodec,
     pub send_payload_type: u8,
-    /// How we send; we receive every packet form whatever was negotiated.
+    /// How we send H.264; we receive every packet form whatever was negotiated.
     pub send_mode: PacketizationMode,
-    /// Every payload type we take.
-    pub receive: Vec<u8>,
-    /// `profile-level-id` the peer can decode: profile_idc, profile_iop, level_idc.
+    /// Every payload type we take, with its codec: the peer may switch between what was negotiated.
+    pub receive: Vec<(u8, VideoCodec)>,
+    /// `profile-level-id` the peer can decode, of H.264: profile_idc, profile_iop, level_idc.
     pub profile_level_id: [u8; 3],
     /// Parameter sets from the peer's `sprop-parameter-sets`, without start codes.
     pub parameter_sets: Vec<Vec<u8>>,

@@ -6,7 +6,7 @@ use super::route::route;
 use super::video::{self, VideoChoice};
 use super::{MediaSettings, Origin, Refusal, agreed, description, extended, is_slides, named, refused};
 use crate::engine::plan::{
-    AudioStream, BoundPorts, Direction, Protection, Route, Streams, VideoStream, Wanted,
+    AudioStream, BoundPorts, Direction, Protection, Route, Streams, VideoCodec, VideoStream, Wanted,
 };
 use crate::sdp::{Attribute, Media, SessionDescription};
 
@@ -243,6 +243,7 @@ pub(super) fn stream_of(
     let limits = choice.format.limits(description, theirs, with_audio);
     VideoStream {
         route,
+        codec: VideoCodec::H264,
         send_payload_type: choice.format.payload_type,
         send_mode: choice.format.mode,
         profile_level_id: choice.format.decodes(),
