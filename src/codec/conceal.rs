@@ -255,9 +255,16 @@ mod tests {
                     out.extend(hum(rate, (10 + lost) * block - late, 2 * block));
                     concealer.good(&mut out, from);
                     let found = steepest(&out);
-                    assert!(found <= largest * 6 / 5, "{found} of {largest}: {lost} blocks at {rate}, {late}");
+                    assert!(
+                        found <= largest * 6 / 5,
+                        "{found} of {largest}: {lost} blocks at {rate}, {late}"
+                    );
                     let back = &out[from..out.len() - block];
-                    assert!(lost > 3 || level(back) > level(&out[..block]) * 0.6, "{lost} {late} {}", level(back));
+                    assert!(
+                        lost > 3 || level(back) > level(&out[..block]) * 0.6,
+                        "{lost} {late} {}",
+                        level(back)
+                    );
                     assert!(out.len() <= from + 2 * block + rate as usize / 60, "one cycle more at most");
                 }
             }

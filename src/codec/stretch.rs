@@ -120,8 +120,7 @@ impl Stretch {
     }
 
     fn accepts(&mut self, found: &Likeness, urgent: bool) -> bool {
-        let taken =
-            found.alike >= ALIKE || found.power < SILENT || urgent || self.refused >= PATIENCE;
+        let taken = found.alike >= ALIKE || found.power < SILENT || urgent || self.refused >= PATIENCE;
         self.refused = if taken { 0 } else { self.refused + 1 };
         taken
     }
@@ -249,7 +248,11 @@ mod tests {
     }
 
     /// Plays two seconds of `source`, changing the pace in every fourth block; what was heard.
-    fn played(rate: u32, faster: bool, source: impl Fn(usize, usize) -> Vec<i16>) -> (Vec<i16>, StretchFigures) {
+    fn played(
+        rate: u32,
+        faster: bool,
+        source: impl Fn(usize, usize) -> Vec<i16>,
+    ) -> (Vec<i16>, StretchFigures) {
         let block = rate as usize / 50;
         let mut stretch = Stretch::new(rate);
         let (mut given, mut heard) = (0, Vec::new());
@@ -285,7 +288,10 @@ mod tests {
             for faster in [true, false] {
                 let (heard, figures) = played(rate, faster, source);
                 let changed = figures.left_out + figures.put_in;
-                assert!(changed >= 20 * u64::from(rate) / 200, "{changed} samples at {rate}: a piece each time");
+                assert!(
+                    changed >= 20 * u64::from(rate) / 200,
+                    "{changed} samples at {rate}: a piece each time"
+                );
                 let rest = &heard[rate as usize / 50..];
                 assert!(steepest(rest) <= steepest(&original) * 11 / 10, "{} at {rate}", steepest(rest));
                 assert!((level(rest) / level(&original) - 1.0).abs() < 0.03, "{}", level(rest));

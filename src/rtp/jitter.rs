@@ -73,18 +73,10 @@ pub enum Pace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Decode [`JitterBuffer::payload`], `samples` long on the RTP clock, and leave out the first `skip` of them.
-    Packet {
-        payload_type: u8,
-        timestamp: u32,
-        samples: u32,
-        skip: u32,
-    },
+    Packet { payload_type: u8, timestamp: u32, samples: u32, skip: u32 },
     /// Conceal so many samples of the RTP clock. `repaired`: the packet behind them ([`JitterBuffer::following`]) may
     /// hold them.
-    Lost {
-        samples: u32,
-        repaired: bool,
-    },
+    Lost { samples: u32, repaired: bool },
     /// Enough is decoded for a block.
     Play(Pace),
     /// Nobody speaks: play what is left, then silence.
@@ -665,7 +657,8 @@ mod tests {
                 all.push(next);
                 match next {
                     Next::Packet { timestamp, samples, skip, .. } => {
-                        let wait = (tick_us as i64 - sent[&timestamp] as i64) / 1000 + i64::from(buffered / 8);
+                        let wait =
+                            (tick_us as i64 - sent[&timestamp] as i64) / 1000 + i64::from(buffered / 8);
                         played.waits.push((timestamp, wait));
                         buffered += samples - skip;
                     }
@@ -932,8 +925,7 @@ mod tests {
                     let payload = &payload[..random.random_range(0..1400)];
                     let samples = if random.random() { Some(random.random_range(0..2000)) } else { None };
                     let repairs = random.random();
-                    let packet =
-                        Incoming { extended, timestamp, payload_type: 0, payload, samples, repairs };
+                    let packet = Incoming { extended, timestamp, payload_type: 0, payload, samples, repairs };
                     buffer.push(now, packet);
                 }
                 _ => {}

@@ -385,10 +385,8 @@ impl Session {
             Message::Pli { .. } => take(Feedback::Pli),
             Message::Fir { sequence, .. } => take(Feedback::Fir { sequence }),
             Message::Nack { sequence } => take(Feedback::Nack { sequence }),
-            Message::SenderReport(_)
-            | Message::Report(_)
-            | Message::Bye { .. }
-            | Message::VoipMetrics(_) => {}
+            Message::SenderReport(_) | Message::Report(_) | Message::Bye { .. } | Message::VoipMetrics(_) => {
+            }
         });
         if byes > 0 {
             self.event(SourceEvent::Bye);

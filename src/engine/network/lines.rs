@@ -188,7 +188,10 @@ fn lost_packets_leave_neither_holes_nor_clicks() {
             let quality = line.machine.quality().expect("judged");
             println!(
                 "{codec:?} {percent} %: hole {hole} ms, step {step} of {usual}, {:.1} % lost, BurstR {:.2}, R {:.1}, MOS {:.2}",
-                quality.lost * 100.0, quality.burst_ratio, quality.rating, quality.opinion
+                quality.lost * 100.0,
+                quality.burst_ratio,
+                quality.rating,
+                quality.opinion
             );
             assert!(percent > 5.0 || hole <= 60, "{codec:?} {percent} %: {hole} ms of silence");
             // What G.722 decodes is off for a moment after a loss: both ends predict from what they decoded.
