@@ -141,6 +141,7 @@ mod tests {
             telephone_events: Vec::new(),
             comfort_noises: Vec::new(),
             ptime_ms: 20,
+            extended_reports: false,
         })
     }
 

@@ -153,7 +153,7 @@ impl Stretch {
         if std::mem::replace(&mut self.silent, true) {
             return;
         }
-        let edge = self.past.len();
+        let edge = self.past.len().min(rest.len());
         for (at, (sample, old)) in rest.iter_mut().zip(self.past.iter().rev()).enumerate() {
             *sample = (i32::from(*old) * (edge - at) as i32 / (edge as i32 + 1)) as i16;
         }

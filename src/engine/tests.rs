@@ -320,6 +320,7 @@ impl World {
             telephone_events: Vec::new(),
             comfort_noises: Vec::new(),
             ptime_ms: 20,
+            extended_reports: false,
         }
     }
 

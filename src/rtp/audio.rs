@@ -27,6 +27,7 @@ use crate::rtp::rtcp::Tail;
 use crate::rtp::session::{
     Feedback, Out, Received, SendHeader, Session, SourceEvent, StreamSettings, StreamStatistics,
 };
+use crate::rtp::xr::VoipMetrics;
 
 /// RFC 3550's own limit: nobody sends audio again that came this late.
 const MISORDER_MAX: u16 = 100;
@@ -45,6 +46,8 @@ const SEND_GAP: Duration = Duration::from_millis(200);
 const JUDGED_FROM: u64 = 50;
 /// What making a packet takes at the sender.
 const PACKET_MS: f64 = 20.0;
+/// What packets may come to wait.
+const BUFFER_MAX_MS: f64 = 250.0;
 
 /// One payload type taken, and how long its packets are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub struct AudioTerms {
     pub telephone_events: Vec<(u8, u32)>,
     /// Payload types of comfort noise with their clock rates.
     pub comfort_noises: Vec<(u8, u32)>,
+    /// The peer wants to hear how it is heard (RFC 3611).
+    pub extended_reports: bool,
 }
 
 /// What one audio stream needs to know.
@@ -135,6 +140,7 @@ pub struct AudioStream {
     receive: Vec<AudioFormat>,
     telephone_events: Vec<(u8, u32)>,
     comfort_noises: Vec<(u8, u32)>,
+    extended_reports: bool,
     /// What the sender said last about its silence, and the number of that packet.
     noise: Option<(u64, Noise)>,
     jitter: JitterBuffer,
@@ -179,6 +185,7 @@ impl AudioStream {
             receive: settings.terms.receive,
             telephone_events: settings.terms.telephone_events,
             comfort_noises: settings.terms.comfort_noises,
+            extended_reports: settings.terms.extended_reports,
             noise: None,
             jitter: JitterBuffer::new(now, PLAYOUT_RATE),
             digits: Receiver::new(clock_rate),
@@ -333,6 +340,9 @@ impl AudioStream {
     pub fn handle_time(&mut self, now: Instant) {
         let digit = self.digits.handle_time(now);
         self.report(digit.map(AudioEvent::Digit));
+        if self.extended_reports && now >= self.session.wake_at() {
+            self.session.set_metrics(self.metrics());
+        }
         self.session.handle_time(now);
     }
 
@@ -382,6 +392,10 @@ impl AudioStream {
         self.receive = terms.receive;
         self.telephone_events = terms.telephone_events;
         self.comfort_noises = terms.comfort_noises;
+        self.extended_reports = terms.extended_reports;
+        if !self.extended_reports {
+            self.session.set_metrics(None);
+        }
         if self.session.set_clock_rate(clock_rate) {
             self.next_timestamp = self.session.random_timestamp();
             self.next_send = None;
@@ -425,7 +439,9 @@ impl AudioStream {
     /// How the peer is heard here; `None`: too little was played.
     pub fn quality(&self) -> Option<Quality> {
         let counters = self.jitter.counters();
-        let loss = Loss { played: counters.played, missing: counters.missing, gaps: counters.gaps };
+        // What the packet behind it held is not missed.
+        let missing = counters.missing.saturating_sub(counters.repaired);
+        let loss = Loss { played: counters.played, missing, gaps: counters.gaps.min(missing) };
         if counters.played < JUDGED_FROM {
             return None;
         }
@@ -434,9 +450,60 @@ impl AudioStream {
         Some(judge(loss.share(), loss.burst_ratio(), delay_ms))
     }
 
-    /// How much earlier the beat could come without missing a packet, within one block.
-    pub fn idle_wait(&self, now: Instant) -> Option<Duration> {
-        self.jitter.idle_wait(now)
+    /// How we are heard at the peer, by its own word (RFC 3611) or by what it lost; `None`: it said nothing.
+    pub fn remote_quality(&self) -> Option<Quality> {
+        let statistics = self.session.statistics();
+        let half_ms = statistics.round_trip_ms.unwrap_or(0.0) / 2.0;
+        if let Some(metrics) = self.session.remote_metrics() {
+            let delay_ms = half_ms + f64::from(metrics.end_system_ms);
+            let judged = judge((metrics.loss + metrics.discard).min(1.0), 1.0, delay_ms);
+            let rating = metrics.rating.unwrap_or(judged.rating);
+            let opinion = metrics.conversation.unwrap_or_else(|| quality::opinion(rating));
+            return Some(Quality { rating, opinion, ..judged });
+        }
+        let lost = statistics.remote_lost? as f64 / statistics.packets_sent.max(1) as f64;
+        // It waits for its jitter and a packet, as everybody does.
+        let waits_ms = PACKET_MS + 2.0 * statistics.remote_jitter_ms.unwrap_or(0.0);
+        Some(judge(lost.min(1.0), 1.0, half_ms + PACKET_MS + waits_ms))
+    }
+
+    /// What our extended reports say.
+    fn metrics(&self) -> Option<VoipMetrics> {
+        let quality = self.quality()?;
+        let (counters, bursts) = (self.jitter.counters(), self.jitter.bursts());
+        let statistics = self.session.statistics();
+        let expected = (counters.played + counters.missing).max(1) as f64;
+        let late = (counters.late as f64 / expected).min(quality.lost);
+        let ms = |value: f64| value.round().clamp(0.0, 65_535.0) as u16;
+        let waits_ms = self.jitter.delay().as_secs_f64() * 1e3;
+        Some(VoipMetrics {
+            ssrc: self.session.remote_ssrc()?,
+            loss: quality.lost - late,
+            discard: late,
+            burst_density: bursts.burst_density,
+            gap_density: bursts.gap_density,
+            burst_ms: ms(bursts.burst_packets * PACKET_MS),
+            gap_ms: ms(bursts.gap_packets * PACKET_MS),
+            round_trip_ms: ms(statistics.round_trip_ms.unwrap_or(0.0)),
+            end_system_ms: ms(waits_ms + 2.0 * PACKET_MS),
+            rating: Some(quality.rating),
+            listening: Some(judge(quality.lost, quality.burst_ratio, 0.0).opinion),
+            conversation: Some(quality.opinion),
+            buffer_ms: ms(self.jitter.target().as_secs_f64() * 1e3),
+            buffer_max_ms: ms(waits_ms.max(BUFFER_MAX_MS)),
+        })
+    }
+
+    /// A moment on the sender's clock subtracted from the same moment here, as sound is played; in nanoseconds.
+    pub fn clock_offset(&self) -> Option<i64> {
+        let (at, timestamp) = self.jitter.playing()?;
+        let here = Pts::at(self.session.settings().epoch, at).nanos();
+        Some(here - self.session.sender_time(timestamp)?)
+    }
+
+    /// How much earlier the beat could come without missing a packet; `None`: nothing is played now.
+    pub fn spare_wait(&self) -> Option<Duration> {
+        self.jitter.spare()
     }
 
     /// Our SSRC and the peer's.
@@ -505,6 +572,7 @@ mod tests {
                 ],
                 telephone_events: vec![(101, 8_000), (110, 48_000)],
                 comfort_noises: vec![(13, 8_000)],
+                extended_reports: false,
             },
         }
     }

@@ -163,6 +163,8 @@ pub struct JitterBuffer {
     bursts: Bursts,
     /// How long what is played waits, beyond the fastest packets; smoothed.
     wait_us: i64,
+    /// How much less it could wait.
+    spare_us: i64,
     /// What is played since when: the timestamp by the numbers of this buffer.
     playing: Option<(Instant, i64)>,
     counters: JitterCounters,
@@ -190,6 +192,7 @@ impl JitterBuffer {
             missed: 0.0,
             bursts: Bursts::default(),
             wait_us: 0,
+            spare_us: 0,
             playing: None,
             counters: JitterCounters::default(),
         }
@@ -257,13 +260,11 @@ impl JitterBuffer {
         self.now_us(now) - self.timing.base_us() - self.us(timestamp)
     }
 
-    /// How much earlier ticks could come and packets still waited as long as they need; a hint for whoever sets the
-    /// beat. `None`: nothing is known yet.
-    pub fn idle_wait(&self, now: Instant) -> Option<Duration> {
-        let newest = self.newest?;
-        let wait = self.wait_of(now, newest.unwrapped) - self.timing.target_us();
-        let grid = self.us(self.grid());
-        Some(Duration::from_micros(wait.rem_euclid(grid.max(1)).unsigned_abs()))
+    /// How much earlier ticks could come and packets still waited as long as they need: for whoever sets the beat.
+    /// `None`: nothing is played now.
+    pub fn spare(&self) -> Option<Duration> {
+        self.playing?;
+        Some(Duration::from_micros(self.spare_us.max(0).unsigned_abs()))
     }
 
     /// The sender pauses from this packet on: one of another kind (telephone-event, comfort noise) that took its place in
@@ -469,6 +470,7 @@ impl JitterBuffer {
         self.playing = Some((now, position));
         // Negative: packets come too late too often. A grid or more: even a packet later they would come in time.
         let spare = wait - self.us(rest) - self.timing.target_us();
+        self.spare_us = spare;
         let grid_us = self.us(grid);
         let pause = now.saturating_duration_since(self.corrected);
         if spare < -BELOW_US {

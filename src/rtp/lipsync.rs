@@ -16,6 +16,8 @@ const SMOOTH: i64 = 32;
 /// How far a peer's pictures are moved.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LipSync {
+    /// As it was measured last, and smoothed.
+    measured: Option<i64>,
     skew: Option<i64>,
     /// What pictures are moved by, once anything is known.
     shift: Option<i64>,
@@ -32,6 +34,7 @@ impl LipSync {
             .map(|(sound, picture)| sound.saturating_sub(picture))
             .filter(|skew| skew.abs() <= PLAUSIBLE_NANOS);
         if let Some(new) = by_reports {
+            self.measured = Some(new);
             self.skew = Some(self.skew.map_or(new, |skew| match new - skew {
                 // Another report, another clock: not a matter of smoothing.
                 step if step.abs() > PLAUSIBLE_NANOS / 20 => new,
@@ -56,14 +59,14 @@ impl LipSync {
         self.skew
     }
 
-    /// What of it is left after moving.
+    /// What of it was left after moving when it was last measured.
     pub fn residual(&self) -> Option<i64> {
-        self.skew.map(|skew| skew - self.shift())
+        self.measured.map(|skew| skew - self.shift())
     }
 
     /// Another stream, another clock.
     pub fn restart(&mut self) {
-        self.skew = None;
+        (self.skew, self.measured) = (None, None);
     }
 }
 

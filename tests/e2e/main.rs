@@ -17,6 +17,7 @@ mod examples;
 #[cfg(feature = "faults")]
 mod faults;
 mod identity;
+mod lines;
 mod missing;
 mod offers;
 mod peers;

@@ -6,7 +6,7 @@
 use super::answer::stream_of;
 use super::protection::{Pairing, accepted};
 use super::route::route;
-use super::{MediaSettings, Origin, Refusal, agreed, audio, direction, is_slides, video};
+use super::{MediaSettings, Origin, Refusal, agreed, audio, direction, extended, is_slides, video};
 use crate::engine::plan::{AudioCodec, AudioStream, Direction, Route, Streams, VideoCodec, VideoStream};
 use crate::sdp::{Connection, Media, SessionDescription};
 
@@ -92,6 +92,7 @@ fn audio_stream(pair: &Pairing<'_>, settings: &MediaSettings, protected: bool) -
         comfort_noises: choice.noises,
         opus: choice.opus,
         ptime_ms: choice.ptime_ms,
+        extended_reports: extended::wanted(pair.answer, pair.theirs),
     })
 }
 

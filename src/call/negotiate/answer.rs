@@ -4,7 +4,7 @@ use super::audio::{self, AudioChoice};
 use super::protection::{self, Means, Place, Secured, SrtpPolicy, lite_if_ice};
 use super::route::route;
 use super::video::{self, VideoChoice};
-use super::{MediaSettings, Origin, Refusal, agreed, description, is_slides, named, refused};
+use super::{MediaSettings, Origin, Refusal, agreed, description, extended, is_slides, named, refused};
 use crate::engine::plan::{
     AudioStream, BoundPorts, Direction, Protection, Route, Streams, VideoCodec, VideoStream, Wanted,
 };
@@ -173,7 +173,9 @@ impl Answering<'_> {
         let theirs = &self.offer.media[place];
         let [kept, ..] = protections(self.before);
         let (route, attributes) = self.route(place, &means, (port, self.settings.audio_direction), kept);
-        let line = audio::answer(&choice, port, theirs, route.direction, route.rtcp_mux);
+        let mut line = audio::answer(&choice, port, theirs, route.direction, route.rtcp_mux);
+        let extended_reports = extended::wanted(self.offer, theirs);
+        line.attributes.extend(extended_reports.then(extended::agreed));
         self.put(place, line, attributes);
         AudioStream {
             route,
@@ -184,6 +186,7 @@ impl Answering<'_> {
             comfort_noises: choice.noises,
             opus: choice.opus,
             ptime_ms: choice.ptime_ms,
+            extended_reports,
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::base::queue::{Fifo, Latest, Receiver, Sender, Taken};
 use crate::base::time::Pts;
 use crate::engine::mix::Mixer;
-use crate::engine::network::figures::stream_report;
+use crate::engine::network::figures::{quality_report, stream_report};
 use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::hearing::Hearing;
 use crate::engine::network::sockets::Sockets;
@@ -103,7 +103,10 @@ impl AudioPart {
     }
 
     pub fn report(&self) -> StreamReport {
-        stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        StreamReport {
+            quality: quality_report(&self.machine, self.beat.hearing.stretched_ms()),
+            ..stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        }
     }
 
     /// Reads what waits at both ports. `false`: no packet did.
@@ -270,5 +273,6 @@ pub fn terms(stream: &AudioStreamPlan) -> AudioTerms {
         receive: stream.receive.iter().map(format).collect(),
         telephone_events: stream.telephone_events.clone(),
         comfort_noises: stream.comfort_noises.clone(),
+        extended_reports: stream.extended_reports,
     }
 }

@@ -90,9 +90,10 @@ impl Hearing {
         block_samples(self.rate)
     }
 
-    /// What was left out and put in, in samples.
-    pub fn stretched(&self) -> StretchFigures {
-        self.ready.figures()
+    /// How much was left out and put in, together.
+    pub fn stretched_ms(&self) -> u64 {
+        let StretchFigures { left_out, put_in } = self.ready.figures();
+        (left_out + put_in) * 1000 / u64::from(self.rate)
     }
 
     /// Fills the block of this moment with what `machine` has for it. `false`: nobody speaks.

@@ -16,6 +16,7 @@ use crate::record::timeline::{Side, SoundTimeline};
 use crate::rtp::audio::{AudioFormat, AudioSettings, AudioStream, AudioTerms};
 use crate::rtp::lipsync::LipSync;
 use crate::rtp::packet::{Header, Writer};
+use crate::rtp::payload::opus;
 use crate::rtp::session::StreamSettings;
 use crate::rtp::timeline::Timeline;
 
@@ -124,7 +125,9 @@ fn voice(rate: u32, blocks: usize) -> Vec<i16> {
 }
 
 fn coded(codec: AudioCodec, sound: &[i16], fec: bool) -> Vec<Vec<u8>> {
-    let terms = OpusTerms { fec, ..OpusTerms::default() };
+    // Only what is coded as speech carries its repair, and that is what narrow bands are.
+    let max_playback_rate = if fec { 16_000 } else { 48_000 };
+    let terms = OpusTerms { fec, max_playback_rate, ..OpusTerms::default() };
     let mut encoder = encoder(codec, &terms).expect("an encoder");
     encoder.set_loss(if fec { 10 } else { 0 });
     let packet = |block: &[i16]| {
@@ -192,7 +195,9 @@ fn lost_packets_leave_neither_holes_nor_clicks() {
                 quality.opinion
             );
             assert!(percent > 5.0 || hole <= 60, "{codec:?} {percent} %: {hole} ms of silence");
-            assert!(step <= usual * 13 / 10, "{codec:?} {percent} %: a step of {step}, usually {usual}");
+            // What G.722 decodes is off for a moment after a loss: both ends predict from what they decoded.
+            let most = if codec == AudioCodec::G722 { usual * 16 / 10 } else { usual * 12 / 10 };
+            assert!(step <= most, "{codec:?} {percent} %: a step of {step}, usually {usual}");
             let share = level(heard) / level(&clean.heard[settled..]);
             assert!((0.8..1.05).contains(&share), "{codec:?} {percent} %: {share}");
         }
@@ -208,7 +213,9 @@ fn forward_error_correction_brings_back_what_was_lost() {
         line.run(&packets, |number| (!lost(number)).then_some(3_000));
         line.machine.playout_counters()
     };
+    let repairing = packets.iter().filter(|packet| opus::repairs(packet)).count();
     let counters = heard(&|number| number % 10 == 5);
+    println!("{repairing} of {} packets repeat the one before them; {counters:?}", packets.len());
     assert!(counters.repaired >= counters.missing * 7 / 10, "{counters:?}");
 }
 
@@ -231,7 +238,7 @@ fn wild_jitter_is_followed_up_and_down() {
         let mut line = Line::new(codec);
         line.run(&packets, |number| Some(delays[number as usize]));
         let calm = line.machine.playout_delay();
-        println!("{codec:?}: {calm:?} ten seconds later, {:?}", line.hearing.stretched());
+        println!("{codec:?}: {calm:?} ten seconds later, {} ms stretched", line.hearing.stretched_ms());
         assert!(calm <= Duration::from_millis(60), "{codec:?}: {calm:?}");
         // Nothing was lost: going back was playing faster, and nothing clicks.
         let settled = rate as usize * 10;
@@ -286,16 +293,16 @@ fn an_hour_of_drift_is_stretched_away() {
         let mut file = SoundTimeline::new(8000, Pts::ZERO);
         let mut given = Vec::new();
         let (mut sent, mut shown) = (0_u64, 0_u64);
+        let mut picture = None;
         let (mut residuals, mut waits) = (Vec::new(), Vec::new());
         // The sender's clock is this much faster: what it calls 20 ms is shorter here.
-        let here = |theirs_us: u64| theirs_us - (theirs_us as i64 * ppm / 1_000_000) as u64;
+        let here = |theirs_us: u64| (theirs_us as i64 - theirs_us as i64 * ppm / 1_000_000) as u64;
         for beat in 0..180_000_u64 {
             let at = beat * 20_000 + 7_000;
             while here(sent * 20_000) <= at {
                 line.receive(here(sent * 20_000) + 2_000, sent, &packets[(sent % 50) as usize]);
                 sent += 1;
             }
-            let mut picture = None;
             while here(shown * 40_000) <= at {
                 let came = line.start + Duration::from_micros(here(shown * 40_000) + 9_000);
                 let pts = picture_times.pts(came, (shown * 3600) as u32);

@@ -146,6 +146,7 @@ mod tests {
             comfort_noises: Vec::new(),
             opus: OpusTerms::default(),
             ptime_ms,
+            extended_reports: false,
         }
     }
 
