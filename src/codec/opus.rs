@@ -467,6 +467,36 @@ mod tests {
         assert_eq!(sizes.len(), 1, "{sizes:?}");
     }
 
+    /// A sine of 440 Hz by FFmpeg's own encoder, which is not libopus.
+    const OF_FFMPEG: [&str; 4] = [
+        "f822287568ab24d0b88881c9aaec9ed9e5547c957390952e780a295487484e99f876baf646bc361bbf0b1bdbaf \
+        433ea2d2763ac4baa88d6a9af16f1636",
+        "f87247b10ea8aa261b78a6b8eeec0dd1b963d0009cb39269c4a6d158ff227e69f8233911c68842878ce4abf277 \
+        3e9525f1663edf5f66926213d9d44c0d",
+        "f81d25d0b2b9130a41e11aff79c38a7c248b6c5fcdf6548cede5a3f90da56abd84b22ef8a4200716b352aace6f \
+        41d6bf742af93cf4e9d8f2294ed3a27a",
+        "f872432c75b766b48de1f46cdbcc69a521830f2b7c0e3d948ac0d94fc1bd0c7f168caa4fcb6cedf7f70ce663ab \
+        6d2cddc447a2afaf1429a6d648e2279e",
+    ];
+
+    #[test]
+    fn packets_of_another_encoder_are_the_tone_they_were() {
+        let (mut decoder, mut out) = (OpusDecoder::new().expect("a decoder"), Vec::new());
+        for hex in OF_FFMPEG {
+            let digits: Vec<u8> =
+                hex.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
+            let packet: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+            decoder.decode(&packet, &mut out).expect("sound");
+        }
+        assert_eq!(out.len(), 4 * BLOCK);
+        let steady = &out[BLOCK..];
+        let peak = steady.iter().max().copied().unwrap_or(0);
+        assert!((3_500..4_800).contains(&peak), "{peak}");
+        // It is the same one period (109.1 samples) later.
+        let same = alike(&steady[..1_500], &steady[109..1_609]);
+        assert!(same > 0.97, "{same}");
+    }
+
     #[test]
     fn mutated_packets_are_sound_or_refused() {
         let packets = coded(&OpusSettings::default(), 0, &voice(50), BLOCK);

@@ -352,4 +352,33 @@ mod tests {
         hearing.renew(48_000, &[(96, AudioCodec::G722)]);
         assert!(hearing.voices.is_empty());
     }
+
+    #[test]
+    #[ignore = "a measurement: cargo nextest run --run-ignored only -E 'test(what_an_echo_costs)' --no-capture"]
+    #[expect(clippy::disallowed_methods, reason = "a measurement")]
+    fn what_an_echo_costs() {
+        const SECONDS: usize = 20;
+        for codec in [AudioCodec::Pcmu, AudioCodec::G722, AudioCodec::Opus] {
+            let rate = codec.sample_rate();
+            let voice: Vec<i16> = (0..rate as usize * SECONDS)
+                .map(|n| {
+                    let t = n as f64 / f64::from(rate);
+                    let sum: f64 = (1..12).map(|k| (880.0 * t * f64::from(k)).sin() / f64::from(k)).sum();
+                    (sum * 4_000.0 * (0.6 + 0.4 * (20.0 * t).sin())) as i16
+                })
+                .collect();
+            let mut encoder = encoder(codec, &OpusTerms::default()).expect("an encoder");
+            let mut decoder = decoder(codec).expect("a decoder");
+            let (mut coded, mut heard) = (Vec::new(), Vec::new());
+            let start = Instant::now();
+            for block in voice.chunks_exact(rate as usize / 50) {
+                coded.clear();
+                heard.clear();
+                encoder.encode(block, &mut coded).expect("coded");
+                decoder.decode(&coded, &mut heard).expect("decoded");
+            }
+            let share = start.elapsed().as_secs_f64() / SECONDS as f64 * 100.0;
+            eprintln!("{}: decoding and encoding one call is {share:.3} % of a core", codec.name());
+        }
+    }
 }
