@@ -981,7 +981,9 @@ mod tests {
     #[test]
     fn who_asks_is_told_how_it_is_heard_and_says_how_we_are() {
         let start = Instant::now();
-        let asked = AudioSettings { extended_reports: true, ..settings(start) };
+        let quiet = settings(start).terms;
+        let terms = AudioTerms { extended_reports: true, ..quiet.clone() };
+        let asked = AudioSettings { terms, ..settings(start) };
         let mut stream = AudioStream::new(start, asked, 1);
         let mut told = Vec::new();
         for n in 0..600u64 {
@@ -1016,7 +1018,7 @@ mod tests {
             stream.handle_rtcp(start + MS(12_000), at("192.0.2.1:4001"), &report);
         }
         assert_eq!(stream.remote_quality().map(|quality| quality.opinion), Some(2.5));
-        stream.renegotiate(vec![AudioFormat::g711(8)], None, false);
+        stream.renegotiate(quiet, 8_000);
         stream.handle_time(start + MS(20_000));
         let quiet = |out: &Out| matches!(out, Out::Rtcp(_, bytes) if bytes.len() < 90);
         assert!(drain(&mut stream).iter().all(quiet), "nobody asks any more");
