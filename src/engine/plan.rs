@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::media::frame::Size;
 use crate::record::recorder::RecorderReport;
+use crate::rtp::reach::Reach;
 pub use crate::secure::keys::{SrtpKeys, SrtpSuite};
 use crate::vision::censor::CensorSettings;
 use crate::vision::filters::Transform;
@@ -20,6 +21,16 @@ pub enum Direction {
     SendOnly,
     ReceiveOnly,
     Inactive,
+}
+
+impl Protection {
+    /// Whether packets are authenticated.
+    pub fn is_some(&self) -> bool {
+        match self {
+            Protection::None => false,
+            Protection::Sdes(_) | Protection::Dtls(_) => true,
+        }
+    }
 }
 
 impl Direction {
@@ -321,8 +332,8 @@ pub struct Label {
 pub struct Plan {
     pub label: Label,
     pub streams: Streams,
-    /// Where the peer's signalling comes from: media from there is the peer's too.
-    pub signalling: Option<IpAddr>,
+    /// Where media may go, and what may become its source.
+    pub reach: Reach,
     pub video_in: VideoIn,
     pub video_out: VideoOut,
     pub voice: Voice,

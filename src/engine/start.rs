@@ -106,8 +106,8 @@ impl Engines {
     }
 
     /// Pairs of RTP ports that are free.
-    pub fn free_port_pairs(&self) -> usize {
-        self.ports.free()
+    pub fn free_port_pairs(&mut self, now: Instant) -> usize {
+        self.ports.free(now)
     }
 
     /// Makes greetings beforehand, so that the first caller need not wait for them.

@@ -18,6 +18,7 @@ use crate::media::frame::{Frame, Size};
 use crate::media::nal;
 use crate::media::pool::FramePool;
 use crate::rtp::packet::{self, Header, Packet, Writer};
+use crate::rtp::reach::Reach;
 use crate::rtp::payload::h264::{PacketizationMode as Mode, Packetizer};
 use crate::secure::dtls::{Association, Identity, Progress};
 use crate::secure::srtp::{Incoming, Outgoing};
@@ -352,7 +353,7 @@ impl World {
         Plan {
             label: Label { name: "test".to_owned(), ..Label::default() },
             streams,
-            signalling: Some(HOME),
+            reach: Reach { signalling: Some(HOME), ..Reach::default() },
             video_in: VideoIn::Open { record: OpenRecord::Reencode, look },
             video_out: VideoOut {
                 picture: Picture::Mirror,

@@ -14,6 +14,7 @@ pub mod key_request;
 pub mod pacer;
 pub mod packet;
 pub mod payload;
+pub mod reach;
 pub mod reorder;
 pub mod rtcp;
 pub mod sequence;

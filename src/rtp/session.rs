@@ -4,7 +4,7 @@
 //! Payloads, jitter and pacing belong to [`super::audio`] and [`super::video`].
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,9 +13,10 @@ use rand::{Rng, SeedableRng};
 
 use crate::base::time::{Clock, Pts};
 use crate::rtp::packet::{Header, Packet, Writer};
+use crate::rtp::reach::Reach;
 use crate::rtp::rtcp::{self, Block, Message, SenderInfo, Tail};
 use crate::rtp::sequence::{Arrival, Sequence};
-use crate::rtp::source::{SourceLock, Verdict};
+use crate::rtp::source::{SourceLock, Verdict, canonical};
 
 /// Mean time between reports (RFC 3550 §6.2), each drawn from half to one and a half of it.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
@@ -29,6 +30,8 @@ const EVENTS_MAX: usize = 64;
 /// A source heard so lately still lives: another one must send two packets in sequence to take its place, or every
 /// lone packet (comfort noise, tones of a gateway) would cut the stream.
 const ALIVE: Duration = Duration::from_millis(100);
+/// A port of RTCP that was silent so long, some reports, may be replaced by another one of the same host.
+const RTCP_SILENCE: Duration = Duration::from_secs(20);
 /// Longer round trips are nonsense in the peer's report.
 const ROUND_TRIP_MAX_MS: f64 = 30_000.0;
 
@@ -42,8 +45,10 @@ pub struct StreamSettings {
     /// RTP address in the peer's SDP.
     pub remote: Option<SocketAddr>,
     pub remote_rtcp: Option<SocketAddr>,
-    /// Host the peer's signalling comes from: media from there is likely the peer behind NAT.
-    pub signalling: Option<IpAddr>,
+    /// Who may become the source where the SDP does not name it.
+    pub reach: Reach,
+    /// Every packet was authenticated before it comes here (SRTP).
+    pub authentic: bool,
     pub rtcp_mux: bool,
     pub receives: bool,
     pub sends: bool,
@@ -134,7 +139,8 @@ pub struct Session {
     misorder_max: u16,
     random: StdRng,
     lock: SourceLock,
-    rtcp_source: Option<SocketAddr>,
+    /// Where control packets come from when it is not where the SDP says, and when the last one came.
+    rtcp_source: Option<(SocketAddr, Instant)>,
     remote_ssrc: Option<u32>,
     replaced: Option<(u32, Instant)>,
     /// Another SSRC at the source's address, and the number its next packet must have.
@@ -172,7 +178,7 @@ impl Session {
         settings.cname.truncate(end.unwrap_or(0));
         let first_report = random.random_range(FIRST_REPORT_MS.0..=FIRST_REPORT_MS.1);
         Session {
-            lock: SourceLock::new(settings.remote, settings.signalling),
+            lock: SourceLock::new(settings.remote, settings.reach.clone(), settings.authentic),
             settings,
             misorder_max,
             rtcp_source: None,
@@ -244,6 +250,11 @@ impl Session {
     /// Whether RTCP shares the RTP port from now on (RFC 5761).
     pub fn set_rtcp_mux(&mut self, rtcp_mux: bool) {
         self.settings.rtcp_mux = rtcp_mux;
+    }
+
+    /// Whether packets are authenticated before they come here from now on.
+    pub fn set_authentic(&mut self, authentic: bool) {
+        self.lock.set_authentic(authentic);
     }
 
     /// Takes a datagram of the RTP socket. `None`: nothing for the stream, and counted.
@@ -348,13 +359,12 @@ impl Session {
         bytes: &[u8],
         mut take: impl FnMut(Feedback),
     ) {
-        if !self.lock.is_peer(source) {
+        if !self.takes_rtcp(now, canonical(source)) {
             self.statistics.foreign_packets += 1;
             return;
         }
         self.statistics.rtcp_received += 1;
         self.statistics.last_rtcp_received = Some(now);
-        self.rtcp_source.get_or_insert(source);
         let mut byes = 0;
         let sound = rtcp::read(bytes, |message| match message {
             Message::SenderReport(info) if self.remote_ssrc == Some(info.ssrc) => {
@@ -472,7 +482,30 @@ impl Session {
         if as_signalled {
             return self.settings.remote_rtcp.or_else(next_port);
         }
-        self.rtcp_source.or_else(next_port)
+        self.rtcp_source.map(|(source, _)| source).or_else(next_port)
+    }
+
+    /// Control packets come from where the SDP says or where the media comes from. Another port of the peer's host
+    /// (NAT) is taken too, one at a time.
+    fn takes_rtcp(&mut self, now: Instant, source: SocketAddr) -> bool {
+        let named = self.settings.remote_rtcp.map(canonical) == Some(source);
+        if named || self.lock.destination() == Some(source) {
+            return true;
+        }
+        if !self.lock.is_peer(source) {
+            return false;
+        }
+        match &mut self.rtcp_source {
+            Some((known, at)) if *known == source || now.saturating_duration_since(*at) > RTCP_SILENCE => {
+                (*known, *at) = (source, now);
+                true
+            }
+            Some(_) => false,
+            None => {
+                self.rtcp_source = Some((source, now));
+                true
+            }
+        }
     }
 
     pub fn poll(&mut self) -> Option<Out> {
@@ -566,7 +599,8 @@ mod tests {
             cname: cname.into(),
             remote: Some(remote),
             remote_rtcp: None,
-            signalling: None,
+            reach: Reach::default(),
+            authentic: false,
             rtcp_mux: false,
             receives: true,
             sends: true,
@@ -640,6 +674,28 @@ mod tests {
         hear(&mut session, start, 1, 13, 8);
         let statistics = session.statistics();
         assert_eq!((statistics.packets_lost, statistics.unknown_payload_type), (0, 2));
+    }
+
+    #[test]
+    fn control_packets_come_from_the_peer_alone_and_from_one_port_of_it_at_a_time() {
+        let start = Instant::now();
+        let mut session = session(start, "x");
+        session.settings.remote_rtcp = Some("192.0.2.1:4001".parse().expect("an address"));
+        let report = rtcp::write(1, None, None, "p", Tail::Nothing);
+        let taken = |session: &mut Session, ms, from: &str| {
+            let before = session.statistics().rtcp_received;
+            session.receive_rtcp(start + MS(ms), from.parse().expect("an address"), &report, |_| {});
+            session.statistics().rtcp_received != before
+        };
+        assert!(!taken(&mut session, 0, "192.0.2.2:4001"), "another host");
+        assert!(taken(&mut session, 0, "192.0.2.1:9001"), "another port, before there is media");
+        assert!(!taken(&mut session, 10, "192.0.2.1:9003") && taken(&mut session, 20, "192.0.2.1:9001"));
+        hear(&mut session, start, 1, 10, 8);
+        assert!(taken(&mut session, 30, "192.0.2.1:4001") && taken(&mut session, 30, "192.0.2.1:4000"));
+        assert!(taken(&mut session, 40, "192.0.2.1:9005") && !taken(&mut session, 50, "192.0.2.1:9007"));
+        assert!(taken(&mut session, 60_000, "192.0.2.1:9007"), "the other one is silent for long");
+        assert!(!taken(&mut session, 60_000, "198.51.100.1:4001"));
+        assert_eq!(session.statistics().foreign_packets, 4);
     }
 
     #[test]

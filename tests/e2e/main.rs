@@ -12,6 +12,7 @@ mod calls;
 mod client;
 mod corpus;
 mod dialogs;
+mod endurance;
 mod examples;
 #[cfg(feature = "faults")]
 mod faults;
@@ -25,5 +26,6 @@ mod shutdown;
 mod sipp_scenarios;
 mod slides;
 mod srtp;
+mod strangers;
 mod transfer;
 mod transports;

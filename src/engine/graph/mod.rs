@@ -232,7 +232,7 @@ impl Running {
 
     /// What protects a stream, and lets it send.
     fn guard(&self, supplies: &Supplies, route: &Route) -> Guard {
-        Guard::new(Instant::now(), route, self.plan.signalling, supplies.settings.dtls.clone())
+        Guard::new(Instant::now(), route, self.plan.reach.clone(), supplies.settings.dtls.clone())
     }
 
     fn stream_settings(
@@ -247,7 +247,8 @@ impl Running {
             cname: supplies.settings.cname.clone(),
             remote: route.remote,
             remote_rtcp: route.remote_rtcp,
-            signalling: self.plan.signalling,
+            reach: self.plan.reach.clone(),
+            authentic: route.protection.is_some(),
             rtcp_mux: route.rtcp_mux,
             receives: route.direction.receives(),
             sends: route.direction.sends() && guard.ready(),

@@ -146,6 +146,7 @@ impl AudioPart {
         self.guard.renew(now, route);
         let (receives, sends) = (route.direction.receives(), route.direction.sends() && self.guard.ready());
         let (remote, rtcp) = self.guard.remotes();
+        self.machine.set_authentic(route.protection.is_some());
         self.machine.redirect(remote, rtcp, receives, sends);
         self.machine.set_rtcp_mux(route.rtcp_mux);
         self.sockets.mux = route.rtcp_mux;

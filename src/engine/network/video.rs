@@ -220,6 +220,7 @@ impl VideoPart {
         let known: Vec<u8> = known.copied().collect();
         stream.receive.extend(known);
         let (remote, rtcp) = self.guard.remotes();
+        self.machine.set_authentic(stream.route.protection.is_some());
         self.machine.redirect(remote, rtcp, receives, sends);
         self.machine.renegotiate(VideoTerms {
             receive: stream.receive.clone(),
