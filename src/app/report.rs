@@ -289,7 +289,7 @@ fn video_report(streams: &Streams, media: Option<&Report>, duration: f64) -> Opt
     let shown = duration - pictures.first_picture_ms.unwrap_or(0) as f64 / 1e3;
     let size = pictures.size;
     Some(VideoReport {
-        codec: "H264",
+        codec: stream.codec.name(),
         packetization_mode: match stream.send_mode {
             PacketizationMode::SingleNal => 0,
             PacketizationMode::NonInterleaved => 1,

@@ -44,7 +44,8 @@ pub fn changes(before: &Streams, after: &Streams) -> Vec<Moment> {
     let mut moments = Vec::new();
     let video = |streams: &Streams| streams.video.is_some() || streams.slides.is_some();
     if !video(before) && video(after) {
-        moments.push(Moment::new("video.session_started").with("codec", "H264"));
+        let codec = after.video.as_ref().or(after.slides.as_ref()).map_or("", |video| video.codec.name());
+        moments.push(Moment::new("video.session_started").with("codec", codec));
     }
     for (track, old, new) in
         [("camera", &before.video, &after.video), ("slides", &before.slides, &after.slides)]
@@ -110,7 +111,9 @@ fn direction_word(direction: Direction) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::plan::{AudioCodec, AudioStream, Feedback, PacketizationMode, Protection, Route};
+    use crate::engine::plan::{
+        AudioCodec, AudioStream, Feedback, PacketizationMode, Protection, Route, VideoCodec,
+    };
 
     fn route(direction: Direction) -> Route {
         Route {
@@ -129,6 +132,7 @@ mod tests {
             codec: AudioCodec::Pcma,
             send_payload_type: 8,
             receive: vec![(8, AudioCodec::Pcma)],
+            opus: Default::default(),
             telephone_event: None,
             ptime_ms: 20,
         })
@@ -137,9 +141,10 @@ mod tests {
     fn video(direction: Direction) -> Option<VideoStream> {
         Some(VideoStream {
             route: route(direction),
+            codec: VideoCodec::H264,
             send_payload_type: 97,
             send_mode: PacketizationMode::NonInterleaved,
-            receive: vec![97],
+            receive: vec![(97, VideoCodec::H264)],
             profile_level_id: [0x42, 0xe0, 0x1f],
             parameter_sets: Vec::new(),
             feedback: Feedback::default(),

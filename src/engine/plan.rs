@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::media::access_unit::VideoCodec;
 use crate::media::frame::Size;
 use crate::record::recorder::RecorderReport;
 use crate::rtp::reach::Reach;
@@ -97,20 +98,65 @@ impl std::fmt::Debug for Ice {
 pub enum AudioCodec {
     Pcmu,
     Pcma,
+    G722,
+    Opus,
 }
 
 impl AudioCodec {
-    /// The encoding name of RFC 3551 §6.
+    /// The encoding name of RFC 3551 §6 and RFC 7587 §7.
     pub fn name(self) -> &'static str {
         match self {
             AudioCodec::Pcmu => "PCMU",
             AudioCodec::Pcma => "PCMA",
+            AudioCodec::G722 => "G722",
+            AudioCodec::Opus => "opus",
         }
     }
 
-    /// RTP clock rate in Hz.
+    /// RTP clock rate in Hz. That of G.722 is half of what it samples, by an old mistake (RFC 3551 §4.5.2).
     pub fn clock_rate(self) -> u32 {
-        8000
+        match self {
+            AudioCodec::Pcmu | AudioCodec::Pcma | AudioCodec::G722 => 8_000,
+            AudioCodec::Opus => 48_000,
+        }
+    }
+
+    /// Hz of the sound that goes in and comes out.
+    pub fn sample_rate(self) -> u32 {
+        match self {
+            AudioCodec::Pcmu | AudioCodec::Pcma => 8_000,
+            AudioCodec::G722 => 16_000,
+            AudioCodec::Opus => 48_000,
+        }
+    }
+
+    /// Bytes of 20 ms where packets can be cut anywhere; `None`: a packet is decoded whole.
+    pub fn bytes_per_20ms(self) -> Option<usize> {
+        match self {
+            AudioCodec::Pcmu | AudioCodec::Pcma | AudioCodec::G722 => Some(160),
+            AudioCodec::Opus => None,
+        }
+    }
+}
+
+/// What the peer's `fmtp` says about the Opus it wants to receive (RFC 7587 §6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpusTerms {
+    /// `maxplaybackrate` in Hz: more would be wasted on it.
+    pub max_playback_rate: u32,
+    /// `maxaveragebitrate` in bits a second.
+    pub max_bitrate: Option<u32>,
+    /// `useinbandfec`: it can make use of forward error correction.
+    pub fec: bool,
+    /// `usedtx`: silence need not be sent.
+    pub dtx: bool,
+    /// `cbr`: packets of one size.
+    pub constant: bool,
+}
+
+impl Default for OpusTerms {
+    fn default() -> Self {
+        OpusTerms { max_playback_rate: 48_000, max_bitrate: None, fec: false, dtx: false, constant: false }
     }
 }
 
@@ -125,6 +171,8 @@ pub struct AudioStream {
     pub receive: Vec<(u8, AudioCodec)>,
     /// RFC 4733 payload type we receive and send, when negotiated.
     pub telephone_event: Option<u8>,
+    /// How Opus is sent, when it is what we send.
+    pub opus: OpusTerms,
     /// Milliseconds per packet we send: `a=ptime`, 20 by default.
     pub ptime_ms: u32,
 }
@@ -146,16 +194,18 @@ pub struct Feedback {
     pub nack: bool,
 }
 
-/// One negotiated H.264 stream.
+/// One negotiated video stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VideoStream {
     pub route: Route,
+    /// What we send.
+    pub codec: VideoCodec,
     pub send_payload_type: u8,
-    /// How we send; we receive every packet form whatever was negotiated.
+    /// How we send H.264; we receive every packet form whatever was negotiated.
     pub send_mode: PacketizationMode,
-    /// Every payload type we take.
-    pub receive: Vec<u8>,
-    /// `profile-level-id` the peer can decode: profile_idc, profile_iop, level_idc.
+    /// Every payload type we take, with its codec: the peer may switch between what was negotiated.
+    pub receive: Vec<(u8, VideoCodec)>,
+    /// `profile-level-id` the peer can decode, of H.264: profile_idc, profile_iop, level_idc.
     pub profile_level_id: [u8; 3],
     /// Parameter sets from the peer's `sprop-parameter-sets`, without start codes.
     pub parameter_sets: Vec<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! One H.264 stream in both directions.
+//! One video stream in both directions, of any codec.
 //!
 //! How to drive it, from the task that owns the sockets:
 //! ```text
@@ -12,19 +12,17 @@
 //!                               take_key_request_by_signalling when neither PLI nor FIR was negotiated
 //! at the end                    close, poll
 //! ```
-//! Sources and reports are `session`, order is `reorder`, packets to units `payload::h264`; decoding is elsewhere.
+//! Sources and reports are `session`, order is `reorder`, packets to units and back `payload`; decoding is elsewhere.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, BytesMut};
-
-use crate::media::access_unit::AccessUnit;
+use crate::media::access_unit::{AccessUnit, VideoCodec};
 use crate::rtp::key_request::{Asking, Obeying};
 use crate::rtp::pacer::{Paced, Pacer};
 use crate::rtp::packet;
-use crate::rtp::payload::h264::{Depacketizer, PacketizationMode, Packetizer, Refused, Unit};
+use crate::rtp::payload::{Depacketizer, Packetizer, Refused, SendFormat, Unit};
 use crate::rtp::reorder::{Piece, Reorder};
 use crate::rtp::rtcp::Tail;
 use crate::rtp::session::{
@@ -54,9 +52,10 @@ pub struct VideoSettings {
     /// The clock rate is 90,000.
     pub stream: StreamSettings,
     /// Payload types taken.
-    pub receive: Vec<u8>,
+    pub receive: Vec<(u8, VideoCodec)>,
     pub send_payload_type: u8,
-    pub send_mode: PacketizationMode,
+    /// `None`: a codec nothing is sent in.
+    pub send_format: Option<SendFormat>,
     /// From the peer's SDP, without start codes.
     pub parameter_sets: Vec<Vec<u8>>,
     pub feedback: NegotiatedFeedback,
@@ -71,9 +70,10 @@ pub struct VideoSettings {
 /// What a renewed offer and answer may change while the stream runs.
 #[derive(Clone, Debug)]
 pub struct VideoTerms {
-    pub receive: Vec<u8>,
+    pub receive: Vec<(u8, VideoCodec)>,
     pub send_payload_type: u8,
-    pub send_mode: PacketizationMode,
+    /// `None`: a codec nothing is sent in.
+    pub send_format: Option<SendFormat>,
     /// From the peer's SDP, without start codes.
     pub parameter_sets: Vec<Vec<u8>>,
     pub feedback: NegotiatedFeedback,
@@ -88,7 +88,7 @@ pub struct VideoCounters {
     pub keys_received: u64,
     /// Yielded with `damaged` set.
     pub units_damaged: u64,
-    /// Not yielded: no parameter sets yet, nothing usable in them, or nobody polled.
+    /// Not yielded: no parameter sets or key frame yet, nothing usable in them, or nobody polled.
     pub units_dropped: u64,
     pub key_requests_sent: u64,
     pub key_requests_received: u64,
@@ -106,7 +106,7 @@ pub struct VideoCounters {
 #[derive(Debug)]
 pub struct VideoStream {
     session: Session,
-    receive: Vec<u8>,
+    receive: Vec<(u8, VideoCodec)>,
     feedback: NegotiatedFeedback,
     reorder: Reorder,
     assembly: Assembly,
@@ -115,7 +115,10 @@ pub struct VideoStream {
     fir_sequence: u8,
     obeying: Obeying,
     payload_type: u8,
-    packetizer: Packetizer,
+    send_format: Option<SendFormat>,
+    packetizer: Option<Packetizer>,
+    max_payload: usize,
+    seed: u64,
     send_timeline: SendTimeline,
     pacer: Pacer,
     /// A unit was not sent whole: the peer cannot decode until the next key picture.
@@ -127,6 +130,8 @@ pub struct VideoStream {
 #[derive(Debug)]
 struct Assembly {
     depacketizer: Depacketizer,
+    /// Of the last unit.
+    codec: Option<VideoCodec>,
     timeline: Timeline,
     /// Timestamp and first packet of the picture being received and of the one before.
     begun: [Option<(u32, Instant)>; 2],
@@ -146,13 +151,17 @@ impl VideoStream {
         let timeline = Timeline::new(stream.clock_rate, stream.epoch);
         let mut session = Session::new(now, stream, MISORDER_MAX, CHUNK_LEN, seed);
         let first_timestamp = session.random_timestamp();
+        let mut depacketizer = Depacketizer::default();
+        depacketizer.learn(settings.parameter_sets.iter().map(Vec::as_slice));
+        let max_payload = settings.max_payload;
         VideoStream {
             session,
             receive: settings.receive,
             feedback: settings.feedback,
             reorder: Reorder::new(settings.reorder_wait),
             assembly: Assembly {
-                depacketizer: Depacketizer::new(settings.parameter_sets.iter().map(Vec::as_slice)),
+                depacketizer,
+                codec: None,
                 timeline,
                 begun: [None; 2],
                 broken: true,
@@ -166,7 +175,10 @@ impl VideoStream {
             fir_sequence: 0,
             obeying: Obeying::default(),
             payload_type: settings.send_payload_type,
-            packetizer: Packetizer { mode: settings.send_mode, max_payload: settings.max_payload },
+            send_format: settings.send_format,
+            packetizer: settings.send_format.map(|format| Packetizer::new(format, max_payload, seed)),
+            max_payload,
+            seed,
             send_timeline: SendTimeline::new(90_000, first_timestamp),
             pacer: Pacer::new(settings.pace_kbps),
             sending_broken: false,
@@ -179,8 +191,9 @@ impl VideoStream {
         if packet::is_rtcp(bytes) {
             return self.handle_rtcp(now, source, bytes);
         }
-        let Some(received) = self.session.receive(now, source, bytes, |kind| self.receive.contains(&kind))
-        else {
+        let receive = &self.receive;
+        let codec_of = |kind| receive.iter().find(|(number, _)| *number == kind).map(|(_, codec)| *codec);
+        let Some(received) = self.session.receive(now, source, bytes, |kind| codec_of(kind).is_some()) else {
             return;
         };
         let assembly = &mut self.assembly;
@@ -191,9 +204,12 @@ impl VideoStream {
             assembly.wants_key = true;
         }
         let packet = received.packet;
-        let payload = if received.known { packet.payload } else { &[] };
-        let part = (packet.timestamp, packet.marker, payload);
-        self.reorder.push(now, received.extended, part, |piece| assembly.take(now, piece));
+        // One of an unknown payload type only holds its place.
+        let (codec, payload) =
+            codec_of(packet.payload_type).map_or_else(Default::default, |c| (c, packet.payload));
+        let (timestamp, marker) = (packet.timestamp, packet.marker);
+        let piece = Piece { codec, timestamp, marker, payload, after_gap: false };
+        self.reorder.push(now, received.extended, piece, |piece| assembly.take(now, piece));
         self.after_receiving(now);
     }
 
@@ -285,6 +301,11 @@ impl VideoStream {
         if !self.session.settings().sends {
             return;
         }
+        // Coded before the terms changed: what follows begins with a key picture.
+        if self.packetizer.as_ref().is_none_or(|packetizer| packetizer.codec() != unit.codec) {
+            self.assembly.counters.units_unsent += 1;
+            return;
+        }
         let destination = self.session.destination();
         if destination.is_none() {
             self.assembly.counters.units_unsent += 1;
@@ -305,8 +326,9 @@ impl VideoStream {
         }
         let (timestamp, pts) = (self.send_timeline.timestamp(unit.pts), unit.pts);
         let pacer = &mut self.pacer;
-        let refused =
-            self.packetizer.packetize(&unit.data, |payload| pacer.push(Paced { payload, timestamp, pts }));
+        let refused = self.packetizer.as_mut().map_or(0, |packetizer| {
+            packetizer.packetize(&unit.data, |payload| pacer.push(Paced { payload, timestamp, pts }))
+        });
         self.assembly.counters.units_sent += 1;
         if refused > 0 {
             self.assembly.counters.nals_refused += refused as u64;
@@ -335,12 +357,14 @@ impl VideoStream {
 
     /// A renewed offer and answer. Where packets look different from now on, sending goes on with a key picture.
     pub fn renegotiate(&mut self, terms: VideoTerms) {
-        if (terms.send_payload_type, terms.send_mode) != (self.payload_type, self.packetizer.mode) {
+        if (terms.send_payload_type, terms.send_format) != (self.payload_type, self.send_format) {
             self.pacer.clear();
             self.sending_broken = true;
+            self.send_format = terms.send_format;
+            self.packetizer =
+                terms.send_format.map(|format| Packetizer::new(format, self.max_payload, self.seed));
         }
         self.payload_type = terms.send_payload_type;
-        self.packetizer.mode = terms.send_mode;
         self.receive = terms.receive;
         self.feedback = terms.feedback;
         self.ask_by_signalling &= self.wants_key_by_signalling();
@@ -367,11 +391,6 @@ impl VideoStream {
             timestamp_jumps: self.assembly.timeline.jumps(),
             ..self.assembly.counters
         }
-    }
-
-    /// The parameter sets last heard of, Annex B; empty when there are none.
-    pub fn parameter_sets(&self) -> Vec<u8> {
-        self.assembly.depacketizer.parameter_sets().annexb()
     }
 
     /// Our SSRC and the peer's.
@@ -425,22 +444,18 @@ impl Assembly {
         if self.begun[0].is_none_or(|(timestamp, _)| timestamp != piece.timestamp) {
             self.begun = [Some((piece.timestamp, now)), self.begun[0]];
         }
-        let Assembly { depacketizer, .. } = self;
-        // A packet completes two units at most: the one before it and its own.
-        let mut done = [None, None];
-        depacketizer.push(piece, |unit| {
-            let place = usize::from(done[0].is_some());
-            done[place] = Some(unit);
-        });
-        done.into_iter().flatten().for_each(|unit| self.finish(now, unit));
+        let units = self.depacketizer.push(piece);
+        units.into_iter().flatten().for_each(|unit| self.finish(now, unit));
     }
 
     fn finish(&mut self, now: Instant, unit: Unit) {
+        let Unit { codec, data, timestamp, key, decodable, damaged, after_loss } = unit;
         self.counters.units_received += 1;
-        self.broken |= unit.damaged || unit.after_loss;
-        let sets_known = self.depacketizer.parameter_sets().complete();
-        let key = unit.idr && sets_known && !unit.data.is_empty();
-        if key && !unit.damaged {
+        self.broken |= damaged || after_loss;
+        if self.codec.replace(codec).is_some_and(|before| before != codec) {
+            self.broken = true;
+        }
+        if key && !damaged {
             self.broken = false;
             self.got_key = true;
             self.wants_key = false;
@@ -448,31 +463,20 @@ impl Assembly {
             self.wants_key = true;
         }
         self.counters.keys_received += u64::from(key);
-        if unit.data.is_empty() || !sets_known || self.units.len() >= UNITS_MAX {
+        if data.is_empty() || !decodable || self.units.len() >= UNITS_MAX {
             self.counters.units_dropped += 1;
             self.broken = true;
             return;
         }
-        let data = if key && !(unit.has_sps && unit.has_pps) {
-            let sets = self.depacketizer.parameter_sets().annexb();
-            let mut whole = BytesMut::with_capacity(sets.len() + unit.data.len());
-            whole.put_slice(&sets);
-            whole.put_slice(&unit.data);
-            whole.freeze()
-        } else {
-            unit.data
-        };
-        let begun = self.begun.iter().flatten().find(|(timestamp, _)| *timestamp == unit.timestamp);
-        let pts = self.timeline.pts(begun.map_or(now, |(_, at)| *at), unit.timestamp);
+        let begun = self.begun.iter().flatten().find(|(begun, _)| *begun == timestamp);
+        let pts = self.timeline.pts(begun.map_or(now, |(_, at)| *at), timestamp);
         self.counters.units_damaged += u64::from(self.broken);
-        self.units.push_back(AccessUnit { data, pts, key, damaged: self.broken });
+        self.units.push_back(AccessUnit { codec, data, pts, key, damaged: self.broken });
     }
 
     /// The peer began a new stream: what is half built ends, and nothing is decodable until a key picture.
     fn restart(&mut self, now: Instant) {
-        let mut last = None;
-        self.depacketizer.flush(|unit| last = Some(unit));
-        if let Some(unit) = last {
+        if let Some(unit) = self.depacketizer.flush() {
             self.finish(now, unit);
         }
         self.timeline.restart();
@@ -491,6 +495,7 @@ mod tests {
     use crate::base::time::{Clock, Pts};
     use crate::media::nal;
     use crate::rtp::packet::{Header, Packet, Writer};
+    use crate::rtp::payload::h264::PacketizationMode;
     use crate::rtp::reach::Reach;
     use crate::rtp::rtcp::{self, Message};
 
@@ -522,9 +527,9 @@ mod tests {
                 clock: Clock::new(now, SystemTime::UNIX_EPOCH),
                 epoch: now,
             },
-            receive: vec![99],
+            receive: vec![(99, VideoCodec::H264)],
             send_payload_type: 97,
-            send_mode: PacketizationMode::NonInterleaved,
+            send_format: Some(SendFormat::H264(PacketizationMode::NonInterleaved)),
             parameter_sets: Vec::new(),
             feedback: NegotiatedFeedback { pli: true, fir: true, nack: false },
             max_payload: 1200,
@@ -548,7 +553,7 @@ mod tests {
             nal::push(&mut data, &PPS);
         }
         nal::push(&mut data, &slice(if key { 0x65 } else { 0x41 }, len, 5));
-        AccessUnit { data: data.into(), pts, key, damaged: false }
+        AccessUnit { codec: VideoCodec::H264, data: data.into(), pts, key, damaged: false }
     }
 
     /// A stream under test and a scripted peer.
@@ -583,7 +588,8 @@ mod tests {
 
         /// The packets of the peer's next picture.
         fn packets(&mut self, unit: &AccessUnit) -> Vec<Bytes> {
-            let packetizer = Packetizer { mode: PacketizationMode::NonInterleaved, max_payload: 1200 };
+            let format = SendFormat::H264(PacketizationMode::NonInterleaved);
+            let mut packetizer = Packetizer::new(format, 1200, 0);
             let mut packets = Vec::new();
             self.timestamp = self.timestamp.wrapping_add(3600);
             packetizer.packetize(&unit.data, |payload| {
@@ -833,8 +839,11 @@ mod tests {
     #[test]
     fn sent_pictures_arrive_whole_at_another_stream_and_reports_give_the_round_trip() {
         let mut world = World::new(|_| {});
-        let mut other =
-            VideoStream::new(world.start, VideoSettings { receive: vec![97], ..settings(world.start) }, 1);
+        let mut other = VideoStream::new(
+            world.start,
+            VideoSettings { receive: vec![(97, VideoCodec::H264)], ..settings(world.start) },
+            1,
+        );
         let sent: Vec<AccessUnit> = (0..50u64)
             .map(|n| {
                 picture(
@@ -929,7 +938,9 @@ mod tests {
 
     #[test]
     fn mode_0_that_cannot_send_a_slice_asks_the_encoder_for_a_key_picture() {
-        let mut world = World::new(|settings| settings.send_mode = PacketizationMode::SingleNal);
+        let mut world = World::new(|settings| {
+            settings.send_format = Some(SendFormat::H264(PacketizationMode::SingleNal))
+        });
         world.stream.send(world.now(0), &picture(true, true, 900, Pts::ZERO));
         assert!(!world.stream.take_key_request());
         world.stream.send(world.now(40), &picture(false, false, 5000, Pts::from_millis(40)));
@@ -946,9 +957,9 @@ mod tests {
         let mut world = World::new(|_| {});
         world.stream.send(world.now(0), &picture(true, true, 40_000, Pts::ZERO));
         let terms = VideoTerms {
-            receive: vec![99, 104],
+            receive: vec![(99, VideoCodec::H264), (104, VideoCodec::H264)],
             send_payload_type: 104,
-            send_mode: PacketizationMode::SingleNal,
+            send_format: Some(SendFormat::H264(PacketizationMode::SingleNal)),
             parameter_sets: Vec::new(),
             feedback: NegotiatedFeedback::default(),
             rtcp_mux: true,

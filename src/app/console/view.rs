@@ -3,6 +3,7 @@
 //! Counters of a call count from its start; [`Totals`] keeps those of calls that have ended.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::record::record::EventRecord;
@@ -22,7 +23,7 @@ pub struct Snapshot {
     /// Live calls, oldest first.
     pub calls: Vec<CallView>,
     /// Ended calls, newest first.
-    pub recent: Vec<CallView>,
+    pub recent: Vec<Arc<CallView>>,
     /// Sums over the calls that have ended; see [`Totals::add`].
     pub ended: Totals,
     pub sip: SipView,

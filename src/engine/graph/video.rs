@@ -8,13 +8,13 @@ use std::sync::atomic::AtomicBool;
 
 use super::{Running, Supplies};
 use crate::base::queue::{self, Gop, Receiver, Sender};
-use crate::codec::h264::decoder::H264Decoder;
+use crate::codec::decoder::Decoder;
 use crate::engine::bus::Bus;
 use crate::engine::coding::{Coder, Limits};
 use crate::engine::network::sockets::Sockets;
-use crate::engine::network::video::{Inlet, VideoChange, VideoPart, feedback, send_mode};
+use crate::engine::network::video::{Inlet, VideoChange, VideoPart, feedback, send_format};
 use crate::engine::paint::{FIRST_SLATE, Playing, Still};
-use crate::engine::plan::{PacketizationMode, Picture, VideoStream};
+use crate::engine::plan::{PacketizationMode, Picture, VideoCodec, VideoStream};
 use crate::engine::ports::Pair;
 use crate::engine::report::Gauges;
 use crate::engine::steering::{Steered, Steering, steering};
@@ -110,7 +110,7 @@ impl Running {
             stream: self.stream_settings(supplies, &stream.route, &guard, 90_000),
             receive: stream.receive.clone(),
             send_payload_type: stream.send_payload_type,
-            send_mode: send_mode(stream.send_mode),
+            send_format: send_format(stream),
             parameter_sets: stream.parameter_sets.clone(),
             feedback: feedback(stream.feedback),
             max_payload: MAX_PAYLOAD,
@@ -119,7 +119,7 @@ impl Running {
         };
         let machine = VideoMachine::new(self.epoch, settings, supplies.seed());
         let key_needed = Arc::new(AtomicBool::new(false));
-        let decoder = self.video_in(supplies, inbound, key_needed.clone());
+        let decoder = self.video_in(supplies, stream, inbound, key_needed.clone());
         let Outbound { steering, encoded, recorder } = outbound;
         if !guard.ready() {
             steering.set_sending(false);
@@ -226,12 +226,13 @@ impl Running {
     fn video_in(
         &mut self,
         supplies: &Supplies,
+        stream: &VideoStream,
         inbound: Inbound,
         key_needed: Arc<AtomicBool>,
     ) -> Sender<AccessUnit, Gop> {
         let Inbound { bus, gauges, observed } = inbound;
         let (sender, units) = queue::queue(Gop::new(UNITS_IN));
-        let decoder = match H264Decoder::new(LARGEST_PICTURE) {
+        let decoder = match Decoder::new(expected(stream), LARGEST_PICTURE) {
             Ok(decoder) => decoder,
             Err(error) => {
                 self.fault(format!("decoder: {error}"));
@@ -269,4 +270,10 @@ impl Running {
         self.scope.thread("video-in", move || thread.run());
         sender
     }
+}
+
+/// The codec the peer will most likely send: the one we send, if it may, else its first.
+fn expected(stream: &VideoStream) -> VideoCodec {
+    let ours = stream.receive.iter().find(|(_, codec)| *codec == stream.codec);
+    ours.or(stream.receive.first()).map_or(stream.codec, |(_, codec)| *codec)
 }

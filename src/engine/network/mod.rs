@@ -9,8 +9,10 @@ pub mod audio;
 mod figures;
 pub mod guard;
 mod handshake;
+mod hearing;
 mod life;
 pub mod sockets;
+mod speaking;
 pub mod video;
 
 use std::future::pending;

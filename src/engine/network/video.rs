@@ -12,10 +12,13 @@ use crate::engine::network::BEAT;
 use crate::engine::network::figures::stream_report;
 use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::sockets::{Bell, Sockets};
-use crate::engine::plan::{Feedback, PacketizationMode, StreamReport, VideoStream as VideoStreamPlan};
+use crate::engine::plan::{
+    Feedback, PacketizationMode, StreamReport, VideoCodec, VideoStream as VideoStreamPlan,
+};
 use crate::engine::report::Gauges;
 use crate::engine::steering::Steering;
 use crate::media::access_unit::AccessUnit;
+use crate::rtp::payload::SendFormat;
 use crate::rtp::payload::h264::PacketizationMode as SendMode;
 use crate::rtp::video::{NegotiatedFeedback, VideoStream, VideoTerms};
 
@@ -216,8 +219,9 @@ impl VideoPart {
         let receives = stream.route.direction.receives();
         let sends = stream.route.direction.sends() && self.guard.ready();
         let resumes = receives && !self.receives();
-        let known = self.stream.receive.iter().filter(|number| !stream.receive.contains(number));
-        let known: Vec<u8> = known.copied().collect();
+        let named = |number: u8| stream.receive.iter().any(|(other, _)| *other == number);
+        let known: Vec<(u8, VideoCodec)> =
+            self.stream.receive.iter().filter(|(number, _)| !named(*number)).copied().collect();
         stream.receive.extend(known);
         let (remote, rtcp) = self.guard.remotes();
         self.machine.set_authentic(stream.route.protection.is_some());
@@ -225,7 +229,7 @@ impl VideoPart {
         self.machine.renegotiate(VideoTerms {
             receive: stream.receive.clone(),
             send_payload_type: stream.send_payload_type,
-            send_mode: send_mode(stream.send_mode),
+            send_format: send_format(&stream),
             parameter_sets: stream.parameter_sets.clone(),
             feedback: feedback(stream.feedback),
             rtcp_mux: stream.route.rtcp_mux,
@@ -249,10 +253,14 @@ impl VideoPart {
     }
 }
 
-pub fn send_mode(mode: PacketizationMode) -> SendMode {
-    match mode {
-        PacketizationMode::SingleNal => SendMode::SingleNal,
-        PacketizationMode::NonInterleaved => SendMode::NonInterleaved,
+/// How pictures of a stream are put into packets.
+pub fn send_format(stream: &VideoStreamPlan) -> Option<SendFormat> {
+    match (stream.codec, stream.send_mode) {
+        (VideoCodec::H264, PacketizationMode::SingleNal) => Some(SendFormat::H264(SendMode::SingleNal)),
+        (VideoCodec::H264, PacketizationMode::NonInterleaved) => {
+            Some(SendFormat::H264(SendMode::NonInterleaved))
+        }
+        (VideoCodec::Vp8, _) => Some(SendFormat::Vp8),
     }
 }
 
