@@ -485,14 +485,14 @@ impl Session {
         self.rtcp_source.map(|(source, _)| source).or_else(next_port)
     }
 
-    /// Control packets come from where the SDP says or where the media comes from. Another port of the peer's host
-    /// (NAT) is taken too, one at a time.
+    /// Control packets come from where the SDP says or where the media comes from. Of a peer behind a translator another
+    /// port is taken too, one at a time.
     fn takes_rtcp(&mut self, now: Instant, source: SocketAddr) -> bool {
         let named = self.settings.remote_rtcp.map(canonical) == Some(source);
         if named || self.lock.destination() == Some(source) {
             return true;
         }
-        if !self.lock.is_peer(source) {
+        if !self.lock.may_control(source) {
             return false;
         }
         match &mut self.rtcp_source {
@@ -681,21 +681,32 @@ mod tests {
         let start = Instant::now();
         let mut session = session(start, "x");
         session.settings.remote_rtcp = Some("192.0.2.1:4001".parse().expect("an address"));
+        let (there, phone) = ("198.51.100.7:9001", "198.51.100.7:9000".parse().expect("an address"));
+        let reach = Reach { signalling: Some(SocketAddr::ip(&phone)), ..Reach::default() };
+        session.lock = SourceLock::new(session.settings.remote, reach, false);
         let report = rtcp::write(1, None, None, "p", Tail::Nothing);
         let taken = |session: &mut Session, ms, from: &str| {
             let before = session.statistics().rtcp_received;
             session.receive_rtcp(start + MS(ms), from.parse().expect("an address"), &report, |_| {});
             session.statistics().rtcp_received != before
         };
-        assert!(!taken(&mut session, 0, "192.0.2.2:4001"), "another host");
-        assert!(taken(&mut session, 0, "192.0.2.1:9001"), "another port, before there is media");
-        assert!(!taken(&mut session, 10, "192.0.2.1:9003") && taken(&mut session, 20, "192.0.2.1:9001"));
-        hear(&mut session, start, 1, 10, 8);
-        assert!(taken(&mut session, 30, "192.0.2.1:4001") && taken(&mut session, 30, "192.0.2.1:4000"));
-        assert!(taken(&mut session, 40, "192.0.2.1:9005") && !taken(&mut session, 50, "192.0.2.1:9007"));
-        assert!(taken(&mut session, 60_000, "192.0.2.1:9007"), "the other one is silent for long");
-        assert!(!taken(&mut session, 60_000, "198.51.100.1:4001"));
-        assert_eq!(session.statistics().foreign_packets, 4);
+        assert!(taken(&mut session, 0, "192.0.2.1:4001") && taken(&mut session, 0, "192.0.2.1:4000"), "named");
+        assert!(!taken(&mut session, 0, "192.0.2.2:4001") && !taken(&mut session, 0, "192.0.2.1:9001"));
+        assert!(taken(&mut session, 0, there), "the signaller's host, one port of it");
+        assert!(!taken(&mut session, 10, "198.51.100.7:9003") && taken(&mut session, 20, there));
+        for n in 0..20u16 {
+            let header =
+                Header { marker: false, payload_type: 8, sequence: n, timestamp: u32::from(n) * 160, ssrc: 1 };
+            let bytes = Writer::new(64).write(&header, &[&[0; 20]]);
+            session.receive(start + MS(20 * u64::from(n)), phone, &bytes, |kind| kind == 8);
+        }
+        assert_eq!(session.destination(), Some(phone));
+        assert!(taken(&mut session, 500, there) && !taken(&mut session, 510, "198.51.100.7:9007"));
+        assert!(taken(&mut session, 60_000, "198.51.100.7:9007"), "the other one is silent for long");
+        // The SDP was right after all: nothing unnamed is taken any more.
+        hear(&mut session, start + MS(61_000), 1, 100, 8);
+        assert!(!taken(&mut session, 61_000, "192.0.2.1:9001") && !taken(&mut session, 61_000, there));
+        assert!(taken(&mut session, 61_000, "192.0.2.1:4001"));
     }
 
     #[test]

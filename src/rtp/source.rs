@@ -114,12 +114,13 @@ impl SourceLock {
         if passed { self.lock(now, source) } else { Verdict::Foreign }
     }
 
-    /// Whether control packets may come from this host: the source's, before there is one the SDP's or the signaller's.
-    pub fn is_peer(&self, source: SocketAddr) -> bool {
+    /// Whether control packets may come from this host without being named: the source's, if that one is not named
+    /// either; before there is a source, the signaller's.
+    pub fn may_control(&self, source: SocketAddr) -> bool {
         let ip = source.ip().to_canonical();
         match self.locked {
-            Some(locked) => locked.ip() == ip,
-            None => self.names(source) || (self.reach.signals_from(ip) && self.reach.learns(ip)),
+            Some(locked) => locked.ip() == ip && self.preferred != Some(locked),
+            None => !self.names(source) && self.reach.signals_from(ip) && self.reach.learns(ip),
         }
     }
 
@@ -338,7 +339,6 @@ mod tests {
     fn mapped_addresses_are_the_same_address() {
         let (mut lock, now) = (lock(), Instant::now());
         assert_eq!(lock.judge(now, at("[::ffff:192.0.2.1]:4000"), 7, 1), Verdict::Locked);
-        assert!(lock.is_peer(at("192.0.2.1:4001")) && !lock.is_peer(at("192.0.2.2:4001")));
     }
 
     #[test]

@@ -176,10 +176,9 @@ impl Running {
     /// Stops everything, waits for it and says how it was.
     pub(super) async fn take_down(self) -> Report {
         let Running { call, scope, gauges, slides, recorded, slides_recorded, taps, orders, .. } = self;
-        // The recorder drains once the last writing end is gone.
-        drop(taps);
+        // The recorder drains once the last writing end is gone; the network task wakes when no more orders can come.
+        drop((taps, orders));
         let outcomes = scope.close(CLOSE_LIMIT).await;
-        drop(orders);
         let mut report = gauges.report();
         for (name, outcome) in outcomes {
             let text = match outcome {

@@ -13,7 +13,7 @@ use crate::engine::network::figures::stream_report;
 use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::sockets::{Bell, Sockets};
 use crate::engine::plan::{
-    Feedback, PacketizationMode, StreamReport, VideoCodec, VideoStream as VideoStreamPlan,
+    Direction, Feedback, PacketizationMode, StreamReport, VideoCodec, VideoStream as VideoStreamPlan,
 };
 use crate::engine::report::Gauges;
 use crate::engine::steering::Steering;
@@ -82,6 +82,11 @@ pub struct VideoChange {
 }
 
 impl VideoPart {
+    /// Whether pictures may flow, either way.
+    pub fn is_active(&self) -> bool {
+        self.stream.route.direction != Direction::Inactive
+    }
+
     pub fn receives(&self) -> bool {
         self.stream.route.direction.receives()
     }

@@ -10,6 +10,7 @@ pub mod multipart;
 pub mod offer_answer;
 pub mod rtcp;
 pub mod rtp;
+pub mod rtp_stream;
 pub mod sdp;
 pub mod sip_connection;
 pub mod sip_endpoint;
@@ -33,6 +34,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("offer_answer", offer_answer::run),
     ("rtcp", rtcp::run),
     ("rtp", rtp::run),
+    ("rtp_stream", rtp_stream::run),
     ("sdp", sdp::run),
     ("sip_connection", sip_connection::run),
     ("sip_endpoint", sip_endpoint::run),
