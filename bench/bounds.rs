@@ -106,7 +106,12 @@ fn capacity() -> bool {
     }
     let theirs = {
         let baresip = Baresip::start(&Settings { many: true, clip: None, ..Settings::default() });
-        climb("baresip", &baresip.process, &baresip.uri(), &[25, 50, 75, 100, 150, 200, 250, 300, 400, 500, 700])
+        climb(
+            "baresip",
+            &baresip.process,
+            &baresip.uri(),
+            &[25, 50, 75, 100, 150, 200, 250, 300, 400, 500, 700],
+        )
     };
     let appliance = Appliance::start(&[&[SOUND, ECHO], &MANY[..]].concat());
     let idle = usage_of_tree(appliance.process.id()).memory_mib;
@@ -145,7 +150,9 @@ fn churn(count: u32) -> bool {
     }
     let took = start.elapsed().as_secs_f64();
     let (after, memory) = at_rest(&appliance);
-    eprintln!("bench: {before:?}, {memory_before:.1} MiB before; {after:?}, {memory:.1} MiB after {took:.0} s");
+    eprintln!(
+        "bench: {before:?}, {memory_before:.1} MiB before; {after:?}, {memory:.1} MiB after {took:.0} s"
+    );
     row("short A/V calls", f64::from(count), None, "calls", "10000");
     row("  with a picture", f64::from(shown) * 100.0 / f64::from(count), None, "%", "");
     row("  UDP ports left", after.udp_ports as f64 - before.udp_ports as f64, None, "", "0");

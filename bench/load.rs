@@ -109,8 +109,10 @@ impl Load {
             if !text.contains(&format!("Call-ID: {number}-")) || text.starts_with("SIP/2.0 1") {
                 continue;
             }
-            let tag = text.lines().find(|line| line.starts_with("To:")).and_then(|line| line.split(";tag=").nth(1));
-            let rtp = text.split("m=audio ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u16>().ok());
+            let tag =
+                text.lines().find(|line| line.starts_with("To:")).and_then(|line| line.split(";tag=").nth(1));
+            let rtp =
+                text.split("m=audio ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u16>().ok());
             let (true, Some(tag), Some(rtp)) = (text.starts_with("SIP/2.0 200"), tag, rtp) else {
                 eprintln!("bench: call {number}: {}", text.lines().next().unwrap_or_default());
                 return false;
@@ -195,8 +197,10 @@ impl Load {
                     names[count].sin_family = libc::AF_INET as _;
                     names[count].sin_port = leg.server.port().to_be();
                     names[count].sin_addr.s_addr = u32::from(Ipv4Addr::LOCALHOST).to_be();
-                    slices[count] =
-                        libc::iovec { iov_base: packets[count].as_mut_ptr().cast(), iov_len: HEADER + PAYLOAD };
+                    slices[count] = libc::iovec {
+                        iov_base: packets[count].as_mut_ptr().cast(),
+                        iov_len: HEADER + PAYLOAD,
+                    };
                     let header = &mut messages[count].msg_hdr;
                     header.msg_name = (&raw mut names[count]).cast();
                     header.msg_namelen = size_of::<libc::sockaddr_in>() as _;
@@ -265,7 +269,13 @@ fn media_socket() -> UdpSocket {
         let value: *const libc::c_int = value;
         // SAFETY: the option's value is the integer pointed at, of the length given.
         unsafe {
-            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value.cast(), size_of::<libc::c_int>() as _);
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                value.cast(),
+                size_of::<libc::c_int>() as _,
+            );
         }
     }
     socket

@@ -18,7 +18,10 @@ pub fn limit(reach: &Reach, streams: &mut Streams) {
 fn limit_route(reach: &Reach, route: &mut Route) {
     for remote in [&mut route.remote, &mut route.remote_rtcp] {
         if remote.is_some_and(|address| !reach.allows(address)) {
-            tracing::debug!(address = ?remote, "media may not go there: not the signalling's source, not trusted");
+            tracing::warn!(
+                address = ?remote,
+                "media may not go where the peer says: list it in `networks` of its [[sip.peer]], or in sip.trusted"
+            );
             *remote = None;
         }
     }

@@ -24,10 +24,7 @@ fn settings(origin: u64) -> CallSettings {
         label: Label::default(),
         behaviour: Behaviour::Mirror(Mirror { greeting: String::new(), echo: true }),
         room: Room {
-            reach: Reach {
-                trusted: ["192.0.2.0/24".parse().expect("a network")].into(),
-                ..Reach::default()
-            },
+            reach: Reach { trusted: ["192.0.2.0/24".parse().expect("a network")].into(), ..Reach::default() },
             gate: None,
             look: Look {
                 observers: Vec::new(),

@@ -105,7 +105,10 @@ impl PortRange {
     /// Closes the pairs that have rested, and lets those rest on that packets still come to.
     fn wake(&mut self, now: Instant, most: usize) {
         for _ in 0..most {
-            let Some(resting) = self.resting.pop_front_if(|resting| resting.until <= now) else { return };
+            if self.resting.front().is_none_or(|resting| resting.until > now) {
+                return;
+            }
+            let Some(resting) = self.resting.pop_front() else { return };
             let Pair { rtp, rtcp, port } = &resting.pair;
             let age = [rtp, rtcp].into_iter().filter_map(|socket| sockets::drain(socket)).min();
             let longer = age.and_then(|age| QUARANTINE.checked_sub(age)).unwrap_or_default();

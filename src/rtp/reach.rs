@@ -62,8 +62,9 @@ mod tests {
     use super::*;
 
     fn reach(signalling: &str) -> Reach {
-        let networks =
-            |list: &[&str]| list.iter().map(|text| text.parse().expect("a network")).collect::<Arc<[IpNet]>>();
+        let networks = |list: &[&str]| {
+            list.iter().map(|text| text.parse().expect("a network")).collect::<Arc<[IpNet]>>()
+        };
         Reach {
             signalling: signalling.parse().ok(),
             trusted: networks(&["10.0.0.0/8", "127.0.0.0/8"]),

@@ -32,6 +32,8 @@ const EVENTS_MAX: usize = 64;
 const ALIVE: Duration = Duration::from_millis(100);
 /// A port of RTCP that was silent so long, some reports, may be replaced by another one of the same host.
 const RTCP_SILENCE: Duration = Duration::from_secs(20);
+/// Foreign packets before there is a source that are worth a line in the log: a second of sound.
+const TOLD_OF_STRANGERS: u64 = 50;
 /// Longer round trips are nonsense in the peer's report.
 const ROUND_TRIP_MAX_MS: f64 = 30_000.0;
 
@@ -277,6 +279,7 @@ impl Session {
         match self.lock.judge(now, source, packet.ssrc, packet.sequence) {
             Verdict::Foreign => {
                 self.statistics.foreign_packets += 1;
+                self.tell_of_strangers(source);
                 return None;
             }
             Verdict::Locked => self.begin_source(source),
@@ -306,6 +309,17 @@ impl Session {
             return None;
         }
         Some(Received { packet, extended, restarted: std::mem::take(&mut self.restarted), known })
+    }
+
+    /// One line for whoever wonders why nothing is heard.
+    fn tell_of_strangers(&mut self, source: SocketAddr) {
+        if self.statistics.foreign_packets == TOLD_OF_STRANGERS && self.lock.locked().is_none() {
+            tracing::warn!(
+                %source,
+                "media comes from where the peer neither signals nor says it is, and is not taken: if it is the peer's, \
+                 list its network in `networks` of a [[sip.peer]]"
+            );
+        }
     }
 
     fn begin_source(&mut self, source: SocketAddr) {
@@ -690,13 +704,21 @@ mod tests {
             session.receive_rtcp(start + MS(ms), from.parse().expect("an address"), &report, |_| {});
             session.statistics().rtcp_received != before
         };
-        assert!(taken(&mut session, 0, "192.0.2.1:4001") && taken(&mut session, 0, "192.0.2.1:4000"), "named");
+        assert!(
+            taken(&mut session, 0, "192.0.2.1:4001") && taken(&mut session, 0, "192.0.2.1:4000"),
+            "named"
+        );
         assert!(!taken(&mut session, 0, "192.0.2.2:4001") && !taken(&mut session, 0, "192.0.2.1:9001"));
         assert!(taken(&mut session, 0, there), "the signaller's host, one port of it");
         assert!(!taken(&mut session, 10, "198.51.100.7:9003") && taken(&mut session, 20, there));
         for n in 0..20u16 {
-            let header =
-                Header { marker: false, payload_type: 8, sequence: n, timestamp: u32::from(n) * 160, ssrc: 1 };
+            let header = Header {
+                marker: false,
+                payload_type: 8,
+                sequence: n,
+                timestamp: u32::from(n) * 160,
+                ssrc: 1,
+            };
             let bytes = Writer::new(64).write(&header, &[&[0; 20]]);
             session.receive(start + MS(20 * u64::from(n)), phone, &bytes, |kind| kind == 8);
         }

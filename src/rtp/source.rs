@@ -95,7 +95,8 @@ impl SourceLock {
             self.heard = Some(now);
             return Verdict::Accepted;
         }
-        if self.preferred == Some(source) && (self.locked.is_none() || !self.authentic || self.is_silent(now)) {
+        if self.preferred == Some(source) && (self.locked.is_none() || !self.authentic || self.is_silent(now))
+        {
             return self.lock(now, source);
         }
         let passed = match (self.authentic, self.locked) {

@@ -35,9 +35,9 @@ use crate::call::behaviour::{Behaviour, Room};
 use crate::call::early::Ring;
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
-use crate::rtp::reach::Reach;
 use crate::call::{Call, CallSettings, Ended, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
+use crate::rtp::reach::Reach;
 use crate::sip::{
     self, Access, ConnectionId, Endpoint, Event, Hop, NameAddr, Outgoing, Peer, ResolveId, Response,
     SessionId, Transport, Uri,

@@ -140,7 +140,9 @@ fn hundreds_of_short_calls_leave_nothing_behind() {
     let shown = many_calls(&appliance.uri(), 240, 6, &clip);
     let took = start.elapsed();
     let (after, memory) = at_rest(&appliance);
-    println!("240 calls in {took:.1?}, {shown} with a picture; {before:?} {memory_before:.1} MiB, {after:?} {memory:.1}");
+    println!(
+        "240 calls in {took:.1?}, {shown} with a picture; {before:?} {memory_before:.1} MiB, {after:?} {memory:.1}"
+    );
     assert!(shown >= 200, "{shown} of 240 calls got a picture");
     assert_eq!(after.udp_ports, before.udp_ports, "RTP ports");
     assert!(after.threads <= before.threads && after.files <= before.files, "{before:?}, then {after:?}");
@@ -156,7 +158,8 @@ fn the_first_key_picture_is_whole_soon_after_the_answer() {
         .map(|_| {
             let mut caller = Caller::new(&appliance.uri());
             let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(1))));
-            let sending = Sending { time: Duration::from_millis(700), video: Some(&clip), ..Sending::default() };
+            let sending =
+                Sending { time: Duration::from_millis(700), video: Some(&clip), ..Sending::default() };
             let received = caller.stream_as(&answer, &sending, |_, _| ());
             caller.hang_up();
             first_key_ms(&received.video)
@@ -175,6 +178,6 @@ fn first_key_ms(video: &crate::harness::capture::Stream) -> f64 {
         _ => false,
     };
     let Some(key) = video.packets.iter().find(|packet| is_key(&packet.payload)) else { return f64::INFINITY };
-    let whole = video.packets.iter().filter(|packet| packet.timestamp == key.timestamp).next_back();
+    let whole = video.packets.iter().rfind(|packet| packet.timestamp == key.timestamp);
     whole.map_or(f64::INFINITY, |packet| packet.at * 1e3)
 }

@@ -65,7 +65,10 @@ fn assert_own_echo(received: &Received, time: Duration, when: &str) {
         .flat_map(|packet| packet.payload.iter().map(|byte| sound::from_mu_law(*byte)))
         .collect();
     let (own, foreign) = (sound::tone_share(&heard, HERTZ), sound::tone_share(&heard, FOREIGN_HERTZ));
-    assert!(own > 0.9 && foreign < 0.01, "{when}: {own:.3} is the caller's tone, {foreign:.3} the stranger's");
+    assert!(
+        own > 0.9 && foreign < 0.01,
+        "{when}: {own:.3} is the caller's tone, {foreign:.3} the stranger's"
+    );
 }
 
 fn foreign_packets(appliance: &Appliance) -> f64 {

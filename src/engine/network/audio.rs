@@ -130,7 +130,8 @@ impl AudioPart {
         // Reports are in no hurry and the kernel notes when they come; handshakes on their port are.
         self.beat.until_reports = self.beat.until_reports.saturating_sub(1);
         if self.beat.until_reports == 0 || self.stream.route.protection.is_some() {
-            self.beat.until_reports = if self.stream.route.direction == Direction::Inactive { 1 } else { REPORT_BLOCKS };
+            self.beat.until_reports =
+                if self.stream.route.direction == Direction::Inactive { 1 } else { REPORT_BLOCKS };
             sockets.read_rtcp(|at, source, bytes| {
                 if let Some(plain) = guard.receive(at, Port::Rtcp, source, bytes) {
                     machine.handle_rtcp(at, source, plain);

@@ -96,12 +96,7 @@ struct Checked {
 }
 
 impl Guard {
-    pub fn new(
-        now: Instant,
-        route: &Route,
-        reach: Reach,
-        identity: Option<Arc<Identity>>,
-    ) -> Self {
+    pub fn new(now: Instant, route: &Route, reach: Reach, identity: Option<Arc<Identity>>) -> Self {
         let mut guard = Guard {
             identity,
             reach,

@@ -112,7 +112,8 @@ mod tests {
         assert!(life.is_over(at(219), &TIMEOUTS, both(Some(at(199)), Some(at(99)))));
         // A call that may only be seen by the peer is not dead while the peer says nothing.
         let mut life = Life::new(start);
-        let one_way = [Some(Sign { last: None, receives: false }), Some(Sign { last: None, receives: false })];
+        let one_way =
+            [Some(Sign { last: None, receives: false }), Some(Sign { last: None, receives: false })];
         assert!(!life.is_over(at(500), &TIMEOUTS, one_way) && life.is_over(at(600), &TIMEOUTS, one_way));
     }
 

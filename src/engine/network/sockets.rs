@@ -158,7 +158,8 @@ pub fn drain(socket: &UdpSocket) -> Option<Duration> {
     SCRATCH.with_borrow_mut(|scratch| {
         let mut newest = None;
         for batch in 0.. {
-            let count = read_batch(socket, scratch, OLDEST_UNREAD, &mut |at, _, _| newest = newest.max(Some(at)));
+            let count =
+                read_batch(socket, scratch, OLDEST_UNREAD, &mut |at, _, _| newest = newest.max(Some(at)));
             if count < BATCH {
                 break;
             }

@@ -109,7 +109,10 @@ impl Mutator {
                 random.fill_bytes(&mut packet[from..]);
             }
             // It becomes RTCP, or what RFC 7983 takes for STUN, DTLS or TURN.
-            _ => packet[random.random_range(0..2)] = [200, 201, 205, 206, 0, 2, 22, 64][random.random_range(0..8)],
+            _ => {
+                packet[random.random_range(0..2)] =
+                    [200, 201, 205, 206, 0, 2, 22, 64][random.random_range(0..8)]
+            }
         }
     }
 

@@ -77,7 +77,14 @@ pub struct Sending<'a> {
 
 impl Default for Sending<'_> {
     fn default() -> Self {
-        Sending { time: Duration::from_secs(5), video: None, fps: 15, tone: None, silent: false, mutates: None }
+        Sending {
+            time: Duration::from_secs(5),
+            video: None,
+            fps: 15,
+            tone: None,
+            silent: false,
+            mutates: None,
+        }
     }
 }
 

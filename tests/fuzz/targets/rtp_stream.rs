@@ -67,8 +67,12 @@ pub fn run(data: &[u8]) {
         }
         let after = stream.statistics();
         if strange {
-            let same = (before.packets_received, before.rtcp_received, before.last_received, before.jitter_ms);
-            assert_eq!(same, (after.packets_received, after.rtcp_received, after.last_received, after.jitter_ms));
+            let same =
+                (before.packets_received, before.rtcp_received, before.last_received, before.jitter_ms);
+            assert_eq!(
+                same,
+                (after.packets_received, after.rtcp_received, after.last_received, after.jitter_ms)
+            );
         }
         stream.playout(now);
         stream.send(now, 0, &[0xff; 160], 160, false);
