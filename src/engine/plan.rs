@@ -9,6 +9,7 @@ use std::time::Duration;
 pub use crate::media::access_unit::VideoCodec;
 use crate::media::frame::Size;
 use crate::record::recorder::RecorderReport;
+use crate::rtp::reach::Reach;
 pub use crate::secure::keys::{SrtpKeys, SrtpSuite};
 use crate::vision::censor::CensorSettings;
 use crate::vision::filters::Transform;
@@ -21,6 +22,16 @@ pub enum Direction {
     SendOnly,
     ReceiveOnly,
     Inactive,
+}
+
+impl Protection {
+    /// Whether packets are authenticated.
+    pub fn is_some(&self) -> bool {
+        match self {
+            Protection::None => false,
+            Protection::Sdes(_) | Protection::Dtls(_) => true,
+        }
+    }
 }
 
 impl Direction {
@@ -375,8 +386,8 @@ pub struct Label {
 pub struct Plan {
     pub label: Label,
     pub streams: Streams,
-    /// Where the peer's signalling comes from: media from there is the peer's too.
-    pub signalling: Option<IpAddr>,
+    /// Where media may go, and what may become its source.
+    pub reach: Reach,
     pub video_in: VideoIn,
     pub video_out: VideoOut,
     pub voice: Voice,

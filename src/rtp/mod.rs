@@ -16,6 +16,7 @@ pub mod pacer;
 pub mod packet;
 pub mod payload;
 pub mod quality;
+pub mod reach;
 pub mod reorder;
 pub mod rtcp;
 pub mod sequence;

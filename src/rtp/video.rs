@@ -276,6 +276,11 @@ impl VideoStream {
         self.session.poll_event()
     }
 
+    /// Whether packets are authenticated before they come here from now on (SRTP).
+    pub fn set_authentic(&mut self, authentic: bool) {
+        self.session.set_authentic(authentic);
+    }
+
     /// The decoder or the engine needs a key picture from the peer.
     pub fn request_key(&mut self, now: Instant) {
         self.asking.want(now);
@@ -497,6 +502,7 @@ mod tests {
     use crate::media::nal;
     use crate::rtp::packet::{Header, Packet, Writer};
     use crate::rtp::payload::h264::PacketizationMode;
+    use crate::rtp::reach::Reach;
     use crate::rtp::rtcp::{self, Message};
 
     const SPS: [u8; 14] =
@@ -519,7 +525,8 @@ mod tests {
                 cname: "eyeline".into(),
                 remote: Some(peer()),
                 remote_rtcp: Some(at("192.0.2.1:4001")),
-                signalling: None,
+                reach: Reach::default(),
+                authentic: false,
                 rtcp_mux: false,
                 receives: true,
                 sends: true,
@@ -920,7 +927,10 @@ mod tests {
 
     #[test]
     fn whoever_begins_to_receive_gets_a_key_picture() {
-        let mut world = World::new(|settings| settings.stream.remote = None);
+        let mut world = World::new(|settings| {
+            settings.stream.remote = None;
+            settings.stream.reach.signalling = Some(peer().ip());
+        });
         world.stream.send(world.now(0), &picture(true, true, 500, Pts::ZERO));
         assert_eq!(world.stream.counters().units_unsent, 1);
         for n in 0..5 {

@@ -13,6 +13,7 @@ mod client;
 mod codecs;
 mod corpus;
 mod dialogs;
+mod endurance;
 mod examples;
 #[cfg(feature = "faults")]
 mod faults;
@@ -27,5 +28,6 @@ mod shutdown;
 mod sipp_scenarios;
 mod slides;
 mod srtp;
+mod strangers;
 mod transfer;
 mod transports;

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
 
-use crate::base::queue::{Fifo, Gop, Receiver, Sender, Taken};
+use crate::base::queue::{Fifo, Gop, Receiver, Sender};
 use crate::base::stop::{Outcome, StopToken};
 use crate::engine::lateness::Lateness;
 use crate::engine::network::alignment::Alignment;
@@ -44,6 +44,8 @@ use crate::rtp::session::StreamStatistics;
 
 /// How often sound is heard and said, and everything that is in no hurry is looked after.
 const BEAT: Duration = Duration::from_millis(BLOCK_MS as u64);
+/// The same while nothing may be heard, said or shown: a held call costs next to nothing.
+const IDLE_BEAT: Duration = Duration::from_millis(200);
 
 /// What may be changed while the task runs.
 pub enum Order {
@@ -95,6 +97,8 @@ struct Task {
 }
 
 enum Woken {
+    /// `None`: the call is over.
+    Order(Option<Order>),
     Time,
     Video,
     Slides,
@@ -152,6 +156,8 @@ impl Network {
         let units = self.video.as_ref().and_then(|video| video.encoded.as_ref());
         tokio::select! {
             biased;
+            // Orders first: a peer that was just told it may send must not lose its first packets to the old terms.
+            order = self.orders.recv() => Woken::Order(order),
             () = sleep => Woken::Time,
             () = rung(inlet) => Woken::Video,
             () = rung(shared) => Woken::Slides,
@@ -197,6 +203,13 @@ impl Network {
             video.machine.send(now, unit);
             video.settle(now, &self.gauges);
         }
+    }
+
+    /// From one beat to the next.
+    fn step(&self) -> Duration {
+        let audio = self.audio.as_ref().is_some_and(AudioPart::is_active);
+        let pictures = [&self.video, &self.slides].into_iter().flatten();
+        if audio || pictures.into_iter().any(VideoPart::is_active) { BEAT } else { IDLE_BEAT }
     }
 
     /// `due`: when this beat should have come. What is heard and said keeps that time, however late it is done.
@@ -283,18 +296,26 @@ impl Task {
         loop {
             self.network.flush();
             let woken = self.network.wait(next_beat, sleep.as_mut()).await;
-            // Orders first: a peer that was just told it may send must not lose its first packets to the old terms.
-            if !self.take_orders() {
+            if self.network.token.is_stopped() {
                 break;
             }
             match woken {
+                Woken::Order(Some(order)) => {
+                    let now = Instant::now();
+                    self.obey(now, order);
+                    next_beat = next_beat.min(now + self.network.step());
+                }
+                Woken::Order(None) => break,
                 Woken::Time => {
                     let now = Instant::now();
                     self.network.handle_time(now, next_beat);
                     // Beats that were missed are made up for.
                     while now >= next_beat {
                         self.network.beat(now, next_beat);
-                        next_beat += BEAT - self.alignment.step(self.network.audio.as_ref());
+                        next_beat += match self.network.step() {
+                            BEAT => BEAT - self.alignment.step(self.network.audio.as_ref()),
+                            idle => idle,
+                        };
                     }
                     if second.is_over(now) {
                         self.publish(now, &mut second);
@@ -314,20 +335,6 @@ impl Task {
         let mut last = Second::new(self.network.epoch);
         self.publish(now, &mut last);
         Outcome::Done
-    }
-
-    /// `false`: the call is over. Looked at often enough that nothing needs to wake for it.
-    fn take_orders(&mut self) -> bool {
-        if self.network.token.is_stopped() {
-            return false;
-        }
-        loop {
-            match self.network.orders.try_take() {
-                Taken::Item(order) => self.obey(Instant::now(), order),
-                Taken::Empty => return true,
-                Taken::Closed => return false,
-            }
-        }
     }
 
     fn obey(&mut self, now: Instant, order: Order) {

@@ -14,7 +14,7 @@ use crate::engine::network::figures::stream_report;
 use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::sockets::{Bell, Sockets};
 use crate::engine::plan::{
-    Feedback, PacketizationMode, StreamReport, VideoCodec, VideoStream as VideoStreamPlan,
+    Direction, Feedback, PacketizationMode, StreamReport, VideoCodec, VideoStream as VideoStreamPlan,
 };
 use crate::engine::report::Gauges;
 use crate::engine::steering::Steering;
@@ -87,6 +87,11 @@ pub struct VideoChange {
 }
 
 impl VideoPart {
+    /// Whether pictures may flow, either way.
+    pub fn is_active(&self) -> bool {
+        self.stream.route.direction != Direction::Inactive
+    }
+
     pub fn receives(&self) -> bool {
         self.stream.route.direction.receives()
     }
@@ -233,6 +238,7 @@ impl VideoPart {
             self.stream.receive.iter().filter(|(number, _)| !named(*number)).copied().collect();
         stream.receive.extend(known);
         let (remote, rtcp) = self.guard.remotes();
+        self.machine.set_authentic(stream.route.protection.is_some());
         self.machine.redirect(remote, rtcp, receives, sends);
         self.machine.renegotiate(VideoTerms {
             receive: stream.receive.clone(),

@@ -12,6 +12,7 @@ pub mod playout;
 pub mod rtcp;
 pub mod rtcp_xr;
 pub mod rtp;
+pub mod rtp_stream;
 pub mod sdp;
 pub mod sip_connection;
 pub mod sip_endpoint;
@@ -38,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("rtcp", rtcp::run),
     ("rtcp_xr", rtcp_xr::run),
     ("rtp", rtp::run),
+    ("rtp_stream", rtp_stream::run),
     ("sdp", sdp::run),
     ("sip_connection", sip_connection::run),
     ("sip_endpoint", sip_endpoint::run),
