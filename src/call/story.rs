@@ -110,7 +110,9 @@ fn direction_word(direction: Direction) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::plan::{AudioCodec, AudioStream, Feedback, PacketizationMode, Protection, Route};
+    use crate::engine::plan::{
+        AudioCodec, AudioStream, Feedback, PacketizationMode, Protection, Retransmission, Route,
+    };
 
     fn route(direction: Direction) -> Route {
         Route {
@@ -143,6 +145,7 @@ mod tests {
             profile_level_id: [0x42, 0xe0, 0x1f],
             parameter_sets: Vec::new(),
             feedback: Feedback::default(),
+            retransmission: Retransmission::default(),
             max_kbps: None,
             max_macroblocks: 3600,
             max_macroblocks_per_second: 108_000,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::media::frame::Size;
 use crate::record::recorder::RecorderReport;
+pub use crate::rtp::feedback::{NegotiatedFeedback as Feedback, Retransmission};
 pub use crate::secure::keys::{SrtpKeys, SrtpSuite};
 use crate::vision::censor::CensorSettings;
 use crate::vision::filters::Transform;
@@ -127,14 +128,6 @@ pub enum PacketizationMode {
     NonInterleaved,
 }
 
-/// RTCP feedback that may be sent and will be obeyed (RFC 4585, RFC 5104).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Feedback {
-    pub pli: bool,
-    pub fir: bool,
-    pub nack: bool,
-}
-
 /// One negotiated H.264 stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VideoStream {
@@ -149,6 +142,7 @@ pub struct VideoStream {
     /// Parameter sets from the peer's `sprop-parameter-sets`, without start codes.
     pub parameter_sets: Vec<Vec<u8>>,
     pub feedback: Feedback,
+    pub retransmission: Retransmission,
     /// What the peer's level, `max-*`, `b=` allow us to send. `None`: no stated limit.
     pub max_kbps: Option<u32>,
     /// Largest picture in macroblocks, from level_idc or max-fs.

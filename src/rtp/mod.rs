@@ -8,12 +8,18 @@
 //! Pure machines: sockets and clocks are `engine::network`'s, what was negotiated arrives as settings.
 
 pub mod audio;
+pub mod bandwidth;
 pub mod delay;
+pub mod extension;
+pub mod feedback;
+pub mod history;
 pub mod jitter;
 pub mod key_request;
+pub mod nack;
 pub mod pacer;
 pub mod packet;
 pub mod payload;
+pub mod repair;
 pub mod reorder;
 pub mod rtcp;
 pub mod sequence;
@@ -21,3 +27,6 @@ pub mod session;
 pub mod source;
 pub mod timeline;
 pub mod video;
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@
 mod accept;
 mod answer;
 mod audio;
+mod feedback;
 mod level;
 mod offer;
 mod protection;

@@ -12,7 +12,7 @@ use crate::codec::h264::decoder::H264Decoder;
 use crate::engine::bus::Bus;
 use crate::engine::coding::{Coder, Limits};
 use crate::engine::network::sockets::Sockets;
-use crate::engine::network::video::{Inlet, VideoChange, VideoPart, feedback, send_mode};
+use crate::engine::network::video::{Inlet, VideoChange, VideoPart, send_mode};
 use crate::engine::paint::{FIRST_SLATE, Playing, Still};
 use crate::engine::plan::{PacketizationMode, Picture, VideoStream};
 use crate::engine::ports::Pair;
@@ -112,7 +112,8 @@ impl Running {
             send_payload_type: stream.send_payload_type,
             send_mode: send_mode(stream.send_mode),
             parameter_sets: stream.parameter_sets.clone(),
-            feedback: feedback(stream.feedback),
+            feedback: stream.feedback,
+            retransmission: stream.retransmission.clone(),
             max_payload: MAX_PAYLOAD,
             pace_kbps: self.kbps(stream),
             reorder_wait: REORDER_WAIT,

@@ -12,12 +12,12 @@ use crate::engine::network::BEAT;
 use crate::engine::network::figures::stream_report;
 use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::sockets::{Bell, Sockets};
-use crate::engine::plan::{Feedback, PacketizationMode, StreamReport, VideoStream as VideoStreamPlan};
+use crate::engine::plan::{PacketizationMode, StreamReport, VideoStream as VideoStreamPlan};
 use crate::engine::report::Gauges;
 use crate::engine::steering::Steering;
 use crate::media::access_unit::AccessUnit;
 use crate::rtp::payload::h264::PacketizationMode as SendMode;
-use crate::rtp::video::{NegotiatedFeedback, VideoStream, VideoTerms};
+use crate::rtp::video::{VideoStream, VideoTerms};
 
 /// The packets of a picture come together: after the first, the rest is read at the next half beat, which is at least
 /// so far away. Waking up costs more than reading a packet.
@@ -226,7 +226,8 @@ impl VideoPart {
             send_payload_type: stream.send_payload_type,
             send_mode: send_mode(stream.send_mode),
             parameter_sets: stream.parameter_sets.clone(),
-            feedback: feedback(stream.feedback),
+            feedback: stream.feedback,
+            retransmission: stream.retransmission.clone(),
             rtcp_mux: stream.route.rtcp_mux,
             pace_kbps,
         });
@@ -253,8 +254,4 @@ pub fn send_mode(mode: PacketizationMode) -> SendMode {
         PacketizationMode::SingleNal => SendMode::SingleNal,
         PacketizationMode::NonInterleaved => SendMode::NonInterleaved,
     }
-}
-
-pub fn feedback(feedback: Feedback) -> NegotiatedFeedback {
-    NegotiatedFeedback { pli: feedback.pli, fir: feedback.fir, nack: feedback.nack }
 }
