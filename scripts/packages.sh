@@ -4,7 +4,7 @@ set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
 BUILD="build-essential pkg-config clang libclang-dev nasm ca-certificates python3 python3-pip
-    libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev"
+    libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev libopus-dev"
 RUN="ffmpeg espeak-ng"
 TEST="baresip-core baresip-ffmpeg kamailio sip-tester tcpdump iproute2 procps"
 

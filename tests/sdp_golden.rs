@@ -139,8 +139,8 @@ fn shown(streams: &Streams) -> String {
             PacketizationMode::SingleNal => 0,
             PacketizationMode::NonInterleaved => 1,
         };
-        writeln!(text, "  send {} mode {mode}; receive {:?}", video.send_payload_type, video.receive)
-            .unwrap();
+        let receive: Vec<u8> = video.receive.iter().map(|(number, _)| *number).collect();
+        writeln!(text, "  send {} mode {mode}; receive {:?}", video.send_payload_type, receive).unwrap();
         let (size, rate) = (video.max_macroblocks, video.max_macroblocks_per_second);
         writeln!(
             text,

@@ -5,10 +5,10 @@
 use std::time::Instant;
 
 use eyeline::base::time::Pts;
-use eyeline::codec::h264::decoder::H264Decoder;
+use eyeline::codec::decoder::Decoder;
 use eyeline::codec::h264::encoder::{EncoderKind, EncoderSettings, open};
 use eyeline::codec::h264::probe;
-use eyeline::media::access_unit::AccessUnit;
+use eyeline::media::access_unit::{AccessUnit, VideoCodec};
 use eyeline::media::codec::{VideoDecoder, VideoEncoder};
 use eyeline::media::filter::Gate;
 use eyeline::media::frame::{CleanFrame, RawFrame, Size};
@@ -60,7 +60,7 @@ fn sixty_pictures_come_back_as_they_were_from_every_encoder() {
         for max_nal_bytes in [None, Some(1200)] {
             let settings = EncoderSettings { max_nal_bytes, ..EncoderSettings::new(SIZE, FPS, 1000) };
             let mut encoder = open(kind, &settings).expect("an encoder");
-            let mut decoder = H264Decoder::new(SIZE).expect("a decoder");
+            let mut decoder = Decoder::new(VideoCodec::H264, SIZE).expect("a decoder");
             let card = TestCard::new(SIZE, 9);
             let (mut worst, mut sum, mut seen, mut bytes, mut longest) = (100.0_f64, 0.0, 0, 0, 0);
             let (mut encoding, mut decoding) = (0.0, 0.0);
@@ -160,7 +160,7 @@ fn a_lower_bitrate_takes_effect_at_once() {
 #[test]
 fn the_size_may_change_in_mid_stream_and_too_large_ones_are_refused() {
     let pool = FramePool::new(6);
-    let mut decoder = H264Decoder::new(Size::new(640, 360)).expect("a decoder");
+    let mut decoder = Decoder::new(VideoCodec::H264, Size::new(640, 360)).expect("a decoder");
     let mut sizes = Vec::new();
     let mut number = 0;
     for size in [Size::new(320, 240), Size::new(360, 640), Size::new(1280, 720), Size::new(320, 180)] {
@@ -184,7 +184,7 @@ fn a_lost_slice_costs_sharpness_but_no_picture() {
     let pool = FramePool::new(6);
     let settings = EncoderSettings { max_nal_bytes: Some(300), ..EncoderSettings::new(SIZE, FPS, 1500) };
     let mut encoder = open(EncoderKind::X264, &settings).expect("an encoder");
-    let mut decoder = H264Decoder::new(SIZE).expect("a decoder");
+    let mut decoder = Decoder::new(VideoCodec::H264, SIZE).expect("a decoder");
     let card = TestCard::new(SIZE, 9);
     let (mut seen, mut damaged) = (0, 0);
     for (number, mut unit) in encode(encoder.as_mut(), 0..40, &pool).into_iter().enumerate() {
@@ -209,8 +209,14 @@ fn a_lost_slice_costs_sharpness_but_no_picture() {
 #[test]
 fn rubbish_and_a_stream_without_a_key_picture_give_no_picture_and_no_error() {
     let pool = FramePool::new(4);
-    let mut decoder = H264Decoder::new(SIZE).expect("a decoder");
-    let unit = |data: Vec<u8>| AccessUnit { data: data.into(), pts: Pts::ZERO, key: false, damaged: true };
+    let mut decoder = Decoder::new(VideoCodec::H264, SIZE).expect("a decoder");
+    let unit = |data: Vec<u8>| AccessUnit {
+        codec: VideoCodec::H264,
+        data: data.into(),
+        pts: Pts::ZERO,
+        key: false,
+        damaged: true,
+    };
     let mut seed = 1_u32;
     for length in 0..200 {
         let mut data = vec![0, 0, 1, [0x65, 0x67, 0x68, 0x41][length % 4]];
@@ -221,7 +227,7 @@ fn rubbish_and_a_stream_without_a_key_picture_give_no_picture_and_no_error() {
         drop(decoder.decode(&unit(data), &pool).expect("no error"));
     }
     assert!(decoder.counters().unusable > 0);
-    let mut decoder = H264Decoder::new(SIZE).expect("a decoder");
+    let mut decoder = Decoder::new(VideoCodec::H264, SIZE).expect("a decoder");
     let mut encoder = open(EncoderKind::X264, &EncoderSettings::new(SIZE, FPS, 800)).expect("an encoder");
     for coded in encode(encoder.as_mut(), 0..20, &pool).into_iter().skip(1) {
         assert!(decoder.decode(&coded, &pool).expect("no error").is_none());
@@ -234,7 +240,7 @@ fn a_lost_picture_hides_at_most_the_rest_of_its_frame_num_cycle() {
     let mut encoder = open(EncoderKind::X264, &EncoderSettings::new(SIZE, FPS, 800)).expect("an encoder");
     let coded = encode(encoder.as_mut(), 0..64, &pool);
     for lost in 1..40 {
-        let mut decoder = H264Decoder::new(SIZE).expect("a decoder");
+        let mut decoder = Decoder::new(VideoCodec::H264, SIZE).expect("a decoder");
         let mut shown = Vec::new();
         for (number, unit) in coded.iter().enumerate() {
             if number != lost && decoder.decode(unit, &pool).expect("decoded").is_some() {

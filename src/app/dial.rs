@@ -179,7 +179,7 @@ fn behaviour(arguments: &CallArguments) -> anyhow::Result<Behaviour> {
 }
 
 fn open(path: &Path) -> anyhow::Result<Clip> {
-    let max = crate::codec::h264::decoder::H264Decoder::MAX;
+    let max = crate::codec::decoder::Decoder::MAX;
     let settings = ClipSettings { path: path.to_owned(), max, rate: 8000, repeat: false };
     let mut clip = Clip::open(settings)?;
     clip.next(&FramePool::new(2))?;

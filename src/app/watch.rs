@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use crate::app::config::settings::Config;
 use crate::app::console::view::{
-    CallDirection, CallView, ModelView, Part, Parts, Readiness, RecordingView, SipView, Snapshot, StagesView,
+    CallDirection, CallView, ModelView, Part, Parts, PathView, Readiness, RecordingView, SipView, Snapshot, StagesView,
     StreamView, Totals, VideoView, WorkerView,
 };
 use crate::app::detectors::Detectors;
@@ -24,9 +24,11 @@ use crate::base::stop::{Outcome, Scope};
 use crate::base::time::Clock;
 use crate::call::{Call, Ended, Tell};
 use crate::engine::Engines;
-use crate::engine::plan::{CallId, Label, PictureReport, Protection, StreamReport, Streams};
+use crate::engine::plan::{
+    CallId, Label, PathReport, PictureReport, Protection, StreamReport, Streams, VideoCodec, VideoStream,
+};
 use crate::engine::report::Gauges;
-use crate::record::record::{CallRecord, DigitRecord, PictureRecord, RecordingRecord, StreamRecord};
+use crate::record::record::{CallRecord, DigitRecord, PathRecord, PictureRecord, RecordingRecord, StreamRecord};
 use crate::record::store::{free_bytes, record_path};
 use crate::sip::register::State;
 use crate::useragent::admission::screen::Dropped;
@@ -85,7 +87,7 @@ pub struct Watching {
     data: PathBuf,
     min_free: u64,
     live: HashMap<CallId, Live>,
-    recent: VecDeque<CallView>,
+    recent: VecDeque<Arc<CallView>>,
     ended: Totals,
     recorded: RecordingView,
     renew_at: Option<Instant>,
@@ -179,7 +181,7 @@ impl Watching {
         }
         let view = self.view_of_ended(label, ended, &live);
         self.ended.add(&view);
-        self.recent.push_front(view);
+        self.recent.push_front(Arc::new(view));
         self.recent.truncate(RECENT);
         let recording = ended.report.as_ref().and_then(|report| report.recording.as_ref());
         if let Some(recording) = recording {
@@ -229,10 +231,12 @@ impl Watching {
             end_reason: Some(ended.reason.name().to_owned()),
             peer_reason: ended.peer_reason.as_ref().map(ToString::to_string),
             audio: audio.map(|audio| stream_record(audio_codec(&ended.streams), audio)),
-            video: video.zip(report).map(|(video, report)| video_record(video, &report.pictures)),
+            video: video.zip(report).map(|(video, report)| {
+                video_record(video_codec(ended.streams.video.as_ref()), video, &report.pictures)
+            }),
             slides: report
                 .and_then(|report| report.slides.as_ref())
-                .map(|slides| video_record(&slides.stream, &slides.pictures)),
+                .map(|slides| video_record(slides_codec(ended), &slides.stream, &slides.pictures)),
             recording: report.and_then(|report| report.recording.as_ref()).map(RecordingRecord::from),
             digits: live
                 .digits
@@ -261,10 +265,13 @@ impl Watching {
             audio: report
                 .and_then(|report| report.audio.as_ref())
                 .map(|audio| stream_view(audio_codec(&ended.streams), audio)),
-            video: report.and_then(|report| Some(video_view(report.video.as_ref()?, &report.pictures))),
+            video: report.and_then(|report| {
+                let codec = video_codec(ended.streams.video.as_ref());
+                Some(video_view(codec, report.video.as_ref()?, &report.pictures))
+            }),
             slides: report
                 .and_then(|report| report.slides.as_ref())
-                .map(|slides| video_view(&slides.stream, &slides.pictures)),
+                .map(|slides| video_view(slides_codec(ended), &slides.stream, &slides.pictures)),
             recording: report
                 .and_then(|report| report.recording.as_ref()?.paths.first())
                 .map(|path| path.display().to_string()),
@@ -289,7 +296,8 @@ impl Watching {
             setup: call.answered().map(|at| at.saturating_duration_since(call.started())),
             audio: audio.map(|audio| stream_view(audio_codec(call.streams()), &audio)),
             video: video.zip(gauges).map(|(video, gauges)| {
-                let view = video_view(&video, &gauges.pictures());
+                let codec = video_codec(call.streams().video.as_ref());
+                let view = video_view(codec, &video, &gauges.pictures());
                 VideoView {
                     fps_in: gauges.fps_in.value() as f64 / 1e3,
                     fps_out: gauges.fps_out.value() as f64 / 1e3,
@@ -298,9 +306,10 @@ impl Watching {
                     ..view
                 }
             }),
-            slides: running
-                .and_then(|running| running.slides.slides())
-                .map(|slides| video_view(&slides.stream, &slides.pictures)),
+            slides: running.and_then(|running| running.slides.slides()).map(|slides| {
+                let codec = video_codec(call.streams().slides.as_ref());
+                video_view(codec, &slides.stream, &slides.pictures)
+            }),
             recording: running
                 .and_then(|running| running.recording.as_ref())
                 .map(|path| path.display().to_string()),
@@ -523,6 +532,35 @@ fn stream_view(codec: String, report: &StreamReport) -> StreamView {
         srtp_via: report.shielded.map(|shielded| shielded.via),
         srtp_auth_failures: report.srtp_auth_failures,
         dtls_refused: report.dtls_refused,
+        path: report.path.as_ref().map(path_view),
+    }
+}
+
+fn path_view(path: &PathReport) -> PathView {
+    PathView {
+        asked: path.asked,
+        recovered: path.recovered,
+        given_up: path.given_up,
+        repeats_wanted: path.repeats_wanted,
+        repeated: path.repeated,
+        repeats_refused: path.repeats_refused,
+        target_kbps: path.target_kbps,
+        remb_kbps: path.remb_kbps,
+        tmmbr_kbps: path.tmmbr_kbps,
+        delay_kbps: path.delay_kbps,
+        loss_kbps: path.loss_kbps,
+        inbound_kbps: path.inbound_kbps,
+    }
+}
+
+fn path_record(path: &PathReport) -> PathRecord {
+    PathRecord {
+        asked: path.asked,
+        recovered: path.recovered,
+        given_up: path.given_up,
+        repeated: path.repeated,
+        repeats_refused: path.repeats_refused,
+        target_kbps: path.target_kbps,
     }
 }
 
@@ -539,6 +577,7 @@ fn stream_record(codec: String, report: &StreamReport) -> StreamRecord {
         srtp: report.shielded.map(|shielded| shielded.suite.to_owned()),
         srtp_via: report.shielded.map(|shielded| shielded.via.to_owned()),
         srtp_auth_failures: report.srtp_auth_failures,
+        path: report.path.as_ref().map(path_record),
         pictures: None,
     }
 }
@@ -547,20 +586,30 @@ fn audio_codec(streams: &Streams) -> String {
     streams.audio.as_ref().map_or(String::new(), |audio| audio.codec.name().to_owned())
 }
 
-fn video_record(stream: &StreamReport, pictures: &PictureReport) -> StreamRecord {
+fn video_codec(stream: Option<&VideoStream>) -> String {
+    stream.map_or(String::new(), |stream| stream.codec.name().to_owned())
+}
+
+fn slides_codec(ended: &Ended) -> String {
+    video_codec(ended.streams.slides.as_ref())
+}
+
+fn video_record(codec: String, stream: &StreamReport, pictures: &PictureReport) -> StreamRecord {
     let pictures = PictureRecord {
         decoded: pictures.decoded,
         withheld: pictures.withheld,
         sent: pictures.encoded,
         width: pictures.size.map_or(0, |size| size.width),
         height: pictures.size.map_or(0, |size| size.height),
+        stalls: pictures.stalls,
+        stalled_ms: pictures.stalled_ms,
     };
-    StreamRecord { pictures: Some(pictures), ..stream_record("H264".to_owned(), stream) }
+    StreamRecord { pictures: Some(pictures), ..stream_record(codec, stream) }
 }
 
-fn video_view(stream: &StreamReport, pictures: &PictureReport) -> VideoView {
+fn video_view(codec: String, stream: &StreamReport, pictures: &PictureReport) -> VideoView {
     VideoView {
-        stream: stream_view("H264".to_owned(), stream),
+        stream: stream_view(codec, stream),
         width: pictures.size.map_or(0, |size| size.width as u32),
         height: pictures.size.map_or(0, |size| size.height as u32),
         stages_ms: StagesView {
@@ -576,6 +625,8 @@ fn video_view(stream: &StreamReport, pictures: &PictureReport) -> VideoView {
         queue_dropped: lost_by_queue(pictures.lost),
         key_requests_sent: pictures.key_requests_sent,
         key_requests_received: pictures.key_requests_received,
+        stalls: pictures.stalls,
+        stalled_ms: pictures.stalled_ms,
         ..VideoView::default()
     }
 }
@@ -583,8 +634,10 @@ fn video_view(stream: &StreamReport, pictures: &PictureReport) -> VideoView {
 fn media_of(streams: &Streams) -> String {
     let audio =
         streams.audio.as_ref().map(|audio| format!("{} {:?}", audio.codec.name(), audio.route.direction));
-    let video =
-        streams.video.as_ref().map(|video| format!("H264 {:?} {:?}", video.send_mode, video.route.direction));
+    let video = streams.video.as_ref().map(|video| match video.codec {
+        VideoCodec::H264 => format!("H264 {:?} {:?}", video.send_mode, video.route.direction),
+        codec @ VideoCodec::Vp8 => format!("{} {:?}", codec.name(), video.route.direction),
+    });
     let slides = streams.slides.as_ref().map(|_| "slides".to_owned());
     let protected = (!protections(streams).is_empty()).then(|| protections(streams));
     [audio, video, slides, protected].into_iter().flatten().collect::<Vec<_>>().join(", ")

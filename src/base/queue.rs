@@ -116,6 +116,8 @@ struct State<T, P> {
     receiver_alive: bool,
     /// The receiver is to look up from its wait although nothing arrived.
     nudged: bool,
+    /// A thread waits: waking one is a system call, which queues between tasks are spared.
+    sleeps: bool,
 }
 
 struct Shared<T, P> {
@@ -152,7 +154,14 @@ pub struct Receiver<T, P> {
 
 /// Makes a queue with the given loss policy.
 pub fn queue<T: Send, P: Policy<T>>(policy: P) -> (Sender<T, P>, Receiver<T, P>) {
-    let state = State { items: VecDeque::new(), policy, senders: 1, receiver_alive: true, nudged: false };
+    let state = State {
+        items: VecDeque::new(),
+        policy,
+        senders: 1,
+        receiver_alive: true,
+        nudged: false,
+        sleeps: false,
+    };
     let shared = Arc::new(Shared {
         state: Mutex::new(state),
         arrived: Condvar::new(),
@@ -175,29 +184,33 @@ impl<T, P> Sender<T, P> {
         self.shared.arrived.notify_one();
     }
 
-    fn wake(&self) {
-        self.shared.arrived.notify_one();
-        self.shared.arrived_async.notify_one();
+    /// `thread`: a thread waits rather than a task.
+    fn wake(&self, thread: bool) {
+        if thread {
+            self.shared.arrived.notify_one();
+        } else {
+            self.shared.arrived_async.notify_one();
+        }
     }
 }
 
 impl<T: Send, P: Policy<T>> Sender<T, P> {
     /// Offers one item; never blocks.
     pub fn offer(&self, item: T) -> Offered {
-        let offered = {
+        let (offered, sleeps) = {
             let mut state = self.shared.lock();
             if !state.receiver_alive {
                 return Offered::Closed;
             }
-            let State { items, policy, .. } = &mut *state;
-            policy.admit(items, item)
+            let State { items, policy, sleeps, .. } = &mut *state;
+            (policy.admit(items, item), *sleeps)
         };
         self.shared.offered.fetch_add(1, Ordering::Relaxed);
         match offered {
-            Offered::Queued => self.wake(),
+            Offered::Queued => self.wake(sleeps),
             Offered::Replaced(n) => {
                 self.shared.lost.fetch_add(n as u64, Ordering::Relaxed);
-                self.wake();
+                self.wake(sleeps);
             }
             Offered::Refused => {
                 self.shared.lost.fetch_add(1, Ordering::Relaxed);
@@ -221,9 +234,10 @@ impl<T: Send> Sender<T, Wait> {
                 }
                 if state.items.len() < state.policy.depth {
                     state.items.extend(item.take());
+                    let sleeps = state.sleeps;
                     drop(state);
                     self.shared.offered.fetch_add(1, Ordering::Relaxed);
-                    self.wake();
+                    self.wake(sleeps);
                     return true;
                 }
             }
@@ -275,19 +289,25 @@ impl<T, P> Receiver<T, P> {
             if state.senders == 0 {
                 return None;
             }
+            state.sleeps = true;
             state = self.shared.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.sleeps = false;
         }
     }
 
     /// For threads: blocks at most `patience`.
     pub fn take_within(&self, patience: Duration) -> Taken<T> {
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
         let idle = |state: &mut State<T, P>| state.items.is_empty() && state.senders > 0 && !state.nudged;
-        let (mut state, _) = self
-            .shared
-            .arrived
-            .wait_timeout_while(state, patience, idle)
-            .unwrap_or_else(PoisonError::into_inner);
+        if !patience.is_zero() && idle(&mut state) {
+            state.sleeps = true;
+            (state, _) = self
+                .shared
+                .arrived
+                .wait_timeout_while(state, patience, idle)
+                .unwrap_or_else(PoisonError::into_inner);
+            state.sleeps = false;
+        }
         state.nudged = false;
         match state.items.pop_front() {
             Some(item) => {

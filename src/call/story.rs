@@ -29,6 +29,16 @@ impl Moment {
     }
 }
 
+/// The peer's picture stands still, though packets come or because none do.
+pub fn stalled(packets: bool) -> Moment {
+    Moment::new("video.stalled").with("packets", if packets { "come" } else { "none" })
+}
+
+/// It moves again.
+pub fn resumed(after_ms: u64) -> Moment {
+    Moment::new("video.resumed").with("after_ms", after_ms.to_string())
+}
+
 /// Text of a peer for the record: lines stay, other control characters are drawn.
 pub fn readable(text: &str) -> String {
     let drawn = |letter: char| match letter {
@@ -44,7 +54,8 @@ pub fn changes(before: &Streams, after: &Streams) -> Vec<Moment> {
     let mut moments = Vec::new();
     let video = |streams: &Streams| streams.video.is_some() || streams.slides.is_some();
     if !video(before) && video(after) {
-        moments.push(Moment::new("video.session_started").with("codec", "H264"));
+        let codec = after.video.as_ref().or(after.slides.as_ref()).map_or("", |video| video.codec.name());
+        moments.push(Moment::new("video.session_started").with("codec", codec));
     }
     for (track, old, new) in
         [("camera", &before.video, &after.video), ("slides", &before.slides, &after.slides)]
@@ -111,7 +122,7 @@ fn direction_word(direction: Direction) -> &'static str {
 mod tests {
     use super::*;
     use crate::engine::plan::{
-        AudioCodec, AudioStream, Feedback, PacketizationMode, Protection, Retransmission, Route,
+        AudioCodec, AudioStream, Feedback, PacketizationMode, Protection, Retransmission, Route, VideoCodec,
     };
 
     fn route(direction: Direction) -> Route {
@@ -131,6 +142,7 @@ mod tests {
             codec: AudioCodec::Pcma,
             send_payload_type: 8,
             receive: vec![(8, AudioCodec::Pcma)],
+            opus: Default::default(),
             telephone_event: None,
             ptime_ms: 20,
         })
@@ -139,9 +151,10 @@ mod tests {
     fn video(direction: Direction) -> Option<VideoStream> {
         Some(VideoStream {
             route: route(direction),
+            codec: VideoCodec::H264,
             send_payload_type: 97,
             send_mode: PacketizationMode::NonInterleaved,
-            receive: vec![97],
+            receive: vec![(97, VideoCodec::H264)],
             profile_level_id: [0x42, 0xe0, 0x1f],
             parameter_sets: Vec::new(),
             feedback: Feedback::default(),

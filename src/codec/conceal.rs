@@ -58,6 +58,13 @@ impl Concealer {
         }
     }
 
+    /// As [`Concealer::conceal`], behind what is in `out`.
+    pub fn append(&mut self, samples: usize, out: &mut Vec<i16>) {
+        let from = out.len();
+        out.resize(from + samples, 0);
+        self.conceal(&mut out[from..]);
+    }
+
     fn remember(&mut self, block: &[i16]) {
         let kept = self.history.len();
         let block = &block[block.len().saturating_sub(kept)..];

@@ -78,7 +78,10 @@ impl CodecContext {
         init();
         // SAFETY: looks an entry up in a static table.
         let codec = unsafe { ffi::avcodec_find_decoder(id) };
-        Self::of(codec, "this FFmpeg build has no such decoder: install one with H.264 and AAC")
+        Self::of(
+            codec,
+            "this FFmpeg build has no such decoder: install one with H.264, VP8, VP9, H.265 and AAC",
+        )
     }
 
     pub fn encoder(name: &str) -> Result<Self, CodecError> {

@@ -1,6 +1,12 @@
 //! G.711 (ITU-T G.711): 8 kHz sound in one byte a sample, by either law.
 //!
-//! Nothing is allocated but what the caller's vector needs. Concealment does not belong here ([`super::conceal`]).
+//! Nothing is allocated but what the caller's vector needs. How lost sound is hidden is in [`super::conceal`].
+
+use crate::codec::conceal::Concealer;
+use crate::media::codec::{AudioDecoder, AudioEncoder, CodecError};
+
+/// Hz.
+const RATE: u32 = 8_000;
 
 /// The two companding laws, by their RTP names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +42,63 @@ pub fn decode(law: Law, bytes: &[u8], into: &mut Vec<i16>) {
         Law::A => &A,
     };
     into.extend(bytes.iter().map(|byte| table[usize::from(*byte)]));
+}
+
+/// One stream's decoder.
+pub struct G711Decoder {
+    law: Law,
+    concealer: Concealer,
+}
+
+impl G711Decoder {
+    pub fn new(law: Law) -> Self {
+        G711Decoder { law, concealer: Concealer::new(RATE) }
+    }
+}
+
+impl AudioDecoder for G711Decoder {
+    fn sample_rate(&self) -> u32 {
+        RATE
+    }
+
+    fn decode(&mut self, payload: &[u8], out: &mut Vec<i16>) -> Result<(), CodecError> {
+        let from = out.len();
+        decode(self.law, payload, out);
+        self.concealer.good(&mut out[from..]);
+        Ok(())
+    }
+
+    fn conceal(&mut self, samples: usize, _next: Option<&[u8]>, out: &mut Vec<i16>) {
+        self.concealer.append(samples, out);
+    }
+
+    fn quiet(&mut self, samples: usize, out: &mut Vec<i16>) {
+        out.resize(out.len() + samples, 0);
+    }
+}
+
+/// One stream's encoder.
+pub struct G711Encoder {
+    law: Law,
+}
+
+impl G711Encoder {
+    pub fn new(law: Law) -> Self {
+        G711Encoder { law }
+    }
+}
+
+impl AudioEncoder for G711Encoder {
+    fn sample_rate(&self) -> u32 {
+        RATE
+    }
+
+    fn encode(&mut self, samples: &[i16], out: &mut Vec<u8>) -> Result<(), CodecError> {
+        encode(self.law, samples, out);
+        Ok(())
+    }
+
+    fn set_loss(&mut self, _percent: u8) {}
 }
 
 static MU: [i16; 256] = table(Law::Mu);

@@ -11,7 +11,8 @@
 pub mod bus;
 mod coding;
 mod graph;
-pub mod mix;
+mod ladder;
+mod mix;
 pub mod network;
 mod observe;
 mod paint;

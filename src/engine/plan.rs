@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::media::access_unit::VideoCodec;
 use crate::media::frame::Size;
 use crate::record::recorder::RecorderReport;
 pub use crate::rtp::feedback::{NegotiatedFeedback as Feedback, Retransmission};
@@ -87,20 +88,65 @@ impl std::fmt::Debug for Ice {
 pub enum AudioCodec {
     Pcmu,
     Pcma,
+    G722,
+    Opus,
 }
 
 impl AudioCodec {
-    /// The encoding name of RFC 3551 §6.
+    /// The encoding name of RFC 3551 §6 and RFC 7587 §7.
     pub fn name(self) -> &'static str {
         match self {
             AudioCodec::Pcmu => "PCMU",
             AudioCodec::Pcma => "PCMA",
+            AudioCodec::G722 => "G722",
+            AudioCodec::Opus => "opus",
         }
     }
 
-    /// RTP clock rate in Hz.
+    /// RTP clock rate in Hz. That of G.722 is half of what it samples, by an old mistake (RFC 3551 §4.5.2).
     pub fn clock_rate(self) -> u32 {
-        8000
+        match self {
+            AudioCodec::Pcmu | AudioCodec::Pcma | AudioCodec::G722 => 8_000,
+            AudioCodec::Opus => 48_000,
+        }
+    }
+
+    /// Hz of the sound that goes in and comes out.
+    pub fn sample_rate(self) -> u32 {
+        match self {
+            AudioCodec::Pcmu | AudioCodec::Pcma => 8_000,
+            AudioCodec::G722 => 16_000,
+            AudioCodec::Opus => 48_000,
+        }
+    }
+
+    /// Bytes of 20 ms where packets can be cut anywhere; `None`: a packet is decoded whole.
+    pub fn bytes_per_20ms(self) -> Option<usize> {
+        match self {
+            AudioCodec::Pcmu | AudioCodec::Pcma | AudioCodec::G722 => Some(160),
+            AudioCodec::Opus => None,
+        }
+    }
+}
+
+/// What the peer's `fmtp` says about the Opus it wants to receive (RFC 7587 §6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpusTerms {
+    /// `maxplaybackrate` in Hz: more would be wasted on it.
+    pub max_playback_rate: u32,
+    /// `maxaveragebitrate` in bits a second.
+    pub max_bitrate: Option<u32>,
+    /// `useinbandfec`: it can make use of forward error correction.
+    pub fec: bool,
+    /// `usedtx`: silence need not be sent.
+    pub dtx: bool,
+    /// `cbr`: packets of one size.
+    pub constant: bool,
+}
+
+impl Default for OpusTerms {
+    fn default() -> Self {
+        OpusTerms { max_playback_rate: 48_000, max_bitrate: None, fec: false, dtx: false, constant: false }
     }
 }
 
@@ -115,6 +161,8 @@ pub struct AudioStream {
     pub receive: Vec<(u8, AudioCodec)>,
     /// RFC 4733 payload type we receive and send, when negotiated.
     pub telephone_event: Option<u8>,
+    /// How Opus is sent, when it is what we send.
+    pub opus: OpusTerms,
     /// Milliseconds per packet we send: `a=ptime`, 20 by default.
     pub ptime_ms: u32,
 }
@@ -128,16 +176,18 @@ pub enum PacketizationMode {
     NonInterleaved,
 }
 
-/// One negotiated H.264 stream.
+/// One negotiated video stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VideoStream {
     pub route: Route,
+    /// What we send.
+    pub codec: VideoCodec,
     pub send_payload_type: u8,
-    /// How we send; we receive every packet form whatever was negotiated.
+    /// How we send H.264; we receive every packet form whatever was negotiated.
     pub send_mode: PacketizationMode,
-    /// Every payload type we take.
-    pub receive: Vec<u8>,
-    /// `profile-level-id` the peer can decode: profile_idc, profile_iop, level_idc.
+    /// Every payload type we take, with its codec: the peer may switch between what was negotiated.
+    pub receive: Vec<(u8, VideoCodec)>,
+    /// `profile-level-id` the peer can decode, of H.264: profile_idc, profile_iop, level_idc.
     pub profile_level_id: [u8; 3],
     /// Parameter sets from the peer's `sprop-parameter-sets`, without start codes.
     pub parameter_sets: Vec<Vec<u8>>,
@@ -241,6 +291,16 @@ pub enum Event {
     WantsKey {
         call: CallId,
     },
+    /// The peer's picture stands still; `packets`: though packets come.
+    PictureStalled {
+        call: CallId,
+        packets: bool,
+    },
+    /// It moves again, after so many milliseconds.
+    PictureResumed {
+        call: CallId,
+        after_ms: u64,
+    },
     /// A digit arrived as RFC 4733 event.
     Digit {
         call: CallId,
@@ -269,6 +329,8 @@ impl Event {
             | Event::NotPrepared { call, .. }
             | Event::MediaLost { call }
             | Event::WantsKey { call }
+            | Event::PictureStalled { call, .. }
+            | Event::PictureResumed { call, .. }
             | Event::Digit { call, .. }
             | Event::Unprotected { call, .. }
             | Event::Fault { call, .. }
@@ -513,6 +575,50 @@ pub struct StreamReport {
     pub dtls_refused: u64,
     /// ICE checks that did not know the password, or too many of them.
     pub ice_refused: u64,
+    /// Of video.
+    pub path: Option<PathReport>,
+}
+
+/// Lost packets of a video stream and the path it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathReport {
+    /// Packets of the peer we asked for, those that came in time, those given up.
+    pub asked: u64,
+    pub recovered: u64,
+    pub given_up: u64,
+    /// Packets of ours the peer asked for, each time; those sent again, those not.
+    pub repeats_wanted: u64,
+    pub repeated: u64,
+    pub repeats_refused: u64,
+    /// Messages about the path, both ways.
+    pub feedback_sent: u64,
+    pub feedback_received: u64,
+    /// What we may send in kilobits a second, and what that follows from; `None`: the peer does not say.
+    pub target_kbps: u32,
+    pub remb_kbps: Option<u32>,
+    pub tmmbr_kbps: Option<u32>,
+    pub delay_kbps: Option<u32>,
+    pub loss_kbps: u32,
+    /// What we estimate the path from the peer to carry.
+    pub inbound_kbps: Option<u32>,
+}
+
+impl PathReport {
+    /// Counts on from a stream that is gone.
+    #[must_use]
+    pub fn after(self, past: &PathReport) -> PathReport {
+        PathReport {
+            asked: past.asked + self.asked,
+            recovered: past.recovered + self.recovered,
+            given_up: past.given_up + self.given_up,
+            repeats_wanted: past.repeats_wanted + self.repeats_wanted,
+            repeated: past.repeated + self.repeated,
+            repeats_refused: past.repeats_refused + self.repeats_refused,
+            feedback_sent: past.feedback_sent + self.feedback_sent,
+            feedback_received: past.feedback_received + self.feedback_received,
+            ..self
+        }
+    }
 }
 
 /// How a stream is protected.
@@ -538,6 +644,9 @@ pub struct PictureReport {
     pub size: Option<Size>,
     pub key_requests_sent: u64,
     pub key_requests_received: u64,
+    /// Times the received picture stood still, and for how long in all.
+    pub stalls: u64,
+    pub stalled_ms: u64,
     /// Mean milliseconds per picture.
     pub decode_ms: f64,
     pub gate_ms: f64,

@@ -314,6 +314,7 @@ impl World {
             codec: AudioCodec::Pcmu,
             send_payload_type: 0,
             receive: vec![(0, AudioCodec::Pcmu)],
+            opus: Default::default(),
             telephone_event: None,
             ptime_ms: 20,
         }
@@ -322,9 +323,10 @@ impl World {
     fn video(&self, direction: Direction) -> VideoStream {
         VideoStream {
             route: self.video.route(direction),
+            codec: VideoCodec::H264,
             send_payload_type: 97,
             send_mode: PacketizationMode::NonInterleaved,
-            receive: vec![97],
+            receive: vec![(97, VideoCodec::H264)],
             profile_level_id: [0x42, 0xe0, 0x1f],
             parameter_sets: Vec::new(),
             feedback: Feedback { pli: true, ..Feedback::default() },
@@ -580,7 +582,7 @@ fn a_peer_that_falls_back_to_mode_0_gets_small_nal_units_from_a_key_picture_on()
     let mut streams = world.streams(true, true);
     let video = streams.video.as_mut().expect("video");
     (video.send_mode, video.send_payload_type) = (PacketizationMode::SingleNal, 104);
-    (video.receive, video.max_kbps) = (vec![104], Some(1));
+    (video.receive, video.max_kbps) = (vec![(104, VideoCodec::H264)], Some(1));
     world.update(streams);
     world.video.payload_type = 104;
     world.run(MS(1200));

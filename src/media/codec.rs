@@ -1,7 +1,8 @@
 //! The traits behind which codecs and detectors hide, and the values they speak.
 //!
-//! Implementations live in `codec/` (FFmpeg, OpenH264) and `worker/` (the inference child). They are synchronous
-//! and are called from threads, never from tasks.
+//! Implementations live in `codec/` (FFmpeg, OpenH264, libopus) and `worker/` (the inference child). They are
+//! synchronous. Those of pictures are called from threads, never from tasks; those of sound take microseconds and run
+//! on the media thread's beat.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,6 +35,41 @@ pub trait VideoEncoder: Send {
 
     /// Changes the target bitrate from the next picture on.
     fn set_bitrate(&mut self, kbps: u32) -> Result<(), CodecError>;
+
+    /// Whether another bitrate costs nothing; else it costs a key picture.
+    fn adapts(&self) -> bool {
+        true
+    }
+}
+
+/// One decoder of one payload type of one inbound stream: mono sound at [`AudioDecoder::sample_rate`].
+pub trait AudioDecoder: Send {
+    /// In Hz.
+    fn sample_rate(&self) -> u32;
+
+    /// Appends the sound of one payload. An error means that nothing was appended: conceal what it should have lasted.
+    fn decode(&mut self, payload: &[u8], out: &mut Vec<i16>) -> Result<(), CodecError>;
+
+    /// Appends exactly `samples` in place of sound that was lost. `next`: the packet behind the gap, when it is here
+    /// already; codecs with forward error correction take the end of the gap from it. It is decoded after that as any
+    /// other.
+    fn conceal(&mut self, samples: usize, next: Option<&[u8]>, out: &mut Vec<i16>);
+
+    /// Appends exactly `samples` while the sender has nothing to say: silence, or the background noise it announced.
+    fn quiet(&mut self, samples: usize, out: &mut Vec<i16>);
+}
+
+/// One encoder of one outbound stream.
+pub trait AudioEncoder: Send {
+    /// In Hz.
+    fn sample_rate(&self) -> u32;
+
+    /// Appends the payload of one packet of `samples`, as long as was agreed. Nothing appended: nothing needs to be sent
+    /// (discontinuous transmission).
+    fn encode(&mut self, samples: &[i16], out: &mut Vec<u8>) -> Result<(), CodecError>;
+
+    /// How much of what we send is lost, 0 to 100, as the peer reports it.
+    fn set_loss(&mut self, percent: u8);
 }
 
 /// A box in pixels of the picture, `x1 <= x2`, `y1 <= y2`; may reach beyond the picture's edge.

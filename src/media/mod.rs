@@ -12,3 +12,4 @@ pub mod nal;
 pub mod pool;
 pub mod psnr;
 pub mod sps;
+pub mod vp8;

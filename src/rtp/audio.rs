@@ -37,6 +37,8 @@ const SEND_GAP: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AudioFormat {
     pub payload_type: u8,
+    /// Of its timestamps, in Hz.
+    pub clock_rate: u32,
     /// Bytes of 20 ms for codecs whose packets can be cut anywhere: 160 for G.711 and G.722. `None`: packets are
     /// played whole.
     pub bytes_per_20ms: Option<usize>,
@@ -45,7 +47,7 @@ pub struct AudioFormat {
 impl AudioFormat {
     /// PCMU, PCMA and G.722.
     pub fn g711(payload_type: u8) -> Self {
-        AudioFormat { payload_type, bytes_per_20ms: Some(160) }
+        AudioFormat { payload_type, clock_rate: 8_000, bytes_per_20ms: Some(160) }
     }
 }
 
@@ -67,6 +69,8 @@ pub enum Playout<'a> {
     Packet {
         payload_type: u8,
         payload: &'a [u8],
+        /// It cannot be cut: `payload` is one packet as it came.
+        whole: bool,
         /// The sender's clock.
         timestamp: u32,
         /// When its first sample came or would have come on the fastest path, on the call's media clock.
@@ -176,9 +180,10 @@ impl AudioStream {
     pub fn playout(&mut self, now: Instant) -> Playout<'_> {
         match self.jitter.tick(now, self.session.sequence()) {
             Next::Block { payload_type, timestamp } => {
+                let whole = self.format(payload_type).is_some_and(|format| format.bytes_per_20ms.is_none());
                 let at = self.jitter.arrival_of(timestamp).unwrap_or(now);
                 let pts = Pts::at(self.session.settings().epoch, at);
-                Playout::Packet { payload_type, payload: self.jitter.block(), timestamp, pts }
+                Playout::Packet { payload_type, payload: self.jitter.block(), whole, timestamp, pts }
             }
             Next::Held => Playout::Held,
             Next::Lost => Playout::Lost,
@@ -289,6 +294,11 @@ impl AudioStream {
     /// Says goodbye in RTCP.
     pub fn close(&mut self, now: Instant) {
         self.session.report(now, Tail::Bye);
+    }
+
+    /// What playout gave was no sound of its codec.
+    pub fn undecodable(&mut self) {
+        self.session.malformed_payload();
     }
 
     pub fn statistics(&self) -> StreamStatistics {

@@ -20,8 +20,10 @@ const BURST: Duration = Duration::from_millis(800);
 /// What came of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HistoryCounters {
-    /// Packets asked for.
+    /// Requests, each for one packet.
     pub asked: u64,
+    /// Packets asked for at least once: they were lost.
+    pub lost: u64,
     /// Sent again.
     pub sent: u64,
     /// Too old, never sent, asked for too soon again, or beyond the budget.
@@ -32,6 +34,7 @@ pub struct HistoryCounters {
 struct Sent {
     packet: Bytes,
     at: Instant,
+    asked: bool,
     again: Option<Instant>,
 }
 
@@ -81,7 +84,7 @@ impl History {
             self.packets.clear();
         }
         self.bytes += packet.len();
-        self.packets.push_back(Sent { packet: packet.clone(), at: now, again: None });
+        self.packets.push_back(Sent { packet: packet.clone(), at: now, asked: false, again: None });
         while self.packets.len() > PACKETS_MAX || self.bytes > BYTES_MAX || self.is_old(now) {
             let Some(oldest) = self.packets.pop_front() else { return };
             self.bytes -= oldest.packet.len();
@@ -110,6 +113,7 @@ impl History {
         let most = self.rate * BURST.as_secs_f64();
         self.credit = (self.credit + self.rate * passed.as_secs_f64()).min(most);
         let sent = self.packets.get_mut(usize::from(sequence.wrapping_sub(self.first)))?;
+        self.counters.lost += u64::from(!std::mem::replace(&mut sent.asked, true));
         let lately = |at: Instant| now.saturating_duration_since(at) < round_trip.max(AGAIN_MIN);
         if now.saturating_duration_since(sent.at) > AGE_MAX || sent.again.is_some_and(lately) || self.credit <= 0.0 {
             return None;
@@ -152,7 +156,7 @@ mod tests {
         }
         assert_eq!(history.again(now, 70, MS(40)), None, "never sent");
         assert_eq!(history.again(start + MS(1600), 63, MS(40)), None, "too old");
-        assert_eq!(history.counters(), HistoryCounters { asked: 8, sent: 4, refused: 4 });
+        assert_eq!(history.counters(), HistoryCounters { asked: 8, lost: 3, sent: 4, refused: 4 });
     }
 
     #[test]

@@ -12,6 +12,7 @@ const MISSING_MAX: usize = 400;
 const OVERTAKEN: (Duration, Duration) = (Duration::from_millis(8), Duration::from_millis(60));
 /// Until one was measured.
 const ROUND_TRIP: Duration = Duration::from_millis(100);
+const ANSWER_MIN: Duration = Duration::from_millis(3);
 /// What a round trip varies by, and the peer's timers.
 const SLACK: Duration = Duration::from_millis(15);
 /// A request is repeated this often.
@@ -50,6 +51,7 @@ pub struct Nack {
     newest: Option<u64>,
     overtaken: Duration,
     round_trip: Duration,
+    measured: bool,
     vain: u32,
     counters: NackCounters,
 }
@@ -61,6 +63,7 @@ impl Default for Nack {
             newest: None,
             overtaken: OVERTAKEN.0,
             round_trip: ROUND_TRIP,
+            measured: false,
             vain: 0,
             counters: NackCounters::default(),
         }
@@ -75,6 +78,7 @@ impl Nack {
     /// Measured by reports.
     pub fn set_round_trip(&mut self, round_trip: Duration) {
         self.round_trip = round_trip.min(Duration::from_secs(1));
+        self.measured = true;
     }
 
     /// Every packet of the stream, in whatever order. `false`: so much is missing that only a key picture helps.
@@ -110,7 +114,8 @@ impl Nack {
         };
         let Some(missing) = self.missing.remove(at) else { return };
         // Sooner than any answer could be: it was only overtaken.
-        let answered = missing.asked.filter(|asked| now.saturating_duration_since(*asked) > self.round_trip / 3);
+        let soonest = if self.measured { self.round_trip / 3 } else { ANSWER_MIN };
+        let answered = missing.asked.filter(|asked| now.saturating_duration_since(*asked) > soonest);
         let Some(asked) = answered else {
             let late = now.saturating_duration_since(missing.since);
             self.overtaken = self.overtaken.max(late + late / 4).clamp(OVERTAKEN.0, OVERTAKEN.1);
@@ -121,7 +126,8 @@ impl Nack {
         // With one request the answer tells the round trip, also where we send nothing that could be reported on.
         if missing.requests == 1 {
             let took = now.saturating_duration_since(asked);
-            self.round_trip = (self.round_trip * 7 + took) / 8;
+            self.round_trip = if self.measured { (self.round_trip * 7 + took) / 8 } else { took };
+            self.measured = true;
         }
     }
 

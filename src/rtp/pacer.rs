@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::base::time::Pts;
-use crate::rtp::payload::h264::Payload;
+use crate::rtp::payload::Payload;
 
 /// What may leave in one go.
 const BURST_BYTES: f64 = 12_000.0;

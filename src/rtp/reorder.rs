@@ -6,6 +6,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::media::access_unit::VideoCodec;
+
 /// Bounds on what waits. A key picture of 1,000 packets fits twice.
 const PACKETS_MAX: usize = 2048;
 const BYTES_MAX: usize = 4 << 20;
@@ -13,18 +15,21 @@ const BYTES_MAX: usize = 4 << 20;
 const SPARE_MAX: usize = 64;
 
 /// The part of a packet that payload formats need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Piece<'a> {
+    /// What its payload type stands for.
+    pub codec: VideoCodec,
     pub timestamp: u32,
     pub marker: bool,
     pub payload: &'a [u8],
-    /// Packets are missing directly before this one.
+    /// Packets are missing directly before this one; found out here.
     pub after_gap: bool,
 }
 
 #[derive(Debug)]
 struct Waiting {
     extended: u64,
+    codec: VideoCodec,
     timestamp: u32,
     marker: bool,
     /// Empty: the packet only holds its place.
@@ -76,13 +81,7 @@ impl Reorder {
 
     /// Takes a packet by its extended number and hands on everything that is now in order. One without payload
     /// (padding, another payload type) only holds its place.
-    pub fn push(
-        &mut self,
-        now: Instant,
-        extended: u64,
-        (timestamp, marker, payload): (u32, bool, &[u8]),
-        mut take: impl FnMut(Piece<'_>),
-    ) {
+    pub fn push(&mut self, now: Instant, extended: u64, piece: Piece<'_>, mut take: impl FnMut(Piece<'_>)) {
         let next = *self.next.get_or_insert(extended);
         if extended < next {
             self.late += 1;
@@ -90,17 +89,18 @@ impl Reorder {
         }
         if extended == next {
             self.next = Some(next + 1);
-            if !payload.is_empty() {
-                take(Piece { timestamp, marker, payload, after_gap: std::mem::take(&mut self.gap) });
+            if !piece.payload.is_empty() {
+                take(Piece { after_gap: std::mem::take(&mut self.gap), ..piece });
             }
             self.drain(&mut take);
             return;
         }
         let mut kept = self.spare.pop().unwrap_or_default();
         kept.clear();
-        kept.extend_from_slice(payload);
+        kept.extend_from_slice(piece.payload);
         self.bytes += kept.len();
-        let packet = Waiting { extended, timestamp, marker, payload: kept, since: now };
+        let Piece { codec, timestamp, marker, .. } = piece;
+        let packet = Waiting { extended, codec, timestamp, marker, payload: kept, since: now };
         let behind = self.waiting.iter().rev().take_while(|other| other.extended > extended).count();
         self.waiting.insert(self.waiting.len() - behind, packet);
         while self.waiting.len() > PACKETS_MAX || self.bytes > BYTES_MAX {
@@ -148,11 +148,12 @@ impl Reorder {
     }
 
     fn hand_on(&mut self, packet: Waiting, take: &mut impl FnMut(Piece<'_>)) {
-        let Waiting { extended, timestamp, marker, payload, .. } = packet;
+        let Waiting { extended, codec, timestamp, marker, payload, .. } = packet;
         self.next = Some(extended + 1);
         self.bytes -= payload.len();
         if !payload.is_empty() {
-            take(Piece { timestamp, marker, payload: &payload, after_gap: std::mem::take(&mut self.gap) });
+            let after_gap = std::mem::take(&mut self.gap);
+            take(Piece { codec, timestamp, marker, payload: &payload, after_gap });
         }
         if self.spare.len() < SPARE_MAX {
             self.spare.push(payload);
@@ -173,7 +174,7 @@ mod tests {
         let mut out = String::new();
         for (ms, number) in packets {
             let bytes = [*number as u8];
-            reorder.push(start + MS(*ms), *number, (0, false, &bytes), |piece| {
+            reorder.push(start + MS(*ms), *number, Piece { payload: &bytes, ..Piece::default() }, |piece| {
                 out += &format!("{}{} ", piece.payload[0], if piece.after_gap { "!" } else { "" });
             });
         }
@@ -197,7 +198,8 @@ mod tests {
         let mut reorder = Reorder::new(MS(50));
         let mut out = Vec::new();
         for (number, payload) in [(1, &[1u8][..]), (2, &[]), (3, &[3]), (5, &[]), (6, &[6])] {
-            reorder.push(start + MS(number * 30), number, (0, false, payload), |piece| {
+            let piece = Piece { payload, ..Piece::default() };
+            reorder.push(start + MS(number * 30), number, piece, |piece| {
                 out.push((piece.payload[0], piece.after_gap));
             });
         }

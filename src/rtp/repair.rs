@@ -59,11 +59,6 @@ impl Repair {
         self.set_asks(feedback.nack);
     }
 
-    /// Lost packets are asked for.
-    pub fn is_on(&self) -> bool {
-        self.asks.is_some()
-    }
-
     pub fn set_rate(&mut self, kbps: u32) {
         self.kbps = kbps;
         if let Some(history) = &mut self.history {
@@ -84,6 +79,7 @@ impl Repair {
             },
             HistoryCounters {
                 asked: sent.asked + history.asked,
+                lost: sent.lost + history.lost,
                 sent: sent.sent + history.sent,
                 refused: sent.refused + history.refused,
             },
@@ -148,6 +144,11 @@ impl Repair {
         if self.history.is_some() && self.wanted.len() < WANTED_MAX {
             self.wanted.push(sequence);
         }
+    }
+
+    /// Packets of ours the peer asked for at least once.
+    pub fn lost(&self) -> u64 {
+        self.past.1.lost + self.history.as_ref().map_or(0, |history| history.counters().lost)
     }
 
     /// A packet of ours left.

@@ -1,4 +1,4 @@
-//! One H.264 stream in both directions.
+//! One video stream in both directions, of any codec.
 //!
 //! How to drive it, from the task that owns the sockets:
 //! ```text
@@ -13,15 +13,13 @@
 //! at the end                    close, poll
 //! ```
 //! Sources and reports are `session`, order is `reorder`, lost packets are `repair`, how much may be sent is `bandwidth`,
-//! packets to units `payload::h264`; decoding is elsewhere.
+//! packets to units and back `payload`; decoding is elsewhere.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, BytesMut};
-
-use crate::media::access_unit::AccessUnit;
+use crate::media::access_unit::{AccessUnit, VideoCodec};
 use crate::rtp::bandwidth::{Bandwidth, BandwidthFigures};
 use crate::rtp::extension;
 use crate::rtp::feedback::{NegotiatedFeedback, PathMessage, Retransmission};
@@ -30,7 +28,7 @@ use crate::rtp::key_request::{Asking, Obeying};
 use crate::rtp::nack::NackCounters;
 use crate::rtp::pacer::{Paced, Pacer};
 use crate::rtp::packet;
-use crate::rtp::payload::h264::{Depacketizer, PacketizationMode, Packetizer, Refused, Unit};
+use crate::rtp::payload::{Depacketizer, Packetizer, Refused, SendFormat, Unit};
 use crate::rtp::reorder::{Piece, Reorder};
 use crate::rtp::repair::Repair;
 use crate::rtp::rtcp::Tail;
@@ -56,9 +54,10 @@ pub struct VideoSettings {
     /// The clock rate is 90,000.
     pub stream: StreamSettings,
     /// Payload types taken.
-    pub receive: Vec<u8>,
+    pub receive: Vec<(u8, VideoCodec)>,
     pub send_payload_type: u8,
-    pub send_mode: PacketizationMode,
+    /// `None`: a codec nothing is sent in.
+    pub send_format: Option<SendFormat>,
     /// From the peer's SDP, without start codes.
     pub parameter_sets: Vec<Vec<u8>>,
     pub feedback: NegotiatedFeedback,
@@ -74,9 +73,10 @@ pub struct VideoSettings {
 /// What a renewed offer and answer may change while the stream runs.
 #[derive(Clone, Debug)]
 pub struct VideoTerms {
-    pub receive: Vec<u8>,
+    pub receive: Vec<(u8, VideoCodec)>,
     pub send_payload_type: u8,
-    pub send_mode: PacketizationMode,
+    /// `None`: a codec nothing is sent in.
+    pub send_format: Option<SendFormat>,
     /// From the peer's SDP, without start codes.
     pub parameter_sets: Vec<Vec<u8>>,
     pub feedback: NegotiatedFeedback,
@@ -92,7 +92,7 @@ pub struct VideoCounters {
     pub keys_received: u64,
     /// Yielded with `damaged` set.
     pub units_damaged: u64,
-    /// Not yielded: no parameter sets yet, nothing usable in them, or nobody polled.
+    /// Not yielded: no parameter sets or key frame yet, nothing usable in them, or nobody polled.
     pub units_dropped: u64,
     pub key_requests_sent: u64,
     pub key_requests_received: u64,
@@ -112,7 +112,7 @@ pub struct VideoCounters {
 #[derive(Debug)]
 pub struct VideoStream {
     session: Session,
-    receive: Vec<u8>,
+    receive: Vec<(u8, VideoCodec)>,
     feedback: NegotiatedFeedback,
     reorder: Reorder,
     reorder_wait: Duration,
@@ -124,8 +124,10 @@ pub struct VideoStream {
     fir_sequence: u8,
     obeying: Obeying,
     payload_type: u8,
+    send_format: Option<SendFormat>,
+    packetizer: Option<Packetizer>,
     max_payload: usize,
-    packetizer: Packetizer,
+    seed: u64,
     send_timeline: SendTimeline,
     pacer: Pacer,
     /// A unit was not sent whole: the peer cannot decode until the next key picture.
@@ -137,6 +139,8 @@ pub struct VideoStream {
 #[derive(Debug)]
 struct Assembly {
     depacketizer: Depacketizer,
+    /// Of the last unit.
+    codec: Option<VideoCodec>,
     timeline: Timeline,
     /// Timestamp and first packet of the picture being received and of the one before.
     begun: [Option<(u32, Instant)>; 2],
@@ -145,6 +149,8 @@ struct Assembly {
     /// A key picture is needed since the last look.
     wants_key: bool,
     got_key: bool,
+    /// A key picture came, but not whole.
+    missed_key: bool,
     units: VecDeque<AccessUnit>,
     counters: VideoCounters,
 }
@@ -157,6 +163,9 @@ impl VideoStream {
         let mut session = Session::new(now, stream, MISORDER_MAX, CHUNK_LEN, seed);
         let first_timestamp = session.random_timestamp();
         let epoch = session.settings().epoch;
+        let mut depacketizer = Depacketizer::default();
+        depacketizer.learn(settings.parameter_sets.iter().map(Vec::as_slice));
+        let max_payload = room(settings.max_payload, settings.feedback);
         let mut stream = VideoStream {
             session,
             receive: settings.receive,
@@ -166,12 +175,14 @@ impl VideoStream {
             repair: Repair::new(settings.feedback, settings.retransmission, settings.pace_kbps),
             bandwidth: Bandwidth::new(epoch, settings.feedback, settings.pace_kbps),
             assembly: Assembly {
-                depacketizer: Depacketizer::new(settings.parameter_sets.iter().map(Vec::as_slice)),
+                depacketizer,
+                codec: None,
                 timeline,
                 begun: [None; 2],
                 broken: true,
                 wants_key: false,
                 got_key: false,
+                missed_key: false,
                 units: VecDeque::new(),
                 counters: VideoCounters::default(),
             },
@@ -180,8 +191,10 @@ impl VideoStream {
             fir_sequence: 0,
             obeying: Obeying::default(),
             payload_type: settings.send_payload_type,
+            send_format: settings.send_format,
+            packetizer: settings.send_format.map(|format| Packetizer::new(format, max_payload, seed)),
             max_payload: settings.max_payload,
-            packetizer: Packetizer { mode: settings.send_mode, max_payload: settings.max_payload },
+            seed,
             send_timeline: SendTimeline::new(90_000, first_timestamp),
             pacer: Pacer::new(settings.pace_kbps),
             sending_broken: false,
@@ -198,9 +211,6 @@ impl VideoStream {
         self.session.report_every(if any { FEEDBACK_INTERVAL } else { REPORT_INTERVAL });
         self.session.number_packets(transport_cc);
         self.session.expect_repeats(nack);
-        let numbered = if transport_cc.is_some() { extension::TRANSPORT_SEQUENCE_LEN } else { 0 };
-        let again = if self.repair.is_on() { size_of::<u16>() } else { 0 };
-        self.packetizer.max_payload = self.max_payload.saturating_sub(numbered + again);
     }
 
     /// A datagram of the RTP socket.
@@ -217,7 +227,9 @@ impl VideoStream {
         let received = match self.repair.original_of(bytes) {
             Some(original) => self.session.receive_again(now, source, bytes, original),
             None => {
-                let received = self.session.receive(now, source, bytes, |kind| self.receive.contains(&kind));
+                let receive = &self.receive;
+                let known = |kind| receive.iter().any(|(number, _)| *number == kind);
+                let received = self.session.receive(now, source, bytes, known);
                 if let Some(received) = received.filter(|received| received.known) {
                     self.bandwidth.arrived(now, received.packet.timestamp, bytes.len());
                 }
@@ -242,9 +254,14 @@ impl VideoStream {
             assembly.wants_key = true;
         }
         let packet = received.packet;
-        let payload = if received.known { packet.payload } else { &[] };
-        let part = (packet.timestamp, packet.marker, payload);
-        self.reorder.push(now, received.extended, part, |piece| assembly.take(now, piece));
+        let receive = &self.receive;
+        let codec_of = |kind| receive.iter().find(|(number, _)| *number == kind).map(|(_, codec)| *codec);
+        // One of an unknown payload type only holds its place.
+        let (codec, payload) =
+            codec_of(packet.payload_type).map_or_else(Default::default, |c| (c, packet.payload));
+        let (timestamp, marker) = (packet.timestamp, packet.marker);
+        let piece = Piece { codec, timestamp, marker, payload, after_gap: false };
+        self.reorder.push(now, received.extended, piece, |piece| assembly.take(now, piece));
         self.after_receiving(now);
     }
 
@@ -262,7 +279,7 @@ impl VideoStream {
                 counters.key_requests_received += 1;
                 obeying.asked_by_fir(now, sequence);
             }
-            Feedback::Report(block) => bandwidth.reported(now, &block),
+            Feedback::Report(block) => bandwidth.reported(now, &block, repair.lost()),
             Feedback::Path(PathMessage::Nack { sequence }) => repair.want(sequence),
             Feedback::Path(message) => bandwidth.heard(now, message, path),
         });
@@ -344,6 +361,11 @@ impl VideoStream {
         if !self.session.settings().sends {
             return;
         }
+        // Coded before the terms changed: what follows begins with a key picture.
+        if self.packetizer.as_ref().is_none_or(|packetizer| packetizer.codec() != unit.codec) {
+            self.assembly.counters.units_unsent += 1;
+            return;
+        }
         let destination = self.session.destination();
         if destination.is_none() {
             self.assembly.counters.units_unsent += 1;
@@ -364,8 +386,9 @@ impl VideoStream {
         }
         let (timestamp, pts) = (self.send_timeline.timestamp(unit.pts), unit.pts);
         let pacer = &mut self.pacer;
-        let refused =
-            self.packetizer.packetize(&unit.data, |payload| pacer.push(Paced { payload, timestamp, pts }));
+        let refused = self.packetizer.as_mut().map_or(0, |packetizer| {
+            packetizer.packetize(&unit.data, |payload| pacer.push(Paced { payload, timestamp, pts }))
+        });
         self.assembly.counters.units_sent += 1;
         if refused > 0 {
             self.assembly.counters.nals_refused += refused as u64;
@@ -396,12 +419,16 @@ impl VideoStream {
 
     /// A renewed offer and answer. Where packets look different from now on, sending goes on with a key picture.
     pub fn renegotiate(&mut self, terms: VideoTerms) {
-        if (terms.send_payload_type, terms.send_mode) != (self.payload_type, self.packetizer.mode) {
+        let room_before = room(self.max_payload, self.feedback);
+        let room = room(self.max_payload, terms.feedback);
+        let before = (self.payload_type, self.send_format, room_before);
+        if (terms.send_payload_type, terms.send_format, room) != before {
             self.pacer.clear();
             self.sending_broken = true;
+            self.send_format = terms.send_format;
+            self.packetizer = terms.send_format.map(|format| Packetizer::new(format, room, self.seed));
         }
         self.payload_type = terms.send_payload_type;
-        self.packetizer.mode = terms.send_mode;
         self.receive = terms.receive;
         self.feedback = terms.feedback;
         self.repair.renegotiate(terms.feedback, terms.retransmission);
@@ -426,6 +453,11 @@ impl VideoStream {
         statistics
     }
 
+    /// Cheaper than all of them.
+    pub fn packets_received(&self) -> u64 {
+        self.session.packets_received()
+    }
+
     /// How much may be sent, and what that follows from.
     pub fn bandwidth(&self) -> BandwidthFigures {
         self.bandwidth.figures()
@@ -440,11 +472,6 @@ impl VideoStream {
             timestamp_jumps: self.assembly.timeline.jumps(),
             ..self.assembly.counters
         }
-    }
-
-    /// The parameter sets last heard of, Annex B; empty when there are none.
-    pub fn parameter_sets(&self) -> Vec<u8> {
-        self.assembly.depacketizer.parameter_sets().annexb()
     }
 
     /// Our SSRC and the peer's.
@@ -464,6 +491,9 @@ impl VideoStream {
         if self.can_ask() {
             self.repair.ask(now, &mut self.session);
             self.bandwidth.tell(now, &mut self.session);
+        }
+        if std::mem::take(&mut self.assembly.missed_key) {
+            self.asking.missed(now);
         }
         if std::mem::take(&mut self.assembly.got_key) {
             self.asking.satisfied();
@@ -500,6 +530,13 @@ impl VideoStream {
     }
 }
 
+/// Bytes of payload left where packets are numbered or sent again in a stream of their own.
+fn room(max_payload: usize, feedback: NegotiatedFeedback) -> usize {
+    let numbered = if feedback.transport_cc.is_some() { extension::TRANSPORT_SEQUENCE_LEN } else { 0 };
+    let again = if feedback.nack { size_of::<u16>() } else { 0 };
+    max_payload.saturating_sub(numbered + again)
+}
+
 impl Assembly {
     fn take(&mut self, now: Instant, piece: Piece<'_>) {
         if piece.after_gap {
@@ -509,54 +546,40 @@ impl Assembly {
         if self.begun[0].is_none_or(|(timestamp, _)| timestamp != piece.timestamp) {
             self.begun = [Some((piece.timestamp, now)), self.begun[0]];
         }
-        let Assembly { depacketizer, .. } = self;
-        // A packet completes two units at most: the one before it and its own.
-        let mut done = [None, None];
-        depacketizer.push(piece, |unit| {
-            let place = usize::from(done[0].is_some());
-            done[place] = Some(unit);
-        });
-        done.into_iter().flatten().for_each(|unit| self.finish(now, unit));
+        let units = self.depacketizer.push(piece);
+        units.into_iter().flatten().for_each(|unit| self.finish(now, unit));
     }
 
     fn finish(&mut self, now: Instant, unit: Unit) {
+        let Unit { codec, data, timestamp, key, decodable, damaged, after_loss } = unit;
         self.counters.units_received += 1;
-        self.broken |= unit.damaged || unit.after_loss;
-        let sets_known = self.depacketizer.parameter_sets().complete();
-        let key = unit.idr && sets_known && !unit.data.is_empty();
-        if key && !unit.damaged {
+        self.broken |= damaged || after_loss;
+        if self.codec.replace(codec).is_some_and(|before| before != codec) {
+            self.broken = true;
+        }
+        if key && !damaged {
             self.broken = false;
             self.got_key = true;
             self.wants_key = false;
         } else if self.broken {
             self.wants_key = true;
+            self.missed_key |= key;
         }
         self.counters.keys_received += u64::from(key);
-        if unit.data.is_empty() || !sets_known || self.units.len() >= UNITS_MAX {
+        if data.is_empty() || !decodable || self.units.len() >= UNITS_MAX {
             self.counters.units_dropped += 1;
             self.broken = true;
             return;
         }
-        let data = if key && !(unit.has_sps && unit.has_pps) {
-            let sets = self.depacketizer.parameter_sets().annexb();
-            let mut whole = BytesMut::with_capacity(sets.len() + unit.data.len());
-            whole.put_slice(&sets);
-            whole.put_slice(&unit.data);
-            whole.freeze()
-        } else {
-            unit.data
-        };
-        let begun = self.begun.iter().flatten().find(|(timestamp, _)| *timestamp == unit.timestamp);
-        let pts = self.timeline.pts(begun.map_or(now, |(_, at)| *at), unit.timestamp);
+        let begun = self.begun.iter().flatten().find(|(begun, _)| *begun == timestamp);
+        let pts = self.timeline.pts(begun.map_or(now, |(_, at)| *at), timestamp);
         self.counters.units_damaged += u64::from(self.broken);
-        self.units.push_back(AccessUnit { data, pts, key, damaged: self.broken });
+        self.units.push_back(AccessUnit { codec, data, pts, key, damaged: self.broken });
     }
 
     /// The peer began a new stream: what is half built ends, and nothing is decodable until a key picture.
     fn restart(&mut self, now: Instant) {
-        let mut last = None;
-        self.depacketizer.flush(|unit| last = Some(unit));
-        if let Some(unit) = last {
+        if let Some(unit) = self.depacketizer.flush() {
             self.finish(now, unit);
         }
         self.timeline.restart();
@@ -575,6 +598,7 @@ mod tests {
     use crate::base::time::{Clock, Pts};
     use crate::media::nal;
     use crate::rtp::packet::{Header, Packet, Writer};
+    use crate::rtp::payload::h264::PacketizationMode;
     use crate::rtp::rtcp::{self, Message};
 
     const SPS: [u8; 14] =
@@ -604,9 +628,9 @@ mod tests {
                 clock: Clock::new(now, SystemTime::UNIX_EPOCH),
                 epoch: now,
             },
-            receive: vec![99],
+            receive: vec![(99, VideoCodec::H264)],
             send_payload_type: 97,
-            send_mode: PacketizationMode::NonInterleaved,
+            send_format: Some(SendFormat::H264(PacketizationMode::NonInterleaved)),
             parameter_sets: Vec::new(),
             feedback: NegotiatedFeedback { pli: true, fir: true, ..Default::default() },
             retransmission: Retransmission::default(),
@@ -631,7 +655,7 @@ mod tests {
             nal::push(&mut data, &PPS);
         }
         nal::push(&mut data, &slice(if key { 0x65 } else { 0x41 }, len, 5));
-        AccessUnit { data: data.into(), pts, key, damaged: false }
+        AccessUnit { codec: VideoCodec::H264, data: data.into(), pts, key, damaged: false }
     }
 
     /// A stream under test and a scripted peer.
@@ -666,7 +690,8 @@ mod tests {
 
         /// The packets of the peer's next picture.
         fn packets(&mut self, unit: &AccessUnit) -> Vec<Bytes> {
-            let packetizer = Packetizer { mode: PacketizationMode::NonInterleaved, max_payload: 1200 };
+            let format = SendFormat::H264(PacketizationMode::NonInterleaved);
+            let mut packetizer = Packetizer::new(format, 1200, 0);
             let mut packets = Vec::new();
             self.timestamp = self.timestamp.wrapping_add(3600);
             packetizer.packetize(&unit.data, |payload| {
@@ -784,7 +809,7 @@ mod tests {
         let packets = world.packets(&picture(false, false, 5000, Pts::ZERO));
         world.hear(1000, &[&packets[..2], &packets[3..]].concat());
         let out = world.run(1001, 9000);
-        assert_eq!(World::requests(&out), [1050, 1550, 2050, 3050, 5050]);
+        assert_eq!(World::requests(&out), [1050, 1550, 2050, 3050, 4050, 5050, 6050, 7050, 8050]);
         world.show(9000, &picture(false, false, 500, Pts::ZERO));
         let units = world.units();
         assert!(units.len() == 2 && units.iter().all(|unit| unit.damaged && !unit.key));
@@ -916,8 +941,11 @@ mod tests {
     #[test]
     fn sent_pictures_arrive_whole_at_another_stream_and_reports_give_the_round_trip() {
         let mut world = World::new(|_| {});
-        let mut other =
-            VideoStream::new(world.start, VideoSettings { receive: vec![97], ..settings(world.start) }, 1);
+        let mut other = VideoStream::new(
+            world.start,
+            VideoSettings { receive: vec![(97, VideoCodec::H264)], ..settings(world.start) },
+            1,
+        );
         let sent: Vec<AccessUnit> = (0..50u64)
             .map(|n| {
                 picture(
@@ -1009,7 +1037,9 @@ mod tests {
 
     #[test]
     fn mode_0_that_cannot_send_a_slice_asks_the_encoder_for_a_key_picture() {
-        let mut world = World::new(|settings| settings.send_mode = PacketizationMode::SingleNal);
+        let mut world = World::new(|settings| {
+            settings.send_format = Some(SendFormat::H264(PacketizationMode::SingleNal))
+        });
         world.stream.send(world.now(0), &picture(true, true, 900, Pts::ZERO));
         assert!(!world.stream.take_key_request());
         world.stream.send(world.now(40), &picture(false, false, 5000, Pts::from_millis(40)));
@@ -1026,9 +1056,9 @@ mod tests {
         let mut world = World::new(|_| {});
         world.stream.send(world.now(0), &picture(true, true, 40_000, Pts::ZERO));
         let terms = VideoTerms {
-            receive: vec![99, 104],
+            receive: vec![(99, VideoCodec::H264), (104, VideoCodec::H264)],
             send_payload_type: 104,
-            send_mode: PacketizationMode::SingleNal,
+            send_format: Some(SendFormat::H264(PacketizationMode::SingleNal)),
             parameter_sets: Vec::new(),
             feedback: NegotiatedFeedback::default(),
             retransmission: Retransmission::default(),

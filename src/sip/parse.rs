@@ -163,14 +163,20 @@ struct Read {
 
 fn read_headers(lines: &str) -> Result<Read, Malformed> {
     let mut read = Read { headers: Headers::with_capacity(16), length: Length::Absent, problem: None };
-    for (count, line) in (HeaderLines { rest: lines }).enumerate() {
-        if count >= MAX_LINES {
-            return Err(Malformed::silent("more headers than a message may have"));
-        }
+    let mut count = 0;
+    for line in (HeaderLines { rest: lines }) {
         match line {
-            Ok((name, value)) if Length::is_named(name) => read.length = read.length.and(&value),
+            // Not counted: a message without one is printed with it.
+            Ok((name, value)) if Length::is_named(name) => {
+                read.length = read.length.and(&value);
+                continue;
+            }
             Ok((name, value)) => read.headers.push(name, value),
             Err(()) => read.problem = Some("a header line without name or colon"),
+        }
+        count += 1;
+        if count > MAX_LINES {
+            return Err(Malformed::silent("more headers than a message may have"));
         }
     }
     Ok(read)

@@ -111,8 +111,10 @@ impl Framer {
         }
         self.line_ends = 0;
         let waiting = self.buffer.get(self.start..).unwrap_or_default();
-        let Some(end) = find_head_end(waiting, self.scanned) else {
-            if waiting.len() > MAX_HEAD.min(self.limit) {
+        let longest = MAX_HEAD.min(self.limit);
+        let Some(end) = find_head_end(waiting, self.scanned).filter(|end| end.body <= longest) else {
+            // The same is said however the bytes were cut.
+            if waiting.len() > longest {
                 return Err(Framed::Broken("headers too long"));
             }
             // The last two bytes may be the start of the blank line.

@@ -16,6 +16,7 @@ mod examples;
 #[cfg(feature = "faults")]
 mod faults;
 mod identity;
+mod lossy;
 mod missing;
 mod offers;
 mod peers;

@@ -288,7 +288,7 @@ mod tests {
             Box::pin(async move { answer })
         });
         let stop = StopToken::default();
-        let recent = vec![CallView { id: "old".into(), ..CallView::default() }];
+        let recent = vec![Arc::new(CallView { id: "old".into(), ..CallView::default() })];
         let snapshot = Snapshot { recent, ..Snapshot::default() };
         let access = Access::new(&settings::Console::default());
         let router = router(access, Arc::new(move || snapshot.clone()), Some(controller));

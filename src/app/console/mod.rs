@@ -226,7 +226,7 @@ async fn metrics_text(State(shared): State<Arc<Shared>>) -> Response {
 #[derive(Serialize)]
 struct Calls {
     live: Vec<CallView>,
-    recent: Vec<CallView>,
+    recent: Vec<Arc<CallView>>,
 }
 
 async fn calls(State(shared): State<Arc<Shared>>) -> Response {
@@ -236,7 +236,7 @@ async fn calls(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn call(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
     let Snapshot { calls, recent, .. } = (shared.source)();
-    match calls.into_iter().chain(recent).find(|call| call.id == id) {
+    match calls.into_iter().map(Arc::new).chain(recent).find(|call| call.id == id) {
         Some(call) => Json(call).into_response(),
         None => refuse(StatusCode::NOT_FOUND, "unknown_call", "no live or recent call has this id"),
     }
@@ -278,7 +278,7 @@ mod tests {
             appliance: "eye".into(),
             parts,
             calls: vec![call("1")],
-            recent: vec![call("0")],
+            recent: vec![Arc::new(call("0"))],
             ..Snapshot::default()
         }
     }

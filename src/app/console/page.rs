@@ -1,5 +1,6 @@
 //! The status page: one HTML page without scripts that reloads itself. Everything from outside is escaped.
 
+use std::borrow::Borrow;
 use std::fmt::{self, Write};
 
 use super::view::{CallView, Readiness, Snapshot};
@@ -60,13 +61,14 @@ fn write_page(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     out.write_str("</body></html>\n")
 }
 
-fn calls(out: &mut String, title: &str, calls: &[CallView]) -> fmt::Result {
+fn calls<T: Borrow<CallView>>(out: &mut String, title: &str, calls: &[T]) -> fmt::Result {
     write!(
         out,
         "<h2>{title}</h2><table><tr><th>Call</th><th>From</th><th>To</th><th>Agent</th><th>State</th><th>Time</th>\
          <th>Audio</th><th>Video</th></tr>"
     )?;
     for call in calls {
+        let call = call.borrow();
         let state = call.end_reason.as_deref().unwrap_or(&call.state);
         write!(
             out,

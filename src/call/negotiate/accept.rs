@@ -7,7 +7,7 @@ use super::answer::stream_of;
 use super::protection::{Pairing, accepted};
 use super::route::route;
 use super::{MediaSettings, Origin, Refusal, agreed, audio, direction, feedback, is_slides, video};
-use crate::engine::plan::{AudioCodec, AudioStream, Direction, Route, Streams, VideoStream};
+use crate::engine::plan::{AudioCodec, AudioStream, Direction, Route, Streams, VideoCodec, VideoStream};
 use crate::sdp::{Connection, Media, SessionDescription};
 
 /// What the answer makes of the call. [`Refusal::NotAcceptable`] when it refuses everything we offered.
@@ -92,6 +92,7 @@ fn audio_stream(pair: &Pairing<'_>, settings: &MediaSettings, protected: bool) -
         send_payload_type,
         receive,
         telephone_event: choice.telephone_event,
+        opus: choice.opus,
         ptime_ms: choice.ptime_ms,
     })
 }
@@ -105,10 +106,13 @@ fn video_stream(
 ) -> Option<VideoStream> {
     let named = with_our_mappings(pair.theirs, pair.ours);
     let mut choice = video::choose(&named)?;
-    let mut receive: Vec<u8> = video::formats(pair.ours).iter().map(|format| format.payload_type).collect();
-    receive.extend(
-        choice.receive.iter().filter(|number| !receive.contains(number)).copied().collect::<Vec<_>>(),
-    );
+    let mut receive: Vec<(u8, VideoCodec)> =
+        video::formats(pair.ours).iter().map(|format| (format.payload_type, VideoCodec::H264)).collect();
+    for &(number, codec) in &choice.receive {
+        if !receive.iter().any(|(known, _)| *known == number) {
+            receive.push((number, codec));
+        }
+    }
     // Payload types for packets sent again count only where we offered any; ours are taken as offered.
     let ours = feedback::again(pair.ours, &receive, choice.format.payload_type);
     choice.retransmission.send = choice.retransmission.send.filter(|_| !ours.receive.is_empty());
@@ -165,7 +169,10 @@ mod tests {
         assert_eq!(audio.receive, [(8, AudioCodec::Pcma), (0, AudioCodec::Pcmu)]);
         let video = streams.video.unwrap();
         assert_eq!((video.send_payload_type, video.send_mode), (97, PacketizationMode::SingleNal));
-        assert_eq!((video.receive, video.max_macroblocks), (vec![96, 97], 1620));
+        assert_eq!(
+            (video.receive, video.max_macroblocks),
+            (vec![(96, VideoCodec::H264), (97, VideoCodec::H264)], 1620)
+        );
         assert_eq!(video.route.direction, Direction::SendOnly);
         assert_eq!(video.route.remote, "192.0.2.20:4002".parse().ok());
     }
@@ -175,7 +182,10 @@ mod tests {
         let lines =
             "m=video 4002 RTP/AVP 105\r\na=rtpmap:105 H264/90000\r\na=fmtp:105 packetization-mode=1\r\n";
         let video = accepted(&format!("{AUDIO}{lines}")).unwrap().video.unwrap();
-        assert_eq!((video.send_payload_type, video.receive), (105, vec![96, 97, 105]));
+        assert_eq!(
+            (video.send_payload_type, video.receive),
+            (105, vec![(96, VideoCodec::H264), (97, VideoCodec::H264), (105, VideoCodec::H264)])
+        );
         assert_eq!(video.send_mode, PacketizationMode::NonInterleaved);
     }
 

@@ -6,7 +6,7 @@ use super::route::route;
 use super::video::{self, VideoChoice};
 use super::{MediaSettings, Origin, Refusal, agreed, description, is_slides, named, refused};
 use crate::engine::plan::{
-    AudioStream, BoundPorts, Direction, Protection, Route, Streams, VideoStream, Wanted,
+    AudioStream, BoundPorts, Direction, Protection, Route, Streams, VideoCodec, VideoStream, Wanted,
 };
 use crate::sdp::{Attribute, Media, SessionDescription};
 
@@ -181,6 +181,7 @@ impl Answering<'_> {
             send_payload_type: choice.payload_type,
             receive: choice.receive,
             telephone_event: choice.telephone_event,
+            opus: choice.opus,
             ptime_ms: choice.ptime_ms,
         }
     }
@@ -239,6 +240,7 @@ pub(super) fn stream_of(
     let limits = choice.format.limits(description, theirs, with_audio);
     VideoStream {
         route,
+        codec: VideoCodec::H264,
         send_payload_type: choice.format.payload_type,
         send_mode: choice.format.mode,
         profile_level_id: choice.format.decodes(),

@@ -1,7 +1,7 @@
 //! G.711 and telephone-event in an audio line (RFC 3551, RFC 4733 §7.1).
 
 use super::{MediaSettings, line, spoken};
-use crate::engine::plan::{AudioCodec, Direction};
+use crate::engine::plan::{AudioCodec, Direction, OpusTerms};
 use crate::sdp::{Attribute, Media};
 
 /// Events 0-9, *, #, A-D. Flash (16) is not taken.
@@ -18,6 +18,7 @@ pub(super) struct AudioChoice {
     /// Every known codec of the line.
     pub receive: Vec<(u8, AudioCodec)>,
     pub telephone_event: Option<u8>,
+    pub opus: OpusTerms,
     pub ptime_ms: u32,
 }
 
@@ -28,7 +29,8 @@ pub(super) fn choose(media: &Media, settings: &MediaSettings) -> Option<AudioCho
     let preferred = |wanted: &AudioCodec| receive.iter().find(|(_, codec)| codec == wanted);
     let &(payload_type, codec) = settings.audio_codecs.iter().find_map(preferred)?;
     let telephone_event = telephone_event(media, codec.clock_rate());
-    Some(AudioChoice { payload_type, codec, receive, telephone_event, ptime_ms: ptime(media) })
+    let opus = OpusTerms::default();
+    Some(AudioChoice { payload_type, codec, receive, telephone_event, opus, ptime_ms: ptime(media) })
 }
 
 /// The codecs of a line we know, with the writer's payload types, in its order.
@@ -49,10 +51,13 @@ fn codec_of(media: &Media, payload_type: u8) -> Option<AudioCodec> {
     }
 }
 
+/// RFC 3551 §6; Opus has none, and gets the number most use.
 fn static_payload_type(codec: AudioCodec) -> u8 {
     match codec {
         AudioCodec::Pcmu => 0,
         AudioCodec::Pcma => 8,
+        AudioCodec::G722 => 9,
+        AudioCodec::Opus => 111,
     }
 }
 

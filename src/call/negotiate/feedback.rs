@@ -3,7 +3,7 @@
 //!
 //! Only what was offered is answered. Profile AVP or AVPF makes no difference to real peers.
 
-use crate::engine::plan::{Feedback, Retransmission};
+use crate::engine::plan::{Feedback, Retransmission, VideoCodec};
 use crate::sdp::{Attribute, Media};
 
 const TRANSPORT_SEQUENCE: &str = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
@@ -48,7 +48,7 @@ fn transport_sequence(media: &Media) -> Option<u8> {
 }
 
 /// The payload types in which the peer sends again, each with what it stands for, and the one for what we send.
-pub(super) fn again(media: &Media, receive: &[u8], send: u8) -> Retransmission {
+pub(super) fn again(media: &Media, receive: &[(u8, VideoCodec)], send: u8) -> Retransmission {
     let stands_for = |number: u8| {
         let map = media.rtpmap(number)?;
         let named = map.encoding.eq_ignore_ascii_case(RTX);
@@ -56,7 +56,7 @@ pub(super) fn again(media: &Media, receive: &[u8], send: u8) -> Retransmission {
         named.then_some((number, original))
     };
     let pairs = media.payload_types().into_iter().filter_map(stands_for);
-    let pairs: Vec<(u8, u8)> = pairs.filter(|(_, original)| receive.contains(original)).collect();
+    let pairs: Vec<(u8, u8)> = pairs.filter(|(_, original)| receive.iter().any(|(number, _)| number == original)).collect();
     let send = pairs.iter().find(|(_, original)| *original == send).map(|(number, _)| *number);
     Retransmission { send, receive: pairs }
 }
@@ -87,10 +87,17 @@ pub(super) fn complete(media: &mut Media, feedback: &Feedback, again: Option<(u8
     }
 }
 
-/// What we offer. Door stations get what costs a few bytes; browsers also what only they know.
+/// What we offer: to browsers what they know, to everybody else what SIP phones know; offers are to stay small.
 pub(super) fn offered(browser: bool, earlier: Option<&Media>) -> Feedback {
     let id = earlier.and_then(transport_sequence).unwrap_or(TRANSPORT_SEQUENCE_ID);
-    Feedback { pli: true, fir: true, nack: true, tmmbr: true, remb: true, transport_cc: browser.then_some(id) }
+    Feedback {
+        pli: true,
+        fir: true,
+        nack: true,
+        tmmbr: !browser,
+        remb: false,
+        transport_cc: browser.then_some(id),
+    }
 }
 
 #[cfg(test)]
@@ -127,7 +134,7 @@ mod tests {
     fn retransmissions_belong_to_a_payload_type_that_is_taken() {
         let media = &described(LINE).media[0];
         let expected = Retransmission { send: Some(97), receive: vec![(97, 96)] };
-        assert_eq!(again(media, &[96], 96), expected);
-        assert_eq!(again(media, &[99], 99), Retransmission::default());
+        assert_eq!(again(media, &[(96, VideoCodec::H264)], 96), expected);
+        assert_eq!(again(media, &[(99, VideoCodec::H264)], 99), Retransmission::default());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::level::Level;
 use super::{MediaSettings, feedback, line, spoken};
-use crate::engine::plan::{Direction, Feedback, PacketizationMode, Retransmission};
+use crate::engine::plan::{Direction, Feedback, PacketizationMode, Retransmission, VideoCodec};
 use crate::sdp::crypto::from_base64;
 use crate::sdp::media::bandwidth;
 use crate::sdp::{Attribute, Media, SessionDescription};
@@ -40,7 +40,7 @@ pub(super) struct Format {
 pub(super) struct VideoChoice {
     pub format: Format,
     /// Every payload type of the line we can decode.
-    pub receive: Vec<u8>,
+    pub receive: Vec<(u8, VideoCodec)>,
     pub feedback: Feedback,
     pub retransmission: Retransmission,
 }
@@ -55,7 +55,8 @@ pub(super) struct Limits {
 /// Chooses mode 1 before mode 0, then the profile we encode, then the peer's order; `None`: nothing in common.
 pub(super) fn choose(media: &Media) -> Option<VideoChoice> {
     let formats = formats(media);
-    let receive: Vec<u8> = formats.iter().map(|format| format.payload_type).collect();
+    let receive: Vec<(u8, VideoCodec)> =
+        formats.iter().map(|format| (format.payload_type, VideoCodec::H264)).collect();
     let rank = |format: &Format| {
         let other_profile = profile(format.profile_level_id.unwrap_or(UNSTATED)) != Some(Profile::Baseline);
         (format.mode == PacketizationMode::SingleNal, other_profile)
@@ -284,7 +285,10 @@ mod tests {
             (126, "packetization-mode=1;profile-level-id=428016"),
         ]);
         let choice = chosen(&both).unwrap();
-        assert_eq!((choice.format.payload_type, choice.receive), (126, vec![97, 126]));
+        assert_eq!(
+            (choice.format.payload_type, choice.receive),
+            (126, vec![(97, VideoCodec::H264), (126, VideoCodec::H264)])
+        );
         let alone = chosen(&h264(&[(99, "profile-level-id=42801F")])).unwrap().format;
         assert_eq!((alone.payload_type, alone.mode), (99, PacketizationMode::SingleNal));
         assert!(chosen(&h264(&[(99, "packetization-mode=2")])).is_none());
@@ -298,7 +302,10 @@ mod tests {
             (98, "profile-level-id=42001f; packetization-mode=1"),
         ]);
         let choice = chosen(&several).unwrap();
-        assert_eq!((choice.format.payload_type, choice.receive), (98, vec![97, 98]));
+        assert_eq!(
+            (choice.format.payload_type, choice.receive),
+            (98, vec![(97, VideoCodec::H264), (98, VideoCodec::H264)])
+        );
         assert!(chosen(&h264(&[(96, "profile-level-id=58001f")])).is_none());
         assert!(chosen(&h264(&[(96, "profile-level-id=58a01f")])).is_some());
     }

@@ -12,7 +12,7 @@ use crate::base::time::Pts;
 use crate::codec::ffmpeg::{AGAIN, CodecContext, Packet, Picture, broken, check};
 use crate::codec::h264::hardware::{self, Upload, Variant};
 use crate::codec::h264::shape::Shaper;
-use crate::media::access_unit::AccessUnit;
+use crate::media::access_unit::{AccessUnit, VideoCodec};
 use crate::media::codec::{CodecError, VideoEncoder};
 use crate::media::frame::{CleanFrame, Plane, Size};
 
@@ -192,7 +192,7 @@ impl FfmpegEncoder {
         let pts = Pts::from_nanos(self.packet.fields().pts);
         let shaped = self.shaper.shape(self.packet.data());
         self.packet.clear();
-        Ok(shaped.map(|(data, key)| AccessUnit { data, pts, key, damaged: false }))
+        Ok(shaped.map(|(data, key)| AccessUnit { codec: VideoCodec::H264, data, pts, key, damaged: false }))
     }
 }
 
@@ -233,6 +233,10 @@ impl VideoEncoder for FfmpegEncoder {
             set_rate(self.context.fields(), kbps);
         }
         Ok(())
+    }
+
+    fn adapts(&self) -> bool {
+        self.kind.adapts()
     }
 }
 

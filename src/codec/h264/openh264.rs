@@ -13,7 +13,7 @@ use openh264::formats::YUVSlices;
 use crate::codec::ffmpeg::broken;
 use crate::codec::h264::encoder::EncoderSettings;
 use crate::codec::h264::shape::Shaper;
-use crate::media::access_unit::AccessUnit;
+use crate::media::access_unit::{AccessUnit, VideoCodec};
 use crate::media::codec::{CodecError, VideoEncoder};
 use crate::media::frame::{CleanFrame, Plane, Size};
 
@@ -111,7 +111,7 @@ impl VideoEncoder for OpenH264Encoder {
             return Ok(None);
         };
         self.key_owed &= !key;
-        Ok(Some(AccessUnit { data, pts: picture.pts(), key, damaged: false }))
+        Ok(Some(AccessUnit { codec: VideoCodec::H264, data, pts: picture.pts(), key, damaged: false }))
     }
 
     fn size(&self) -> Size {

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::base::time::Pts;
+use crate::codec::decoder::Decoder;
 use crate::codec::ffmpeg::broken;
-use crate::codec::h264::decoder::H264Decoder;
 use crate::codec::h264::encoder::{EncoderKind, EncoderSettings, open};
-use crate::media::access_unit::AccessUnit;
+use crate::media::access_unit::{AccessUnit, VideoCodec};
 use crate::media::codec::CodecError;
 use crate::media::frame::{CleanFrame, FrameMut, Plane, Size};
 use crate::media::nal;
@@ -135,7 +135,7 @@ fn judge_pictures(
     originals: &[CleanFrame],
     pool: &FramePool,
 ) -> Result<(), CodecError> {
-    let mut decoder = H264Decoder::new(SIZE)?;
+    let mut decoder = Decoder::new(VideoCodec::H264, SIZE)?;
     let mut compared = 0;
     for unit in units {
         let Some(decoded) = decoder.decode_own(unit, pool)? else { continue };
@@ -208,6 +208,7 @@ mod tests {
     #[test]
     fn a_stream_without_the_key_picture_asked_for_fails_the_proof() {
         let unit = |number, key| AccessUnit {
+            codec: VideoCodec::H264,
             data: bytes::Bytes::from_static(&[0, 0, 1, 0x65, 1]),
             pts: at(number),
             key,

@@ -6,12 +6,12 @@ use super::{Running, Supplies};
 use crate::base::queue::{self, Latest, Sender};
 use crate::base::stop::Outcome;
 use crate::engine::mix::{Mixer, Steady};
-use crate::engine::network::audio::{AudioPart, Beat, Prepared};
+use crate::engine::network::audio::{AudioPart, Beat, Prepared, formats};
 use crate::engine::network::sockets::Sockets;
 use crate::engine::plan::{AudioStream, Then};
 use crate::engine::ports::Pair;
 use crate::engine::voice::Speaker;
-use crate::rtp::audio::{AudioFormat, AudioSettings, AudioStream as AudioMachine};
+use crate::rtp::audio::{AudioSettings, AudioStream as AudioMachine};
 
 impl Running {
     pub(super) fn audio(
@@ -20,18 +20,19 @@ impl Running {
         stream: &AudioStream,
         pair: Pair,
     ) -> Result<AudioPart, String> {
-        let rate = stream.codec.clock_rate();
+        let rate = stream.codec.sample_rate();
         let guard = self.guard(supplies, &stream.route);
         let settings = AudioSettings {
-            stream: self.stream_settings(supplies, &stream.route, &guard, rate),
-            receive: stream.receive.iter().map(|(number, _)| AudioFormat::g711(*number)).collect(),
+            stream: self.stream_settings(supplies, &stream.route, &guard, stream.codec.clock_rate()),
+            receive: formats(stream),
             telephone_event: stream.telephone_event,
         };
         let machine = AudioMachine::new(self.epoch, settings, supplies.seed());
         let (tell, prepared) = queue::queue(Latest);
         // Nobody is greeted twice, however often the sound comes back.
         let greets = self.plan.voice.greeting.is_some() && !std::mem::replace(&mut self.greeted, true);
-        let mixer = Mixer::new(steady(&self.plan.voice.then, rate), greets);
+        let mixer = Mixer::new(steady(&self.plan.voice.then), rate, greets);
+        let beat = Beat::new(stream).map_err(|error| error.to_string())?;
         self.voice(supplies.speaker.clone(), rate, greets, tell);
         Ok(AudioPart {
             sockets: Sockets::new(pair, stream.route.rtcp_mux),
@@ -44,7 +45,7 @@ impl Running {
             digits: VecDeque::new(),
             caller: self.taps.caller.clone(),
             agent: self.taps.agent.clone(),
-            beat: Beat::new(rate),
+            beat,
         })
     }
 
@@ -68,17 +69,17 @@ impl Running {
                 },
                 Then::Echo | Then::Silence | Then::Tone(_) => None,
             };
-            tell.offer(Prepared { opening, looped });
+            tell.offer(Prepared { rate, opening, looped });
             Outcome::Done
         });
     }
 }
 
-fn steady(then: &Then, rate: u32) -> Steady {
+fn steady(then: &Then) -> Steady {
     match then {
         Then::Echo => Steady::Echo,
         Then::Silence => Steady::Silence,
-        Then::Tone(hertz) => Mixer::tone(*hertz, rate),
+        Then::Tone(hertz) => Steady::Tone { hertz: *hertz },
         Then::Speech(_) | Then::Clip(_) => Steady::Loop,
     }
 }

@@ -8,13 +8,14 @@ use std::sync::atomic::AtomicBool;
 
 use super::{Running, Supplies};
 use crate::base::queue::{self, Gop, Receiver, Sender};
-use crate::codec::h264::decoder::H264Decoder;
+use crate::codec::decoder::Decoder;
+use crate::codec::h264::encoder::EncoderKind;
 use crate::engine::bus::Bus;
 use crate::engine::coding::{Coder, Limits};
 use crate::engine::network::sockets::Sockets;
-use crate::engine::network::video::{Inlet, VideoChange, VideoPart, send_mode};
+use crate::engine::network::video::{Inlet, VideoChange, VideoPart, send_format};
 use crate::engine::paint::{FIRST_SLATE, Playing, Still};
-use crate::engine::plan::{PacketizationMode, Picture, VideoStream};
+use crate::engine::plan::{PacketizationMode, Picture, VideoCodec, VideoStream};
 use crate::engine::ports::Pair;
 use crate::engine::report::Gauges;
 use crate::engine::steering::{Steered, Steering, steering};
@@ -110,7 +111,7 @@ impl Running {
             stream: self.stream_settings(supplies, &stream.route, &guard, 90_000),
             receive: stream.receive.clone(),
             send_payload_type: stream.send_payload_type,
-            send_mode: send_mode(stream.send_mode),
+            send_format: send_format(stream),
             parameter_sets: stream.parameter_sets.clone(),
             feedback: stream.feedback,
             retransmission: stream.retransmission.clone(),
@@ -120,7 +121,7 @@ impl Running {
         };
         let machine = VideoMachine::new(self.epoch, settings, supplies.seed());
         let key_needed = Arc::new(AtomicBool::new(false));
-        let decoder = self.video_in(supplies, inbound, key_needed.clone());
+        let decoder = self.video_in(supplies, stream, inbound, key_needed.clone());
         let Outbound { steering, encoded, recorder } = outbound;
         if !guard.ready() {
             steering.set_sending(false);
@@ -169,7 +170,9 @@ impl Running {
                     max_macroblocks_per_second: stream.max_macroblocks_per_second,
                     kbps: self.kbps(stream),
                     fps: out.fps,
-                    max_nal_bytes: bounded.then_some(MAX_PAYLOAD),
+                    // Where nothing is sent again, a lost packet is to cost no more than a slice.
+                    max_nal_bytes: (bounded || kind == EncoderKind::X264 && !stream.feedback.nack)
+                        .then_some(MAX_PAYLOAD),
                     profile_level_id: stream.profile_level_id,
                 },
             }),
@@ -227,12 +230,13 @@ impl Running {
     fn video_in(
         &mut self,
         supplies: &Supplies,
+        stream: &VideoStream,
         inbound: Inbound,
         key_needed: Arc<AtomicBool>,
     ) -> Sender<AccessUnit, Gop> {
         let Inbound { bus, gauges, observed } = inbound;
         let (sender, units) = queue::queue(Gop::new(UNITS_IN));
-        let decoder = match H264Decoder::new(LARGEST_PICTURE) {
+        let decoder = match Decoder::new(expected(stream), LARGEST_PICTURE) {
             Ok(decoder) => decoder,
             Err(error) => {
                 self.fault(format!("decoder: {error}"));
@@ -270,4 +274,10 @@ impl Running {
         self.scope.thread("video-in", move || thread.run());
         sender
     }
+}
+
+/// The codec the peer will most likely send: the one we send, if it may, else its first.
+fn expected(stream: &VideoStream) -> VideoCodec {
+    let ours = stream.receive.iter().find(|(_, codec)| *codec == stream.codec);
+    ours.or(stream.receive.first()).map_or(stream.codec, |(_, codec)| *codec)
 }

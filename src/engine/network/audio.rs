@@ -6,24 +6,31 @@ use std::time::Instant;
 
 use crate::base::queue::{Fifo, Latest, Receiver, Sender, Taken};
 use crate::base::time::Pts;
-use crate::codec::conceal::Concealer;
-use crate::codec::g711::{self, Law};
 use crate::engine::mix::Mixer;
 use crate::engine::network::figures::stream_report;
 use crate::engine::network::guard::{Guard, Port};
+use crate::engine::network::hearing::Hearing;
 use crate::engine::network::sockets::Sockets;
+use crate::engine::network::speaking::Speaking;
 use crate::engine::plan::{AudioCodec, AudioStream as AudioStreamPlan, StreamReport};
 use crate::media::audio::{Pcm, block_samples};
+use crate::media::codec::CodecError;
 use crate::rtp::audio::{AudioFormat, AudioStream, Playout};
 use crate::rtp::payload::dtmf::Digit;
 
 /// How long a key is pressed, and the silence after it.
 const DIGIT_MS: u32 = 160;
 const DIGIT_PAUSE_BLOCKS: u32 = 5;
+/// A block is put together from at most so many packets: the shortest last 2.5 ms.
+const PULLS_MAX: usize = 10;
+/// Blocks between two looks at what the peer reports as lost.
+const LOSS_BLOCKS: u32 = 50;
 
 /// Prepared sound: the opening, and what is looped after it.
 #[derive(Default)]
 pub struct Prepared {
+    /// Hz of both.
+    pub rate: u32,
     pub opening: Option<Arc<[i16]>>,
     pub looped: Option<Arc<[i16]>>,
 }
@@ -47,26 +54,44 @@ pub struct AudioPart {
 
 /// What one block leaves for the next.
 pub struct Beat {
-    concealer: Concealer,
+    /// Hz of what is heard, said and recorded: the sample rate of the codec we send.
+    rate: u32,
+    hearing: Hearing,
+    speaking: Speaking,
     heard: Vec<i16>,
     said: Vec<i16>,
-    coded: Vec<u8>,
     first_sent: bool,
     /// Blocks until the next key may be pressed.
     pause: u32,
+    /// Blocks until the peer's reports are looked at.
+    until_loss: u32,
 }
 
 impl Beat {
-    pub fn new(rate: u32) -> Self {
+    pub fn new(stream: &AudioStreamPlan) -> Result<Self, CodecError> {
+        let rate = stream.codec.sample_rate();
         let samples = block_samples(rate);
-        Beat {
-            concealer: Concealer::new(rate),
+        Ok(Beat {
+            rate,
+            hearing: Hearing::new(rate, &stream.receive),
+            speaking: Speaking::new(stream)?,
             heard: vec![0; samples],
             said: vec![0; samples],
-            coded: Vec::with_capacity(samples * 3),
             first_sent: false,
             pause: 0,
+            until_loss: LOSS_BLOCKS,
+        })
+    }
+
+    /// Offer and answer were renewed.
+    fn renew(&mut self, stream: &AudioStreamPlan) -> Result<(), CodecError> {
+        self.rate = stream.codec.sample_rate();
+        self.hearing.renew(self.rate, &stream.receive);
+        for block in [&mut self.heard, &mut self.said] {
+            block.clear();
+            block.resize(block_samples(self.rate), 0);
         }
+        self.speaking.renew(stream)
     }
 }
 
@@ -155,11 +180,11 @@ impl AudioPart {
                 stream.receive.push((*number, *codec));
             }
         }
-        let formats = stream.receive.iter().map(|(number, _)| AudioFormat::g711(*number));
-        self.machine.renegotiate(formats.collect(), stream.telephone_event);
-        if stream.codec != self.stream.codec {
-            self.beat.coded.clear();
+        self.machine.renegotiate(formats(&stream), stream.telephone_event);
+        if let Err(error) = self.beat.renew(&stream) {
+            tracing::error!("{} cannot be sent: {error}", stream.codec.name());
         }
+        self.mixer.set_rate(self.beat.rate);
         self.stream = stream;
     }
 
@@ -168,7 +193,7 @@ impl AudioPart {
         self.take_prepared();
         let heard = self.hear(now);
         let pts = Pts::at(epoch, now);
-        let rate = self.stream.codec.clock_rate();
+        let rate = self.beat.rate;
         if let (true, Some(recorder)) = (heard && self.receives(), &self.caller) {
             recorder.offer(Pcm { rate, pts, samples: self.beat.heard.as_slice().into() });
         }
@@ -176,25 +201,34 @@ impl AudioPart {
             return;
         }
         self.press();
-        let Beat { heard, said, coded, first_sent, .. } = &mut self.beat;
+        self.follow_loss();
+        let Beat { heard, said, speaking, first_sent, .. } = &mut self.beat;
         self.mixer.fill(heard, said);
         if let Some(recorder) = &self.agent {
             recorder.offer(Pcm { rate, pts, samples: said.as_slice().into() });
         }
-        g711::encode(law(self.stream.codec), said, coded);
-        // G.711: one byte a sample. A packet may be shorter or longer than a block.
-        let packet = (rate / 1000 * self.stream.ptime_ms.max(10)) as usize;
-        while coded.len() >= packet {
+        let (machine, payload_type) = (&mut self.machine, self.stream.send_payload_type);
+        speaking.say(said, |spoken| {
             let marker = !std::mem::replace(first_sent, true);
-            let payload_type = self.stream.send_payload_type;
-            self.machine.send(now, payload_type, &coded[..packet], packet as u32, marker);
-            coded.drain(..packet);
+            machine.send(now, payload_type, spoken.payload, spoken.ticks, marker);
+        });
+    }
+
+    /// What helps over losses is worth its bits only where there are some.
+    fn follow_loss(&mut self) {
+        let Beat { speaking, until_loss, .. } = &mut self.beat;
+        *until_loss -= 1;
+        if *until_loss == 0 {
+            *until_loss = LOSS_BLOCKS;
+            let lost = self.machine.statistics().remote_lost_fraction.unwrap_or(0.0);
+            speaking.set_loss((lost * 100.0).round().clamp(0.0, 100.0) as u8);
         }
     }
 
     fn take_prepared(&mut self) {
         match self.prepared.try_take() {
             Taken::Item(prepared) => {
+                self.mixer.set_source_rate(prepared.rate);
                 match prepared.opening {
                     Some(opening) => self.mixer.open_with(opening),
                     None => self.mixer.open_without(),
@@ -211,28 +245,39 @@ impl AudioPart {
 
     /// Fills the block that is heard now. `false`: there is nothing to hear.
     fn hear(&mut self, now: Instant) -> bool {
-        let Beat { concealer, heard, said, .. } = &mut self.beat;
-        match self.machine.playout(now) {
-            Playout::Packet { payload_type, payload, .. } => {
-                let codec = self.stream.receive.iter().find(|(known, _)| *known == payload_type);
-                heard.clear();
-                g711::decode(law(codec.map_or(self.stream.codec, |(_, codec)| *codec)), payload, heard);
-                heard.resize(said.len(), 0);
-                concealer.good(heard);
-                true
+        let Beat { hearing, heard, .. } = &mut self.beat;
+        let mut any = hearing.is_ready();
+        for _ in 0..PULLS_MAX {
+            if hearing.is_ready() {
+                break;
             }
-            // G.711 is cut into blocks, so nothing is held over; a codec that is would be decoded here.
-            Playout::Lost | Playout::Held => {
-                heard.resize(said.len(), 0);
-                concealer.conceal(heard);
-                true
-            }
-            Playout::Quiet => {
-                heard.clear();
-                heard.resize(said.len(), 0);
-                false
+            match self.machine.playout(now) {
+                Playout::Packet { payload_type, payload, whole, .. } => {
+                    any = true;
+                    if hearing.packet(payload_type, payload).is_err() {
+                        hearing.lost(None);
+                        self.machine.undecodable();
+                    }
+                    // The rest of a shorter piece was lost, and will be said to be.
+                    if !whole {
+                        break;
+                    }
+                }
+                // Packets that last longer are here already.
+                Playout::Held => {}
+                Playout::Lost => {
+                    any = true;
+                    hearing.lost(None);
+                    break;
+                }
+                Playout::Quiet => {
+                    hearing.quiet();
+                    break;
+                }
             }
         }
+        hearing.take(heard);
+        any
     }
 
     /// One key at a time, with a pause that door stations need to tell two presses apart.
@@ -247,9 +292,12 @@ impl AudioPart {
     }
 }
 
-fn law(codec: AudioCodec) -> Law {
-    match codec {
-        AudioCodec::Pcmu => Law::Mu,
-        AudioCodec::Pcma => Law::A,
-    }
+/// What the peer may send, in the words of its RTP machine.
+pub fn formats(stream: &AudioStreamPlan) -> Vec<AudioFormat> {
+    let format = |&(payload_type, codec): &(u8, AudioCodec)| AudioFormat {
+        payload_type,
+        clock_rate: codec.clock_rate(),
+        bytes_per_20ms: codec.bytes_per_20ms(),
+    };
+    stream.receive.iter().map(format).collect()
 }

@@ -12,10 +12,11 @@ use crate::engine::network::BEAT;
 use crate::engine::network::figures::stream_report;
 use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::sockets::{Bell, Sockets};
-use crate::engine::plan::{PacketizationMode, StreamReport, VideoStream as VideoStreamPlan};
+use crate::engine::plan::{PacketizationMode, PathReport, StreamReport, VideoCodec, VideoStream as VideoStreamPlan};
 use crate::engine::report::Gauges;
 use crate::engine::steering::Steering;
 use crate::media::access_unit::AccessUnit;
+use crate::rtp::payload::SendFormat;
 use crate::rtp::payload::h264::PacketizationMode as SendMode;
 use crate::rtp::video::{VideoStream, VideoTerms};
 
@@ -84,7 +85,8 @@ impl VideoPart {
     }
 
     pub fn report(&self) -> StreamReport {
-        stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        let report = stream_report(&self.machine.statistics(), self.first_ms, &self.guard);
+        StreamReport { path: Some(self.path()), ..report }
     }
 
     /// Reads what came, until nothing more comes or a picture is whole.
@@ -179,6 +181,30 @@ impl VideoPart {
         if self.machine.take_key_request() {
             self.steering.want_key();
         }
+        if let Some(kbps) = self.machine.take_rate(now) {
+            self.steering.set_rate(kbps);
+        }
+    }
+
+    /// Lost packets and the path, both ways.
+    pub fn path(&self) -> PathReport {
+        let (counters, path) = (self.machine.counters(), self.machine.bandwidth());
+        PathReport {
+            asked: counters.asked.asked,
+            recovered: counters.asked.recovered,
+            given_up: counters.asked.given_up,
+            repeats_wanted: counters.repeated.asked,
+            repeated: counters.repeated.sent,
+            repeats_refused: counters.repeated.refused,
+            feedback_sent: path.told,
+            feedback_received: path.heard,
+            target_kbps: path.target_kbps,
+            remb_kbps: path.remb_kbps,
+            tmmbr_kbps: path.tmmbr_kbps,
+            delay_kbps: path.delay_kbps,
+            loss_kbps: path.loss_kbps,
+            inbound_kbps: path.receive_kbps,
+        }
     }
 
     fn deliver(&mut self, now: Instant, unit: AccessUnit, gauges: &Gauges) {
@@ -216,15 +242,16 @@ impl VideoPart {
         let receives = stream.route.direction.receives();
         let sends = stream.route.direction.sends() && self.guard.ready();
         let resumes = receives && !self.receives();
-        let known = self.stream.receive.iter().filter(|number| !stream.receive.contains(number));
-        let known: Vec<u8> = known.copied().collect();
+        let named = |number: u8| stream.receive.iter().any(|(other, _)| *other == number);
+        let known: Vec<(u8, VideoCodec)> =
+            self.stream.receive.iter().filter(|(number, _)| !named(*number)).copied().collect();
         stream.receive.extend(known);
         let (remote, rtcp) = self.guard.remotes();
         self.machine.redirect(remote, rtcp, receives, sends);
         self.machine.renegotiate(VideoTerms {
             receive: stream.receive.clone(),
             send_payload_type: stream.send_payload_type,
-            send_mode: send_mode(stream.send_mode),
+            send_format: send_format(&stream),
             parameter_sets: stream.parameter_sets.clone(),
             feedback: stream.feedback,
             retransmission: stream.retransmission.clone(),
@@ -249,9 +276,13 @@ impl VideoPart {
     }
 }
 
-pub fn send_mode(mode: PacketizationMode) -> SendMode {
-    match mode {
-        PacketizationMode::SingleNal => SendMode::SingleNal,
-        PacketizationMode::NonInterleaved => SendMode::NonInterleaved,
+/// How pictures of a stream are put into packets.
+pub fn send_format(stream: &VideoStreamPlan) -> Option<SendFormat> {
+    match (stream.codec, stream.send_mode) {
+        (VideoCodec::H264, PacketizationMode::SingleNal) => Some(SendFormat::H264(SendMode::SingleNal)),
+        (VideoCodec::H264, PacketizationMode::NonInterleaved) => {
+            Some(SendFormat::H264(SendMode::NonInterleaved))
+        }
+        (VideoCodec::Vp8, _) => Some(SendFormat::Vp8),
     }
 }

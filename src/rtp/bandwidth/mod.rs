@@ -46,6 +46,8 @@ const REMB_START: f64 = 4_000_000.0;
 const REMB_BOUNDS: (f64, f64) = (100_000.0, 20_000_000.0);
 const REMB_INTERVAL: Duration = Duration::from_secs(1);
 const REMB_WINDOW: Duration = Duration::from_millis(500);
+/// Bytes of RTP, UDP and IP in front of each payload, as TMMBR counts them.
+const OVERHEAD: u16 = 40;
 /// Round trip until one is known.
 const ROUND_TRIP: Duration = Duration::from_millis(100);
 
@@ -62,7 +64,7 @@ pub struct BandwidthFigures {
     pub tmmbr_kbps: Option<u32>,
     /// What we estimate the path from the peer to carry.
     pub receive_kbps: Option<u32>,
-    /// Transport-wide feedback and REMB sent.
+    /// Transport-wide feedback and estimates sent.
     pub told: u64,
     /// The same received.
     pub heard: u64,
@@ -81,8 +83,8 @@ pub struct Bandwidth {
     tmmbr: Option<(u32, Limit)>,
     /// The owner of a limit waits for our answer.
     answer: Option<(u32, Limit)>,
-    /// Highest number and losses of the last report block.
-    reported: Option<(u32, i32)>,
+    /// Highest number and losses of the last report block, and packets asked for until then.
+    reported: Option<(u32, i32, u64)>,
     again: Again,
     told_kbps: u32,
     told_at: Option<Instant>,
@@ -149,7 +151,7 @@ impl Bandwidth {
             self.delay = feedback.transport_cc.map(|_| begin());
             self.arrivals = feedback.transport_cc.map(|_| Arrivals::new(self.epoch));
         }
-        let estimates = feedback.remb && feedback.transport_cc.is_none();
+        let estimates = (feedback.remb || feedback.tmmbr) && feedback.transport_cc.is_none();
         if estimates != self.inbound.is_some() {
             self.inbound = estimates.then(Inbound::new);
         }
@@ -161,9 +163,7 @@ impl Bandwidth {
         self.loss.set_bounds(loss_bounds(most_kbps));
         self.feedback = feedback;
         self.most_kbps = most_kbps;
-        // The coder is opened anew with the whole of it.
-        self.told_kbps = most_kbps;
-        self.fresh = self.target_kbps() < most_kbps;
+        self.fresh = true;
     }
 
     /// A packet of ours left.
@@ -193,16 +193,18 @@ impl Bandwidth {
         }
     }
 
-    /// The peer reports on our stream.
-    pub fn reported(&mut self, now: Instant, block: &Block) {
-        let before = self.reported.replace((block.highest_sequence, block.cumulative_lost));
-        let Some((highest, lost)) = before else { return };
+    /// The peer reports on our stream. `asked`: how many packets it has asked for so far; what was sent again no longer
+    /// counts as lost in its report.
+    pub fn reported(&mut self, now: Instant, block: &Block, asked: u64) {
+        let before = self.reported.replace((block.highest_sequence, block.cumulative_lost, asked));
+        let Some((highest, lost, asked_before)) = before else { return };
         let expected = block.highest_sequence.wrapping_sub(highest);
         // Behind, or a restart of the peer's count.
         if expected > 1 << 20 {
             return;
         }
         let lost = u64::try_from(block.cumulative_lost.saturating_sub(lost)).unwrap_or(0);
+        let lost = lost.max(asked.saturating_sub(asked_before));
         // Where packets are told of one by one, that is sooner and the same.
         if self.delay.as_ref().is_none_or(|(flight, ..)| flight.through().is_none()) {
             self.loss.told(now, u64::from(expected), lost, None);
@@ -254,7 +256,11 @@ impl Bandwidth {
             arrivals.tell(now, (own, media), &mut writer);
         }
         if let Some(bits) = self.inbound.as_mut().and_then(|inbound| inbound.due(now)) {
-            writer.remb(own, media, bits);
+            if self.feedback.remb {
+                writer.remb(own, media, bits);
+            } else {
+                writer.tmmbr(own, media, Limit { bits, overhead: OVERHEAD });
+            }
         }
         if let Some((owner, limit)) = self.answer.take() {
             writer.tmmbn(own, owner, limit);

@@ -9,13 +9,14 @@ use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::media::access_unit::VideoCodec;
 use crate::media::nal::{self, NalType, START_CODE};
 use crate::media::sps;
+use crate::rtp::payload::{self, Payload, Refused, UNIT_MAX};
 use crate::rtp::reorder::Piece;
 
-/// Larger NAL units and access units are dropped whole.
+/// Larger NAL units are dropped whole.
 pub const NAL_MAX: usize = 2 << 20;
-pub const UNIT_MAX: usize = 4 << 20;
 /// Parameter sets kept per stream, and the largest one.
 const SPS_KEPT: usize = 4;
 const PPS_KEPT: usize = 8;
@@ -47,16 +48,6 @@ pub struct Unit {
     pub damaged: bool,
     /// Packets were missing in or before it.
     pub after_loss: bool,
-}
-
-/// Refused packets, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Refused {
-    pub malformed: u64,
-    /// STAP-B, MTAP, FU-B.
-    pub interleaved: u64,
-    /// NAL units or access units beyond the limits.
-    pub too_large: u64,
 }
 
 /// The parameter sets last heard of, by id.
@@ -186,6 +177,23 @@ impl Depacketizer {
         self.drop_unit();
     }
 
+    /// The unit as a decoder takes it: every key picture behind its parameter sets.
+    pub(super) fn whole(&self, unit: Unit) -> payload::Unit {
+        let Unit { data, timestamp, idr, has_sps, has_pps, damaged, after_loss } = unit;
+        let decodable = self.sets.complete();
+        let key = idr && decodable && !data.is_empty();
+        let data = if key && !(has_sps && has_pps) {
+            let sets = self.sets.annexb();
+            let mut whole = BytesMut::with_capacity(sets.len() + data.len());
+            whole.put_slice(&sets);
+            whole.put_slice(&data);
+            whole.freeze()
+        } else {
+            data
+        };
+        payload::Unit { codec: VideoCodec::H264, data, timestamp, key, decodable, damaged, after_loss }
+    }
+
     fn take_payload(&mut self, payload: &[u8]) {
         let kind = payload[0] & 0x1f;
         if payload[0] & 0x80 != 0 {
@@ -198,7 +206,7 @@ impl Depacketizer {
             match kind {
                 1..=23 => self.take_nal(payload),
                 STAP_A => self.take_aggregate(&payload[1..]),
-                25..=27 | 29 => self.refused.interleaved += 1,
+                25..=27 | 29 => self.refused.unsupported += 1,
                 _ => self.refuse_malformed(),
             }
         }
@@ -346,31 +354,6 @@ impl Depacketizer {
     }
 }
 
-/// One packet's payload: a few bytes of header and a part of an access unit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Payload {
-    header: [u8; 2],
-    header_len: u8,
-    data: Bytes,
-    /// The last packet of its access unit.
-    pub marker: bool,
-}
-
-impl Payload {
-    /// To be put behind each other.
-    pub fn parts(&self) -> [&[u8]; 2] {
-        [&self.header[..usize::from(self.header_len)], &self.data]
-    }
-
-    pub fn len(&self) -> usize {
-        usize::from(self.header_len) + self.data.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
 /// The largest NAL unit that still goes alone in mode 0 when it exceeds the payload size wished for.
 pub const SINGLE_NAL_MAX: usize = 1400;
 
@@ -421,7 +404,7 @@ impl Packetizer {
                 PacketizationMode::NonInterleaved => max_payload,
             };
             if unit.len() <= single {
-                put_held(Payload { header: [0; 2], header_len: 0, data: unit, marker: false });
+                put_held(Payload::new(&[], unit));
             } else if self.mode == PacketizationMode::NonInterleaved {
                 fragment(&unit, max_payload, &mut put_held);
             } else {
@@ -454,7 +437,7 @@ fn aggregate(units: &mut Vec<Bytes>, put: &mut impl FnMut(Payload)) {
         }
     };
     units.clear();
-    put(Payload { header: [0; 2], header_len: 0, data, marker: false });
+    put(Payload::new(&[], data));
 }
 
 /// FU-A of one unit (§5.8), in parts of nearly equal size.
@@ -468,7 +451,7 @@ fn fragment(unit: &Bytes, max_payload: usize, put: &mut impl FnMut(Payload)) {
         let start = if from == 0 { 0x80 } else { 0 };
         let end = if to == data.len() { 0x40 } else { 0 };
         let header = [first & 0xe0 | FU_A, start | end | first & 0x1f];
-        put(Payload { header, header_len: 2, data: data.slice(from..to), marker: false });
+        put(Payload::new(&header, data.slice(from..to)));
         from = to;
     }
 }
@@ -508,7 +491,13 @@ mod tests {
     fn join(depacketizer: &mut Depacketizer, packets: &[(u32, &[u8], bool, bool)]) -> Vec<Unit> {
         let mut units = Vec::new();
         for (timestamp, payload, marker, after_gap) in packets {
-            let piece = Piece { timestamp: *timestamp, marker: *marker, payload, after_gap: *after_gap };
+            let piece = Piece {
+                timestamp: *timestamp,
+                marker: *marker,
+                payload,
+                after_gap: *after_gap,
+                ..Piece::default()
+            };
             depacketizer.push(piece, |unit| units.push(unit));
         }
         units
@@ -581,7 +570,7 @@ mod tests {
         for kind in [25, 26, 27, 29] {
             join(&mut depacketizer, &[(1, &[kind, 1, 2, 3, 4, 5, 6, 7], true, false)]);
         }
-        assert_eq!(depacketizer.refused(), Refused { interleaved: 4, ..Refused::default() });
+        assert_eq!(depacketizer.refused(), Refused { unsupported: 4, ..Refused::default() });
     }
 
     #[test]
@@ -647,10 +636,7 @@ mod tests {
         let mut units = 0;
         for n in 0..5000u32 {
             fragment[1] = if n == 0 { 0x85 } else { 0x05 };
-            depacketizer
-                .push(Piece { timestamp: 1, marker: false, payload: &fragment, after_gap: false }, |_| {
-                    units += 1
-                });
+            depacketizer.push(Piece { timestamp: 1, payload: &fragment, ..Piece::default() }, |_| units += 1);
             assert!(depacketizer.building.len() <= NAL_MAX + 16);
         }
         assert_eq!((units, depacketizer.refused().too_large), (0, 1));
@@ -679,8 +665,13 @@ mod tests {
             }
             marker ^= random.random_range(0..10) == 0;
             timestamp += u32::from(random.random_range(0..8) == 0);
-            let piece =
-                Piece { timestamp, marker, payload: &payload, after_gap: random.random_range(0..20) == 0 };
+            let piece = Piece {
+                timestamp,
+                marker,
+                payload: &payload,
+                after_gap: random.random_range(0..20) == 0,
+                ..Piece::default()
+            };
             depacketizer.push(piece, |unit| {
                 assert!(unit.data.len() <= UNIT_MAX);
                 assert!(nal::units(&unit.data).count() <= unit.data.len());

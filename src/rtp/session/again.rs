@@ -33,6 +33,11 @@ impl Beside {
 }
 
 impl Session {
+    /// Different packets of the source.
+    pub fn packets_received(&self) -> u64 {
+        self.statistics.packets_received + self.sequence.received()
+    }
+
     /// Whether a packet from there is the stream's.
     pub fn is_source(&self, source: SocketAddr) -> bool {
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());

@@ -418,6 +418,8 @@ pub struct Endpoint {
     timers: BTreeSet<(Instant, Timer)>,
     next: u64,
     out: VecDeque<Do>,
+    /// The INVITE that came last, until it is known whether it needs a 100.
+    unanswered: Option<(Instant, u64)>,
 }
 
 impl Endpoint {
@@ -450,6 +452,7 @@ impl Endpoint {
             timers: BTreeSet::new(),
             next: 0,
             out: VecDeque::new(),
+            unanswered: None,
         }
     }
 
@@ -477,7 +480,11 @@ impl Endpoint {
         self.ready = ready;
     }
 
+    /// The next thing to do. Whoever takes an event acts on it before polling again.
     pub fn poll(&mut self) -> Option<Do> {
+        if self.out.is_empty() {
+            self.say_trying();
+        }
         self.out.pop_front()
     }
 

@@ -60,12 +60,18 @@ impl Endpoint {
         self.session_of.insert(dialog.key.clone(), session);
         state.dialog = Some(dialog);
         self.sessions.insert(session, state);
-        self.trying(now, transaction);
+        self.say_trying();
+        self.unanswered = Some((now, transaction));
         self.event(Event::Invited { session, invite: Box::new(invite) });
     }
 
-    fn trying(&mut self, now: Instant, transaction: u64) {
-        let Some(server) = self.servers.get(&transaction) else { return };
+    /// 100 for an INVITE that nothing else was said to when it had been told of (RFC 3261 §17.2.1): who rings or
+    /// refuses at once needs none.
+    pub(super) fn say_trying(&mut self) {
+        let Some((now, transaction)) = self.unanswered.take() else { return };
+        let Some(server) = self.servers.get(&transaction).filter(|server| server.last.is_none()) else {
+            return;
+        };
         let mut message = super::compose::response_to(&server.request, 100, None);
         let identifier = server.session.and_then(|session| self.identifier(session));
         if let Some(identifier) = identifier {

@@ -13,7 +13,8 @@ pub fn run(data: &[u8]) {
     while let [flags, high, low, tail @ ..] = rest {
         let (payload, tail) = tail.split_at(usize::from(u16::from_be_bytes([*high, *low])).min(tail.len()));
         timestamp += u32::from(flags & 4);
-        let piece = Piece { payload, timestamp, marker: flags & 1 != 0, after_gap: flags & 2 != 0 };
+        let (marker, after_gap) = (flags & 1 != 0, flags & 2 != 0);
+        let piece = Piece { payload, timestamp, marker, after_gap, ..Piece::default() };
         depacketizer.push(piece, |unit| units.push(unit));
         rest = tail;
     }

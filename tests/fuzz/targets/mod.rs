@@ -3,30 +3,48 @@
 //!
 //! A target panics when what it was given breaks a promise of the code below it.
 
+pub mod digest;
+pub mod dtls;
+pub mod feedback;
 pub mod h264_payload;
+pub mod multipart;
 pub mod offer_answer;
 pub mod rtcp;
 pub mod rtp;
+pub mod rtp_extension;
 pub mod sdp;
+pub mod sip_connection;
 pub mod sip_endpoint;
 pub mod sip_message;
 pub mod sip_stream;
 pub mod sip_values;
 pub mod sps;
+pub mod srtp;
+pub mod stun;
+pub mod uri;
 
 /// One target.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its folder in `corpus/`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("digest", digest::run),
+    ("dtls", dtls::run),
+    ("feedback", feedback::run),
     ("h264_payload", h264_payload::run),
+    ("multipart", multipart::run),
     ("offer_answer", offer_answer::run),
     ("rtcp", rtcp::run),
     ("rtp", rtp::run),
+    ("rtp_extension", rtp_extension::run),
     ("sdp", sdp::run),
+    ("sip_connection", sip_connection::run),
     ("sip_endpoint", sip_endpoint::run),
     ("sip_message", sip_message::run),
     ("sip_stream", sip_stream::run),
     ("sip_values", sip_values::run),
     ("sps", sps::run),
+    ("srtp", srtp::run),
+    ("stun", stun::run),
+    ("uri", uri::run),
 ];

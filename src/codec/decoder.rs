@@ -1,19 +1,20 @@
-//! The decoder of inbound H.264: FFmpeg, one thread, no delay, concealing what was lost.
+//! The decoder of inbound pictures, whatever their codec: FFmpeg, one thread, no delay, concealing what was lost.
 //!
+//! Each unit says its codec; where it is another than before, the decoder is opened anew and begins at a key picture.
 //! Damaged units are decoded anyway; asking the peer for a key picture is the engine's business. It must also ask
 //! when units go in and no pictures come out: a picture lost at the wrap of `frame_num` hides those up to the next
-//! wrap (FFmpeg, streams with picture order count type 2).
+//! wrap (FFmpeg, H.264 streams with picture order count type 2).
 
 use ffmpeg_next::ffi::{self, AVCodecID};
 
 use crate::base::time::Pts;
 use crate::codec::convert::{Converted, Converter, fits};
 use crate::codec::ffmpeg::{AGAIN, CodecContext, Options, Packet, Picture, check};
-use crate::media::access_unit::AccessUnit;
+use crate::media::access_unit::{AccessUnit, VideoCodec};
 use crate::media::codec::{CodecError, VideoDecoder};
 use crate::media::frame::{Frame, RawFrame, Size};
 use crate::media::pool::FramePool;
-use crate::media::sps;
+use crate::media::{sps, vp8};
 
 /// So many pictures are withheld while none is known to be complete; then a stream that never sends a key picture
 /// (gradual intra refresh without recovery points) is shown as it is.
@@ -38,7 +39,8 @@ pub struct DecoderCounters {
 }
 
 /// One decoder of one inbound stream.
-pub struct H264Decoder {
+pub struct Decoder {
+    codec: VideoCodec,
     context: CodecContext,
     packet: Packet,
     picture: Picture,
@@ -48,24 +50,15 @@ pub struct H264Decoder {
     counters: DecoderCounters,
 }
 
-impl H264Decoder {
+impl Decoder {
     /// The largest picture decoded unless settings say less; either side may be the long one.
     pub const MAX: Size = Size::new(4096, 2304);
 
     /// Pictures larger than `max` are refused before memory is taken for them.
-    pub fn new(max: Size) -> Result<Self, CodecError> {
-        let mut context = CodecContext::decoder(AVCodecID::AV_CODEC_ID_H264)?;
-        let fields = context.fields();
-        fields.thread_count = 1;
-        fields.flags |= (ffi::AV_CODEC_FLAG_LOW_DELAY | ffi::AV_CODEC_FLAG_OUTPUT_CORRUPT) as i32;
-        fields.error_concealment = ffi::FF_EC_GUESS_MVS | ffi::FF_EC_DEBLOCK;
-        fields.err_recognition = 0;
-        // FFmpeg counts what it would allocate, with rows padded; the exact size is checked on the picture.
-        let sides = [max.width, max.height].map(|side| i64::try_from(side.next_multiple_of(64)).unwrap_or(0));
-        fields.max_pixels = sides[0].saturating_mul(sides[1]);
-        context.open(&mut Options::new(), "opening the H.264 decoder")?;
-        Ok(H264Decoder {
-            context,
+    pub fn new(codec: VideoCodec, max: Size) -> Result<Self, CodecError> {
+        Ok(Decoder {
+            codec,
+            context: open(codec, max)?,
             packet: Packet::new()?,
             picture: Picture::new()?,
             converter: Converter::default(),
@@ -77,6 +70,13 @@ impl H264Decoder {
 
     pub fn counters(&self) -> DecoderCounters {
         self.counters
+    }
+
+    /// Another codec from here on.
+    fn change(&mut self, codec: VideoCodec) -> Result<(), CodecError> {
+        self.context = open(codec, self.max)?;
+        (self.codec, self.complete) = (codec, false);
+        Ok(())
     }
 
     fn send(&mut self, unit: &AccessUnit) -> i32 {
@@ -141,12 +141,15 @@ impl H264Decoder {
     }
 
     /// What [`VideoDecoder::decode`] gives, open: only for pictures this process drew and encoded itself.
-    pub(super) fn decode_own(
+    pub(in crate::codec) fn decode_own(
         &mut self,
         unit: &AccessUnit,
         pool: &FramePool,
     ) -> Result<Option<Frame>, CodecError> {
         self.counters.units += 1;
+        if unit.codec != self.codec {
+            self.change(unit.codec)?;
+        }
         let mut earlier = None;
         let mut code = self.send(unit);
         if code == AGAIN {
@@ -154,12 +157,12 @@ impl H264Decoder {
             code = self.send(unit);
         }
         if code == ffi::AVERROR(libc::ENOMEM) {
-            return check(code, "decoding H.264").map(|_| None);
+            return check(code, &format!("decoding {}", unit.codec.name())).map(|_| None);
         }
         if code < 0 {
             self.counters.unusable += 1;
             if unit.key
-                && let Some(size) = sps::picture_size(&unit.data)
+                && let Some(size) = stated_size(unit)
                 && !fits(size, self.max)
             {
                 self.refuse(size);
@@ -169,7 +172,33 @@ impl H264Decoder {
     }
 }
 
-impl VideoDecoder for H264Decoder {
+/// The size a key picture says it has.
+fn stated_size(unit: &AccessUnit) -> Option<Size> {
+    match unit.codec {
+        VideoCodec::H264 => sps::picture_size(&unit.data),
+        VideoCodec::Vp8 => vp8::picture_size(&unit.data),
+    }
+}
+
+fn open(codec: VideoCodec, max: Size) -> Result<CodecContext, CodecError> {
+    let id = match codec {
+        VideoCodec::H264 => AVCodecID::AV_CODEC_ID_H264,
+        VideoCodec::Vp8 => AVCodecID::AV_CODEC_ID_VP8,
+    };
+    let mut context = CodecContext::decoder(id)?;
+    let fields = context.fields();
+    fields.thread_count = 1;
+    fields.flags |= (ffi::AV_CODEC_FLAG_LOW_DELAY | ffi::AV_CODEC_FLAG_OUTPUT_CORRUPT) as i32;
+    fields.error_concealment = ffi::FF_EC_GUESS_MVS | ffi::FF_EC_DEBLOCK;
+    fields.err_recognition = 0;
+    // FFmpeg counts what it would allocate, with rows padded; the exact size is checked on the picture.
+    let sides = [max.width, max.height].map(|side| i64::try_from(side.next_multiple_of(64)).unwrap_or(0));
+    fields.max_pixels = sides[0].saturating_mul(sides[1]);
+    context.open(&mut Options::new(), &format!("opening the {} decoder", codec.name()))?;
+    Ok(context)
+}
+
+impl VideoDecoder for Decoder {
     fn decode(&mut self, unit: &AccessUnit, pool: &FramePool) -> Result<Option<RawFrame>, CodecError> {
         Ok(self.decode_own(unit, pool)?.map(RawFrame::new))
     }

@@ -1,0 +1,159 @@
+//! G.722 (ITU-T G.722, RFC 3551 §4.5.2): 16 kHz sound in one byte for two samples, 64 kbit/s.
+//!
+//! The arithmetic is the package `audio-codec`'s. The state goes on from packet to packet, so packets may be cut
+//! anywhere. How lost sound is hidden is in [`super::conceal`].
+
+use audio_codec::g722::{G722Decoder as Arithmetic, G722Encoder as Reverse};
+use audio_codec::{Decoder as _, Encoder as _};
+
+use crate::codec::conceal::Concealer;
+use crate::codec::ffmpeg::broken;
+use crate::media::codec::{AudioDecoder, AudioEncoder, CodecError};
+
+/// Hz.
+const RATE: u32 = 16_000;
+
+/// One stream's decoder.
+pub struct G722Decoder {
+    state: Arithmetic,
+    concealer: Concealer,
+}
+
+impl Default for G722Decoder {
+    fn default() -> Self {
+        G722Decoder { state: Arithmetic::new(), concealer: Concealer::new(RATE) }
+    }
+}
+
+impl AudioDecoder for G722Decoder {
+    fn sample_rate(&self) -> u32 {
+        RATE
+    }
+
+    fn decode(&mut self, payload: &[u8], out: &mut Vec<i16>) -> Result<(), CodecError> {
+        let from = out.len();
+        out.resize(from + self.state.max_decode_samples(payload.len()), 0);
+        match self.state.decode_into(payload, &mut out[from..]) {
+            Ok(made) => {
+                out.truncate(from + made);
+                self.concealer.good(&mut out[from..]);
+                Ok(())
+            }
+            Err(error) => {
+                out.truncate(from);
+                Err(broken(format!("G.722: {error:?}")))
+            }
+        }
+    }
+
+    fn conceal(&mut self, samples: usize, _next: Option<&[u8]>, out: &mut Vec<i16>) {
+        self.concealer.append(samples, out);
+    }
+
+    fn quiet(&mut self, samples: usize, out: &mut Vec<i16>) {
+        out.resize(out.len() + samples, 0);
+    }
+}
+
+/// One stream's encoder.
+pub struct G722Encoder {
+    state: Reverse,
+}
+
+impl Default for G722Encoder {
+    fn default() -> Self {
+        G722Encoder { state: Reverse::new() }
+    }
+}
+
+impl AudioEncoder for G722Encoder {
+    fn sample_rate(&self) -> u32 {
+        RATE
+    }
+
+    fn encode(&mut self, samples: &[i16], out: &mut Vec<u8>) -> Result<(), CodecError> {
+        let from = out.len();
+        out.resize(from + self.state.max_encode_bytes(samples.len()), 0);
+        let made = self.state.encode_into(samples, &mut out[from..]);
+        out.truncate(from + made.as_ref().copied().unwrap_or(0));
+        made.map(|_| ()).map_err(|error| broken(format!("G.722: {error:?}")))
+    }
+
+    fn set_loss(&mut self, _percent: u8) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    fn sine(hz: f64, samples: usize) -> Vec<i16> {
+        let step = hz * std::f64::consts::TAU / f64::from(RATE);
+        (0..samples).map(|n| ((n as f64 * step).sin() * 10_000.0) as i16).collect()
+    }
+
+    /// The share of the energy at `hz`, and the level.
+    fn purity(samples: &[i16], hz: f64) -> (f64, f64) {
+        let step = hz * std::f64::consts::TAU / f64::from(RATE);
+        let (mut re, mut im, mut energy) = (0.0, 0.0, 0.0);
+        for (n, sample) in samples.iter().enumerate() {
+            let value = f64::from(*sample);
+            re += value * (n as f64 * step).cos();
+            im += value * (n as f64 * step).sin();
+            energy += value * value;
+        }
+        let count = samples.len() as f64;
+        (2.0 * (re * re + im * im) / count / energy.max(1.0), (energy / count).sqrt())
+    }
+
+    #[test]
+    fn tones_of_both_bands_survive_wherever_packets_are_cut() {
+        for hz in [440.0, 3_000.0, 6_000.0] {
+            let mut encoder = G722Encoder::default();
+            let (mut coded, mut back) = (Vec::new(), Vec::new());
+            for block in sine(hz, 16_000).chunks(320) {
+                encoder.encode(block, &mut coded).expect("coded");
+            }
+            assert_eq!(coded.len(), 8_000, "64 kbit/s");
+            let mut decoder = G722Decoder::default();
+            for cut in coded.chunks(77) {
+                decoder.decode(cut, &mut back).expect("decoded");
+            }
+            assert_eq!(back.len(), 16_000);
+            let (share, level) = purity(&back[1_600..], hz);
+            assert!(share > 0.98 && (6_000.0..8_000.0).contains(&level), "{hz} Hz: {share}, {level}");
+        }
+    }
+
+    #[test]
+    fn a_lost_packet_of_a_tone_leaves_no_hole() {
+        let mut encoder = G722Encoder::default();
+        let (mut decoder, mut back) = (G722Decoder::default(), Vec::new());
+        for (n, block) in sine(500.0, 3_200).chunks(320).enumerate() {
+            let mut coded = Vec::new();
+            encoder.encode(block, &mut coded).expect("coded");
+            if n == 5 {
+                decoder.conceal(320, None, &mut back);
+            } else {
+                decoder.decode(&coded, &mut back).expect("decoded");
+            }
+        }
+        assert_eq!(back.len(), 3_200);
+        let weakest = back[800..].chunks(80).map(|part| purity(part, 500.0).1).fold(f64::MAX, f64::min);
+        assert!(weakest > 3_000.0, "{weakest}");
+    }
+
+    #[test]
+    fn any_bytes_are_sound() {
+        let mut random = StdRng::seed_from_u64(3);
+        let (mut decoder, mut out) = (G722Decoder::default(), Vec::new());
+        for _ in 0..2_000 {
+            let bytes: Vec<u8> = (0..random.random_range(0..200)).map(|_| random.random()).collect();
+            out.clear();
+            decoder.decode(&bytes, &mut out).expect("sound");
+            assert_eq!(out.len(), 2 * bytes.len());
+        }
+    }
+}
