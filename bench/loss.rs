@@ -114,13 +114,20 @@ fn row(loss: f64, what: &str, likeness: Likeness) {
 fn main() {
     let seconds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(12);
     let clip = Clip::open("face.mp4");
-    println!("| loss | picture received, seconds without a clean one | pictures | median dB | p5 dB | longest bad | bad share |");
+    println!(
+        "| loss | picture received, seconds without a clean one | pictures | median dB | p5 dB | longest bad | bad share |"
+    );
     println!("|-----:|{}|---------:|----------:|-------:|------------:|----------:|", "-".repeat(46));
     for loss in [0.0, 0.02, 0.05] {
         eprintln!("bench: loss of {:.0} %", loss * 100.0);
-        let impairment = Impairment { loss, burst: 1.0, delay: Duration::from_millis(30), ..Impairment::default() };
+        let impairment =
+            Impairment { loss, burst: 1.0, delay: Duration::from_millis(30), ..Impairment::default() };
         row(loss, "baresip's, by baresip (key requests)", baresip_to_baresip(impairment, seconds, &clip));
-        row(loss, "baresip's, by the appliance (key requests)", baresip_to_eyeline(impairment, seconds, &clip));
+        row(
+            loss,
+            "baresip's, by the appliance (key requests)",
+            baresip_to_eyeline(impairment, seconds, &clip),
+        );
         let (received, sent) = eyeline_to_baresip(impairment, seconds, &clip);
         row(loss, "baresip's, by eyeline call (key requests)", received);
         row(loss, "eyeline's, by baresip (key requests)", sent);

@@ -12,8 +12,8 @@ use tokio::runtime::Handle;
 
 use crate::app::config::settings::Config;
 use crate::app::console::view::{
-    CallDirection, CallView, ModelView, Part, Parts, PathView, Readiness, RecordingView, SipView, Snapshot, StagesView,
-    StreamView, Totals, VideoView, WorkerView,
+    CallDirection, CallView, ModelView, Part, Parts, PathView, Readiness, RecordingView, SipView, Snapshot,
+    StagesView, StreamView, Totals, VideoView, WorkerView,
 };
 use crate::app::detectors::Detectors;
 use crate::app::door::Door;
@@ -28,7 +28,9 @@ use crate::engine::plan::{
     CallId, Label, PathReport, PictureReport, Protection, StreamReport, Streams, VideoCodec, VideoStream,
 };
 use crate::engine::report::Gauges;
-use crate::record::record::{CallRecord, DigitRecord, PathRecord, PictureRecord, RecordingRecord, StreamRecord};
+use crate::record::record::{
+    CallRecord, DigitRecord, PathRecord, PictureRecord, RecordingRecord, StreamRecord,
+};
 use crate::record::store::{free_bytes, record_path};
 use crate::sip::register::State;
 use crate::useragent::admission::screen::Dropped;

@@ -115,7 +115,10 @@ impl History {
         let sent = self.packets.get_mut(usize::from(sequence.wrapping_sub(self.first)))?;
         self.counters.lost += u64::from(!std::mem::replace(&mut sent.asked, true));
         let lately = |at: Instant| now.saturating_duration_since(at) < round_trip.max(AGAIN_MIN);
-        if now.saturating_duration_since(sent.at) > AGE_MAX || sent.again.is_some_and(lately) || self.credit <= 0.0 {
+        if now.saturating_duration_since(sent.at) > AGE_MAX
+            || sent.again.is_some_and(lately)
+            || self.credit <= 0.0
+        {
             return None;
         }
         self.credit -= sent.packet.len() as f64;

@@ -272,8 +272,7 @@ mod tests {
         // Base 100, mask: 101 and 116; then 65535 and 0.
         let mut bytes = vec![0x81, 205, 0, 4, 0, 0, 0, 1, 0, 0, 0, 2];
         bytes.extend([0, 100, 0x80, 0x01, 0xff, 0xff, 0, 1]);
-        let numbers =
-            [100, 101, 116, 65535, 0].map(|sequence| Message::Path(PathMessage::Nack { sequence }));
+        let numbers = [100, 101, 116, 65535, 0].map(|sequence| Message::Path(PathMessage::Nack { sequence }));
         assert_eq!(messages(&bytes), numbers);
     }
 

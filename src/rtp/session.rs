@@ -129,7 +129,9 @@ pub struct Received<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feedback<'a> {
     Pli,
-    Fir { sequence: u8 },
+    Fir {
+        sequence: u8,
+    },
     /// What the peer received of our stream.
     Report(Block),
     Path(PathMessage<'a>),
@@ -392,13 +394,7 @@ impl Session {
     /// Writes one packet whose payload is the concatenation of `parts`. `pts` is the moment the timestamp means.
     ///
     /// `None`: it was not sent.
-    pub fn send(
-        &mut self,
-        now: Instant,
-        header: SendHeader,
-        pts: Pts,
-        parts: &[&[u8]],
-    ) -> Option<Queued> {
+    pub fn send(&mut self, now: Instant, header: SendHeader, pts: Pts, parts: &[&[u8]]) -> Option<Queued> {
         if !self.settings.sends {
             return None;
         }

@@ -332,7 +332,8 @@ fn with_retransmissions_loss_costs_hardly_a_picture() {
             let world = World { retransmission: again.clone(), ..World::new(NACK, lossy(percent)) };
             let (seen, sender, viewer) = world.run(120);
             let counters = (viewer.counters().asked, sender.counters().repeated);
-            let what = format!("{percent} % {again:?}: {:.3} {} ms {counters:?}", seen.clean_share(), seen.p95());
+            let what =
+                format!("{percent} % {again:?}: {:.3} {} ms {counters:?}", seen.clean_share(), seen.p95());
             assert!(seen.clean_share() >= clean && seen.p95() <= p95, "{what}");
             assert!(counters.0.recovered * 10 > counters.0.asked * 8, "{what}");
         }

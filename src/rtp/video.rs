@@ -33,7 +33,8 @@ use crate::rtp::reorder::{Piece, Reorder};
 use crate::rtp::repair::Repair;
 use crate::rtp::rtcp::Tail;
 use crate::rtp::session::{
-    Feedback, Out, REPORT_INTERVAL, Received, SendHeader, Session, SourceEvent, StreamSettings, StreamStatistics,
+    Feedback, Out, REPORT_INTERVAL, Received, SendHeader, Session, SourceEvent, StreamSettings,
+    StreamStatistics,
 };
 use crate::rtp::timeline::{SendTimeline, Timeline};
 

@@ -78,7 +78,12 @@ fn storm(number: u32) -> Vec<u8> {
 /// One call of a scripted caller; CPU seconds it cost, and key pictures that came a second.
 fn scripted(clip: &Packetized, per_second: u32) -> (f64, f64) {
     const TIME: Duration = Duration::from_secs(6);
-    let appliance = Appliance::start(&[BARE[0].replace("record=true", "record=false").as_str(), BARE[1], BARE[2], BARE[3]]);
+    let appliance = Appliance::start(&[
+        BARE[0].replace("record=true", "record=false").as_str(),
+        BARE[1],
+        BARE[2],
+        BARE[3],
+    ]);
     let mut caller = Caller::new(&appliance.uri());
     let line = format!("{}\na=rtcp-fb:97 nack\na=rtcp-fb:97 ccm fir", Caller::h264_offer(1));
     let answer = caller.invite(&caller.offer(Some(&line)));
@@ -100,7 +105,13 @@ fn scripted(clip: &Packetized, per_second: u32) -> (f64, f64) {
         _ => false,
     };
     // Not those of the first second: the stream begins with one.
-    let mut keys: Vec<u32> = received.video.packets.iter().filter(|packet| packet.at > 1.0 && is_key(&packet.payload)).map(|packet| packet.timestamp).collect();
+    let mut keys: Vec<u32> = received
+        .video
+        .packets
+        .iter()
+        .filter(|packet| packet.at > 1.0 && is_key(&packet.payload))
+        .map(|packet| packet.timestamp)
+        .collect();
     keys.dedup();
     (cpu, keys.len() as f64 / (start.elapsed().as_secs_f64() - 1.0))
 }

@@ -56,7 +56,8 @@ pub(super) fn again(media: &Media, receive: &[(u8, VideoCodec)], send: u8) -> Re
         named.then_some((number, original))
     };
     let pairs = media.payload_types().into_iter().filter_map(stands_for);
-    let pairs: Vec<(u8, u8)> = pairs.filter(|(_, original)| receive.iter().any(|(number, _)| number == original)).collect();
+    let pairs: Vec<(u8, u8)> =
+        pairs.filter(|(_, original)| receive.iter().any(|(number, _)| number == original)).collect();
     let send = pairs.iter().find(|(_, original)| *original == send).map(|(number, _)| *number);
     Retransmission { send, receive: pairs }
 }
@@ -71,7 +72,11 @@ pub(super) fn words(feedback: &Feedback, payload_type: &str) -> Vec<String> {
         (feedback.remb, "goog-remb"),
         (feedback.transport_cc.is_some(), "transport-cc"),
     ];
-    named.into_iter().filter(|(agreed, _)| *agreed).map(|(_, words)| format!("{payload_type} {words}")).collect()
+    named
+        .into_iter()
+        .filter(|(agreed, _)| *agreed)
+        .map(|(_, words)| format!("{payload_type} {words}"))
+        .collect()
 }
 
 /// What goes into our line beside `a=rtcp-fb`: the header extension, and the payload type for packets sent again with
@@ -127,7 +132,10 @@ mod tests {
         let asks = "a=rtcp-fb:96 transport-cc\r\na=rtcp-fb:96 goog-remb\r\n";
         assert_eq!(of(asks), Feedback { remb: true, ..Feedback::default() });
         let with = |id: &str| of(&format!("{asks}a=extmap:{id} {TRANSPORT_SEQUENCE}\r\n")).transport_cc;
-        assert_eq!((with("5"), with("5/sendrecv"), with("15"), with("0"), with("x")), (Some(5), Some(5), None, None, None));
+        assert_eq!(
+            (with("5"), with("5/sendrecv"), with("15"), with("0"), with("x")),
+            (Some(5), Some(5), None, None, None)
+        );
     }
 
     #[test]

@@ -148,7 +148,8 @@ fn picture_line(
     let mut media =
         video::build(&formats, &words, settings, port, &offered.protocol, direction, offered.rtcp_mux);
     let again = formats.first().filter(|_| settings.browser).map(|&(original, _)| {
-        let known = earlier.map(|media| feedback::again(media, &[(original, VideoCodec::H264)], original).send);
+        let known =
+            earlier.map(|media| feedback::again(media, &[(original, VideoCodec::H264)], original).send);
         (known.flatten().unwrap_or_else(|| origin.fresh_payload_type(98)), original)
     });
     feedback::complete(&mut media, &asked, again);

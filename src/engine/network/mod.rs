@@ -11,9 +11,9 @@ pub mod guard;
 mod handshake;
 mod hearing;
 mod life;
-mod stall;
 pub mod sockets;
 mod speaking;
+mod stall;
 pub mod video;
 
 use std::future::pending;

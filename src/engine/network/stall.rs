@@ -50,7 +50,8 @@ impl Stall {
     pub fn look(&mut self, now: Instant, look: Look) -> Option<Change> {
         if !look.receives {
             // Held: nothing is expected, and what comes after begins anew.
-            *self = Stall { count: self.count, total: self.total, pictures: look.pictures, ..Stall::default() };
+            *self =
+                Stall { count: self.count, total: self.total, pictures: look.pictures, ..Stall::default() };
             self.packets = look.packets;
             return None;
         }
@@ -115,7 +116,7 @@ mod tests {
     #[test]
     fn a_picture_that_stands_still_is_told_with_its_cause_and_its_length() {
         let (mut stall, mut seen, start) = (Stall::default(), look(), Instant::now());
-        let at = |ms: u64| !(5000..8000).contains(&ms) && !(12_000..13_500).contains(&ms) && ms % 60 == 0;
+        let at = |ms: u64| !(5000..8000).contains(&ms) && !(12_000..13_500).contains(&ms) && ms.is_multiple_of(60);
         let packets = |ms: u64| !(12_000..13_500).contains(&ms);
         let told = play(&mut stall, 0..20_000, start, (at, packets), &mut seen);
         assert_eq!(
@@ -133,7 +134,7 @@ mod tests {
     #[test]
     fn a_slow_source_is_no_stall_and_a_decoder_that_never_begins_is() {
         let (mut stall, mut seen, start) = (Stall::default(), look(), Instant::now());
-        let slow = |ms: u64| ms % 1000 == 0;
+        let slow = |ms: u64| ms.is_multiple_of(1000);
         assert!(play(&mut stall, 0..60_000, start, (slow, slow), &mut seen).is_empty());
         let (mut stall, mut seen) = (Stall::default(), look());
         let told = play(&mut stall, 0..10_000, start, (|_| false, |ms| ms >= 1000), &mut seen);
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn a_held_picture_is_not_waited_for() {
         let (mut stall, mut seen, start) = (Stall::default(), look(), Instant::now());
-        play(&mut stall, 0..2000, start, (|ms| ms % 60 == 0, |_| true), &mut seen);
+        play(&mut stall, 0..2000, start, (|ms| ms.is_multiple_of(60), |_| true), &mut seen);
         seen.receives = false;
         assert!(play(&mut stall, 2000..9000, start, (|_| false, |_| false), &mut seen).is_empty());
         seen.receives = true;

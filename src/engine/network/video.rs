@@ -12,7 +12,9 @@ use crate::engine::network::BEAT;
 use crate::engine::network::figures::stream_report;
 use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::sockets::{Bell, Sockets};
-use crate::engine::plan::{PacketizationMode, PathReport, StreamReport, VideoCodec, VideoStream as VideoStreamPlan};
+use crate::engine::plan::{
+    PacketizationMode, PathReport, StreamReport, VideoCodec, VideoStream as VideoStreamPlan,
+};
 use crate::engine::report::Gauges;
 use crate::engine::steering::Steering;
 use crate::media::access_unit::AccessUnit;

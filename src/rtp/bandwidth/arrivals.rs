@@ -100,7 +100,8 @@ impl Arrivals {
         self.next = None;
         while let Some(untold) = self.untold {
             let begin = usize::try_from(untold.max(self.first) - self.first).unwrap_or(usize::MAX);
-            let Some(reference) = self.came.iter().skip(begin).flatten().next().map(|at| at / REFERENCE_MICROS)
+            let Some(reference) =
+                self.came.iter().skip(begin).flatten().next().map(|at| at / REFERENCE_MICROS)
             else {
                 break;
             };

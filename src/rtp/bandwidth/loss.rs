@@ -120,7 +120,12 @@ mod tests {
         for second in seconds.clone() {
             let sent = loss.bits() / 8.0 / 1200.0;
             let arrived = sent.min(carried / 8.0 / 1200.0) * (1.0 - own);
-            loss.told(start + Duration::from_secs(second), sent as u64, (sent - arrived).round() as u64, None);
+            loss.told(
+                start + Duration::from_secs(second),
+                sent as u64,
+                (sent - arrived).round() as u64,
+                None,
+            );
             sum += loss.bits();
         }
         sum / (seconds.end - seconds.start) as f64

@@ -212,7 +212,12 @@ impl Bandwidth {
     }
 
     /// The peer tells about the path.
-    pub fn heard(&mut self, now: Instant, message: PathMessage<'_>, (own, round_trip): (u32, Option<Duration>)) {
+    pub fn heard(
+        &mut self,
+        now: Instant,
+        message: PathMessage<'_>,
+        (own, round_trip): (u32, Option<Duration>),
+    ) {
         match message {
             PathMessage::Remb { bits } if self.feedback.remb => {
                 self.heard += 1;
@@ -222,7 +227,9 @@ impl Bandwidth {
                 self.tmmbr = Some((sender, limit));
                 self.answer = self.tmmbr;
             }
-            PathMessage::TransportWide(feedback) => self.told(now, feedback, round_trip.unwrap_or(ROUND_TRIP)),
+            PathMessage::TransportWide(feedback) => {
+                self.told(now, feedback, round_trip.unwrap_or(ROUND_TRIP))
+            }
             PathMessage::Remb { .. }
             | PathMessage::Tmmbr { .. }
             | PathMessage::Tmmbn
@@ -307,7 +314,8 @@ impl Bandwidth {
     pub fn take_rate(&mut self, now: Instant) -> Option<u32> {
         let target = self.target_kbps();
         let again = self.again.kbps(now).min(f64::from(target) / 2.0) as u32;
-        let (kbps, told) = ((target - again).max(LIMIT_MIN_KBPS.min(self.most_kbps)), f64::from(self.told_kbps));
+        let (kbps, told) =
+            ((target - again).max(LIMIT_MIN_KBPS.min(self.most_kbps)), f64::from(self.told_kbps));
         let share = f64::from(kbps) / told.max(1.0);
         let recent = self.told_at.is_some_and(|at| now.saturating_duration_since(at) < PAUSE);
         let whole = kbps == self.most_kbps && kbps != self.told_kbps;

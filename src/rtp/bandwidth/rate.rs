@@ -100,7 +100,9 @@ impl Rate {
         }
         let seconds = passed.as_secs_f64();
         let raised = match near {
-            Some(_) => self.bits + (PACKET_BITS / (round_trip + RESPONSE).as_secs_f64()).max(4000.0) * seconds,
+            Some(_) => {
+                self.bits + (PACKET_BITS / (round_trip + RESPONSE).as_secs_f64()).max(4000.0) * seconds
+            }
             None => (self.bits * GROWTH.powf(seconds)).max(self.bits + 1000.0 * seconds),
         };
         self.bits = raised.min(most).max(self.bits);

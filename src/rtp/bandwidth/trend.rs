@@ -92,12 +92,15 @@ impl Trend {
 
     /// One packet: when it was sent, when it came.
     pub fn packet(&mut self, sent: i64, arrived: i64) {
-        let fresh = Group { first_sent: sent, last_sent: sent, first_arrived: arrived, last_arrived: arrived };
+        let fresh =
+            Group { first_sent: sent, last_sent: sent, first_arrived: arrived, last_arrived: arrived };
         let Some(group) = &mut self.current else {
             self.current = Some(fresh);
             return;
         };
-        if (sent - group.last_sent).abs() > PAUSE_MICROS || (arrived - group.last_arrived).abs() > PAUSE_MICROS {
+        if (sent - group.last_sent).abs() > PAUSE_MICROS
+            || (arrived - group.last_arrived).abs() > PAUSE_MICROS
+        {
             *self = Trend { threshold: self.threshold, ..Trend::new(self.by_first) };
             self.current = Some(fresh);
             return;

@@ -32,7 +32,14 @@ pub struct Impairment {
 
 impl Default for Impairment {
     fn default() -> Self {
-        Impairment { loss: 0.0, burst: 3.0, delay: Duration::from_millis(20), overtaken: 0.0, doubled: 0.0, seed: 1 }
+        Impairment {
+            loss: 0.0,
+            burst: 3.0,
+            delay: Duration::from_millis(20),
+            overtaken: 0.0,
+            doubled: 0.0,
+            seed: 1,
+        }
     }
 }
 
@@ -187,7 +194,8 @@ impl Path {
         for line in 0..self.lines.len() {
             for (side, toward) in [(0, Toward::Callee), (1, Toward::Caller)] {
                 for control in 0..2 {
-                    while let Ok((length, _)) = self.lines[line].sockets[side][control].recv_from(&mut buffer) {
+                    while let Ok((length, _)) = self.lines[line].sockets[side][control].recv_from(&mut buffer)
+                    {
                         self.impair(line, toward, control, &buffer[..length]);
                     }
                 }
@@ -209,11 +217,19 @@ impl Path {
         if *losing {
             return;
         }
-        let late = if self.random.random_bool(overtaken) { Duration::from_millis(15) } else { Duration::ZERO };
+        let late =
+            if self.random.random_bool(overtaken) { Duration::from_millis(15) } else { Duration::ZERO };
         let comes = Instant::now() + delay + late;
         for _ in 0..if self.random.random_bool(doubled) { 2 } else { 1 } {
             self.order += 1;
-            self.flying.push(Flying { comes, order: self.order, line, toward, control, bytes: bytes.to_vec() });
+            self.flying.push(Flying {
+                comes,
+                order: self.order,
+                line,
+                toward,
+                control,
+                bytes: bytes.to_vec(),
+            });
         }
     }
 
@@ -236,7 +252,8 @@ impl Path {
     /// A message on its way to `toward`, with our ports in place of the other side's.
     fn rewritten(&mut self, message: &[u8], toward: Toward) -> Vec<u8> {
         let text = String::from_utf8_lossy(message);
-        let Some((headers, body)) = text.split_once("\r\n\r\n").filter(|(_, body)| body.starts_with("v=0")) else {
+        let Some((headers, body)) = text.split_once("\r\n\r\n").filter(|(_, body)| body.starts_with("v=0"))
+        else {
             return message.to_vec();
         };
         let (mut lines, mut at) = (Vec::new(), 0);

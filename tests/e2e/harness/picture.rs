@@ -333,7 +333,16 @@ impl Likeness {
 /// When each picture of a file is shown, in seconds.
 pub fn times_of(file: &Path) -> Vec<f64> {
     let mut command = Command::new("ffprobe");
-    command.args(["-v", "error", "-select_streams", "v:0", "-show_entries", "packet=pts_time", "-of", "csv=p=0"]);
+    command.args([
+        "-v",
+        "error",
+        "-select_streams",
+        "v:0",
+        "-show_entries",
+        "packet=pts_time",
+        "-of",
+        "csv=p=0",
+    ]);
     let text = String::from_utf8_lossy(&output_of(command.arg(file))).into_owned();
     text.lines().filter_map(|line| line.trim_end_matches(',').parse().ok()).collect()
 }

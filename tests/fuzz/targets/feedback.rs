@@ -16,6 +16,7 @@ pub fn run(data: &[u8]) {
         remb: true,
         transport_cc: Some(3),
     };
+    #[expect(clippy::disallowed_methods, reason = "virtual time starts at a real instant")]
     let now = Instant::now();
     let mut bandwidth = Bandwidth::new(now, feedback, 800);
     let mut at = now;
@@ -31,10 +32,7 @@ pub fn run(data: &[u8]) {
                 bandwidth.heard(at, path, (1, None));
             }
             Message::Report(block) => bandwidth.reported(at, &block, 0),
-            Message::SenderReport(_)
-            | Message::Bye { .. }
-            | Message::Pli { .. }
-            | Message::Fir { .. } => {}
+            Message::SenderReport(_) | Message::Bye { .. } | Message::Pli { .. } | Message::Fir { .. } => {}
         }
     });
     assert!(bandwidth.target_kbps() <= 800 && bandwidth.target_kbps() >= 16);
