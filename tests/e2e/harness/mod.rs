@@ -11,6 +11,7 @@ pub mod browser;
 pub mod capture;
 pub mod certificates;
 pub mod endurance;
+pub mod impaired;
 pub mod kamailio;
 pub mod line;
 pub mod mutate;
