@@ -58,7 +58,7 @@ fn sound_over_a_bad_line_has_no_hole_and_the_line_is_judged() {
 
     let heard = samples(&received.audio);
     let hole = sound::longest_silence_ms(&heard[heard.len().min(12_000)..], -40.0);
-    assert!(heard.len() > 8 * 8000 && hole <= 60, "{hole} ms of silence in {} samples", heard.len());
+    assert!(heard.len() > 8 * 8000 && hole <= 60, "{hole} ms of silence in {}: {live:?}", heard.len());
     let quality = &live[0]["audio"]["quality"];
     let (mos, lost) = (quality["mos"].as_f64().unwrap(), quality["loss_percent"].as_f64().unwrap());
     println!("hole {hole} ms, {quality}");
