@@ -323,7 +323,7 @@ fn an_hour_of_drift_is_stretched_away() {
             let now = line.start + Duration::from_micros(at);
             let playing = line.machine.playing();
             let sound = playing.map(|(played, timestamp)| {
-                Pts::at(line.start, played).nanos() - i64::from(timestamp) * 125_000
+                Pts::at(line.start, played).nanos() - i64::from(timestamp) * 62_500 / 3
             });
             sync.update(now, sound, picture, line.machine.playout_delay());
             file.add(Side::Caller, Pts::at(line.start, now), &line.block);
