@@ -11,6 +11,7 @@ pub mod browser;
 pub mod capture;
 pub mod certificates;
 pub mod kamailio;
+pub mod line;
 pub mod name_server;
 pub mod picture;
 pub mod process;

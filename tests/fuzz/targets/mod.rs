@@ -8,7 +8,9 @@ pub mod dtls;
 pub mod h264_payload;
 pub mod multipart;
 pub mod offer_answer;
+pub mod playout;
 pub mod rtcp;
+pub mod rtcp_xr;
 pub mod rtp;
 pub mod sdp;
 pub mod sip_connection;
@@ -19,6 +21,7 @@ pub mod sip_values;
 pub mod sps;
 pub mod srtp;
 pub mod stun;
+pub mod telephone_event;
 pub mod uri;
 
 /// One target.
@@ -31,7 +34,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("h264_payload", h264_payload::run),
     ("multipart", multipart::run),
     ("offer_answer", offer_answer::run),
+    ("playout", playout::run),
     ("rtcp", rtcp::run),
+    ("rtcp_xr", rtcp_xr::run),
     ("rtp", rtp::run),
     ("sdp", sdp::run),
     ("sip_connection", sip_connection::run),
@@ -42,5 +47,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sps", sps::run),
     ("srtp", srtp::run),
     ("stun", stun::run),
+    ("telephone_event", telephone_event::run),
     ("uri", uri::run),
 ];
