@@ -93,8 +93,13 @@ fn baresip_is_called_with_keys_in_the_offer_and_with_a_handshake() {
             .args(["--set", &format!("media.srtp_offer=\"{via}\"")])
             .output()
             .unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
         let problem = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{policy}: {problem}");
+        assert!(
+            output.status.success(),
+            "{policy}, {via}: {told} {problem}; {}",
+            baresip.process.last_words()
+        );
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         for line in ["audio", "video"] {
             assert_eq!(report[line]["srtp_via"], via, "{policy}: {report}");
