@@ -20,6 +20,7 @@ use crate::codec::h264::probe;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
+use crate::rtp::reach::Reach;
 use crate::secure::dtls::Identity;
 use crate::sip::digest::Credentials;
 use crate::sip::{self, Strangers, Uri, digest};
@@ -318,7 +319,7 @@ fn room(config: &Config, detectors: &Detectors, route: &settings::Route) -> Resu
         .as_deref()
         .and_then(|name| config.recording.get(name).or_else(|| config.recording.get(DEFAULT_RECORDING)));
     Ok(Room {
-        signalling: None,
+        reach: Reach::default(),
         gate,
         look: look(config, observers)?,
         video_out: VideoOut {

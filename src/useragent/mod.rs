@@ -37,9 +37,9 @@ use crate::call::behaviour::{Behaviour, Room};
 use crate::call::early::Ring;
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
-use crate::call::reach::Reach;
 use crate::call::{Call, CallSettings, Ended, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
+use crate::rtp::reach::Reach;
 use crate::sip::{
     self, Access, ConnectionId, Endpoint, Event, Hop, NameAddr, Peer, ResolveId, Response, SessionId,
     Transport, Uri,
@@ -394,8 +394,7 @@ impl UserAgent {
                 ..self.label(id, dial.label.clone())
             },
             behaviour: dial.behaviour.clone(),
-            room: Room { signalling: Some(first.remote.ip()), ..dial.room.clone() },
-            reach: self.reach_of(first.remote.ip(), &dial.way),
+            room: Room { reach: self.reach_of(&first, &dial.way), ..dial.room.clone() },
             origin: id.0,
             seed: self.secrets.random(),
             max_call: self.settings.dial_max,
@@ -521,18 +520,18 @@ impl UserAgent {
         }
     }
 
-    fn reach(&self, signalling: IpAddr) -> Reach {
+    /// `tls_name`: what the peer's certificate was proven to name.
+    fn reach(&self, signalling: IpAddr, tls_name: Option<&str>) -> Reach {
         let admission = &self.settings.admission;
-        let own = admission.peers().of(signalling, None).map_or(&[][..], |peer| &peer.networks);
-        let networks = admission.networks().iter().chain(own).copied().collect();
-        Reach { signalling: Some(signalling), networks }
+        let own = admission.peers().of(signalling, tls_name).map_or(&[][..], |peer| &peer.networks);
+        Reach { signalling: Some(signalling), trusted: admission.networks().into(), own: own.into() }
     }
 
-    /// The same for a call that rings at several contacts.
-    fn reach_of(&self, signalling: IpAddr, way: &Way) -> Reach {
-        let mut reach = self.reach(signalling);
-        reach.networks.extend(way.others.iter().map(|other| ipnet::IpNet::from(other.hop.remote.ip())));
-        reach
+    /// The same for a call of ours, which may ring at several contacts.
+    fn reach_of(&self, first: &Hop, way: &Way) -> Reach {
+        let reach = self.reach(first.remote.ip(), first.name.as_deref());
+        let others = way.others.iter().map(|other| ipnet::IpNet::from(other.hop.remote.ip()));
+        Reach { own: reach.own.iter().copied().chain(others).collect(), ..reach }
     }
 
     fn label(&self, id: CallId, label: Label) -> Label {
