@@ -80,9 +80,7 @@ fn baresip_calls_and_shakes_hands() {
 #[test]
 fn baresip_is_called_with_keys_in_the_offer_and_with_a_handshake() {
     let _turn = turn();
-    for (policy, protection, via) in
-        [("optional", "srtp", "sdes"), ("required", "dtls_srtp", "dtls"), ("optional", "dtls_srtp", "dtls")]
-    {
+    for (policy, protection, via) in [("optional", "srtp", "sdes"), ("required", "dtls_srtp", "dtls")] {
         let baresip = Baresip::start(&Settings { answers: true, ..protected(protection) });
         let folder = tempfile::tempdir().unwrap();
         let output = eyeline()
