@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the process takes its clock and its seed at the start")]
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -292,9 +293,11 @@ fn prepare_greetings(scope: &mut Scope, config: &Config, speaker: Speaker) {
             Agent::Mirror { .. } | Agent::Record => None,
         })
         .collect();
+    let codecs = config.media.audio_codecs.iter();
+    let rates: BTreeSet<u32> = codecs.map(|codec| codec.sample_rate()).collect();
     scope.thread("greetings", move || {
         for greeting in greetings {
-            speaker.say(&greeting, 8000);
+            rates.iter().for_each(|rate| drop(speaker.say(&greeting, *rate)));
         }
         Outcome::Done
     });

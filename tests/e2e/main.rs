@@ -10,6 +10,7 @@ mod abuse;
 mod bad_input;
 mod calls;
 mod client;
+mod codecs;
 mod corpus;
 mod dialogs;
 mod endurance;
@@ -17,6 +18,7 @@ mod examples;
 #[cfg(feature = "faults")]
 mod faults;
 mod identity;
+mod lines;
 mod missing;
 mod offers;
 mod peers;

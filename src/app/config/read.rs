@@ -107,7 +107,7 @@ fn media(section: &Section, into: &mut Media) {
     }
     section.words("audio_codecs", &mut into.audio_codecs);
     if into.audio_codecs.is_empty() {
-        section.problem("audio_codecs", "at least one of pcma, pcmu");
+        section.problem("audio_codecs", "at least one of opus, g722, pcma, pcmu");
     }
     section.words("video_codecs", &mut into.video_codecs);
     section.word("srtp", &mut into.srtp);

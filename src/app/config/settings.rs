@@ -120,7 +120,12 @@ words! {
 }
 
 impl Word for AudioCodec {
-    const ALL: &'static [(&'static str, Self)] = &[("pcma", AudioCodec::Pcma), ("pcmu", AudioCodec::Pcmu)];
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("opus", AudioCodec::Opus),
+        ("g722", AudioCodec::G722),
+        ("pcma", AudioCodec::Pcma),
+        ("pcmu", AudioCodec::Pcmu),
+    ];
 }
 
 /// `[media]`
@@ -146,7 +151,7 @@ impl Default for Media {
     fn default() -> Self {
         Media {
             rtp_ports: (20_000, 20_999),
-            audio_codecs: vec![AudioCodec::Pcma, AudioCodec::Pcmu],
+            audio_codecs: vec![AudioCodec::Opus, AudioCodec::G722, AudioCodec::Pcma, AudioCodec::Pcmu],
             video_codecs: vec![VideoCodec::H264],
             srtp: SrtpPolicy::Optional,
             rtp_start_timeout: Duration::from_secs(30),

@@ -13,6 +13,7 @@
 mod accept;
 mod answer;
 mod audio;
+mod extended;
 mod level;
 mod offer;
 mod protection;

@@ -12,6 +12,7 @@ pub mod capture;
 pub mod certificates;
 pub mod endurance;
 pub mod kamailio;
+pub mod line;
 pub mod mutate;
 pub mod name_server;
 pub mod picture;

@@ -8,7 +8,9 @@ pub mod dtls;
 pub mod h264_payload;
 pub mod multipart;
 pub mod offer_answer;
+pub mod playout;
 pub mod rtcp;
+pub mod rtcp_xr;
 pub mod rtp;
 pub mod rtp_stream;
 pub mod sdp;
@@ -20,6 +22,7 @@ pub mod sip_values;
 pub mod sps;
 pub mod srtp;
 pub mod stun;
+pub mod telephone_event;
 pub mod uri;
 
 /// One target.
@@ -32,7 +35,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("h264_payload", h264_payload::run),
     ("multipart", multipart::run),
     ("offer_answer", offer_answer::run),
+    ("playout", playout::run),
     ("rtcp", rtcp::run),
+    ("rtcp_xr", rtcp_xr::run),
     ("rtp", rtp::run),
     ("rtp_stream", rtp_stream::run),
     ("sdp", sdp::run),
@@ -44,5 +49,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sps", sps::run),
     ("srtp", srtp::run),
     ("stun", stun::run),
+    ("telephone_event", telephone_event::run),
     ("uri", uri::run),
 ];

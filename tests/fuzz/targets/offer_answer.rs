@@ -8,7 +8,7 @@ use eyeline::sdp;
 pub fn run(data: &[u8]) {
     let Ok(theirs) = negotiate::read(data) else { return };
     let settings = MediaSettings {
-        audio_codecs: vec![AudioCodec::Pcma, AudioCodec::Pcmu],
+        audio_codecs: vec![AudioCodec::Opus, AudioCodec::G722, AudioCodec::Pcma, AudioCodec::Pcmu],
         audio_direction: Direction::SendReceive,
         video: true,
         video_direction: Direction::SendReceive,

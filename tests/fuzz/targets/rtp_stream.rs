@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 use eyeline::base::time::Clock;
-use eyeline::rtp::audio::{AudioFormat, AudioSettings, AudioStream};
+use eyeline::rtp::audio::{AudioFormat, AudioSettings, AudioStream, AudioTerms};
 use eyeline::rtp::reach::Reach;
 use eyeline::rtp::session::{Out, StreamSettings};
 
@@ -37,8 +37,12 @@ fn settings(first: u8, now: Instant) -> AudioSettings {
             clock: Clock::new(now, SystemTime::UNIX_EPOCH),
             epoch: now,
         },
-        receive: vec![AudioFormat::g711(0), AudioFormat::g711(8)],
-        telephone_event: Some(101),
+        terms: AudioTerms {
+            receive: vec![AudioFormat::g711(0), AudioFormat::g711(8)],
+            telephone_events: vec![(101, 8000)],
+            comfort_noises: vec![(13, 8000)],
+            extended_reports: true,
+        },
     }
 }
 
@@ -74,7 +78,7 @@ pub fn run(data: &[u8]) {
                 (after.packets_received, after.rtcp_received, after.last_received, after.jitter_ms)
             );
         }
-        stream.playout(now);
+        stream.playout(now, 0);
         stream.send(now, 0, &[0xff; 160], 160, false);
         stream.handle_time(now);
         while let Some(out) = stream.poll() {
