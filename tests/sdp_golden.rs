@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use eyeline::call::negotiate::{self, MediaSettings, Origin, Refusal, SrtpPolicy};
+use eyeline::call::negotiate::{self, KeyOffer, MediaSettings, Origin, Refusal, SrtpPolicy};
 use eyeline::engine::plan::{
     AudioCodec, BoundPorts, Direction, PacketizationMode, Protection, Route, Streams,
 };
@@ -28,6 +28,7 @@ fn settings() -> MediaSettings {
         max_kbps: 1000,
         slides: false,
         srtp: SrtpPolicy::Optional,
+        key_offer: KeyOffer::Sdes,
         dtls_fingerprint: Some(("sha-256".to_owned(), (0..32).collect())),
         ice: false,
         browser: false,

@@ -366,6 +366,8 @@ impl Call {
             Event::MediaLost { .. } => self.finish(now, EndReason::MediaTimeout),
             Event::Unprotected { why, .. } => self.finish(now, EndReason::ProtectionFailed(why)),
             Event::WantsKey { .. } => self.ask_key_by_info(),
+            Event::PictureStalled { packets, .. } => self.tell(Tell::Moment(story::stalled(packets))),
+            Event::PictureResumed { after_ms, .. } => self.tell(Tell::Moment(story::resumed(after_ms))),
             Event::Digit { digit, .. } => self.tell(Tell::Digit(digit)),
             Event::Fault { text, .. } => self.finish(now, EndReason::EngineFault(text)),
             Event::Stopped { report, .. } => {

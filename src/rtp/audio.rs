@@ -545,6 +545,7 @@ mod tests {
     use crate::rtp::packet::{Header, Writer};
     use crate::rtp::reach::Reach;
     use crate::rtp::rtcp::{self, Message};
+    use crate::rtp::xr;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -984,6 +985,71 @@ mod tests {
         let block = blocks.last().expect("a report");
         assert_eq!(block.ssrc, 7);
         assert!((23..=28).contains(&block.fraction_lost), "{}", block.fraction_lost);
+    }
+
+    #[test]
+    fn who_asks_is_told_how_it_is_heard_and_says_how_we_are() {
+        let start = Instant::now();
+        let quiet = settings(start).terms;
+        let terms = AudioTerms { extended_reports: true, ..quiet.clone() };
+        let asked = AudioSettings { terms, ..settings(start) };
+        let mut stream = AudioStream::new(start, asked, 1);
+        let mut told = Vec::new();
+        for n in 0..600u64 {
+            let now = start + MS(n * 20);
+            if n % 20 != 7 {
+                stream.handle_rtp(now, peer(), &voice(7, n));
+            }
+            tick(&mut stream, now + MS(12));
+            stream.send(now, 8, &[0; 160], 160, false);
+            stream.handle_time(now + MS(12));
+            for out in drain(&mut stream) {
+                if let Out::Rtcp(_, bytes) = out {
+                    rtcp::read(&bytes, |message| {
+                        if let Message::VoipMetrics(metrics) = message {
+                            told.push(metrics);
+                        }
+                    });
+                }
+            }
+        }
+        let last = told.last().expect("a report");
+        assert!(last.ssrc == 7 && (0.03..0.06).contains(&last.loss), "{last:?}");
+        assert!(last.rating.is_some_and(|rating| (75.0..85.0).contains(&rating)), "{last:?}");
+        assert!(stream.quality().is_some_and(|quality| (3.8..4.2).contains(&quality.opinion)));
+        assert_eq!(stream.remote_quality(), None, "it said nothing yet");
+        let ours = stream.ssrcs().0;
+        let theirs = VoipMetrics { ssrc: ours, loss: 0.25, conversation: Some(2.5), ..*last };
+        let other = VoipMetrics { ssrc: ours + 1, conversation: Some(4.0), ..theirs };
+        for metrics in [theirs, other] {
+            let report = rtcp::write(7, None, None, "peer", Tail::Nothing);
+            let report = [&report[..], &xr::write(7, &metrics)].concat();
+            stream.handle_rtcp(start + MS(12_000), at("192.0.2.1:4001"), &report);
+        }
+        assert_eq!(stream.remote_quality().map(|quality| quality.opinion), Some(2.5));
+        stream.renegotiate(quiet, 8_000);
+        stream.handle_time(start + MS(20_000));
+        let quiet = |out: &Out| matches!(out, Out::Rtcp(_, bytes) if bytes.len() < 90);
+        assert!(drain(&mut stream).iter().all(quiet), "nobody asks any more");
+    }
+
+    #[test]
+    fn sound_is_placed_by_the_clock_of_its_sender() {
+        let start = Instant::now();
+        let mut stream = AudioStream::new(start, settings(start), 1);
+        for n in 0..100u64 {
+            let now = start + MS(n * 20);
+            stream.handle_rtp(now, peer(), &voice(7, n));
+            tick(&mut stream, now + MS(12));
+        }
+        assert_eq!(stream.clock_offset(), None, "no report yet");
+        // Its clock stands at 1000 s when its timestamp is 8000, which is a second after ours began.
+        let info =
+            rtcp::SenderInfo { ssrc: 7, ntp: 1000 << 32, rtp_timestamp: 8000, ..rtcp::SenderInfo::default() };
+        let report = rtcp::write(7, Some(info), None, "peer", Tail::Nothing);
+        stream.handle_rtcp(start + MS(2000), at("192.0.2.1:4001"), &report);
+        let offset = stream.clock_offset().expect("both are known");
+        assert_eq!(offset / 1_000_000, 1000 + 12 - 1_000_000, "played 12 ms after it came");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::base::time::{Clock, Pts};
+use crate::rtp::feedback::PathMessage;
 use crate::rtp::packet::{Header, Packet, Writer};
 use crate::rtp::reach::Reach;
 use crate::rtp::rtcp::{self, Block, Message, SenderInfo, Tail};
@@ -19,8 +20,13 @@ use crate::rtp::sequence::{Arrival, Sequence};
 use crate::rtp::source::{SourceLock, Verdict, canonical};
 use crate::rtp::xr::{self, VoipMetrics};
 
+mod again;
+
+use again::Beside;
+pub use again::Queued;
+
 /// Mean time between reports (RFC 3550 §6.2), each drawn from half to one and a half of it.
-const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// The first report leaves early so that lip-sync has something to go by.
 const FIRST_REPORT_MS: (u64, u64) = (100, 400);
 /// Packets of a source that was just replaced are stragglers for this long.
@@ -131,10 +137,14 @@ pub struct Received<'a> {
 
 /// What the peer asks for in RTCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Feedback {
+pub enum Feedback<'a> {
     Pli,
-    Fir { sequence: u8 },
-    Nack { sequence: u16 },
+    Fir {
+        sequence: u8,
+    },
+    /// What the peer received of our stream.
+    Report(Block),
+    Path(PathMessage<'a>),
 }
 
 /// One stream in both directions.
@@ -167,8 +177,10 @@ pub struct Session {
     /// A moment of our stream: its time and timestamp.
     sent: Option<(Pts, u32)>,
     reported_as_sender: bool,
+    report_interval: Duration,
     next_report: Instant,
     writer: Writer,
+    beside: Beside,
     out: VecDeque<Out>,
     events: VecDeque<SourceEvent>,
     statistics: StreamStatistics,
@@ -210,7 +222,9 @@ impl Session {
             next_sequence: random.random_range(0..0x8000),
             sent: None,
             reported_as_sender: false,
+            report_interval: REPORT_INTERVAL,
             next_report: now + Duration::from_millis(first_report),
+            beside: Beside { ssrc: random.random(), next_sequence: random.random(), transport: None },
             random,
             writer: Writer::new(chunk_len),
             out: VecDeque::new(),
@@ -411,7 +425,7 @@ impl Session {
         now: Instant,
         source: SocketAddr,
         bytes: &[u8],
-        mut take: impl FnMut(Feedback),
+        mut take: impl FnMut(Feedback<'_>),
     ) {
         if !self.takes_rtcp(now, canonical(source)) {
             self.statistics.foreign_packets += 1;
@@ -429,6 +443,7 @@ impl Session {
             Message::Report(block) if block.ssrc == self.ssrc => {
                 let ntp = self.settings.clock.ntp(now);
                 read_block(&mut self.statistics, &block, ntp, self.settings.clock_rate);
+                take(Feedback::Report(block));
             }
             Message::VoipMetrics(metrics) if metrics.ssrc == self.ssrc => {
                 self.remote_metrics = Some(metrics);
@@ -436,7 +451,7 @@ impl Session {
             Message::Bye { ssrc } if self.remote_ssrc == Some(ssrc) => byes += 1,
             Message::Pli { .. } => take(Feedback::Pli),
             Message::Fir { sequence, .. } => take(Feedback::Fir { sequence }),
-            Message::Nack { sequence } => take(Feedback::Nack { sequence }),
+            Message::Path(message) => take(Feedback::Path(message)),
             Message::SenderReport(_) | Message::Report(_) | Message::Bye { .. } | Message::VoipMetrics(_) => {
             }
         });
@@ -447,13 +462,15 @@ impl Session {
     }
 
     /// Writes one packet whose payload is the concatenation of `parts`. `pts` is the moment the timestamp means.
-    pub fn send(&mut self, now: Instant, header: SendHeader, pts: Pts, parts: &[&[u8]]) {
+    ///
+    /// `None`: it was not sent.
+    pub fn send(&mut self, now: Instant, header: SendHeader, pts: Pts, parts: &[&[u8]]) -> Option<Queued> {
         if !self.settings.sends {
-            return;
+            return None;
         }
         let Some(destination) = self.lock.destination().filter(|_| self.out.len() < OUT_MAX) else {
             self.statistics.unsent += 1;
-            return;
+            return None;
         };
         let header = Header {
             marker: header.marker,
@@ -470,15 +487,18 @@ impl Session {
             let soon = now + Duration::from_millis(FIRST_REPORT_MS.0);
             self.next_report = self.next_report.min(soon);
         }
-        let packet = self.writer.write(&header, parts);
-        self.out.push_back(Out::Rtp(destination, packet));
+        let number = self.beside.number();
+        let packet = self.writer.write_numbered(&header, number, parts);
+        self.out.push_back(Out::Rtp(destination, packet.clone()));
+        let transport = number.map(|(_, number)| number);
+        Some(Queued { sequence: header.sequence, transport, packet })
     }
 
     /// Sends a report that is due.
     pub fn handle_time(&mut self, now: Instant) {
         if now >= self.next_report {
             let percent = self.random.random_range(50..150);
-            self.next_report = now + REPORT_INTERVAL * percent / 100;
+            self.next_report = now + self.report_interval * percent / 100;
             self.report(now, Tail::Nothing);
         }
     }
@@ -488,7 +508,7 @@ impl Session {
     }
 
     /// Sends a compound now. `false`: there is nowhere to send it.
-    pub fn report(&mut self, now: Instant, tail: Tail) -> bool {
+    pub fn report(&mut self, now: Instant, tail: Tail<'_>) -> bool {
         let Some(destination) = self.rtcp_destination() else {
             return false;
         };

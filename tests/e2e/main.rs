@@ -19,6 +19,7 @@ mod examples;
 mod faults;
 mod identity;
 mod lines;
+mod lossy;
 mod missing;
 mod offers;
 mod peers;

@@ -1,8 +1,8 @@
 //! H.264 in a video line (RFC 6184 §8): formats, profiles, limits, feedback.
 
 use super::level::Level;
-use super::{MediaSettings, line, spoken};
-use crate::engine::plan::{Direction, Feedback, PacketizationMode, VideoCodec};
+use super::{MediaSettings, feedback, line, spoken};
+use crate::engine::plan::{Direction, Feedback, PacketizationMode, Retransmission, VideoCodec};
 use crate::sdp::crypto::from_base64;
 use crate::sdp::media::bandwidth;
 use crate::sdp::{Attribute, Media, SessionDescription};
@@ -42,6 +42,7 @@ pub(super) struct VideoChoice {
     /// Every payload type of the line we can decode.
     pub receive: Vec<(u8, VideoCodec)>,
     pub feedback: Feedback,
+    pub retransmission: Retransmission,
 }
 
 /// What the peer lets us send.
@@ -54,14 +55,16 @@ pub(super) struct Limits {
 /// Chooses mode 1 before mode 0, then the profile we encode, then the peer's order; `None`: nothing in common.
 pub(super) fn choose(media: &Media) -> Option<VideoChoice> {
     let formats = formats(media);
-    let receive = formats.iter().map(|format| (format.payload_type, VideoCodec::H264)).collect();
+    let receive: Vec<(u8, VideoCodec)> =
+        formats.iter().map(|format| (format.payload_type, VideoCodec::H264)).collect();
     let rank = |format: &Format| {
         let other_profile = profile(format.profile_level_id.unwrap_or(UNSTATED)) != Some(Profile::Baseline);
         (format.mode == PacketizationMode::SingleNal, other_profile)
     };
     let format = formats.into_iter().min_by_key(rank)?;
-    let feedback = feedback(media, format.payload_type);
-    Some(VideoChoice { format, receive, feedback })
+    let feedback = feedback::asked(media, format.payload_type);
+    let retransmission = feedback::again(media, &receive, format.payload_type);
+    Some(VideoChoice { format, receive, feedback, retransmission })
 }
 
 /// The payload types of a line we can decode, in its order.
@@ -130,24 +133,6 @@ fn parameter_sets(list: &str) -> Vec<Vec<u8>> {
         matches!(kind, Some(7 | 8)) && unit.len() > 1 && unit.len() <= LONGEST_PARAMETER_SET
     };
     list.split(',').take(MOST_PARAMETER_SETS).filter_map(from_base64).filter(usable).collect()
-}
-
-/// The feedback the peer asked for that we know; profile AVP or AVPF makes no difference to real peers.
-fn feedback(media: &Media, payload_type: u8) -> Feedback {
-    let mut feedback = Feedback::default();
-    for words in media.feedback(payload_type) {
-        let has = |word: &str| words.iter().any(|other| other.eq_ignore_ascii_case(word));
-        match words.first() {
-            Some(first) if first.eq_ignore_ascii_case("nack") => {
-                feedback.nack |= words.len() == 1;
-                feedback.pli |= has("pli");
-            }
-            // Polycom HDX writes several on one line: `ccm fir tmmbr`.
-            Some(first) if first.eq_ignore_ascii_case("ccm") => feedback.fir |= has("fir"),
-            _ => {}
-        }
-    }
-    feedback
 }
 
 impl Format {
@@ -238,11 +223,11 @@ pub(super) fn answer(
 ) -> Media {
     let number = choice.format.payload_type;
     let formats = [(number, choice.format.answered(settings))];
-    let named =
-        [(choice.feedback.nack, "nack"), (choice.feedback.pli, "nack pli"), (choice.feedback.fir, "ccm fir")];
-    let feedback: Vec<String> =
-        named.iter().filter(|(asked, _)| *asked).map(|(_, words)| format!("{number} {words}")).collect();
-    build(&formats, &feedback, settings, port, &offered.protocol, direction, rtcp_mux)
+    let words = feedback::words(&choice.feedback, &number.to_string());
+    let mut media = build(&formats, &words, settings, port, &offered.protocol, direction, rtcp_mux);
+    let again = choice.retransmission.send.filter(|_| choice.feedback.nack);
+    feedback::complete(&mut media, &choice.feedback, again.map(|again| (again, number)));
+    media
 }
 
 /// Our video line: payload types with their `fmtp`, `rtcp-fb` values as written.
@@ -372,17 +357,5 @@ mod tests {
             sets,
             [vec![0x67, 0x42, 0xe0, 0x1e, 0xe9, 0x03, 0xc0, 0xa3, 0x20], vec![0x68, 0xce, 0x32, 0xc8]]
         );
-    }
-
-    #[test]
-    fn feedback_is_taken_per_payload_type_or_for_all() {
-        let of = |feedback: &str| chosen(&format!("{}{feedback}", h264(&[(96, "")]))).unwrap().feedback;
-        assert_eq!(of(""), Feedback::default());
-        assert_eq!(
-            of("a=rtcp-fb:* nack pli\r\na=rtcp-fb:97 nack\r\n"),
-            Feedback { pli: true, ..Default::default() }
-        );
-        let all = Feedback { pli: true, fir: true, nack: true };
-        assert_eq!(of("a=rtcp-fb:96 nack\r\na=rtcp-fb:96 NACK PLI\r\na=rtcp-fb:* ccm fir tmmbr\r\n"), all);
     }
 }

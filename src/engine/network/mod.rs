@@ -16,6 +16,7 @@ mod life;
 mod lines;
 pub mod sockets;
 mod speaking;
+mod stall;
 pub mod video;
 
 use std::future::pending;
@@ -33,6 +34,7 @@ use crate::engine::network::audio::AudioPart;
 use crate::engine::network::figures::{Figures, KeyRequests, Second};
 use crate::engine::network::guard::Guard;
 use crate::engine::network::life::{Life, Sign};
+use crate::engine::network::stall::{Change, Look, Stall};
 use crate::engine::network::video::{Inlet, VideoChange, VideoPart};
 use crate::engine::plan::{AudioStream as AudioStreamPlan, CallId, Event, Timeouts};
 use crate::engine::report::Gauges;
@@ -94,6 +96,7 @@ struct Task {
     slides_figures: Figures,
     key_requests: KeyRequests,
     alignment: Alignment,
+    stall: Stall,
 }
 
 enum Woken {
@@ -134,6 +137,7 @@ impl Network {
             slides_figures: Figures::default(),
             key_requests: KeyRequests::default(),
             alignment: Alignment::default(),
+            stall: Stall::default(),
         };
         let outcome = task.run().await;
         alarm.armed = false;
@@ -312,8 +316,12 @@ impl Task {
                     // Beats that were missed are made up for.
                     while now >= next_beat {
                         self.network.beat(now, next_beat);
-                        next_beat += self.network.step() - self.alignment.step(self.network.audio.as_ref());
+                        next_beat += match self.network.step() {
+                            BEAT => BEAT - self.alignment.step(self.network.audio.as_ref()),
+                            idle => idle,
+                        };
                     }
+                    self.watch_picture(now);
                     if second.is_over(now) {
                         self.publish(now, &mut second);
                         self.check_life(now);
@@ -384,6 +392,31 @@ impl Task {
             Order::DropVideo => self.drop_video(now),
         }
         self.life.changed(now);
+    }
+
+    /// Tells when the peer's picture stands still, and when it moves again. A decoder that is stuck needs a start.
+    fn watch_picture(&mut self, now: Instant) {
+        let Network { video, gauges, events, call, .. } = &mut self.network;
+        let packets = video.as_ref().map_or(0, |video| video.machine.packets_received());
+        let receives = video.as_ref().is_some_and(VideoPart::receives);
+        let look = Look { pictures: gauges.decoded.value(), packets, receives };
+        let Some(change) = self.stall.look(now, look) else { return };
+        let (count, total) = self.stall.figures();
+        gauges.stalls.set(count);
+        gauges.stalled_ms.set(u64::try_from(total.as_millis()).unwrap_or(u64::MAX));
+        let call = *call;
+        match change {
+            Change::Stalled { packets } => {
+                if let Some(video) = video.as_mut().filter(|_| packets) {
+                    video.machine.request_key(now);
+                }
+                events.offer(Event::PictureStalled { call, packets });
+            }
+            Change::Resumed { after } => {
+                let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                events.offer(Event::PictureResumed { call, after_ms });
+            }
+        }
     }
 
     fn drop_audio(&mut self, now: Instant) {

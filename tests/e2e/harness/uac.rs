@@ -177,7 +177,8 @@ impl Caller {
         let local = self.signalling.local_addr().expect("a bound socket");
         let tag =
             if self.remote_tag.is_empty() { String::new() } else { format!(";tag={}", self.remote_tag) };
-        let kind = if body.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
+        let named = body.is_empty() || self.more.contains("Content-Type:");
+        let kind = if named { "" } else { "Content-Type: application/sdp\r\n" };
         let more = if matches!(method, "INVITE" | "UPDATE" | "REFER" | "MESSAGE") { &self.more } else { "" };
         format!(
             "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {local};rport;branch=z9hG4bK{branch}{port}{cseq}\r\n\

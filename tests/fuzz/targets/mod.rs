@@ -5,6 +5,7 @@
 
 pub mod digest;
 pub mod dtls;
+pub mod feedback;
 pub mod h264_payload;
 pub mod multipart;
 pub mod offer_answer;
@@ -12,6 +13,7 @@ pub mod playout;
 pub mod rtcp;
 pub mod rtcp_xr;
 pub mod rtp;
+pub mod rtp_extension;
 pub mod rtp_stream;
 pub mod sdp;
 pub mod sip_connection;
@@ -32,6 +34,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("digest", digest::run),
     ("dtls", dtls::run),
+    ("feedback", feedback::run),
     ("h264_payload", h264_payload::run),
     ("multipart", multipart::run),
     ("offer_answer", offer_answer::run),
@@ -39,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("rtcp", rtcp::run),
     ("rtcp_xr", rtcp_xr::run),
     ("rtp", rtp::run),
+    ("rtp_extension", rtp_extension::run),
     ("rtp_stream", rtp_stream::run),
     ("sdp", sdp::run),
     ("sip_connection", sip_connection::run),

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 use eyeline::base::time::Clock;
-use eyeline::rtp::audio::{AudioFormat, AudioSettings, AudioStream, AudioTerms};
+use eyeline::rtp::audio::{AudioFormat, AudioSettings, AudioStream, AudioTerms, Playout};
 use eyeline::rtp::reach::Reach;
 use eyeline::rtp::session::{Out, StreamSettings};
 
@@ -39,9 +39,9 @@ fn settings(first: u8, now: Instant) -> AudioSettings {
         },
         terms: AudioTerms {
             receive: vec![AudioFormat::g711(0), AudioFormat::g711(8)],
-            telephone_events: vec![(101, 8000)],
-            comfort_noises: vec![(13, 8000)],
-            extended_reports: true,
+            telephone_events: vec![(101, 8_000)],
+            comfort_noises: vec![(13, 8_000)],
+            extended_reports: first & 8 != 0,
         },
     }
 }
@@ -78,7 +78,10 @@ pub fn run(data: &[u8]) {
                 (after.packets_received, after.rtcp_received, after.last_received, after.jitter_ms)
             );
         }
-        stream.playout(now, 0);
+        // A block never takes more than this to be filled.
+        let played =
+            (0..100).any(|n| matches!(stream.playout(now, n * 160), Playout::Play(_) | Playout::Quiet));
+        assert!(played, "a beat without an end");
         stream.send(now, 0, &[0xff; 160], 160, false);
         stream.handle_time(now);
         while let Some(out) = stream.poll() {
