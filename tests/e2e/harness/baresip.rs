@@ -227,7 +227,7 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
     line("auenc_format s16");
     line("audec_format s16");
     line(&format!("audio_player aubridge,{}", if settings.echoes { "loop" } else { "heard" }));
-    if settings.echoes {
+    if settings.echoes || settings.many {
         line("audio_source aubridge,loop");
     } else {
         line(&format!("audio_source aufile,{}", settings.sound.display()));
