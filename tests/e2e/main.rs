@@ -27,3 +27,4 @@ mod slides;
 mod srtp;
 mod transfer;
 mod transports;
+mod video_codecs;

@@ -43,7 +43,6 @@ const KEYS: &[&str] = &[
 /// Words that later versions take, by key.
 const WORDS: &[(&str, &[&str])] = &[
     ("media.audio_codecs", &["opus", "g722"]),
-    ("media.video_codecs", &["vp8"]),
     ("recording.video", &["agent", "side_by_side"]),
     ("agent.*.kind", &["pipeline", "realtime", "avatar", "bridge", "source"]),
 ];

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::{Running, Supplies};
-use crate::base::queue::{self, Gop, Receiver, Sender};
+use crate::base::queue::{self, Gop, Latest, Receiver, Sender};
 use crate::codec::decoder::Decoder;
+use crate::codec::vp8;
 use crate::engine::bus::Bus;
-use crate::engine::coding::{Coder, Limits};
+use crate::engine::coding::{Coder, Encoding, Limits};
 use crate::engine::network::sockets::Sockets;
 use crate::engine::network::video::{Inlet, VideoChange, VideoPart, feedback, send_format};
 use crate::engine::paint::{FIRST_SLATE, Playing, Still};
@@ -21,7 +22,7 @@ use crate::engine::steering::{Steered, Steering, steering};
 use crate::engine::video_in::VideoIn;
 use crate::engine::video_out::{Painter, Source, VideoOut};
 use crate::media::access_unit::AccessUnit;
-use crate::media::frame::Size;
+use crate::media::frame::{CleanFrame, Size};
 use crate::media::pool::FramePool;
 use crate::rtp::video::{REORDER_WAIT, VideoSettings, VideoStream as VideoMachine};
 use crate::source::test_picture::TestCard;
@@ -44,6 +45,8 @@ const LEAST_KBPS: u32 = 32;
 /// Where cleared pictures of a stream go, and who counts them.
 struct Inbound {
     bus: Bus,
+    /// Takes the pictures whose coded form the recorder cannot copy.
+    recoded: Option<Sender<CleanFrame, Latest>>,
     gauges: Arc<Gauges>,
     /// Whether observers look at it.
     observed: bool,
@@ -73,7 +76,8 @@ impl Running {
             bus.add(recorder.clone());
         }
         let encoded = self.video_out(supplies, stream, steered);
-        let inbound = Inbound { bus, gauges: self.gauges.clone(), observed: true };
+        let recoded = self.taps.recoded.clone();
+        let inbound = Inbound { bus, recoded, gauges: self.gauges.clone(), observed: true };
         let outbound = Outbound { steering, encoded, recorder: self.taps.units.clone() };
         self.part(supplies, stream, pair, inbound, outbound)
     }
@@ -91,7 +95,7 @@ impl Running {
             bus.add(recorder);
         }
         let (steering, _) = steering(false);
-        let inbound = Inbound { bus, gauges: self.slides.clone(), observed: false };
+        let inbound = Inbound { bus, recoded: None, gauges: self.slides.clone(), observed: false };
         self.part(supplies, stream, pair, inbound, Outbound { steering, encoded: None, recorder: None })
     }
 
@@ -157,11 +161,18 @@ impl Running {
 
     /// How pictures for this peer are coded. `None`: there is no encoder for it, which is told.
     fn coder(&self, supplies: &Supplies, stream: &VideoStream) -> Option<Coder> {
-        let bounded = stream.send_mode == PacketizationMode::SingleNal;
+        let bounded = stream.codec == VideoCodec::H264 && stream.send_mode == PacketizationMode::SingleNal;
         let out = &self.plan.video_out;
-        match (supplies.settings.choose_encoder)(&out.encoder, bounded) {
-            Ok(kind) => Some(Coder {
-                kind,
+        let encoding = match stream.codec {
+            VideoCodec::Vp8 => vp8::proven().map(|()| Encoding::Vp8).map_err(|error| error.to_string()),
+            // What is only received: the thread waits, with the usual encoder, for an offer that lets it send.
+            VideoCodec::H264 | VideoCodec::Vp9 | VideoCodec::H265 => {
+                (supplies.settings.choose_encoder)(&out.encoder, bounded).map(Encoding::H264)
+            }
+        };
+        match encoding {
+            Ok(encoding) => Some(Coder {
+                encoding,
                 limits: Limits {
                     max: out.max,
                     max_macroblocks: stream.max_macroblocks,
@@ -230,7 +241,7 @@ impl Running {
         inbound: Inbound,
         key_needed: Arc<AtomicBool>,
     ) -> Sender<AccessUnit, Gop> {
-        let Inbound { bus, gauges, observed } = inbound;
+        let Inbound { bus, recoded, gauges, observed } = inbound;
         let (sender, units) = queue::queue(Gop::new(UNITS_IN));
         let decoder = match Decoder::new(expected(stream), LARGEST_PICTURE) {
             Ok(decoder) => decoder,
@@ -262,6 +273,7 @@ impl Running {
             undrawn,
             seen,
             bus,
+            recoded,
             epoch: self.epoch,
             gauges,
             key_needed,

@@ -6,6 +6,7 @@
 pub mod digest;
 pub mod dtls;
 pub mod h264_payload;
+pub mod h265_payload;
 pub mod multipart;
 pub mod offer_answer;
 pub mod rtcp;
@@ -20,6 +21,11 @@ pub mod sps;
 pub mod srtp;
 pub mod stun;
 pub mod uri;
+pub mod vp8_payload;
+pub mod vp9_payload;
+
+use eyeline::media::access_unit::VideoCodec;
+use eyeline::rtp::reorder::Piece;
 
 /// One target.
 pub type Target = fn(&[u8]);
@@ -29,6 +35,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("digest", digest::run),
     ("dtls", dtls::run),
     ("h264_payload", h264_payload::run),
+    ("h265_payload", h265_payload::run),
     ("multipart", multipart::run),
     ("offer_answer", offer_answer::run),
     ("rtcp", rtcp::run),
@@ -43,4 +50,17 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("srtp", srtp::run),
     ("stun", stun::run),
     ("uri", uri::run),
+    ("vp8_payload", vp8_payload::run),
+    ("vp9_payload", vp9_payload::run),
 ];
+
+/// Reads payloads of which each is led by three bytes: marker 1, a gap before it 2, another timestamp 4; and its length.
+fn pieces(codec: VideoCodec, data: &[u8], mut take: impl FnMut(Piece<'_>)) {
+    let (mut rest, mut timestamp) = (data, 0);
+    while let [flags, high, low, tail @ ..] = rest {
+        let (payload, tail) = tail.split_at(usize::from(u16::from_be_bytes([*high, *low])).min(tail.len()));
+        timestamp += u32::from(flags & 4);
+        take(Piece { codec, payload, timestamp, marker: flags & 1 != 0, after_gap: flags & 2 != 0 });
+        rest = tail;
+    }
+}
