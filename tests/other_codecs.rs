@@ -184,7 +184,7 @@ fn after_loss_vp8_is_clean_again_with_the_next_key_picture() {
             let after_gap = std::mem::take(&mut gap);
             let piece = Piece { codec: unit.codec, timestamp: number, marker, payload: &payload, after_gap };
             for unit in depacketizer.push(piece).into_iter().flatten() {
-                broken = (broken || unit.damaged || unit.after_loss) && !(unit.key && !unit.damaged);
+                broken = (broken || unit.after_loss || unit.damaged) && (!unit.key || unit.damaged);
                 if !unit.data.is_empty() && unit.timestamp == number {
                     seen = decoded(&mut decoder, &coded(unit), &pool);
                 }

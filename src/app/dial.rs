@@ -104,7 +104,8 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
         let mut sip = Signalling::bind(sockets, Scope::new("sip", handle.clone())).await?;
         let dtls = assemble::dtls();
         let mut settings = agent_settings(config, &target);
-        settings.media.dtls_fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
+        let fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
+        settings.media.dtls_fingerprint.clone_from(&fingerprint);
         let agent = UserAgent::new(settings, seed()?);
         let clock = Clock::new(Instant::now(), SystemTime::now());
         let settings = engine::Settings {
@@ -118,7 +119,8 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
         };
         let (engines, events) = Engines::new(settings, media, handle);
         let hops = target.places.iter().filter_map(|place| sip.hop(*place, target.name.clone())).collect();
-        let dial = dial(arguments, config, &target, hops, behaviour, received.clone())?;
+        let mut dial = dial(arguments, config, &target, hops, behaviour, received.clone())?;
+        dial.media.dtls_fingerprint = fingerprint;
         let (orders, given) = queue::queue(Fifo { depth: 16 });
         let (happened, heard) = queue::queue(Fifo { depth: 64 });
         let watch = Box::new(Watching { happened });
@@ -247,7 +249,7 @@ fn dial(
         Some(codec) => vec![codec],
         None => config.media.audio_codecs.clone(),
     };
-    let usual = assemble::media(config);
+    let usual = assemble::media_over(config, account(arguments, config));
     let video_codecs = arguments.video_codec.map_or(usual.video_codecs.clone(), |codec| vec![codec]);
     if video_codecs == [VideoCodec::Vp8] {
         crate::codec::vp8::proven().map_err(|why| anyhow!("VP8 cannot be sent: {why}"))?;

@@ -11,6 +11,7 @@
 pub mod bus;
 mod coding;
 mod graph;
+pub mod lateness;
 pub mod mix;
 pub mod network;
 mod observe;

@@ -148,7 +148,7 @@ mod tests {
         bits += "010";
         bits += &format!("{:017b}", 321);
         bits += &format!("{:015b}", 181);
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push('0');
         }
         let mut unit = vec![0x42, 0x01];

@@ -10,8 +10,10 @@ use rtcp_types::{
     SdesItem, SenderReport, TransportFeedback,
 };
 
+use crate::rtp::xr::{self, VoipMetrics};
+
 /// One message out of a received compound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Message {
     SenderReport(SenderInfo),
     Report(Block),
@@ -27,6 +29,8 @@ pub enum Message {
         ssrc: u32,
         sequence: u8,
     },
+    /// How a stream is heard at the peer (RFC 3611).
+    VoipMetrics(VoipMetrics),
     /// This packet is missing at the peer.
     Nack {
         sequence: u16,
@@ -106,7 +110,8 @@ fn read_one(packet: &[u8], kind: u8, take: &mut impl FnMut(Message)) -> Option<(
                 nack.entries().for_each(|sequence| take(Message::Nack { sequence }));
             }
         }
-        // SDES, APP, XR and what else there is: nothing here needs them.
+        xr::PACKET_TYPE => xr::read(packet, |metrics| take(Message::VoipMetrics(metrics)))?,
+        // SDES, APP and what else there is: nothing here needs them.
         _ => {}
     }
     Some(())

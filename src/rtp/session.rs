@@ -16,6 +16,7 @@ use crate::rtp::packet::{Header, Packet, Writer};
 use crate::rtp::rtcp::{self, Block, Message, SenderInfo, Tail};
 use crate::rtp::sequence::{Arrival, Sequence};
 use crate::rtp::source::{SourceLock, Verdict};
+use crate::rtp::xr::{self, VoipMetrics};
 
 /// Mean time between reports (RFC 3550 §6.2), each drawn from half to one and a half of it.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
@@ -100,6 +101,8 @@ pub struct StreamStatistics {
     pub unsent: u64,
     /// What the peer lost of ours since its previous report, 0 to 1.
     pub remote_lost_fraction: Option<f64>,
+    /// The same since the beginning, in packets.
+    pub remote_lost: Option<u64>,
     pub remote_jitter_ms: Option<f64>,
     pub rtcp_received: u64,
     pub rtcp_sent: u64,
@@ -141,7 +144,14 @@ pub struct Session {
     newcomer: Option<(u32, u16)>,
     sequence: Sequence,
     jitter: Jitter,
+    /// Of the timestamps that arrive, in Hz.
+    clock_rate: u32,
     last_report: Option<(u64, Instant)>,
+    /// NTP time and timestamp of one moment at the sender, by its newest report.
+    sender_clock: Option<(u64, u32)>,
+    /// Extended reports: what to say in ours, and what the peer said in its last one.
+    metrics: Option<VoipMetrics>,
+    remote_metrics: Option<VoipMetrics>,
     /// A restart nobody was told of, because nothing was received (hold).
     restarted: bool,
     ssrc: u32,
@@ -170,6 +180,7 @@ impl Session {
         settings.clock_rate = settings.clock_rate.max(1);
         let end = (0..=settings.cname.len().min(255)).rev().find(|end| settings.cname.is_char_boundary(*end));
         settings.cname.truncate(end.unwrap_or(0));
+        let clock_rate = settings.clock_rate;
         let first_report = random.random_range(FIRST_REPORT_MS.0..=FIRST_REPORT_MS.1);
         Session {
             lock: SourceLock::new(settings.remote, settings.signalling),
@@ -181,7 +192,11 @@ impl Session {
             newcomer: None,
             sequence: Sequence::new(misorder_max),
             jitter: Jitter::default(),
+            clock_rate,
             last_report: None,
+            sender_clock: None,
+            metrics: None,
+            remote_metrics: None,
             restarted: false,
             ssrc: random.random(),
             next_sequence: random.random_range(0..0x8000),
@@ -198,6 +213,30 @@ impl Session {
 
     pub fn settings(&self) -> &StreamSettings {
         &self.settings
+    }
+
+    /// The next packet to arrive has timestamps of this clock (RFC 7160).
+    pub fn expect_clock_rate(&mut self, clock_rate: u32) {
+        if clock_rate != self.clock_rate {
+            let scale = f64::from(clock_rate) / f64::from(self.clock_rate);
+            self.jitter = Jitter { estimate: self.jitter.estimate * scale, transit: None };
+            self.clock_rate = clock_rate.max(1);
+        }
+    }
+
+    pub fn expected_clock_rate(&self) -> u32 {
+        self.clock_rate
+    }
+
+    /// We send at another clock from now on. `true`: it is another than before, and so another stream (RFC 7160 §4.1).
+    pub fn set_clock_rate(&mut self, clock_rate: u32) -> bool {
+        let changes = clock_rate != self.settings.clock_rate;
+        if changes {
+            self.settings.clock_rate = clock_rate.max(1);
+            self.ssrc = self.random.random();
+            self.sent = None;
+        }
+        changes
     }
 
     /// A random first timestamp.
@@ -287,8 +326,8 @@ impl Session {
             self.statistics.unknown_payload_type += 1;
         } else {
             let since = Pts::at(self.settings.epoch, now).nanos();
-            let arrival = (i128::from(since) * i128::from(self.settings.clock_rate) / 1_000_000_000) as u32;
-            self.jitter.arrive(arrival, packet.timestamp, self.settings.clock_rate);
+            let arrival = (i128::from(since) * i128::from(self.clock_rate) / 1_000_000_000) as u32;
+            self.jitter.arrive(arrival, packet.timestamp, self.clock_rate);
         }
         self.restarted |= restarted;
         if !self.settings.receives {
@@ -331,6 +370,7 @@ impl Session {
         self.sequence.continue_with(self.misorder_max);
         self.jitter = Jitter::default();
         self.last_report = None;
+        self.sender_clock = None;
         true
     }
 
@@ -359,16 +399,22 @@ impl Session {
         let sound = rtcp::read(bytes, |message| match message {
             Message::SenderReport(info) if self.remote_ssrc == Some(info.ssrc) => {
                 self.last_report = Some((info.ntp, now));
+                // Without a clock senders write 0.
+                self.sender_clock = Some((info.ntp, info.rtp_timestamp)).filter(|(ntp, _)| *ntp != 0);
             }
             Message::Report(block) if block.ssrc == self.ssrc => {
                 let ntp = self.settings.clock.ntp(now);
                 read_block(&mut self.statistics, &block, ntp, self.settings.clock_rate);
             }
+            Message::VoipMetrics(metrics) if metrics.ssrc == self.ssrc => {
+                self.remote_metrics = Some(metrics);
+            }
             Message::Bye { ssrc } if self.remote_ssrc == Some(ssrc) => byes += 1,
             Message::Pli { .. } => take(Feedback::Pli),
             Message::Fir { sequence, .. } => take(Feedback::Fir { sequence }),
             Message::Nack { sequence } => take(Feedback::Nack { sequence }),
-            Message::SenderReport(_) | Message::Report(_) | Message::Bye { .. } => {}
+            Message::SenderReport(_) | Message::Report(_) | Message::Bye { .. } | Message::VoipMetrics(_) => {
+            }
         });
         if byes > 0 {
             self.event(SourceEvent::Bye);
@@ -433,13 +479,35 @@ impl Session {
         });
         self.reported_as_sender |= sender.is_some();
         let block = self.remote_ssrc.map(|ssrc| self.block(now, ssrc));
-        let bytes = rtcp::write(self.ssrc, sender, block, &self.settings.cname, tail);
+        let mut bytes = rtcp::write(self.ssrc, sender, block, &self.settings.cname, tail);
+        if let (Some(metrics), Tail::Nothing, false) = (&self.metrics, tail, bytes.is_empty()) {
+            bytes = [&bytes[..], &xr::write(self.ssrc, metrics)].concat().into();
+        }
         if bytes.is_empty() || self.out.len() >= OUT_MAX {
             return false;
         }
         self.statistics.rtcp_sent += 1;
         self.out.push_back(Out::Rtcp(destination, bytes));
         true
+    }
+
+    /// What the next reports say of how the peer is heard (RFC 3611); `None`: nothing.
+    pub fn set_metrics(&mut self, metrics: Option<VoipMetrics>) {
+        self.metrics = metrics;
+    }
+
+    /// What the peer said last of how we are heard.
+    pub fn remote_metrics(&self) -> Option<&VoipMetrics> {
+        self.remote_metrics.as_ref()
+    }
+
+    /// The moment of a received timestamp by the sender's NTP clock, in nanoseconds since 1900 or 2036.
+    pub fn sender_time(&self, timestamp: u32) -> Option<i64> {
+        let (ntp, reported) = self.sender_clock?;
+        let since = i64::from(timestamp.wrapping_sub(reported) as i32);
+        let reported = (i128::from(ntp) * 1_000_000_000) >> 32;
+        let since = i128::from(since) * 1_000_000_000 / i128::from(self.settings.clock_rate);
+        i64::try_from(reported + since).ok()
     }
 
     fn ticks(&self, nanos: i64) -> u32 {
@@ -503,7 +571,7 @@ impl Session {
         statistics.packets_received += self.sequence.received();
         statistics.packets_lost += self.sequence.lost();
         statistics.duplicates += self.sequence.duplicates();
-        statistics.jitter_ms = self.jitter.estimate * 1000.0 / f64::from(self.settings.clock_rate);
+        statistics.jitter_ms = self.jitter.estimate * 1000.0 / f64::from(self.clock_rate);
         statistics
     }
 }
@@ -518,6 +586,7 @@ pub struct SendHeader {
 
 fn read_block(statistics: &mut StreamStatistics, block: &Block, ntp: u64, clock_rate: u32) {
     statistics.remote_lost_fraction = Some(f64::from(block.fraction_lost) / 256.0);
+    statistics.remote_lost = u64::try_from(block.cumulative_lost).ok().or(Some(0));
     statistics.remote_jitter_ms = Some(f64::from(block.jitter) * 1000.0 / f64::from(clock_rate));
     if block.last_sender_report == 0 {
         return;

@@ -245,6 +245,12 @@ impl VideoStream {
         self.session.handle_time(now);
     }
 
+    /// A moment on the sender's clock subtracted from the same moment here, as pictures are placed; in nanoseconds.
+    pub fn clock_offset(&self) -> Option<i64> {
+        let (pts, timestamp) = self.assembly.timeline.newest()?;
+        Some(pts.nanos() - self.session.sender_time(timestamp)?)
+    }
+
     /// When [`VideoStream::handle_time`] is next needed.
     pub fn wake_at(&self) -> Instant {
         let others = [

@@ -72,8 +72,9 @@ impl UserAgent {
             slides: route.slides,
             ..self.settings.media.clone()
         };
+        let account = self.accounts.terms_of_caller(source, &label.to);
         let settings = CallSettings {
-            media: terms::incoming(self.settings.admission.peers(), media, source, shown),
+            media: terms::incoming(self.settings.admission.peers(), media, (source, shown), account),
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
             label: Label {
                 agent: route.agent.clone(),

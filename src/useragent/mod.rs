@@ -14,6 +14,7 @@ pub mod peers;
 mod probing;
 mod reaching;
 mod redirect;
+mod referred;
 pub mod registrar;
 mod resolving;
 pub mod routing;
@@ -50,6 +51,7 @@ use crate::useragent::dialling::{Denied, DialReason, Dialling};
 use crate::useragent::probing::Probe;
 pub use crate::useragent::reaching::Way;
 use crate::useragent::redirect::Redirect;
+use crate::useragent::referred::Listeners;
 use crate::useragent::registrar::Registrar;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::Route;
@@ -181,6 +183,8 @@ pub struct UserAgent {
     redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
     transfers: Transfers,
+    /// Who hears of calls that were asked for by a REFER of its own.
+    listeners: Listeners,
     /// Calls that take the place of another, which ends with their answer.
     replacing: HashMap<CallId, CallId>,
     /// Live calls by their `X-Session-ID`.
@@ -210,6 +214,7 @@ impl UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
             dialling: settings.dialling.clone(),
             transfers: Transfers::default(),
+            listeners: Listeners::new(),
             replacing: HashMap::new(),
             sessions_named: HashMap::new(),
             intake: Intake::new(
@@ -375,9 +380,9 @@ impl UserAgent {
             media: terms::outgoing(
                 self.settings.admission.peers(),
                 dial.media.clone(),
-                first.remote.ip(),
+                (first.remote.ip(), first.name.as_deref()),
                 first.transport,
-                first.name.as_deref(),
+                dial.way.account.as_deref().and_then(|name| self.accounts.terms(name)),
             ),
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
@@ -498,6 +503,9 @@ impl UserAgent {
                 }
             }
             Event::OutsideRequested { request, asked } => {
+                if asked.method == sip::Method::Refer {
+                    return self.referred_apart(now, request, &asked);
+                }
                 let response = match asked.method {
                     sip::Method::Register => self.registered(now, &asked),
                     _ => self.outside_response(now, &asked),

@@ -10,12 +10,14 @@ mod abuse;
 mod bad_input;
 mod calls;
 mod client;
+mod codecs;
 mod corpus;
 mod dialogs;
 mod examples;
 #[cfg(feature = "faults")]
 mod faults;
 mod identity;
+mod lines;
 mod missing;
 mod offers;
 mod peers;

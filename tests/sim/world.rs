@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use eyeline::call::behaviour::mirror::Mirror;
 use eyeline::call::behaviour::{Behaviour, Room};
 use eyeline::call::end::EndReason;
-use eyeline::call::negotiate::{MediaSettings, SrtpPolicy};
+use eyeline::call::negotiate::{KeyOffer, MediaSettings, SrtpPolicy};
 use eyeline::call::{Ended, Tell};
 use eyeline::engine::plan::{
     AudioCodec, CallId, Command, Direction, Event, Label, Look, Picture, Streams, Timeouts, VideoCodec,
@@ -356,6 +356,7 @@ fn media() -> MediaSettings {
         max_kbps: 1000,
         slides: false,
         srtp: SrtpPolicy::Optional,
+        key_offer: KeyOffer::Sdes,
         dtls_fingerprint: None,
         ice: false,
         browser: false,

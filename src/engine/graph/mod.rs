@@ -20,6 +20,7 @@ use crate::base::queue::{self, Fifo, Offered, Sender};
 use crate::base::stop::{Outcome, Scope};
 use crate::engine::coding::Coder;
 use crate::engine::graph::record::Taps;
+use crate::engine::lateness::Lateness;
 use crate::engine::network::audio::AudioPart;
 use crate::engine::network::guard::Guard;
 use crate::engine::network::sockets::{Bell, Sockets};
@@ -31,6 +32,7 @@ use crate::engine::report::Gauges;
 use crate::engine::start::Settings;
 use crate::engine::voice::Speaker;
 use crate::record::recorder::RecorderReport;
+use crate::rtp::lipsync::LipSync;
 use crate::rtp::session::StreamSettings;
 
 /// A call's members are given this long to drain; the recorder closes its file in it.
@@ -44,6 +46,8 @@ pub(super) struct Supplies {
     pub speaker: Speaker,
     pub rng: StdRng,
     pub events: Sender<Event, Fifo>,
+    /// How late the beats of all calls come.
+    pub lateness: Arc<Lateness>,
 }
 
 impl Supplies {
@@ -131,6 +135,8 @@ impl Running {
             events: supplies.events.clone(),
             gauges: running.gauges.clone(),
             slides_gauges: running.slides.clone(),
+            lateness: supplies.lateness.clone(),
+            lip_sync: LipSync::default(),
             timeouts: running.plan.timeouts,
             token: running.scope.token(),
         };

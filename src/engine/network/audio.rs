@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::base::queue::{Fifo, Latest, Receiver, Sender, Taken};
 use crate::base::time::Pts;
 use crate::engine::mix::Mixer;
-use crate::engine::network::figures::stream_report;
+use crate::engine::network::figures::{quality_report, stream_report};
 use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::hearing::Hearing;
 use crate::engine::network::sockets::Sockets;
@@ -15,14 +15,12 @@ use crate::engine::network::speaking::Speaking;
 use crate::engine::plan::{AudioCodec, AudioStream as AudioStreamPlan, StreamReport};
 use crate::media::audio::{Pcm, block_samples};
 use crate::media::codec::CodecError;
-use crate::rtp::audio::{AudioFormat, AudioStream, Playout};
+use crate::rtp::audio::{AudioFormat, AudioStream, AudioTerms};
 use crate::rtp::payload::dtmf::Digit;
 
 /// How long a key is pressed, and the silence after it.
 const DIGIT_MS: u32 = 160;
 const DIGIT_PAUSE_BLOCKS: u32 = 5;
-/// A block is put together from at most so many packets: the shortest last 2.5 ms.
-const PULLS_MAX: usize = 10;
 /// Blocks between two looks at what the peer reports as lost.
 const LOSS_BLOCKS: u32 = 50;
 
@@ -105,7 +103,10 @@ impl AudioPart {
     }
 
     pub fn report(&self) -> StreamReport {
-        stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        StreamReport {
+            quality: quality_report(&self.machine, self.beat.hearing.stretched_ms()),
+            ..stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        }
     }
 
     /// Reads what waits at both ports. `false`: no packet did.
@@ -176,11 +177,12 @@ impl AudioPart {
         self.sockets.mux = route.rtcp_mux;
         for (number, codec) in &self.stream.receive {
             let taken = stream.receive.iter().any(|(known, _)| known == number);
-            if !taken && stream.telephone_event != Some(*number) {
+            let other = stream.telephone_events.iter().chain(&stream.comfort_noises);
+            if !taken && !other.into_iter().any(|(known, _)| known == number) {
                 stream.receive.push((*number, *codec));
             }
         }
-        self.machine.renegotiate(formats(&stream), stream.telephone_event);
+        self.machine.renegotiate(terms(&stream), stream.codec.clock_rate());
         if let Err(error) = self.beat.renew(&stream) {
             tracing::error!("{} cannot be sent: {error}", stream.codec.name());
         }
@@ -245,39 +247,7 @@ impl AudioPart {
 
     /// Fills the block that is heard now. `false`: there is nothing to hear.
     fn hear(&mut self, now: Instant) -> bool {
-        let Beat { hearing, heard, .. } = &mut self.beat;
-        let mut any = hearing.is_ready();
-        for _ in 0..PULLS_MAX {
-            if hearing.is_ready() {
-                break;
-            }
-            match self.machine.playout(now) {
-                Playout::Packet { payload_type, payload, whole, .. } => {
-                    any = true;
-                    if hearing.packet(payload_type, payload).is_err() {
-                        hearing.lost(None);
-                        self.machine.undecodable();
-                    }
-                    // The rest of a shorter piece was lost, and will be said to be.
-                    if !whole {
-                        break;
-                    }
-                }
-                // Packets that last longer are here already.
-                Playout::Held => {}
-                Playout::Lost => {
-                    any = true;
-                    hearing.lost(None);
-                    break;
-                }
-                Playout::Quiet => {
-                    hearing.quiet();
-                    break;
-                }
-            }
-        }
-        hearing.take(heard);
-        any
+        self.beat.hearing.play(&mut self.machine, now, &mut self.beat.heard)
     }
 
     /// One key at a time, with a pause that door stations need to tell two presses apart.
@@ -293,11 +263,16 @@ impl AudioPart {
 }
 
 /// What the peer may send, in the words of its RTP machine.
-pub fn formats(stream: &AudioStreamPlan) -> Vec<AudioFormat> {
+pub fn terms(stream: &AudioStreamPlan) -> AudioTerms {
     let format = |&(payload_type, codec): &(u8, AudioCodec)| AudioFormat {
         payload_type,
         clock_rate: codec.clock_rate(),
         bytes_per_20ms: codec.bytes_per_20ms(),
     };
-    stream.receive.iter().map(format).collect()
+    AudioTerms {
+        receive: stream.receive.iter().map(format).collect(),
+        telephone_events: stream.telephone_events.clone(),
+        comfort_noises: stream.comfort_noises.clone(),
+        extended_reports: stream.extended_reports,
+    }
 }

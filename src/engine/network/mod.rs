@@ -5,12 +5,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "the task reads the clock for the RTP machines")]
 
+mod alignment;
 pub mod audio;
 mod figures;
 pub mod guard;
 mod handshake;
 mod hearing;
 mod life;
+#[cfg(test)]
+mod lines;
 pub mod sockets;
 mod speaking;
 pub mod video;
@@ -24,6 +27,8 @@ use tokio::time::{Sleep, sleep_until};
 
 use crate::base::queue::{Fifo, Gop, Receiver, Sender, Taken};
 use crate::base::stop::{Outcome, StopToken};
+use crate::engine::lateness::Lateness;
+use crate::engine::network::alignment::Alignment;
 use crate::engine::network::audio::AudioPart;
 use crate::engine::network::figures::{Figures, KeyRequests, Second};
 use crate::engine::network::guard::Guard;
@@ -34,6 +39,7 @@ use crate::engine::report::Gauges;
 use crate::media::access_unit::AccessUnit;
 use crate::media::audio::BLOCK_MS;
 use crate::rtp::audio::AudioEvent;
+use crate::rtp::lipsync::LipSync;
 use crate::rtp::session::StreamStatistics;
 
 /// How often sound is heard and said, and everything that is in no hurry is looked after.
@@ -71,8 +77,10 @@ pub struct Network {
     pub events: Sender<Event, Fifo>,
     pub gauges: Arc<Gauges>,
     pub slides_gauges: Arc<Gauges>,
+    pub lateness: Arc<Lateness>,
     pub timeouts: Timeouts,
     pub token: StopToken,
+    pub lip_sync: LipSync,
 }
 
 /// The task and what it remembers of its call.
@@ -83,6 +91,7 @@ struct Task {
     video_figures: Figures,
     slides_figures: Figures,
     key_requests: KeyRequests,
+    alignment: Alignment,
 }
 
 enum Woken {
@@ -120,6 +129,7 @@ impl Network {
             video_figures: Figures::default(),
             slides_figures: Figures::default(),
             key_requests: KeyRequests::default(),
+            alignment: Alignment::default(),
         };
         let outcome = task.run().await;
         alarm.armed = false;
@@ -157,8 +167,12 @@ impl Network {
             note_first(self.epoch, now, first_ms, || machine.statistics());
         }
         while let Some(event) = machine.poll_event() {
-            if let AudioEvent::Digit(digit) = event {
-                self.events.offer(Event::Digit { call: self.call, digit: digit.digit });
+            match event {
+                AudioEvent::Digit(digit) => {
+                    self.events.offer(Event::Digit { call: self.call, digit: digit.digit });
+                }
+                AudioEvent::SourceChanged => self.lip_sync.restart(),
+                AudioEvent::SourceLocked(_) | AudioEvent::Bye => {}
             }
         }
     }
@@ -185,11 +199,14 @@ impl Network {
         }
     }
 
-    fn beat(&mut self, now: Instant) {
+    /// `due`: when this beat should have come. What is heard and said keeps that time, however late it is done.
+    fn beat(&mut self, now: Instant, due: Instant) {
+        self.lateness.note(now.saturating_duration_since(due));
         self.read_audio(now);
         if let Some(audio) = &mut self.audio {
-            audio.beat(self.epoch, now);
+            audio.beat(self.epoch, due);
         }
+        self.align_pictures(due);
         if let Some(video) = &mut self.video {
             video.read_rtcp(now, &self.gauges);
         }
@@ -201,6 +218,15 @@ impl Network {
         if parts.into_iter().flatten().fold(false, |wants, part| part.watch_key(now) | wants) {
             self.events.offer(Event::WantsKey { call: self.call });
         }
+    }
+
+    /// Pictures are moved to where the sound that belongs to them is.
+    fn align_pictures(&mut self, due: Instant) {
+        let (Some(audio), Some(video)) = (&self.audio, &mut self.video) else { return };
+        let (sound, picture) = (audio.machine.clock_offset(), video.machine.clock_offset());
+        self.lip_sync.update(due, sound, picture, audio.machine.playout_delay());
+        video.shift = self.lip_sync.shift();
+        video.skew_ms = self.lip_sync.residual().map(|nanos| nanos as f64 / 1e6);
     }
 
     fn handle_time(&mut self, now: Instant, next_beat: Instant) {
@@ -267,8 +293,8 @@ impl Task {
                     self.network.handle_time(now, next_beat);
                     // Beats that were missed are made up for.
                     while now >= next_beat {
-                        self.network.beat(now);
-                        next_beat += BEAT;
+                        self.network.beat(now, next_beat);
+                        next_beat += BEAT - self.alignment.step(self.network.audio.as_ref());
                     }
                     if second.is_over(now) {
                         self.publish(now, &mut second);

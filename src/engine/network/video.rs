@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::base::queue::{Gop, Offered, Receiver, Sender};
+use crate::base::time::Pts;
 use crate::engine::coding::Coder;
 use crate::engine::network::BEAT;
 use crate::engine::network::figures::stream_report;
@@ -72,6 +73,10 @@ pub struct VideoPart {
     pub recorded: bool,
     /// The decoder's thread has ended before its time.
     pub blind: bool,
+    /// Pictures are moved by this, in nanoseconds, to where their sound is.
+    pub shift: i64,
+    /// What is left between both, when the peer's reports tell.
+    pub skew_ms: Option<f64>,
 }
 
 /// What a renewed offer and answer make of a running stream.
@@ -88,7 +93,10 @@ impl VideoPart {
     }
 
     pub fn report(&self) -> StreamReport {
-        stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        StreamReport {
+            skew_ms: self.skew_ms,
+            ..stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        }
     }
 
     /// Reads what came, until nothing more comes or a picture is whole.
@@ -185,7 +193,8 @@ impl VideoPart {
         }
     }
 
-    fn deliver(&mut self, now: Instant, unit: AccessUnit, gauges: &Gauges) {
+    fn deliver(&mut self, now: Instant, mut unit: AccessUnit, gauges: &Gauges) {
+        unit.pts = Pts::from_nanos(unit.pts.nanos().saturating_add(self.shift));
         self.recorded = unit.codec == VideoCodec::H264 && (self.recorded || unit.key);
         if let Some(recorder) = self.recorder.as_ref().filter(|_| self.recorded) {
             recorder.offer(unit.clone());

@@ -27,7 +27,7 @@ pub struct Settings {
     pub clip: Option<PathBuf>,
     /// `h264` or `vp8`.
     pub video_codec: &'static str,
-    /// In its own spelling: `pcmu`, `pcma`, `opus/48000/2`.
+    /// In its own spelling: `pcmu`, `pcma`, `g722/16000`, `opus/48000/2`.
     pub audio_codecs: &'static str,
     /// Takes calls by itself.
     pub answers: bool,
@@ -159,6 +159,11 @@ impl Baresip {
         let _ = self.control.wait_event(Duration::from_secs(3), &["CALL_CLOSED"]);
     }
 
+    /// Presses a key, as telephone event.
+    pub fn press(&mut self, key: &str) {
+        self.control.send("sndcode", key);
+    }
+
     pub fn hold(&mut self) {
         self.control.send("hold", "");
     }
@@ -225,7 +230,7 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
     line("audio_alert aubridge,alert");
     line("ringback_disabled yes");
     line("module_path /usr/lib/baresip/modules");
-    for module in ["opus", "g711", "aufile", "aubridge", "sndfile"] {
+    for module in ["opus", "g711", "g722", "aufile", "aubridge", "sndfile"] {
         line(&format!("module {module}.so"));
     }
     for module in settings.protection.map_or(&[][..], |_| &["srtp", "dtls_srtp"]) {

@@ -127,6 +127,11 @@ impl Caller {
         socket.local_addr().expect("a bound socket").port()
     }
 
+    /// Where it takes sound.
+    pub fn audio_port(&self) -> u16 {
+        Self::port_of(&self.audio)
+    }
+
     /// An offer of PCMU and, with `video`, of a video line made of that text; `PORT` in it becomes the video port.
     pub fn offer(&self, video: Option<&str>) -> String {
         let mut sdp = format!(
@@ -159,7 +164,8 @@ impl Caller {
         let local = self.signalling.local_addr().expect("a bound socket");
         let tag =
             if self.remote_tag.is_empty() { String::new() } else { format!(";tag={}", self.remote_tag) };
-        let kind = if body.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
+        let named = body.is_empty() || self.more.contains("Content-Type:");
+        let kind = if named { "" } else { "Content-Type: application/sdp\r\n" };
         let more = if matches!(method, "INVITE" | "UPDATE" | "REFER" | "MESSAGE") { &self.more } else { "" };
         format!(
             "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {local};rport;branch=z9hG4bK{branch}{port}{cseq}\r\n\
@@ -237,7 +243,7 @@ impl Caller {
             |index: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, ports.get(index).copied().unwrap_or(0)));
         let mut audio = Sender::new(&self.audio, to(0), 0, 160, self.sent[0]);
         let mut pictures = Sender::new(&self.video, to(1), 97, 90_000 / sending.fps, self.sent[1]);
-        let mut received = Received { audio: Stream { packets: vec![] }, video: Stream { packets: vec![] } };
+        let mut received = Received { audio: Stream::default(), video: Stream::default() };
         let lines = Lines { audio: (&self.audio, to(0)), video: (&self.video, to(1)) };
         let start = Instant::now();
         let (mut blocks, mut frames) = (0u32, 0u32);
@@ -424,7 +430,10 @@ fn status_of(message: &str) -> Option<u16> {
 fn receive_rtp(socket: &UdpSocket, at: f64, into: &mut Stream) {
     let mut buffer = [0; 2048];
     while let Ok((length, _)) = socket.recv_from(&mut buffer) {
-        into.packets.extend(Rtp::read(at, &buffer[..length]));
+        match Rtp::read(at, &buffer[..length]) {
+            Some(packet) => into.packets.push(packet),
+            None => into.reports.push((at, buffer[..length].to_vec())),
+        }
     }
 }
 
@@ -541,7 +550,7 @@ fn both_packetizations_carry_the_whole_clip() {
             ssrc: 1,
             payload: payload.clone(),
         });
-        let stream = Stream { packets: packets.collect() };
+        let stream = Stream { packets: packets.collect(), ..Stream::default() };
         assert!(stream.largest() <= 1200 && stream.packet_kinds().iter().all(|kind| kinds.contains(kind)));
         assert_eq!(super::picture::read_h264(&stream.h264()).len(), 180, "mode {mode}");
     }

@@ -9,7 +9,9 @@ pub mod h264_payload;
 pub mod h265_payload;
 pub mod multipart;
 pub mod offer_answer;
+pub mod playout;
 pub mod rtcp;
+pub mod rtcp_xr;
 pub mod rtp;
 pub mod sdp;
 pub mod sip_connection;
@@ -20,6 +22,7 @@ pub mod sip_values;
 pub mod sps;
 pub mod srtp;
 pub mod stun;
+pub mod telephone_event;
 pub mod uri;
 pub mod vp8_payload;
 pub mod vp9_payload;
@@ -38,7 +41,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("h265_payload", h265_payload::run),
     ("multipart", multipart::run),
     ("offer_answer", offer_answer::run),
+    ("playout", playout::run),
     ("rtcp", rtcp::run),
+    ("rtcp_xr", rtcp_xr::run),
     ("rtp", rtp::run),
     ("sdp", sdp::run),
     ("sip_connection", sip_connection::run),
@@ -49,6 +54,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sps", sps::run),
     ("srtp", srtp::run),
     ("stun", stun::run),
+    ("telephone_event", telephone_event::run),
     ("uri", uri::run),
     ("vp8_payload", vp8_payload::run),
     ("vp9_payload", vp9_payload::run),
