@@ -34,9 +34,14 @@ fn coded(unit: Unit) -> AccessUnit {
     AccessUnit { codec: unit.codec, data: unit.data, pts, key: unit.key, damaged: unit.damaged }
 }
 
-/// Ten pictures as FFmpeg's encoder and payload format made them: packets, each behind marker and length.
+/// Ten pictures as FFmpeg's encoder and payload format made them, 128x96.
 fn golden(codec: VideoCodec) -> Vec<AccessUnit> {
-    let name = format!("tests/fuzz/corpus/{}_payload/ffmpeg", codec.name().to_lowercase());
+    golden_of(codec, "ffmpeg")
+}
+
+/// A file of packets, each behind marker and length.
+fn golden_of(codec: VideoCodec, file: &str) -> Vec<AccessUnit> {
+    let name = format!("tests/fuzz/corpus/{}_payload/{file}", codec.name().to_lowercase());
     let data = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect("packets");
     let mut depacketizer = Depacketizer::default();
     let (mut rest, mut timestamp, mut units) = (data.as_slice(), 0, Vec::new());
@@ -51,10 +56,14 @@ fn golden(codec: VideoCodec) -> Vec<AccessUnit> {
     units.into_iter().map(coded).collect()
 }
 
-/// What FFmpeg was asked to draw, 128x96.
 fn drawn(number: usize, pool: &FramePool) -> CleanFrame {
-    let mut picture = pool.take_sized(Size::new(128, 96), Pts::ZERO).expect("room");
-    for (y, row) in picture.plane_mut(Plane::Y).chunks_exact_mut(128).enumerate() {
+    drawn_at(Size::new(128, 96), number, pool)
+}
+
+/// What FFmpeg was asked to draw.
+fn drawn_at(size: Size, number: usize, pool: &FramePool) -> CleanFrame {
+    let mut picture = pool.take_sized(size, Pts::ZERO).expect("room");
+    for (y, row) in picture.plane_mut(Plane::Y).chunks_exact_mut(size.width).enumerate() {
         for (x, pixel) in row.iter_mut().enumerate() {
             let wave = (x as f64 / 9.0 + number as f64 / 3.0).sin() * (y as f64 / 7.0).cos();
             *pixel = (128.0 + 80.0 * wave) as u8;
@@ -106,6 +115,38 @@ fn one_decoder_follows_a_peer_that_changes_its_codec() {
             assert!(psnr_y(drawn(number, &pool).frame(), picture.frame()) > 30.0, "{codec:?} {number}");
         }
         assert_eq!(decoded(&mut decoder, &h264, &pool).expect("a picture").size(), SIZE);
+    }
+}
+
+#[test]
+fn a_stream_may_change_its_size_and_begin_anew() {
+    let pool = FramePool::new(4);
+    for codec in OTHERS {
+        let mut decoder = Decoder::new(codec, LIMIT).expect("a decoder");
+        for file in ["ffmpeg", "smaller", "ffmpeg"] {
+            let size = if file == "smaller" { Size::new(64, 48) } else { Size::new(128, 96) };
+            for (number, unit) in golden_of(codec, file).iter().enumerate() {
+                let picture = decoded(&mut decoder, unit, &pool).expect("a picture");
+                assert_eq!(picture.size(), size, "{codec:?}");
+                let psnr = psnr_y(drawn_at(size, number, &pool).frame(), picture.frame());
+                assert!(psnr > 28.0, "{codec:?} {file} {number}: {psnr:.1} dB");
+            }
+        }
+        assert_eq!(decoder.counters().unusable, 0);
+    }
+}
+
+#[test]
+fn a_picture_over_the_limit_is_refused_whatever_its_codec() {
+    let pool = FramePool::new(4);
+    for codec in OTHERS {
+        let mut decoder = Decoder::new(codec, Size::new(96, 64)).expect("a decoder");
+        let shown = |decoder: &mut Decoder, file| {
+            golden_of(codec, file).iter().filter_map(|unit| decoded(decoder, unit, &pool)).count()
+        };
+        assert_eq!(shown(&mut decoder, "ffmpeg"), 0, "{codec:?}");
+        assert!(decoder.counters().bad_size > 0, "{codec:?}");
+        assert_eq!(shown(&mut decoder, "smaller"), 10, "{codec:?}: the next stream is fine");
     }
 }
 
