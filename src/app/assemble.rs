@@ -21,6 +21,7 @@ use crate::codec::vp8;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoCodec, VideoOut,
 };
+use crate::rtp::reach::Reach;
 use crate::secure::dtls::Identity;
 use crate::sip::digest::Credentials;
 use crate::sip::{self, Strangers, Uri, digest};
@@ -321,7 +322,7 @@ fn room(config: &Config, detectors: &Detectors, route: &settings::Route) -> Resu
         .as_deref()
         .and_then(|name| config.recording.get(name).or_else(|| config.recording.get(DEFAULT_RECORDING)));
     Ok(Room {
-        signalling: None,
+        reach: Reach::default(),
         gate,
         look: look(config, observers)?,
         video_out: VideoOut {

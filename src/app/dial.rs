@@ -38,6 +38,7 @@ use crate::engine::plan::{
 use crate::engine::{self, Catalogue, Engines};
 use crate::media::codec::Detector;
 use crate::media::pool::FramePool;
+use crate::rtp::reach::Reach;
 use crate::sip::digest::Credentials;
 use crate::sip::{Hop, NameAddr, Transport, Uri};
 use crate::source::clip::{Clip, ClipSettings};
@@ -312,7 +313,7 @@ fn credentials(arguments: &CallArguments, config: &Config) -> Option<Credentials
 
 fn room(arguments: &CallArguments, config: &Config, received: Option<PathBuf>) -> Room {
     Room {
-        signalling: None,
+        reach: Reach::default(),
         gate: None,
         look: Look {
             observers: Vec::new(),

@@ -125,6 +125,16 @@ pub struct VideoReport {
     pub height: usize,
     pub key_requests_sent: u64,
     pub key_requests_received: u64,
+    /// Packets asked for again, and those of them that came in time.
+    pub packets_asked: u64,
+    pub packets_recovered: u64,
+    /// Packets of ours that were sent again.
+    pub packets_repeated: u64,
+    /// What the path let us send at the end, kilobits a second.
+    pub target_kbps: u32,
+    /// Times the received picture stood still, and for how long in all.
+    pub stalls: u64,
+    pub stalled_ms: u64,
 }
 
 impl CallReport {
@@ -305,6 +315,7 @@ fn video_report(streams: &Streams, media: Option<&Report>, duration: f64) -> Opt
     let pictures = &media.pictures;
     let shown = duration - pictures.first_picture_ms.unwrap_or(0) as f64 / 1e3;
     let size = pictures.size;
+    let path = media.video.as_ref()?.path.unwrap_or_default();
     Some(VideoReport {
         codec: stream.codec.name(),
         packetization_mode: (stream.codec == VideoCodec::H264).then_some(match stream.send_mode {
@@ -319,6 +330,12 @@ fn video_report(streams: &Streams, media: Option<&Report>, duration: f64) -> Opt
         height: size.map_or(0, |size| size.height),
         key_requests_sent: pictures.key_requests_sent,
         key_requests_received: pictures.key_requests_received,
+        packets_asked: path.asked,
+        packets_recovered: path.recovered,
+        packets_repeated: path.repeated,
+        target_kbps: path.target_kbps,
+        stalls: pictures.stalls,
+        stalled_ms: pictures.stalled_ms,
     })
 }
 

@@ -49,6 +49,7 @@ pub fn run(loaded: &Loaded, sip_trace: Option<Duration>) -> ExitCode {
         tracing::warn!("{warning}");
     }
     service::file_limit_is_an_error();
+    service::raise_file_limit();
     match serve(&loaded.config, sip_trace) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

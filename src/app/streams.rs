@@ -1,8 +1,8 @@
 //! The figures of one stream, from the engine's report to what console and call record show.
 
-use crate::app::console::view::StreamView;
-use crate::engine::plan::{QualityReport, StreamReport};
-use crate::record::record::{QualityRecord, StreamRecord};
+use crate::app::console::view::{PathView, StreamView};
+use crate::engine::plan::{PathReport, QualityReport, StreamReport};
+use crate::record::record::{PathRecord, QualityRecord, StreamRecord};
 
 pub fn stream_view(codec: String, report: &StreamReport) -> StreamView {
     StreamView {
@@ -24,6 +24,7 @@ pub fn stream_view(codec: String, report: &StreamReport) -> StreamView {
         srtp_via: report.shielded.map(|shielded| shielded.via),
         srtp_auth_failures: report.srtp_auth_failures,
         dtls_refused: report.dtls_refused,
+        path: report.path.as_ref().map(path_view),
     }
 }
 
@@ -42,7 +43,36 @@ pub fn stream_record(codec: String, report: &StreamReport) -> StreamRecord {
         srtp: report.shielded.map(|shielded| shielded.suite.to_owned()),
         srtp_via: report.shielded.map(|shielded| shielded.via.to_owned()),
         srtp_auth_failures: report.srtp_auth_failures,
+        path: report.path.as_ref().map(path_record),
         pictures: None,
+    }
+}
+
+fn path_view(path: &PathReport) -> PathView {
+    PathView {
+        asked: path.asked,
+        recovered: path.recovered,
+        given_up: path.given_up,
+        repeats_wanted: path.repeats_wanted,
+        repeated: path.repeated,
+        repeats_refused: path.repeats_refused,
+        target_kbps: path.target_kbps,
+        remb_kbps: path.remb_kbps,
+        tmmbr_kbps: path.tmmbr_kbps,
+        delay_kbps: path.delay_kbps,
+        loss_kbps: path.loss_kbps,
+        inbound_kbps: path.inbound_kbps,
+    }
+}
+
+fn path_record(path: &PathReport) -> PathRecord {
+    PathRecord {
+        asked: path.asked,
+        recovered: path.recovered,
+        given_up: path.given_up,
+        repeated: path.repeated,
+        repeats_refused: path.repeats_refused,
+        target_kbps: path.target_kbps,
     }
 }
 

@@ -535,6 +535,8 @@ fn video_record(codec: String, stream: &StreamReport, pictures: &PictureReport) 
         sent: pictures.encoded,
         width: pictures.size.map_or(0, |size| size.width),
         height: pictures.size.map_or(0, |size| size.height),
+        stalls: pictures.stalls,
+        stalled_ms: pictures.stalled_ms,
     };
     StreamRecord { pictures: Some(pictures), ..stream_record(codec, stream) }
 }
@@ -557,6 +559,8 @@ fn video_view(codec: String, stream: &StreamReport, pictures: &PictureReport) ->
         queue_dropped: lost_by_queue(pictures.lost),
         key_requests_sent: pictures.key_requests_sent,
         key_requests_received: pictures.key_requests_received,
+        stalls: pictures.stalls,
+        stalled_ms: pictures.stalled_ms,
         ..VideoView::default()
     }
 }

@@ -29,6 +29,16 @@ impl Moment {
     }
 }
 
+/// The peer's picture stands still, though packets come or because none do.
+pub fn stalled(packets: bool) -> Moment {
+    Moment::new("video.stalled").with("packets", if packets { "come" } else { "none" })
+}
+
+/// It moves again.
+pub fn resumed(after_ms: u64) -> Moment {
+    Moment::new("video.resumed").with("after_ms", after_ms.to_string())
+}
+
 /// Text of a peer for the record: lines stay, other control characters are drawn.
 pub fn readable(text: &str) -> String {
     let drawn = |letter: char| match letter {
@@ -117,7 +127,7 @@ fn direction_word(direction: Direction) -> &'static str {
 mod tests {
     use super::*;
     use crate::engine::plan::{
-        AudioCodec, AudioStream, Feedback, PacketizationMode, Protection, Route, VideoCodec,
+        AudioCodec, AudioStream, Feedback, PacketizationMode, Protection, Retransmission, Route, VideoCodec,
     };
 
     fn route(direction: Direction) -> Route {
@@ -155,6 +165,7 @@ mod tests {
             profile_level_id: [0x42, 0xe0, 0x1f],
             parameter_sets: Vec::new(),
             feedback: Feedback::default(),
+            retransmission: Retransmission::default(),
             max_kbps: None,
             max_macroblocks: 3600,
             max_macroblocks_per_second: 108_000,

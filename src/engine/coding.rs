@@ -11,10 +11,11 @@ use crate::base::queue::{Gop, Offered, Sender};
 use crate::base::time::Pts;
 use crate::codec::h264::encoder::{self, EncoderKind, EncoderSettings};
 use crate::codec::vp8::Vp8Encoder;
+use crate::engine::ladder::Ladder;
 use crate::engine::report::Gauges;
 use crate::engine::steering::Steered;
 use crate::media::access_unit::AccessUnit;
-use crate::media::codec::VideoEncoder;
+use crate::media::codec::{CodecError, VideoEncoder};
 use crate::media::frame::{CleanFrame, Size};
 use crate::media::pool::FramePool;
 use crate::vision::filters::Resize;
@@ -25,6 +26,11 @@ const STEP: Duration = Duration::from_millis(10);
 /// An encoder that fails is opened again; after so many failures in a row it is given a rest first.
 const FAILURES_MAX: u32 = 3;
 const REST: Duration = Duration::from_secs(1);
+
+/// An encoder to which another bitrate costs a key picture gets one only when it differs by so much, and so long after
+/// the last.
+const DEAR_STEP: f64 = 0.25;
+const DEAR_PAUSE: Duration = Duration::from_secs(4);
 
 /// Which encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +97,9 @@ pub struct Coding {
     pub gauges: Arc<Gauges>,
     encoder: Option<Box<dyn VideoEncoder>>,
     resize: Option<(Size, Resize)>,
+    ladder: Ladder,
+    /// What the open encoder is held to, and since when.
+    rate: (u32, Pts),
     last_sent: Option<Pts>,
     failures: u32,
     /// Pictures before this are left out.
@@ -106,6 +115,8 @@ impl Coding {
             gauges,
             encoder: None,
             resize: None,
+            ladder: Ladder::default(),
+            rate: (0, Pts::ZERO),
             last_sent: None,
             failures: 0,
             rests_until: None,
@@ -124,6 +135,12 @@ impl Coding {
         if self.is_too_soon(picture.pts(), size) {
             return true;
         }
+        let limits = self.coder.limits;
+        let kbps = steered.rate().map_or(limits.kbps, |kbps| kbps.min(limits.kbps));
+        let (size, sent) = self.ladder.place(picture.pts(), size, kbps, limits.fps);
+        if !sent && !steered.wants_key() {
+            return true;
+        }
         let started = Instant::now();
         let Some(fitted) = self.fit(picture, size) else {
             self.gauges.dropped.add(1);
@@ -135,10 +152,13 @@ impl Coding {
         };
         let fresh = self.encoder.as_ref().is_none_or(|open| open.size() != fitted.size());
         if fresh {
-            match self.open(fitted.size()) {
-                Ok(encoder) => self.encoder = Some(encoder),
+            match self.open(fitted.size(), kbps) {
+                Ok(encoder) => (self.encoder, self.rate) = (Some(encoder), (kbps, fitted.pts())),
                 Err(text) => return self.failed(fitted.pts(), text),
             }
+        }
+        if let Err(error) = self.follow_rate(fitted.pts(), kbps) {
+            return self.failed(fitted.pts(), format!("encoder: {error}"));
         }
         let Some(encoder) = &mut self.encoder else { return true };
         let key = steered.take_key() || fresh;
@@ -161,6 +181,18 @@ impl Coding {
             }
             Offered::Closed => false,
         }
+    }
+
+    /// Holds the open encoder to what the path carries.
+    fn follow_rate(&mut self, pts: Pts, kbps: u32) -> Result<(), CodecError> {
+        let (held, since) = self.rate;
+        let Some(encoder) = self.encoder.as_mut().filter(|_| kbps != held) else { return Ok(()) };
+        let step = (f64::from(kbps) / f64::from(held.max(1)) - 1.0).abs();
+        if !encoder.adapts() && (step < DEAR_STEP || pts < since + DEAR_PAUSE) {
+            return Ok(());
+        }
+        self.rate = (kbps, pts);
+        encoder.set_bitrate(kbps)
     }
 
     /// The next picture may be another, or the device behind the encoder be back.
@@ -199,12 +231,12 @@ impl Coding {
         (0..least).contains(&passed)
     }
 
-    fn open(&self, size: Size) -> Result<Box<dyn VideoEncoder>, String> {
+    fn open(&self, size: Size, kbps: u32) -> Result<Box<dyn VideoEncoder>, String> {
         let limits = &self.coder.limits;
         let settings = EncoderSettings {
             max_nal_bytes: limits.max_nal_bytes,
             profile_level_id: Some(limits.profile_level_id),
-            ..EncoderSettings::new(size, limits.fps, limits.kbps)
+            ..EncoderSettings::new(size, limits.fps, kbps)
         };
         let opened = match self.coder.encoding {
             Encoding::H264(kind) => encoder::open(kind, &settings),

@@ -11,6 +11,7 @@
 pub mod bus;
 mod coding;
 mod graph;
+mod ladder;
 pub mod lateness;
 pub mod mix;
 pub mod network;

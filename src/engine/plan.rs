@@ -9,6 +9,8 @@ use std::time::Duration;
 pub use crate::media::access_unit::VideoCodec;
 use crate::media::frame::Size;
 use crate::record::recorder::RecorderReport;
+pub use crate::rtp::feedback::{NegotiatedFeedback as Feedback, Retransmission};
+use crate::rtp::reach::Reach;
 pub use crate::secure::keys::{SrtpKeys, SrtpSuite};
 use crate::vision::censor::CensorSettings;
 use crate::vision::filters::Transform;
@@ -21,6 +23,16 @@ pub enum Direction {
     SendOnly,
     ReceiveOnly,
     Inactive,
+}
+
+impl Protection {
+    /// Whether packets are authenticated.
+    pub fn is_some(&self) -> bool {
+        match self {
+            Protection::None => false,
+            Protection::Sdes(_) | Protection::Dtls(_) => true,
+        }
+    }
 }
 
 impl Direction {
@@ -179,14 +191,6 @@ pub enum PacketizationMode {
     NonInterleaved,
 }
 
-/// RTCP feedback that may be sent and will be obeyed (RFC 4585, RFC 5104).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Feedback {
-    pub pli: bool,
-    pub fir: bool,
-    pub nack: bool,
-}
-
 /// One negotiated video stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VideoStream {
@@ -203,6 +207,7 @@ pub struct VideoStream {
     /// Parameter sets from the peer's `sprop-parameter-sets`, without start codes.
     pub parameter_sets: Vec<Vec<u8>>,
     pub feedback: Feedback,
+    pub retransmission: Retransmission,
     /// What the peer's level, `max-*`, `b=` allow us to send. `None`: no stated limit.
     pub max_kbps: Option<u32>,
     /// Largest picture in macroblocks, from level_idc or max-fs.
@@ -301,6 +306,16 @@ pub enum Event {
     WantsKey {
         call: CallId,
     },
+    /// The peer's picture stands still; `packets`: though packets come.
+    PictureStalled {
+        call: CallId,
+        packets: bool,
+    },
+    /// It moves again, after so many milliseconds.
+    PictureResumed {
+        call: CallId,
+        after_ms: u64,
+    },
     /// A digit arrived as RFC 4733 event.
     Digit {
         call: CallId,
@@ -329,6 +344,8 @@ impl Event {
             | Event::NotPrepared { call, .. }
             | Event::MediaLost { call }
             | Event::WantsKey { call }
+            | Event::PictureStalled { call, .. }
+            | Event::PictureResumed { call, .. }
             | Event::Digit { call, .. }
             | Event::Unprotected { call, .. }
             | Event::Fault { call, .. }
@@ -375,8 +392,8 @@ pub struct Label {
 pub struct Plan {
     pub label: Label,
     pub streams: Streams,
-    /// Where the peer's signalling comes from: media from there is the peer's too.
-    pub signalling: Option<IpAddr>,
+    /// Where media may go, and what may become its source.
+    pub reach: Reach,
     pub video_in: VideoIn,
     pub video_out: VideoOut,
     pub voice: Voice,
@@ -577,6 +594,50 @@ pub struct StreamReport {
     pub dtls_refused: u64,
     /// ICE checks that did not know the password, or too many of them.
     pub ice_refused: u64,
+    /// Of video.
+    pub path: Option<PathReport>,
+}
+
+/// Lost packets of a video stream and the path it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathReport {
+    /// Packets of the peer we asked for, those that came in time, those given up.
+    pub asked: u64,
+    pub recovered: u64,
+    pub given_up: u64,
+    /// Packets of ours the peer asked for, each time; those sent again, those not.
+    pub repeats_wanted: u64,
+    pub repeated: u64,
+    pub repeats_refused: u64,
+    /// Messages about the path, both ways.
+    pub feedback_sent: u64,
+    pub feedback_received: u64,
+    /// What we may send in kilobits a second, and what that follows from; `None`: the peer does not say.
+    pub target_kbps: u32,
+    pub remb_kbps: Option<u32>,
+    pub tmmbr_kbps: Option<u32>,
+    pub delay_kbps: Option<u32>,
+    pub loss_kbps: u32,
+    /// What we estimate the path from the peer to carry.
+    pub inbound_kbps: Option<u32>,
+}
+
+impl PathReport {
+    /// Counts on from a stream that is gone.
+    #[must_use]
+    pub fn after(self, past: &PathReport) -> PathReport {
+        PathReport {
+            asked: past.asked + self.asked,
+            recovered: past.recovered + self.recovered,
+            given_up: past.given_up + self.given_up,
+            repeats_wanted: past.repeats_wanted + self.repeats_wanted,
+            repeated: past.repeated + self.repeated,
+            repeats_refused: past.repeats_refused + self.repeats_refused,
+            feedback_sent: past.feedback_sent + self.feedback_sent,
+            feedback_received: past.feedback_received + self.feedback_received,
+            ..self
+        }
+    }
 }
 
 /// How good a line is, by the E-model (ITU-T G.107). Milliseconds.
@@ -621,6 +682,9 @@ pub struct PictureReport {
     pub size: Option<Size>,
     pub key_requests_sent: u64,
     pub key_requests_received: u64,
+    /// Times the received picture stood still, and for how long in all.
+    pub stalls: u64,
+    pub stalled_ms: u64,
     /// Mean milliseconds per picture.
     pub decode_ms: f64,
     pub gate_ms: f64,

@@ -82,6 +82,8 @@ pub struct Gauges {
     pub lost_to_network: Count,
     pub key_requests_sent: Count,
     pub key_requests_received: Count,
+    pub stalls: Count,
+    pub stalled_ms: Count,
     /// Milliseconds after the start, plus one; 0: none yet.
     pub first_picture: Count,
     /// Thousandths of pictures per second, renewed each second.
@@ -142,6 +144,8 @@ impl Gauges {
             size: self.size(),
             key_requests_sent: self.key_requests_sent.value(),
             key_requests_received: self.key_requests_received.value(),
+            stalls: self.stalls.value(),
+            stalled_ms: self.stalled_ms.value(),
             decode_ms: self.decode.mean_ms(),
             gate_ms: self.gate.mean_ms(),
             encode_ms: self.encode.mean_ms(),

@@ -114,8 +114,8 @@ impl Engines {
     }
 
     /// Pairs of RTP ports that are free.
-    pub fn free_port_pairs(&self) -> usize {
-        self.ports.free()
+    pub fn free_port_pairs(&mut self, now: Instant) -> usize {
+        self.ports.free(now)
     }
 
     /// How late the beats of all calls came so far.

@@ -4,7 +4,7 @@
 //! The network's end keeps that queue open: pictures that end (a broken decoder) do not end what the peer sees.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::base::queue::{self, Latest, Receiver, Sender, Taken};
@@ -16,6 +16,8 @@ struct Switches {
     sends: AtomicBool,
     key: AtomicBool,
     blind: AtomicBool,
+    /// Kilobits a second; 0: the coder's own.
+    rate: AtomicU32,
 }
 
 /// The network task's end. Dropping it ends the thread.
@@ -38,6 +40,7 @@ pub fn steering(sends: bool) -> (Steering, Steered) {
         sends: AtomicBool::new(sends),
         key: AtomicBool::new(true),
         blind: AtomicBool::new(false),
+        rate: AtomicU32::new(0),
     });
     let (pictures, taken) = queue::queue(Latest);
     let (coders, followed) = queue::queue(Latest);
@@ -63,6 +66,11 @@ impl Steering {
         if sends && !before {
             self.want_key();
         }
+    }
+
+    /// The path carries this much, from the next picture on.
+    pub fn set_rate(&self, kbps: u32) {
+        self.switches.rate.store(kbps, Ordering::Relaxed);
     }
 
     /// Codes differently from the next picture on.
@@ -103,6 +111,11 @@ impl Steered {
     /// Whether the picture at hand is to be a key picture.
     pub fn take_key(&self) -> bool {
         self.switches.key.swap(false, Ordering::AcqRel)
+    }
+
+    /// What the path carries, where that is known.
+    pub fn rate(&self) -> Option<u32> {
+        Some(self.switches.rate.load(Ordering::Relaxed)).filter(|kbps| *kbps != 0)
     }
 
     pub fn take_coder(&self) -> Option<Coder> {

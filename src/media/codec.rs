@@ -35,6 +35,11 @@ pub trait VideoEncoder: Send {
 
     /// Changes the target bitrate from the next picture on.
     fn set_bitrate(&mut self, kbps: u32) -> Result<(), CodecError>;
+
+    /// Whether another bitrate costs nothing; else it costs a key picture.
+    fn adapts(&self) -> bool {
+        true
+    }
 }
 
 /// One decoder of one payload type of one inbound stream: mono sound at [`AudioDecoder::sample_rate`].

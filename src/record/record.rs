@@ -125,6 +125,9 @@ pub struct StreamRecord {
     /// Packets that were not made with its key.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub srtp_auth_failures: u64,
+    /// Video: packets asked for again, and the rate the path allowed at the end.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub path: Option<PathRecord>,
     /// Video: pictures decoded, shown as slate, and sent.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pictures: Option<PictureRecord>,
@@ -150,8 +153,25 @@ pub struct QualityRecord {
     pub peer_mos: Option<f64>,
 }
 
+/// Lost packets of a video stream: those we asked for, those of them that came in time, those given up, those of ours
+/// sent again and not; and what we might send at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathRecord {
+    pub asked: u64,
+    pub recovered: u64,
+    pub given_up: u64,
+    pub repeated: u64,
+    pub repeats_refused: u64,
+    pub target_kbps: u32,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PictureRecord {
+    /// Times the picture stood still, and for how long in all.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub stalls: u64,
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub stalled_ms: u64,
     pub decoded: u64,
     pub withheld: u64,
     pub sent: u64,

@@ -387,6 +387,11 @@ impl AudioStream {
         self.session.set_rtcp_mux(rtcp_mux);
     }
 
+    /// Whether packets are authenticated before they come here from now on (SRTP).
+    pub fn set_authentic(&mut self, authentic: bool) {
+        self.session.set_authentic(authentic);
+    }
+
     /// A renewed offer and answer: what the peer may send from now on, and the clock rate of what we send.
     pub fn renegotiate(&mut self, terms: AudioTerms, clock_rate: u32) {
         self.receive = terms.receive;
@@ -538,6 +543,7 @@ mod tests {
     use super::*;
     use crate::base::time::Clock;
     use crate::rtp::packet::{Header, Writer};
+    use crate::rtp::reach::Reach;
     use crate::rtp::rtcp::{self, Message};
     use crate::rtp::xr;
 
@@ -558,7 +564,8 @@ mod tests {
                 cname: "eyeline".into(),
                 remote: Some(peer()),
                 remote_rtcp: Some(at("192.0.2.1:4001")),
-                signalling: None,
+                reach: Reach::default(),
+                authentic: false,
                 rtcp_mux: false,
                 receives: true,
                 sends: true,
@@ -920,8 +927,10 @@ mod tests {
     #[test]
     fn a_peer_behind_nat_is_answered_where_it_came_from() {
         let start = Instant::now();
-        let mut stream = AudioStream::new(start, settings(start), 1);
         let (rtp, control) = (at("198.51.100.9:61000"), at("198.51.100.9:61007"));
+        let mut settings = settings(start);
+        settings.stream.reach.signalling = Some(rtp.ip());
+        let mut stream = AudioStream::new(start, settings, 1);
         for n in 0..100u64 {
             let now = start + MS(n * 20);
             stream.handle_rtp(now, rtp, &voice(7, n));

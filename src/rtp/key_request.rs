@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 /// Asking goes on at these times after the first until a key picture comes, then every [`REPEAT`].
 const SCHEDULE_MS: [u64; 4] = [500, 500, 1000, 2000];
 const REPEAT: Duration = Duration::from_secs(10);
+/// A peer that sent key pictures before does obey: what it sent was lost. It is asked this often for a while.
+const REPEAT_OBEYED: Duration = Duration::from_secs(1);
+const REPEATS_OBEYED: usize = 60;
 /// At most two requests a second leave, whatever happens.
 const SPACING: Duration = Duration::from_millis(500);
 /// At most one request a second is obeyed.
@@ -16,6 +19,7 @@ pub struct Asking {
     /// When to ask next, and how often was asked since it was wanted.
     next: Option<(Instant, usize)>,
     last: Option<Instant>,
+    obeyed: bool,
 }
 
 impl Asking {
@@ -29,6 +33,14 @@ impl Asking {
 
     pub fn satisfied(&mut self) {
         self.next = None;
+        self.obeyed = true;
+    }
+
+    /// A key picture came, but not whole: the next request need not wait for its turn.
+    pub fn missed(&mut self, now: Instant) {
+        self.obeyed = true;
+        self.next = None;
+        self.want(now);
     }
 
     pub fn wanted(&self) -> bool {
@@ -40,7 +52,9 @@ impl Asking {
         let Some((at, asked)) = self.next.filter(|(at, _)| now >= *at) else {
             return false;
         };
-        let pause = SCHEDULE_MS.get(asked).map_or(REPEAT, |ms| Duration::from_millis(*ms));
+        let scheduled = SCHEDULE_MS.get(asked).map_or(REPEAT, |ms| Duration::from_millis(*ms));
+        let obeys = self.obeyed && asked < REPEATS_OBEYED;
+        let pause = if obeys { scheduled.min(REPEAT_OBEYED) } else { scheduled };
         // From when it was due, but never in a burst after a late call.
         self.next = Some(((at + pause).max(now + SPACING), asked + 1));
         self.last = Some(now);
@@ -112,6 +126,24 @@ mod tests {
         assert_eq!(asked, [0, 500, 1000, 2000, 4000, 14_000, 24_000]);
         asking.satisfied();
         assert!(!asking.due(start + MS(40_000)) && asking.wake_at().is_none());
+    }
+
+    #[test]
+    fn a_peer_that_obeyed_before_is_asked_every_second_and_at_once_after_a_key_picture_that_was_lost() {
+        let start = Instant::now();
+        let mut asking = Asking::default();
+        asking.satisfied();
+        asking.want(start);
+        let mut asked = Vec::new();
+        for ms in 0..6000 {
+            if ms == 4300 {
+                asking.missed(start + MS(ms));
+            }
+            if asking.due(start + MS(ms)) {
+                asked.push(ms);
+            }
+        }
+        assert_eq!(asked, [0, 500, 1000, 2000, 3000, 4000, 4500, 5000, 5500]);
     }
 
     #[test]

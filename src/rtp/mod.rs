@@ -8,15 +8,22 @@
 //! Pure machines: sockets and clocks are `engine::network`'s, what was negotiated arrives as settings.
 
 pub mod audio;
+pub mod bandwidth;
 pub mod delay;
+pub mod extension;
+pub mod feedback;
+pub mod history;
 pub mod jitter;
 pub mod key_request;
 pub mod lipsync;
+pub mod nack;
 pub mod pacer;
 pub mod packet;
 pub mod payload;
 pub mod quality;
+pub mod reach;
 pub mod reorder;
+pub mod repair;
 pub mod rtcp;
 pub mod sequence;
 pub mod session;
@@ -24,3 +31,6 @@ pub mod source;
 pub mod timeline;
 pub mod video;
 pub mod xr;
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use rtp_types::RtpPacket;
 
+use crate::rtp::extension::transport_sequence;
+
 /// Length of a header without contributing sources and extensions.
 pub const HEADER_LEN: usize = 12;
 /// Packets larger than this are malformed: no datagram of a sane path carries them whole.
@@ -70,15 +72,23 @@ impl Writer {
 
     /// One packet whose payload is the concatenation of `parts`.
     pub fn write(&mut self, header: &Header, parts: &[&[u8]]) -> Bytes {
-        let len = HEADER_LEN + parts.iter().map(|part| part.len()).sum::<usize>();
+        self.write_numbered(header, None, parts)
+    }
+
+    /// The same with a number for transport-wide feedback: the id of its header extension, and the number.
+    pub fn write_numbered(&mut self, header: &Header, number: Option<(u8, u16)>, parts: &[&[u8]]) -> Bytes {
+        let extension = number.map(|(id, number)| transport_sequence(id, number));
+        let extension = extension.as_ref().map_or(&[][..], |bytes| &bytes[..]);
+        let len = HEADER_LEN + extension.len() + parts.iter().map(|part| part.len()).sum::<usize>();
         if self.chunk.capacity() < len {
             self.chunk.reserve(self.chunk_len.max(len));
         }
-        self.chunk.put_u8(0x80);
+        self.chunk.put_u8(if extension.is_empty() { 0x80 } else { 0x90 });
         self.chunk.put_u8(u8::from(header.marker) << 7 | header.payload_type & 0x7f);
         self.chunk.put_u16(header.sequence);
         self.chunk.put_u32(header.timestamp);
         self.chunk.put_u32(header.ssrc);
+        self.chunk.put_slice(extension);
         for part in parts {
             self.chunk.put_slice(part);
         }

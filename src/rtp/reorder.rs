@@ -64,6 +64,16 @@ impl Reorder {
         }
     }
 
+    /// Gaps wait so long from now on.
+    pub fn set_wait(&mut self, wait: Duration) {
+        self.wait = wait;
+    }
+
+    /// The number handed on next; packets before it are over.
+    pub fn next(&self) -> Option<u64> {
+        self.next
+    }
+
     /// Packets that came after their gap was given up.
     pub fn late(&self) -> u64 {
         self.late

@@ -6,15 +6,16 @@
 use bytes::Bytes;
 use rtcp_types::prelude::*;
 use rtcp_types::{
-    Bye, CompoundBuilder, Fir, Nack, PayloadFeedback, Pli, ReceiverReport, ReportBlock, Sdes, SdesChunk,
-    SdesItem, SenderReport, TransportFeedback,
+    Bye, CompoundBuilder, Fir, PayloadFeedback, Pli, ReceiverReport, ReportBlock, Sdes, SdesChunk, SdesItem,
+    SenderReport, TransportFeedback,
 };
 
+use crate::rtp::feedback::{self, PathMessage};
 use crate::rtp::xr::{self, VoipMetrics};
 
 /// One message out of a received compound.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Message {
+pub enum Message<'a> {
     SenderReport(SenderInfo),
     Report(Block),
     Bye {
@@ -31,10 +32,8 @@ pub enum Message {
     },
     /// How a stream is heard at the peer (RFC 3611).
     VoipMetrics(VoipMetrics),
-    /// This packet is missing at the peer.
-    Nack {
-        sequence: u16,
-    },
+    /// About packets and the path they take.
+    Path(PathMessage<'a>),
 }
 
 /// The sender's part of a sender report.
@@ -66,7 +65,7 @@ pub struct Block {
 }
 
 /// Reads all messages of a compound. `false`: some of it was malformed.
-pub fn read(bytes: &[u8], mut take: impl FnMut(Message)) -> bool {
+pub fn read<'a>(bytes: &'a [u8], mut take: impl FnMut(Message<'a>)) -> bool {
     let mut rest = bytes;
     let mut sound = !rest.is_empty();
     while !rest.is_empty() {
@@ -84,7 +83,7 @@ pub fn read(bytes: &[u8], mut take: impl FnMut(Message)) -> bool {
     sound
 }
 
-fn read_one(packet: &[u8], kind: u8, take: &mut impl FnMut(Message)) -> Option<()> {
+fn read_one<'a>(packet: &'a [u8], kind: u8, take: &mut impl FnMut(Message<'a>)) -> Option<()> {
     match kind {
         SenderReport::PACKET_TYPE => {
             let report = SenderReport::parse(packet).ok()?;
@@ -104,11 +103,7 @@ fn read_one(packet: &[u8], kind: u8, take: &mut impl FnMut(Message)) -> Option<(
         Bye::PACKET_TYPE => Bye::parse(packet).ok()?.ssrcs().for_each(|ssrc| take(Message::Bye { ssrc })),
         PayloadFeedback::PACKET_TYPE => read_payload_feedback(packet, take)?,
         TransportFeedback::PACKET_TYPE => {
-            let feedback = TransportFeedback::parse(packet).ok()?;
-            if feedback.count() == Nack::FCI_FORMAT {
-                let nack = feedback.parse_fci::<Nack<'_>>().ok()?;
-                nack.entries().for_each(|sequence| take(Message::Nack { sequence }));
-            }
+            feedback::read_transport(packet, |message| take(Message::Path(message)))?;
         }
         xr::PACKET_TYPE => xr::read(packet, |metrics| take(Message::VoipMetrics(metrics)))?,
         // SDES, APP and what else there is: nothing here needs them.
@@ -117,7 +112,7 @@ fn read_one(packet: &[u8], kind: u8, take: &mut impl FnMut(Message)) -> Option<(
     Some(())
 }
 
-fn read_payload_feedback(packet: &[u8], take: &mut impl FnMut(Message)) -> Option<()> {
+fn read_payload_feedback<'a>(packet: &'a [u8], take: &mut impl FnMut(Message<'a>)) -> Option<()> {
     let feedback = PayloadFeedback::parse(packet).ok()?;
     match feedback.count() {
         // By its number alone: a padded one is as good.
@@ -128,6 +123,7 @@ fn read_payload_feedback(packet: &[u8], take: &mut impl FnMut(Message)) -> Optio
                 |entry: rtcp_types::FirEntry| Message::Fir { ssrc: entry.ssrc(), sequence: entry.sequence() };
             fir.entries().for_each(|entry| take(message(entry)));
         }
+        15 => feedback::read_application(packet, |message| take(Message::Path(message)))?,
         _ => {}
     }
     Some(())
@@ -161,16 +157,29 @@ impl Block {
 
 /// What follows the report in a compound we send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tail {
+pub enum Tail<'a> {
     Nothing,
-    Pli { media_ssrc: u32 },
-    Fir { media_ssrc: u32, sequence: u8 },
+    Pli {
+        media_ssrc: u32,
+    },
+    Fir {
+        media_ssrc: u32,
+        sequence: u8,
+    },
     Bye,
+    /// Packets already written: see [`feedback::PathWriter`].
+    Path(&'a [u8]),
 }
 
 /// A compound: sender report (when we sent something) or receiver report, SDES with CNAME, and `tail`.
 /// `cname` is at most 255 bytes. Empty when it cannot be written.
-pub fn write(ssrc: u32, sender: Option<SenderInfo>, block: Option<Block>, cname: &str, tail: Tail) -> Bytes {
+pub fn write(
+    ssrc: u32,
+    sender: Option<SenderInfo>,
+    block: Option<Block>,
+    cname: &str,
+    tail: Tail<'_>,
+) -> Bytes {
     let cname = SdesItem::builder(SdesItem::CNAME, cname);
     let sdes = Sdes::builder().add_chunk(SdesChunk::builder(ssrc).add_item(cname));
     let mut compound = CompoundBuilder::default();
@@ -196,7 +205,7 @@ pub fn write(ssrc: u32, sender: Option<SenderInfo>, block: Option<Block>, cname:
     };
     compound = compound.add_packet(sdes);
     compound = match tail {
-        Tail::Nothing => compound,
+        Tail::Nothing | Tail::Path(_) => compound,
         Tail::Pli { media_ssrc } => compound.add_packet(
             PayloadFeedback::builder_owned(Pli::builder()).sender_ssrc(ssrc).media_ssrc(media_ssrc),
         ),
@@ -208,10 +217,13 @@ pub fn write(ssrc: u32, sender: Option<SenderInfo>, block: Option<Block>, cname:
         Tail::Bye => compound.add_packet(Bye::builder().add_source(ssrc)),
     };
     let mut bytes = vec![0; compound.calculate_size().unwrap_or_default()];
-    match compound.write_into(&mut bytes) {
-        Ok(_) => bytes.into(),
-        Err(_) => Bytes::new(),
+    if compound.write_into(&mut bytes).is_err() {
+        return Bytes::new();
     }
+    if let Tail::Path(packets) = tail {
+        bytes.extend_from_slice(packets);
+    }
+    bytes.into()
 }
 
 /// The middle 32 bits of an NTP timestamp: the form in report blocks.
@@ -226,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    fn messages(bytes: &[u8]) -> Vec<Message> {
+    fn messages(bytes: &[u8]) -> Vec<Message<'_>> {
         let mut all = Vec::new();
         read(bytes, |message| all.push(message));
         all
@@ -264,7 +276,7 @@ mod tests {
         // Base 100, mask: 101 and 116; then 65535 and 0.
         let mut bytes = vec![0x81, 205, 0, 4, 0, 0, 0, 1, 0, 0, 0, 2];
         bytes.extend([0, 100, 0x80, 0x01, 0xff, 0xff, 0, 1]);
-        let numbers = [100, 101, 116, 65535, 0].map(|sequence| Message::Nack { sequence });
+        let numbers = [100, 101, 116, 65535, 0].map(|sequence| Message::Path(PathMessage::Nack { sequence }));
         assert_eq!(messages(&bytes), numbers);
     }
 

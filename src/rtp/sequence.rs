@@ -9,8 +9,10 @@ const DROPOUT_MAX: u16 = 3000;
 const WINDOW: u64 = 512;
 /// The first extended number: room below it for packets the first one overtook.
 const FIRST: u64 = 1 << 16;
-/// So many old packets in order, and nothing newer in between, are a restart slightly backwards.
+/// So many old packets in order, and nothing newer in between, are a restart slightly backwards; where packets are sent
+/// again, a burst of them may come twice.
 const OLD_RUN_MAX: u32 = 8;
+const OLD_RUN_REPEATED: u32 = 200;
 
 /// What one packet is in its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,7 @@ pub enum Arrival {
 #[derive(Clone, Debug)]
 pub struct Sequence {
     misorder_max: u16,
+    old_run_max: u32,
     first: u64,
     newest: Option<u64>,
     base: u64,
@@ -50,6 +53,7 @@ impl Sequence {
     pub fn new(misorder_max: u16) -> Self {
         Sequence {
             misorder_max: misorder_max.min(500),
+            old_run_max: OLD_RUN_MAX,
             first: FIRST,
             newest: None,
             base: 0,
@@ -69,7 +73,12 @@ impl Sequence {
     /// Another sender takes over: everything begins anew, but extended numbers go on growing.
     pub fn continue_with(&mut self, misorder_max: u16) {
         let first = self.newest.map_or(FIRST, |newest| newest + WINDOW);
-        *self = Sequence { first, ..Sequence::new(misorder_max) };
+        *self = Sequence { first, old_run_max: self.old_run_max, ..Sequence::new(misorder_max) };
+    }
+
+    /// The sender repeats packets when asked to.
+    pub fn expect_repeats(&mut self, repeats: bool) {
+        self.old_run_max = if repeats { OLD_RUN_REPEATED } else { OLD_RUN_MAX };
     }
 
     /// Places one packet.
@@ -103,17 +112,29 @@ impl Sequence {
     fn arrive_old(&mut self, sequence: u16, newest: u64, extended: u64) -> Arrival {
         self.old_run = if sequence == self.old_next { self.old_run + 1 } else { 1 };
         self.old_next = sequence.wrapping_add(1);
-        if self.old_run > OLD_RUN_MAX && self.seen(extended) {
+        if self.old_run > self.old_run_max && self.seen(extended) {
             return self.restart(sequence, newest);
         }
+        self.fill(extended).map_or(Arrival::Duplicate, Arrival::Counted)
+    }
+
+    fn fill(&mut self, extended: u64) -> Option<u64> {
         if self.seen(extended) {
             self.duplicates += 1;
-            return Arrival::Duplicate;
+            return None;
         }
         self.mark(extended);
         self.base = self.base.min(extended);
         self.received += 1;
-        Arrival::Counted(extended)
+        Some(extended)
+    }
+
+    /// Places a packet that was sent again beside its stream; it never moves the stream. `None`: it came before, or has
+    /// no place any more.
+    pub fn arrive_again(&mut self, sequence: u16) -> Option<u64> {
+        let newest = self.newest?;
+        let behind = self.written(newest).wrapping_sub(sequence);
+        (1..=self.misorder_max).contains(&behind).then(|| self.fill(newest - u64::from(behind))).flatten()
     }
 
     fn restart(&mut self, sequence: u16, newest: u64) -> Arrival {
@@ -149,6 +170,11 @@ impl Sequence {
 
     fn mark(&mut self, extended: u64) {
         self.seen[(extended % WINDOW / 64) as usize] |= 1 << (extended % 64);
+    }
+
+    /// The number of a packet as its sender wrote it.
+    pub fn written(&self, extended: u64) -> u16 {
+        (extended as u16).wrapping_add(self.shift)
     }
 
     /// Whether the packet of this extended number has come; packets long ago count as not.
@@ -274,6 +300,19 @@ mod tests {
         let arrivals = run(&mut sequence, 0..20);
         assert!(matches!(arrivals[8], Arrival::Restarted(_)), "{arrivals:?}");
         assert!(arrivals[9..].iter().all(|arrival| matches!(arrival, Arrival::Counted(_))));
+    }
+
+    #[test]
+    fn packets_sent_again_fill_gaps_and_restart_nothing() {
+        let mut sequence = Sequence::new(100);
+        run(&mut sequence, (65_000..65_020).chain(65_030..=65_535).chain(0..20));
+        assert_eq!(sequence.arrive_again(65_029), None, "too far back");
+        run(&mut sequence, 30..40);
+        let again: Vec<Option<u64>> = (20..31).map(|number| sequence.arrive_again(number)).collect();
+        assert!(again[..10].iter().all(Option::is_some) && again[10].is_none());
+        sequence.expect_repeats(true);
+        assert!(run(&mut sequence, 15..35).iter().all(|arrival| *arrival == Arrival::Duplicate));
+        assert_eq!(sequence.written(sequence.newest.unwrap_or_default()), 39);
     }
 
     #[test]

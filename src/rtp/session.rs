@@ -4,7 +4,7 @@
 //! Payloads, jitter and pacing belong to [`super::audio`] and [`super::video`].
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,14 +12,21 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::base::time::{Clock, Pts};
+use crate::rtp::feedback::PathMessage;
 use crate::rtp::packet::{Header, Packet, Writer};
+use crate::rtp::reach::Reach;
 use crate::rtp::rtcp::{self, Block, Message, SenderInfo, Tail};
 use crate::rtp::sequence::{Arrival, Sequence};
-use crate::rtp::source::{SourceLock, Verdict};
+use crate::rtp::source::{SourceLock, Verdict, canonical};
 use crate::rtp::xr::{self, VoipMetrics};
 
+mod again;
+
+use again::Beside;
+pub use again::Queued;
+
 /// Mean time between reports (RFC 3550 §6.2), each drawn from half to one and a half of it.
-const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// The first report leaves early so that lip-sync has something to go by.
 const FIRST_REPORT_MS: (u64, u64) = (100, 400);
 /// Packets of a source that was just replaced are stragglers for this long.
@@ -30,6 +37,10 @@ const EVENTS_MAX: usize = 64;
 /// A source heard so lately still lives: another one must send two packets in sequence to take its place, or every
 /// lone packet (comfort noise, tones of a gateway) would cut the stream.
 const ALIVE: Duration = Duration::from_millis(100);
+/// A port of RTCP that was silent so long, some reports, may be replaced by another one of the same host.
+const RTCP_SILENCE: Duration = Duration::from_secs(20);
+/// Foreign packets before there is a source that are worth a line in the log: a second of sound.
+const TOLD_OF_STRANGERS: u64 = 50;
 /// Longer round trips are nonsense in the peer's report.
 const ROUND_TRIP_MAX_MS: f64 = 30_000.0;
 
@@ -43,8 +54,10 @@ pub struct StreamSettings {
     /// RTP address in the peer's SDP.
     pub remote: Option<SocketAddr>,
     pub remote_rtcp: Option<SocketAddr>,
-    /// Host the peer's signalling comes from: media from there is likely the peer behind NAT.
-    pub signalling: Option<IpAddr>,
+    /// Who may become the source where the SDP does not name it.
+    pub reach: Reach,
+    /// Every packet was authenticated before it comes here (SRTP).
+    pub authentic: bool,
     pub rtcp_mux: bool,
     pub receives: bool,
     pub sends: bool,
@@ -124,10 +137,14 @@ pub struct Received<'a> {
 
 /// What the peer asks for in RTCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Feedback {
+pub enum Feedback<'a> {
     Pli,
-    Fir { sequence: u8 },
-    Nack { sequence: u16 },
+    Fir {
+        sequence: u8,
+    },
+    /// What the peer received of our stream.
+    Report(Block),
+    Path(PathMessage<'a>),
 }
 
 /// One stream in both directions.
@@ -137,7 +154,8 @@ pub struct Session {
     misorder_max: u16,
     random: StdRng,
     lock: SourceLock,
-    rtcp_source: Option<SocketAddr>,
+    /// Where control packets come from when it is not where the SDP says, and when the last one came.
+    rtcp_source: Option<(SocketAddr, Instant)>,
     remote_ssrc: Option<u32>,
     replaced: Option<(u32, Instant)>,
     /// Another SSRC at the source's address, and the number its next packet must have.
@@ -159,8 +177,10 @@ pub struct Session {
     /// A moment of our stream: its time and timestamp.
     sent: Option<(Pts, u32)>,
     reported_as_sender: bool,
+    report_interval: Duration,
     next_report: Instant,
     writer: Writer,
+    beside: Beside,
     out: VecDeque<Out>,
     events: VecDeque<SourceEvent>,
     statistics: StreamStatistics,
@@ -183,7 +203,7 @@ impl Session {
         let clock_rate = settings.clock_rate;
         let first_report = random.random_range(FIRST_REPORT_MS.0..=FIRST_REPORT_MS.1);
         Session {
-            lock: SourceLock::new(settings.remote, settings.signalling),
+            lock: SourceLock::new(settings.remote, settings.reach.clone(), settings.authentic),
             settings,
             misorder_max,
             rtcp_source: None,
@@ -202,7 +222,9 @@ impl Session {
             next_sequence: random.random_range(0..0x8000),
             sent: None,
             reported_as_sender: false,
+            report_interval: REPORT_INTERVAL,
             next_report: now + Duration::from_millis(first_report),
+            beside: Beside { ssrc: random.random(), next_sequence: random.random(), transport: None },
             random,
             writer: Writer::new(chunk_len),
             out: VecDeque::new(),
@@ -285,6 +307,11 @@ impl Session {
         self.settings.rtcp_mux = rtcp_mux;
     }
 
+    /// Whether packets are authenticated before they come here from now on.
+    pub fn set_authentic(&mut self, authentic: bool) {
+        self.lock.set_authentic(authentic);
+    }
+
     /// Takes a datagram of the RTP socket. `None`: nothing for the stream, and counted.
     pub fn receive<'a>(
         &mut self,
@@ -305,6 +332,7 @@ impl Session {
         match self.lock.judge(now, source, packet.ssrc, packet.sequence) {
             Verdict::Foreign => {
                 self.statistics.foreign_packets += 1;
+                self.tell_of_strangers(source);
                 return None;
             }
             Verdict::Locked => self.begin_source(source),
@@ -334,6 +362,17 @@ impl Session {
             return None;
         }
         Some(Received { packet, extended, restarted: std::mem::take(&mut self.restarted), known })
+    }
+
+    /// One line for whoever wonders why nothing is heard.
+    fn tell_of_strangers(&mut self, source: SocketAddr) {
+        if self.statistics.foreign_packets == TOLD_OF_STRANGERS && self.lock.locked().is_none() {
+            tracing::warn!(
+                %source,
+                "media comes from where the peer neither signals nor says it is, and is not taken: if it is the peer's, \
+                 list its network in `networks` of a [[sip.peer]]"
+            );
+        }
     }
 
     fn begin_source(&mut self, source: SocketAddr) {
@@ -386,15 +425,14 @@ impl Session {
         now: Instant,
         source: SocketAddr,
         bytes: &[u8],
-        mut take: impl FnMut(Feedback),
+        mut take: impl FnMut(Feedback<'_>),
     ) {
-        if !self.lock.is_peer(source) {
+        if !self.takes_rtcp(now, canonical(source)) {
             self.statistics.foreign_packets += 1;
             return;
         }
         self.statistics.rtcp_received += 1;
         self.statistics.last_rtcp_received = Some(now);
-        self.rtcp_source.get_or_insert(source);
         let mut byes = 0;
         let sound = rtcp::read(bytes, |message| match message {
             Message::SenderReport(info) if self.remote_ssrc == Some(info.ssrc) => {
@@ -405,6 +443,7 @@ impl Session {
             Message::Report(block) if block.ssrc == self.ssrc => {
                 let ntp = self.settings.clock.ntp(now);
                 read_block(&mut self.statistics, &block, ntp, self.settings.clock_rate);
+                take(Feedback::Report(block));
             }
             Message::VoipMetrics(metrics) if metrics.ssrc == self.ssrc => {
                 self.remote_metrics = Some(metrics);
@@ -412,7 +451,7 @@ impl Session {
             Message::Bye { ssrc } if self.remote_ssrc == Some(ssrc) => byes += 1,
             Message::Pli { .. } => take(Feedback::Pli),
             Message::Fir { sequence, .. } => take(Feedback::Fir { sequence }),
-            Message::Nack { sequence } => take(Feedback::Nack { sequence }),
+            Message::Path(message) => take(Feedback::Path(message)),
             Message::SenderReport(_) | Message::Report(_) | Message::Bye { .. } | Message::VoipMetrics(_) => {
             }
         });
@@ -423,13 +462,15 @@ impl Session {
     }
 
     /// Writes one packet whose payload is the concatenation of `parts`. `pts` is the moment the timestamp means.
-    pub fn send(&mut self, now: Instant, header: SendHeader, pts: Pts, parts: &[&[u8]]) {
+    ///
+    /// `None`: it was not sent.
+    pub fn send(&mut self, now: Instant, header: SendHeader, pts: Pts, parts: &[&[u8]]) -> Option<Queued> {
         if !self.settings.sends {
-            return;
+            return None;
         }
         let Some(destination) = self.lock.destination().filter(|_| self.out.len() < OUT_MAX) else {
             self.statistics.unsent += 1;
-            return;
+            return None;
         };
         let header = Header {
             marker: header.marker,
@@ -446,15 +487,18 @@ impl Session {
             let soon = now + Duration::from_millis(FIRST_REPORT_MS.0);
             self.next_report = self.next_report.min(soon);
         }
-        let packet = self.writer.write(&header, parts);
-        self.out.push_back(Out::Rtp(destination, packet));
+        let number = self.beside.number();
+        let packet = self.writer.write_numbered(&header, number, parts);
+        self.out.push_back(Out::Rtp(destination, packet.clone()));
+        let transport = number.map(|(_, number)| number);
+        Some(Queued { sequence: header.sequence, transport, packet })
     }
 
     /// Sends a report that is due.
     pub fn handle_time(&mut self, now: Instant) {
         if now >= self.next_report {
             let percent = self.random.random_range(50..150);
-            self.next_report = now + REPORT_INTERVAL * percent / 100;
+            self.next_report = now + self.report_interval * percent / 100;
             self.report(now, Tail::Nothing);
         }
     }
@@ -464,7 +508,7 @@ impl Session {
     }
 
     /// Sends a compound now. `false`: there is nowhere to send it.
-    pub fn report(&mut self, now: Instant, tail: Tail) -> bool {
+    pub fn report(&mut self, now: Instant, tail: Tail<'_>) -> bool {
         let Some(destination) = self.rtcp_destination() else {
             return false;
         };
@@ -540,7 +584,30 @@ impl Session {
         if as_signalled {
             return self.settings.remote_rtcp.or_else(next_port);
         }
-        self.rtcp_source.or_else(next_port)
+        self.rtcp_source.map(|(source, _)| source).or_else(next_port)
+    }
+
+    /// Control packets come from where the SDP says or where the media comes from. Of a peer behind a translator another
+    /// port is taken too, one at a time.
+    fn takes_rtcp(&mut self, now: Instant, source: SocketAddr) -> bool {
+        let named = self.settings.remote_rtcp.map(canonical) == Some(source);
+        if named || self.lock.destination() == Some(source) {
+            return true;
+        }
+        if !self.lock.may_control(source) {
+            return false;
+        }
+        match &mut self.rtcp_source {
+            Some((known, at)) if *known == source || now.saturating_duration_since(*at) > RTCP_SILENCE => {
+                (*known, *at) = (source, now);
+                true
+            }
+            Some(_) => false,
+            None => {
+                self.rtcp_source = Some((source, now));
+                true
+            }
+        }
     }
 
     pub fn poll(&mut self) -> Option<Out> {
@@ -635,7 +702,8 @@ mod tests {
             cname: cname.into(),
             remote: Some(remote),
             remote_rtcp: None,
-            signalling: None,
+            reach: Reach::default(),
+            authentic: false,
             rtcp_mux: false,
             receives: true,
             sends: true,
@@ -709,6 +777,47 @@ mod tests {
         hear(&mut session, start, 1, 13, 8);
         let statistics = session.statistics();
         assert_eq!((statistics.packets_lost, statistics.unknown_payload_type), (0, 2));
+    }
+
+    #[test]
+    fn control_packets_come_from_the_peer_alone_and_from_one_port_of_it_at_a_time() {
+        let start = Instant::now();
+        let mut session = session(start, "x");
+        session.settings.remote_rtcp = Some("192.0.2.1:4001".parse().expect("an address"));
+        let (there, phone) = ("198.51.100.7:9001", "198.51.100.7:9000".parse().expect("an address"));
+        let reach = Reach { signalling: Some(SocketAddr::ip(&phone)), ..Reach::default() };
+        session.lock = SourceLock::new(session.settings.remote, reach, false);
+        let report = rtcp::write(1, None, None, "p", Tail::Nothing);
+        let taken = |session: &mut Session, ms, from: &str| {
+            let before = session.statistics().rtcp_received;
+            session.receive_rtcp(start + MS(ms), from.parse().expect("an address"), &report, |_| {});
+            session.statistics().rtcp_received != before
+        };
+        assert!(
+            taken(&mut session, 0, "192.0.2.1:4001") && taken(&mut session, 0, "192.0.2.1:4000"),
+            "named"
+        );
+        assert!(!taken(&mut session, 0, "192.0.2.2:4001") && !taken(&mut session, 0, "192.0.2.1:9001"));
+        assert!(taken(&mut session, 0, there), "the signaller's host, one port of it");
+        assert!(!taken(&mut session, 10, "198.51.100.7:9003") && taken(&mut session, 20, there));
+        for n in 0..20u16 {
+            let header = Header {
+                marker: false,
+                payload_type: 8,
+                sequence: n,
+                timestamp: u32::from(n) * 160,
+                ssrc: 1,
+            };
+            let bytes = Writer::new(64).write(&header, &[&[0; 20]]);
+            session.receive(start + MS(20 * u64::from(n)), phone, &bytes, |kind| kind == 8);
+        }
+        assert_eq!(session.destination(), Some(phone));
+        assert!(taken(&mut session, 500, there) && !taken(&mut session, 510, "198.51.100.7:9007"));
+        assert!(taken(&mut session, 60_000, "198.51.100.7:9007"), "the other one is silent for long");
+        // The SDP was right after all: nothing unnamed is taken any more.
+        hear(&mut session, start + MS(61_000), 1, 100, 8);
+        assert!(!taken(&mut session, 61_000, "192.0.2.1:9001") && !taken(&mut session, 61_000, there));
+        assert!(taken(&mut session, 61_000, "192.0.2.1:4001"));
     }
 
     #[test]

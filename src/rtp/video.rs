@@ -12,21 +12,29 @@
 //!                               take_key_request_by_signalling when neither PLI nor FIR was negotiated
 //! at the end                    close, poll
 //! ```
-//! Sources and reports are `session`, order is `reorder`, packets to units and back `payload`; decoding is elsewhere.
+//! Sources and reports are `session`, order is `reorder`, lost packets are `repair`, how much may be sent is `bandwidth`,
+//! packets to units and back `payload`; decoding is elsewhere.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::media::access_unit::{AccessUnit, VideoCodec};
+use crate::rtp::bandwidth::{Bandwidth, BandwidthFigures};
+use crate::rtp::extension;
+use crate::rtp::feedback::{NegotiatedFeedback, PathMessage, Retransmission};
+use crate::rtp::history::HistoryCounters;
 use crate::rtp::key_request::{Asking, Obeying};
+use crate::rtp::nack::NackCounters;
 use crate::rtp::pacer::{Paced, Pacer};
 use crate::rtp::packet;
 use crate::rtp::payload::{Depacketizer, Packetizer, Refused, SendFormat, Unit};
 use crate::rtp::reorder::{Piece, Reorder};
+use crate::rtp::repair::Repair;
 use crate::rtp::rtcp::Tail;
 use crate::rtp::session::{
-    Feedback, Out, SendHeader, Session, SourceEvent, StreamSettings, StreamStatistics,
+    Feedback, Out, REPORT_INTERVAL, Received, SendHeader, Session, SourceEvent, StreamSettings,
+    StreamStatistics,
 };
 use crate::rtp::timeline::{SendTimeline, Timeline};
 
@@ -38,13 +46,8 @@ const CHUNK_LEN: usize = 64 << 10;
 /// Units waiting to be polled.
 const UNITS_MAX: usize = 64;
 
-/// RTCP feedback negotiated with the peer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NegotiatedFeedback {
-    pub pli: bool,
-    pub fir: bool,
-    pub nack: bool,
-}
+/// A peer that takes feedback takes reports this often (RFC 4585 §3.4): what adapts to loss adapts sooner.
+const FEEDBACK_INTERVAL: Duration = Duration::from_millis(1500);
 
 /// What one video stream needs to know.
 #[derive(Clone, Debug)]
@@ -59,9 +62,10 @@ pub struct VideoSettings {
     /// From the peer's SDP, without start codes.
     pub parameter_sets: Vec<Vec<u8>>,
     pub feedback: NegotiatedFeedback,
-    /// Bytes of payload per packet sent, normally 1200.
+    pub retransmission: Retransmission,
+    /// Bytes of payload per packet sent, normally 1200; numbers and retransmissions take a few of them.
     pub max_payload: usize,
-    /// Mean bitrate sent; pictures larger than usual are spread by it.
+    /// The most that may be sent; pictures larger than usual are spread by it.
     pub pace_kbps: u32,
     /// Normally [`REORDER_WAIT`].
     pub reorder_wait: Duration,
@@ -77,6 +81,7 @@ pub struct VideoTerms {
     /// From the peer's SDP, without start codes.
     pub parameter_sets: Vec<Vec<u8>>,
     pub feedback: NegotiatedFeedback,
+    pub retransmission: Retransmission,
     pub rtcp_mux: bool,
     pub pace_kbps: u32,
 }
@@ -92,7 +97,9 @@ pub struct VideoCounters {
     pub units_dropped: u64,
     pub key_requests_sent: u64,
     pub key_requests_received: u64,
-    pub nacks_received: u64,
+    /// Packets we asked for, and packets the peer asked for.
+    pub asked: NackCounters,
+    pub repeated: HistoryCounters,
     pub units_sent: u64,
     /// Mode 0: NAL units that fit no packet.
     pub nals_refused: u64,
@@ -109,6 +116,9 @@ pub struct VideoStream {
     receive: Vec<(u8, VideoCodec)>,
     feedback: NegotiatedFeedback,
     reorder: Reorder,
+    reorder_wait: Duration,
+    repair: Repair,
+    bandwidth: Bandwidth,
     assembly: Assembly,
     asking: Asking,
     ask_by_signalling: bool,
@@ -140,6 +150,8 @@ struct Assembly {
     /// A key picture is needed since the last look.
     wants_key: bool,
     got_key: bool,
+    /// A key picture came, but not whole.
+    missed_key: bool,
     units: VecDeque<AccessUnit>,
     counters: VideoCounters,
 }
@@ -151,14 +163,18 @@ impl VideoStream {
         let timeline = Timeline::new(stream.clock_rate, stream.epoch);
         let mut session = Session::new(now, stream, MISORDER_MAX, CHUNK_LEN, seed);
         let first_timestamp = session.random_timestamp();
+        let epoch = session.settings().epoch;
         let mut depacketizer = Depacketizer::default();
         depacketizer.learn(settings.parameter_sets.iter().map(Vec::as_slice));
-        let max_payload = settings.max_payload;
-        VideoStream {
+        let max_payload = room(settings.max_payload, settings.feedback);
+        let mut stream = VideoStream {
             session,
             receive: settings.receive,
             feedback: settings.feedback,
             reorder: Reorder::new(settings.reorder_wait),
+            reorder_wait: settings.reorder_wait,
+            repair: Repair::new(settings.feedback, settings.retransmission, settings.pace_kbps),
+            bandwidth: Bandwidth::new(epoch, settings.feedback, settings.pace_kbps),
             assembly: Assembly {
                 depacketizer,
                 codec: None,
@@ -167,6 +183,7 @@ impl VideoStream {
                 broken: true,
                 wants_key: false,
                 got_key: false,
+                missed_key: false,
                 units: VecDeque::new(),
                 counters: VideoCounters::default(),
             },
@@ -177,13 +194,24 @@ impl VideoStream {
             payload_type: settings.send_payload_type,
             send_format: settings.send_format,
             packetizer: settings.send_format.map(|format| Packetizer::new(format, max_payload, seed)),
-            max_payload,
+            max_payload: settings.max_payload,
             seed,
             send_timeline: SendTimeline::new(90_000, first_timestamp),
             pacer: Pacer::new(settings.pace_kbps),
             sending_broken: false,
             sent_to: None,
-        }
+        };
+        stream.follow_feedback();
+        stream
+    }
+
+    /// What the negotiated feedback means for packets and reports.
+    fn follow_feedback(&mut self) {
+        let NegotiatedFeedback { pli, fir, nack, tmmbr, remb, transport_cc } = self.feedback;
+        let any = pli || fir || nack || tmmbr || remb || transport_cc.is_some();
+        self.session.report_every(if any { FEEDBACK_INTERVAL } else { REPORT_INTERVAL });
+        self.session.number_packets(transport_cc);
+        self.session.expect_repeats(nack);
     }
 
     /// A datagram of the RTP socket.
@@ -191,19 +219,44 @@ impl VideoStream {
         if packet::is_rtcp(bytes) {
             return self.handle_rtcp(now, source, bytes);
         }
-        let receive = &self.receive;
-        let codec_of = |kind| receive.iter().find(|(number, _)| *number == kind).map(|(_, codec)| *codec);
-        let Some(received) = self.session.receive(now, source, bytes, |kind| codec_of(kind).is_some()) else {
-            return;
+        if let Some(id) = self.feedback.transport_cc
+            && self.session.is_source(source)
+            && let Some(number) = extension::number(bytes, id)
+        {
+            self.bandwidth.numbered(now, number);
+        }
+        let received = match self.repair.original_of(bytes) {
+            Some(original) => self.session.receive_again(now, source, bytes, original),
+            None => {
+                let receive = &self.receive;
+                let known = |kind| receive.iter().any(|(number, _)| *number == kind);
+                let received = self.session.receive(now, source, bytes, known);
+                if let Some(received) = received.filter(|received| received.known) {
+                    self.bandwidth.arrived(now, received.packet.timestamp, bytes.len());
+                }
+                received
+            }
         };
+        if let Some(received) = received {
+            self.take(now, received);
+        }
+    }
+
+    fn take(&mut self, now: Instant, received: Received<'_>) {
         let assembly = &mut self.assembly;
         if received.restarted {
             self.reorder.restart(|piece| assembly.take(now, piece));
             assembly.restart(now);
             // The first packets: a key picture is asked for, whether or not they are one.
             assembly.wants_key = true;
+            self.repair.restart();
+        }
+        if !self.repair.arrived(now, received.extended) {
+            assembly.wants_key = true;
         }
         let packet = received.packet;
+        let receive = &self.receive;
+        let codec_of = |kind| receive.iter().find(|(number, _)| *number == kind).map(|(_, codec)| *codec);
         // One of an unknown payload type only holds its place.
         let (codec, payload) =
             codec_of(packet.payload_type).map_or_else(Default::default, |c| (c, packet.payload));
@@ -216,6 +269,8 @@ impl VideoStream {
     /// A datagram of the RTCP socket.
     pub fn handle_rtcp(&mut self, now: Instant, source: SocketAddr, bytes: &[u8]) {
         let (obeying, counters) = (&mut self.obeying, &mut self.assembly.counters);
+        let (repair, bandwidth) = (&mut self.repair, &mut self.bandwidth);
+        let path = (self.session.ssrc(), self.session.round_trip());
         self.session.receive_rtcp(now, source, bytes, |feedback| match feedback {
             Feedback::Pli => {
                 counters.key_requests_received += 1;
@@ -225,8 +280,17 @@ impl VideoStream {
                 counters.key_requests_received += 1;
                 obeying.asked_by_fir(now, sequence);
             }
-            Feedback::Nack { .. } => counters.nacks_received += 1,
+            Feedback::Report(block) => bandwidth.reported(now, &block, repair.lost()),
+            Feedback::Path(PathMessage::Nack { sequence }) => repair.want(sequence),
+            Feedback::Path(message) => bandwidth.heard(now, message, path),
         });
+        self.repair.answer(now, &mut self.session, |queued| {
+            self.bandwidth.sent_again(now, queued.packet.len());
+            self.bandwidth.sent(now, queued);
+        });
+        if self.bandwidth.has_answer() {
+            self.bandwidth.tell(now, &mut self.session);
+        }
     }
 
     /// The peer asked for a key picture by signalling (SIP INFO).
@@ -258,6 +322,8 @@ impl VideoStream {
             self.pacer.wake_at(),
             self.obeying.wake_at(),
             self.asking.wake_at().filter(|_| self.can_ask()),
+            self.repair.wake_at().filter(|_| self.can_ask()),
+            self.bandwidth.wake_at().filter(|_| self.can_ask()),
         ];
         others.into_iter().flatten().fold(self.session.wake_at(), Instant::min)
     }
@@ -274,6 +340,11 @@ impl VideoStream {
 
     pub fn poll_event(&mut self) -> Option<SourceEvent> {
         self.session.poll_event()
+    }
+
+    /// Whether packets are authenticated before they come here from now on (SRTP).
+    pub fn set_authentic(&mut self, authentic: bool) {
+        self.session.set_authentic(authentic);
     }
 
     /// The decoder or the engine needs a key picture from the peer.
@@ -338,9 +409,11 @@ impl VideoStream {
         self.release(now);
     }
 
-    /// The encoder's bitrate changed.
-    pub fn set_pace(&mut self, kbps: u32) {
+    /// The bitrate the encoder is to be held to from now on, in kilobits a second; only when it changed.
+    pub fn take_rate(&mut self, now: Instant) -> Option<u32> {
+        let kbps = self.bandwidth.take_rate(now)?;
         self.pacer.set_rate(kbps);
+        Some(kbps)
     }
 
     /// A new offer/answer moved the peer or the direction (hold, resume).
@@ -358,20 +431,26 @@ impl VideoStream {
 
     /// A renewed offer and answer. Where packets look different from now on, sending goes on with a key picture.
     pub fn renegotiate(&mut self, terms: VideoTerms) {
-        if (terms.send_payload_type, terms.send_format) != (self.payload_type, self.send_format) {
+        let room_before = room(self.max_payload, self.feedback);
+        let room = room(self.max_payload, terms.feedback);
+        let before = (self.payload_type, self.send_format, room_before);
+        if (terms.send_payload_type, terms.send_format, room) != before {
             self.pacer.clear();
             self.sending_broken = true;
             self.send_format = terms.send_format;
-            self.packetizer =
-                terms.send_format.map(|format| Packetizer::new(format, self.max_payload, self.seed));
+            self.packetizer = terms.send_format.map(|format| Packetizer::new(format, room, self.seed));
         }
         self.payload_type = terms.send_payload_type;
         self.receive = terms.receive;
         self.feedback = terms.feedback;
+        self.repair.renegotiate(terms.feedback, terms.retransmission);
+        self.bandwidth.renegotiate(terms.feedback, terms.pace_kbps);
+        self.follow_feedback();
         self.ask_by_signalling &= self.wants_key_by_signalling();
         self.assembly.depacketizer.learn(terms.parameter_sets.iter().map(Vec::as_slice));
         self.session.set_rtcp_mux(terms.rtcp_mux);
         self.pacer.set_rate(terms.pace_kbps);
+        self.repair.set_rate(terms.pace_kbps);
     }
 
     /// Says goodbye in RTCP.
@@ -386,8 +465,21 @@ impl VideoStream {
         statistics
     }
 
+    /// Cheaper than all of them.
+    pub fn packets_received(&self) -> u64 {
+        self.session.packets_received()
+    }
+
+    /// How much may be sent, and what that follows from.
+    pub fn bandwidth(&self) -> BandwidthFigures {
+        self.bandwidth.figures()
+    }
+
     pub fn counters(&self) -> VideoCounters {
+        let (asked, repeated) = self.repair.counters();
         VideoCounters {
+            asked,
+            repeated,
             payload: self.assembly.depacketizer.refused(),
             timestamp_jumps: self.assembly.timeline.jumps(),
             ..self.assembly.counters
@@ -404,6 +496,17 @@ impl VideoStream {
     }
 
     fn after_receiving(&mut self, now: Instant) {
+        self.repair.passed(self.reorder.next());
+        self.reorder.set_wait(self.repair.patience().unwrap_or(self.reorder_wait));
+        let assembly = &mut self.assembly;
+        self.reorder.handle_time(now, |piece| assembly.take(now, piece));
+        if self.can_ask() {
+            self.repair.ask(now, &mut self.session);
+            self.bandwidth.tell(now, &mut self.session);
+        }
+        if std::mem::take(&mut self.assembly.missed_key) {
+            self.asking.missed(now);
+        }
         if std::mem::take(&mut self.assembly.got_key) {
             self.asking.satisfied();
         }
@@ -418,22 +521,32 @@ impl VideoStream {
         }
         self.assembly.counters.key_requests_sent += 1;
         if self.feedback.pli {
-            self.session.report(now, Tail::Pli { media_ssrc });
+            self.session.feed_back(Tail::Pli { media_ssrc });
         } else if self.feedback.fir {
             self.fir_sequence = self.fir_sequence.wrapping_add(1);
-            self.session.report(now, Tail::Fir { media_ssrc, sequence: self.fir_sequence });
+            self.session.feed_back(Tail::Fir { media_ssrc, sequence: self.fir_sequence });
         } else {
             self.ask_by_signalling = true;
         }
     }
 
     fn release(&mut self, now: Instant) {
-        let (session, payload_type) = (&mut self.session, self.payload_type);
-        self.pacer.release(now, |Paced { payload, timestamp, pts }| {
-            let header = SendHeader { marker: payload.marker, payload_type, timestamp };
-            session.send(now, header, pts, &payload.parts());
+        let VideoStream { session, pacer, repair, bandwidth, payload_type, .. } = self;
+        pacer.release(now, |Paced { payload, timestamp, pts }| {
+            let header = SendHeader { marker: payload.marker, payload_type: *payload_type, timestamp };
+            if let Some(queued) = session.send(now, header, pts, &payload.parts()) {
+                repair.sent(now, &queued);
+                bandwidth.sent(now, &queued);
+            }
         });
     }
+}
+
+/// Bytes of payload left where packets are numbered or sent again in a stream of their own.
+fn room(max_payload: usize, feedback: NegotiatedFeedback) -> usize {
+    let numbered = if feedback.transport_cc.is_some() { extension::TRANSPORT_SEQUENCE_LEN } else { 0 };
+    let again = if feedback.nack { size_of::<u16>() } else { 0 };
+    max_payload.saturating_sub(numbered + again)
 }
 
 impl Assembly {
@@ -462,6 +575,7 @@ impl Assembly {
             self.wants_key = false;
         } else if self.broken {
             self.wants_key = true;
+            self.missed_key |= key;
         }
         self.counters.keys_received += u64::from(key);
         if data.is_empty() || !decodable || self.units.len() >= UNITS_MAX {
@@ -497,6 +611,7 @@ mod tests {
     use crate::media::nal;
     use crate::rtp::packet::{Header, Packet, Writer};
     use crate::rtp::payload::h264::PacketizationMode;
+    use crate::rtp::reach::Reach;
     use crate::rtp::rtcp::{self, Message};
 
     const SPS: [u8; 14] =
@@ -519,7 +634,8 @@ mod tests {
                 cname: "eyeline".into(),
                 remote: Some(peer()),
                 remote_rtcp: Some(at("192.0.2.1:4001")),
-                signalling: None,
+                reach: Reach::default(),
+                authentic: false,
                 rtcp_mux: false,
                 receives: true,
                 sends: true,
@@ -530,7 +646,8 @@ mod tests {
             send_payload_type: 97,
             send_format: Some(SendFormat::H264(PacketizationMode::NonInterleaved)),
             parameter_sets: Vec::new(),
-            feedback: NegotiatedFeedback { pli: true, fir: true, nack: false },
+            feedback: NegotiatedFeedback { pli: true, fir: true, ..Default::default() },
+            retransmission: Retransmission::default(),
             max_payload: 1200,
             pace_kbps: 800,
             reorder_wait: REORDER_WAIT,
@@ -706,7 +823,7 @@ mod tests {
         let packets = world.packets(&picture(false, false, 5000, Pts::ZERO));
         world.hear(1000, &[&packets[..2], &packets[3..]].concat());
         let out = world.run(1001, 9000);
-        assert_eq!(World::requests(&out), [1050, 1550, 2050, 3050, 5050]);
+        assert_eq!(World::requests(&out), [1050, 1550, 2050, 3050, 4050, 5050, 6050, 7050, 8050]);
         world.show(9000, &picture(false, false, 500, Pts::ZERO));
         let units = world.units();
         assert!(units.len() == 2 && units.iter().all(|unit| unit.damaged && !unit.key));
@@ -890,7 +1007,7 @@ mod tests {
 
     #[test]
     fn the_first_report_is_early_and_the_others_about_five_seconds_apart() {
-        let mut world = World::new(|_| {});
+        let mut world = World::new(|settings| settings.feedback = NegotiatedFeedback::default());
         world.stream.send(world.now(0), &picture(true, true, 500, Pts::ZERO));
         let reports: Vec<u64> = world
             .run(0, 120_000)
@@ -920,7 +1037,10 @@ mod tests {
 
     #[test]
     fn whoever_begins_to_receive_gets_a_key_picture() {
-        let mut world = World::new(|settings| settings.stream.remote = None);
+        let mut world = World::new(|settings| {
+            settings.stream.remote = None;
+            settings.stream.reach.signalling = Some(peer().ip());
+        });
         world.stream.send(world.now(0), &picture(true, true, 500, Pts::ZERO));
         assert_eq!(world.stream.counters().units_unsent, 1);
         for n in 0..5 {
@@ -958,6 +1078,7 @@ mod tests {
             send_format: Some(SendFormat::H264(PacketizationMode::SingleNal)),
             parameter_sets: Vec::new(),
             feedback: NegotiatedFeedback::default(),
+            retransmission: Retransmission::default(),
             rtcp_mux: true,
             pace_kbps: 800,
         };

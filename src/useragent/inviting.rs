@@ -82,8 +82,7 @@ impl UserAgent {
                 ..self.label(id, label)
             },
             behaviour: route.behaviour,
-            room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
-            reach: self.reach(invite.peer.remote.ip()),
+            room: Room { reach: self.reach(source, shown), ..route.room },
             origin: id.0,
             seed: self.secrets.random(),
             max_call: self.settings.max_call,

@@ -36,9 +36,9 @@ use crate::call::behaviour::{Behaviour, Room};
 use crate::call::early::Ring;
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
-use crate::call::reach::Reach;
 use crate::call::{Call, CallSettings, Ended, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
+use crate::rtp::reach::Reach;
 use crate::sip::{
     self, Access, ConnectionId, Endpoint, Event, Hop, NameAddr, Outgoing, Peer, ResolveId, Response,
     SessionId, Transport, Uri,
@@ -392,8 +392,7 @@ impl UserAgent {
                 ..self.label(id, dial.label.clone())
             },
             behaviour: dial.behaviour.clone(),
-            room: Room { signalling: Some(first.remote.ip()), ..dial.room.clone() },
-            reach: self.reach(first.remote.ip()),
+            room: Room { reach: self.reach(first.remote.ip(), first.name.as_deref()), ..dial.room.clone() },
             origin: id.0,
             seed: self.secrets.random(),
             max_call: self.settings.dial_max,
@@ -520,11 +519,11 @@ impl UserAgent {
         }
     }
 
-    fn reach(&self, signalling: IpAddr) -> Reach {
+    /// `tls_name`: what the peer's certificate was proven to name.
+    fn reach(&self, signalling: IpAddr, tls_name: Option<&str>) -> Reach {
         let admission = &self.settings.admission;
-        let own = admission.peers().of(signalling, None).map_or(&[][..], |peer| &peer.networks);
-        let networks = admission.networks().iter().chain(own).copied().collect();
-        Reach { signalling: Some(signalling), networks }
+        let own = admission.peers().of(signalling, tls_name).map_or(&[][..], |peer| &peer.networks);
+        Reach { signalling: Some(signalling), trusted: admission.networks().into(), own: own.into() }
     }
 
     fn label(&self, id: CallId, label: Label) -> Label {

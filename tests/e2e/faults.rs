@@ -106,7 +106,8 @@ fn withstands(plan: &str, least: usize) {
     baresip.dial(&appliance.uri());
     let mut caller = Caller::new(&appliance.uri());
     let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(1))));
-    let sending = Sending { time: TALK, video: Some(&packets), fps: FPS, tone: Some(HERTZ) };
+    let sending =
+        Sending { time: TALK, video: Some(&packets), fps: FPS, tone: Some(HERTZ), ..Sending::default() };
     let machine = Hiccups::watch();
     let received = caller.stream_as(&answer, &sending, |_, _| ());
     let hiccup = machine.worst();

@@ -14,6 +14,7 @@ use eyeline::engine::plan::{
     VideoOut,
 };
 use eyeline::media::frame::Size;
+use eyeline::rtp::reach::Reach;
 use eyeline::sip::locate::{Located, Place, locate};
 use eyeline::sip::register::State;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
@@ -370,7 +371,7 @@ fn mirror() -> Behaviour {
 fn room() -> Room {
     let max = Size::new(1280, 720);
     Room {
-        signalling: None,
+        reach: Reach::default(),
         gate: None,
         look: Look {
             observers: Vec::new(),

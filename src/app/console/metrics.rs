@@ -250,6 +250,20 @@ fn media(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
     for (name, help, pick) in counted {
         out.counters(name, help, both.map(|(media, stream)| ([label(("media", media))], pick(stream))))?;
     }
+    let path = totals.video.stream.path.unwrap_or_default();
+    let again = [
+        ("asked", path.asked),
+        ("recovered", path.recovered),
+        ("given_up", path.given_up),
+        ("wanted_by_peer", path.repeats_wanted),
+        ("sent", path.repeated),
+        ("refused", path.repeats_refused),
+    ];
+    out.counters(
+        "video_retransmissions",
+        "Lost video packets: those we asked for and what came of it, those peers asked for and what came of it",
+        again.map(|(what, n)| ([label(("what", what))], n)),
+    )?;
     let live = |pick: fn(&StreamView) -> Option<f64>| {
         snapshot.calls.iter().flat_map(move |call| {
             let audio = call.audio.as_ref().map(|stream| ("audio", stream));
@@ -312,6 +326,13 @@ fn video(out: &mut Out, snapshot: &Snapshot, totals: &VideoView) -> fmt::Result 
     });
     out.gauges("video_fps", "Pictures a second of live calls", fps)?;
     let age = live().map(|(id, video)| ([label(("call", id))], video.age_ms / 1000.0));
+    let target = live().filter_map(|(id, video)| {
+        let path = video.stream.path?;
+        Some(([label(("call", id))], f64::from(path.target_kbps) * 1e3))
+    });
+    out.gauges("video_target_bits_per_second", "What the path lets us send in live calls", target)?;
+    out.counter("video_stalls", "Times a received picture stood still", totals.stalls)?;
+    out.counter("video_stalled_milliseconds", "How long in all", totals.stalled_ms)?;
     out.gauges("video_age_seconds", "Age of the picture when it is sent", age)?;
     let stages = live().flat_map(|(id, video)| {
         let stages = video.stages_ms;

@@ -202,6 +202,34 @@ pub struct StreamView {
     pub srtp_auth_failures: u64,
     /// DTLS handshakes of sources that are not the peer.
     pub dtls_refused: u64,
+    /// Lost packets and the path, of video.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathView>,
+}
+
+/// Lost packets of a video stream and the path it takes; rates in kilobits a second, absent where the peer does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct PathView {
+    /// Packets we asked for again, those that came in time, those given up.
+    pub asked: u64,
+    pub recovered: u64,
+    pub given_up: u64,
+    /// Packets the peer asked for, those sent again, those not.
+    pub repeats_wanted: u64,
+    pub repeated: u64,
+    pub repeats_refused: u64,
+    /// What we may send, and what that follows from.
+    pub target_kbps: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remb_kbps: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tmmbr_kbps: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_kbps: Option<u32>,
+    pub loss_kbps: u32,
+    /// What we estimate the path from the peer to carry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inbound_kbps: Option<u32>,
 }
 
 /// The video of one call, stage by stage.
@@ -227,6 +255,9 @@ pub struct VideoView {
     pub queue_dropped: BTreeMap<String, u64>,
     pub key_requests_sent: u64,
     pub key_requests_received: u64,
+    /// Times the caller's picture stood still, and for how long in all.
+    pub stalls: u64,
+    pub stalled_ms: u64,
 }
 
 /// Mean time of each stage of late, in milliseconds.
@@ -330,6 +361,23 @@ impl StreamView {
             quality.concealed_ms += other.concealed_ms;
             quality.stretched_ms += other.stretched_ms;
         }
+        if let Some(path) = &other.path {
+            self.path.get_or_insert_default().add(path);
+        }
+    }
+}
+
+impl PathView {
+    fn add(&mut self, other: &PathView) {
+        let sums = [
+            (&mut self.asked, other.asked),
+            (&mut self.recovered, other.recovered),
+            (&mut self.given_up, other.given_up),
+            (&mut self.repeats_wanted, other.repeats_wanted),
+            (&mut self.repeated, other.repeated),
+            (&mut self.repeats_refused, other.repeats_refused),
+        ];
+        sums.into_iter().for_each(|(sum, more)| *sum = sum.saturating_add(more));
     }
 }
 
@@ -344,6 +392,8 @@ impl VideoView {
             (&mut self.pictures_dropped, other.pictures_dropped),
             (&mut self.key_requests_sent, other.key_requests_sent),
             (&mut self.key_requests_received, other.key_requests_received),
+            (&mut self.stalls, other.stalls),
+            (&mut self.stalled_ms, other.stalled_ms),
         ];
         sums.into_iter().for_each(|(sum, more)| *sum = sum.saturating_add(more));
         for (queue, dropped) in &other.queue_dropped {

@@ -500,7 +500,7 @@ pub async fn run(
             Arrived::Order(Some(Order::ReadCertificates)) => signalling.read_certificates(),
             Arrived::Order(Some(Order::Trace(length))) => signalling.trace(now, length),
             Arrived::Order(Some(Order::Observed(figures))) => {
-                agent.observe(Figures { port_pairs: engines.free_port_pairs(), ..figures });
+                agent.observe(Figures { port_pairs: engines.free_port_pairs(now), ..figures });
             }
             Arrived::Order(Some(order)) => {
                 if matches!(order, Order::HangUpAll(_)) {

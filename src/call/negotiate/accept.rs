@@ -6,7 +6,7 @@
 use super::answer::{stream_of, within};
 use super::protection::{Pairing, accepted};
 use super::route::route;
-use super::{MediaSettings, Origin, Refusal, agreed, audio, direction, extended, is_slides, video};
+use super::{MediaSettings, Origin, Refusal, agreed, audio, direction, extended, feedback, is_slides, video};
 use crate::engine::plan::{AudioCodec, AudioStream, Direction, Route, Streams, VideoCodec, VideoStream};
 use crate::sdp::{Connection, Media, SessionDescription};
 
@@ -115,6 +115,10 @@ fn video_stream(
             receive.push((format.payload_type, format.codec));
         }
     }
+    // Payload types for packets sent again count only where we offered any; ours are taken as offered.
+    let ours = feedback::again(pair.ours, &receive, choice.format.payload_type);
+    choice.retransmission.send = choice.retransmission.send.filter(|_| !ours.receive.is_empty());
+    choice.retransmission.receive = ours.receive;
     choice.receive = receive;
     let route = answered_route(pair, settings, within(wanted, &choice), protected)?;
     Some(stream_of(choice, pair.answer, pair.theirs, route, with_audio))

@@ -259,6 +259,7 @@ pub(super) fn stream_of(
         receive: choice.receive,
         parameter_sets: choice.format.parameter_sets,
         feedback: choice.feedback,
+        retransmission: choice.retransmission,
         max_kbps: limits.kbps,
         max_macroblocks: limits.macroblocks,
         max_macroblocks_per_second: limits.macroblocks_per_second,

@@ -14,6 +14,7 @@ mod accept;
 mod answer;
 mod audio;
 mod extended;
+mod feedback;
 mod level;
 mod offer;
 mod protection;

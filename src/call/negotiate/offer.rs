@@ -2,7 +2,7 @@
 
 use super::answer::{protections, routes};
 use super::protection::{Offered, is_rtp, lite_if_ice};
-use super::{MediaSettings, Origin, audio, description, is_slides, named, refused, video};
+use super::{MediaSettings, Origin, audio, description, feedback, is_slides, named, refused, video};
 use crate::engine::plan::{BoundPorts, Direction, Ice, PacketizationMode, Protection, VideoCodec};
 use crate::sdp::{Attribute, Media, SessionDescription};
 
@@ -160,8 +160,17 @@ fn picture_line(
             }
         }
     }
-    let feedback = ["* nack pli".to_owned(), "* ccm fir".to_owned()];
-    video::build(&formats, &feedback, settings, port, &offered.protocol, direction, offered.rtcp_mux)
+    let asked = feedback::offered(settings.browser, earlier);
+    let words = feedback::words(&asked, "*");
+    let mut media =
+        video::build(&formats, &words, settings, port, &offered.protocol, direction, offered.rtcp_mux);
+    let again = formats.first().filter(|_| settings.browser).map(|&(original, ..)| {
+        let known =
+            earlier.map(|media| feedback::again(media, &[(original, VideoCodec::H264)], original).send);
+        (known.flatten().unwrap_or_else(|| origin.fresh_payload_type(98)), original)
+    });
+    feedback::complete(&mut media, &asked, again);
+    media
 }
 
 /// The packetization modes a codec is offered with, and the payload type for each.
@@ -191,7 +200,8 @@ mod tests {
             a=rtpmap:96 H264/90000\r\na=fmtp:96 profile-level-id=42e01f;packetization-mode=1;level-asymmetry-allowed=1\r\n\
             a=rtpmap:97 H264/90000\r\na=fmtp:97 profile-level-id=42e01f;packetization-mode=0;level-asymmetry-allowed=1\r\n\
             a=rtpmap:98 VP8/90000\r\na=fmtp:98 max-fr=30;max-fs=3600\r\n\
-            a=rtcp-fb:* nack pli\r\na=rtcp-fb:* ccm fir\r\na=sendrecv\r\n";
+            a=rtcp-fb:* nack\r\na=rtcp-fb:* nack pli\r\na=rtcp-fb:* ccm fir\r\na=rtcp-fb:* ccm tmmbr\r\n\
+            a=sendrecv\r\n";
         assert_eq!(offer, expected);
         assert!(offer.len() <= 1200);
     }

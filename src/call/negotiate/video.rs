@@ -4,8 +4,8 @@
 //! What we can encode comes first. A line that has nothing of it is taken to receive only.
 
 use super::level::Level;
-use super::{MediaSettings, line, spoken};
-use crate::engine::plan::{Direction, Feedback, PacketizationMode, VideoCodec};
+use super::{MediaSettings, feedback, line, spoken};
+use crate::engine::plan::{Direction, Feedback, PacketizationMode, Retransmission, VideoCodec};
 use crate::sdp::crypto::from_base64;
 use crate::sdp::media::bandwidth;
 use crate::sdp::{Attribute, Media, SessionDescription};
@@ -49,6 +49,7 @@ pub(super) struct VideoChoice {
     /// Every payload type of the line with this codec.
     pub receive: Vec<(u8, VideoCodec)>,
     pub feedback: Feedback,
+    pub retransmission: Retransmission,
 }
 
 /// What the peer lets us send.
@@ -72,10 +73,12 @@ pub(super) fn choose(media: &Media, settings: &MediaSettings) -> Option<VideoCho
     let ranked = formats.iter().filter_map(|format| Some((rank(format)?, format)));
     let (_, format) = ranked.min_by_key(|(rank, _)| *rank)?;
     let same = formats.iter().filter(|other| other.codec == format.codec);
+    let receive: Vec<(u8, VideoCodec)> = same.map(|format| (format.payload_type, format.codec)).collect();
     Some(VideoChoice {
         sends: settings.can_send(format.codec),
-        receive: same.map(|format| (format.payload_type, format.codec)).collect(),
-        feedback: feedback(media, format.payload_type),
+        feedback: feedback::asked(media, format.payload_type),
+        retransmission: feedback::again(media, &receive, format.payload_type),
+        receive,
         format: format.clone(),
     })
 }
@@ -189,24 +192,6 @@ fn base64_list(list: &str) -> impl Iterator<Item = Vec<u8>> {
     list.split(',').take(MOST_PARAMETER_SETS).filter_map(from_base64)
 }
 
-/// The feedback the peer asked for that we know; profile AVP or AVPF makes no difference to real peers.
-fn feedback(media: &Media, payload_type: u8) -> Feedback {
-    let mut feedback = Feedback::default();
-    for words in media.feedback(payload_type) {
-        let has = |word: &str| words.iter().any(|other| other.eq_ignore_ascii_case(word));
-        match words.first() {
-            Some(first) if first.eq_ignore_ascii_case("nack") => {
-                feedback.nack |= words.len() == 1;
-                feedback.pli |= has("pli");
-            }
-            // Polycom HDX writes several on one line: `ccm fir tmmbr`.
-            Some(first) if first.eq_ignore_ascii_case("ccm") => feedback.fir |= has("fir"),
-            _ => {}
-        }
-    }
-    feedback
-}
-
 impl Format {
     /// What the peer's decoder takes, as stated or assumed.
     pub fn decodes(&self) -> [u8; 3] {
@@ -314,11 +299,11 @@ pub(super) fn answer(
 ) -> Media {
     let number = choice.format.payload_type;
     let formats = [(number, choice.format.codec, choice.format.answered(settings))];
-    let named =
-        [(choice.feedback.nack, "nack"), (choice.feedback.pli, "nack pli"), (choice.feedback.fir, "ccm fir")];
-    let feedback: Vec<String> =
-        named.iter().filter(|(asked, _)| *asked).map(|(_, words)| format!("{number} {words}")).collect();
-    build(&formats, &feedback, settings, port, &offered.protocol, direction, rtcp_mux)
+    let words = feedback::words(&choice.feedback, &number.to_string());
+    let mut media = build(&formats, &words, settings, port, &offered.protocol, direction, rtcp_mux);
+    let again = choice.retransmission.send.filter(|_| choice.feedback.nack);
+    feedback::complete(&mut media, &choice.feedback, again.map(|again| (again, number)));
+    media
 }
 
 /// Our video line: payload types with their `fmtp`, `rtcp-fb` values as written.
@@ -532,17 +517,5 @@ mod tests {
         let fmtp = "sprop-vps=QAEMAf//,%%;sprop-sps=QgEB;sprop-pps=RAHA";
         let sets = chosen(&line(&[(96, "H265", fmtp)])).unwrap().format.parameter_sets;
         assert_eq!(sets, [vec![0x40, 1, 0x0c, 1, 0xff, 0xff], vec![0x42, 1, 1], vec![0x44, 1, 0xc0]]);
-    }
-
-    #[test]
-    fn feedback_is_taken_per_payload_type_or_for_all() {
-        let of = |feedback: &str| chosen(&format!("{}{feedback}", h264(&[(96, "")]))).unwrap().feedback;
-        assert_eq!(of(""), Feedback::default());
-        assert_eq!(
-            of("a=rtcp-fb:* nack pli\r\na=rtcp-fb:97 nack\r\n"),
-            Feedback { pli: true, ..Default::default() }
-        );
-        let all = Feedback { pli: true, fir: true, nack: true };
-        assert_eq!(of("a=rtcp-fb:96 nack\r\na=rtcp-fb:96 NACK PLI\r\na=rtcp-fb:* ccm fir tmmbr\r\n"), all);
     }
 }

@@ -234,6 +234,10 @@ impl VideoEncoder for FfmpegEncoder {
         }
         Ok(())
     }
+
+    fn adapts(&self) -> bool {
+        self.kind.adapts()
+    }
 }
 
 fn set_rate(fields: &mut ffi::AVCodecContext, kbps: u32) {

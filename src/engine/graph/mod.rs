@@ -182,10 +182,9 @@ impl Running {
     /// Stops everything, waits for it and says how it was.
     pub(super) async fn take_down(self) -> Report {
         let Running { call, scope, gauges, slides, recorded, slides_recorded, taps, orders, .. } = self;
-        // The recorder drains once the last writing end is gone.
-        drop(taps);
+        // The recorder drains once the last writing end is gone; the network task wakes when no more orders can come.
+        drop((taps, orders));
         let outcomes = scope.close(CLOSE_LIMIT).await;
-        drop(orders);
         let mut report = gauges.report();
         for (name, outcome) in outcomes {
             let text = match outcome {
@@ -238,7 +237,7 @@ impl Running {
 
     /// What protects a stream, and lets it send.
     fn guard(&self, supplies: &Supplies, route: &Route) -> Guard {
-        Guard::new(Instant::now(), route, self.plan.signalling, supplies.settings.dtls.clone())
+        Guard::new(Instant::now(), route, self.plan.reach.clone(), supplies.settings.dtls.clone())
     }
 
     fn stream_settings(
@@ -253,7 +252,8 @@ impl Running {
             cname: supplies.settings.cname.clone(),
             remote: route.remote,
             remote_rtcp: route.remote_rtcp,
-            signalling: self.plan.signalling,
+            reach: self.plan.reach.clone(),
+            authentic: route.protection.is_some(),
             rtcp_mux: route.rtcp_mux,
             receives: route.direction.receives(),
             sends: route.direction.sends() && guard.ready(),

@@ -9,11 +9,12 @@ use std::sync::atomic::AtomicBool;
 use super::{Running, Supplies};
 use crate::base::queue::{self, Gop, Latest, Receiver, Sender};
 use crate::codec::decoder::Decoder;
+use crate::codec::h264::encoder::EncoderKind;
 use crate::codec::vp8;
 use crate::engine::bus::Bus;
 use crate::engine::coding::{Coder, Encoding, Limits};
 use crate::engine::network::sockets::Sockets;
-use crate::engine::network::video::{Inlet, VideoChange, VideoPart, feedback, send_format};
+use crate::engine::network::video::{Inlet, VideoChange, VideoPart, send_format};
 use crate::engine::paint::{FIRST_SLATE, Playing, Still};
 use crate::engine::plan::{PacketizationMode, Picture, VideoCodec, VideoStream};
 use crate::engine::ports::Pair;
@@ -116,7 +117,8 @@ impl Running {
             send_payload_type: stream.send_payload_type,
             send_format: send_format(stream),
             parameter_sets: stream.parameter_sets.clone(),
-            feedback: feedback(stream.feedback),
+            feedback: stream.feedback,
+            retransmission: stream.retransmission.clone(),
             max_payload: MAX_PAYLOAD,
             pace_kbps: self.kbps(stream),
             reorder_wait: REORDER_WAIT,
@@ -181,7 +183,10 @@ impl Running {
                     max_macroblocks_per_second: stream.max_macroblocks_per_second,
                     kbps: self.kbps(stream),
                     fps: out.fps,
-                    max_nal_bytes: bounded.then_some(MAX_PAYLOAD),
+                    // Where nothing is sent again, a lost packet is to cost no more than a slice.
+                    max_nal_bytes: (bounded
+                        || encoding == Encoding::H264(EncoderKind::X264) && !stream.feedback.nack)
+                        .then_some(MAX_PAYLOAD),
                     profile_level_id: stream.profile_level_id,
                 },
             }),

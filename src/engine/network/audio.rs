@@ -12,7 +12,7 @@ use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::hearing::Hearing;
 use crate::engine::network::sockets::Sockets;
 use crate::engine::network::speaking::Speaking;
-use crate::engine::plan::{AudioCodec, AudioStream as AudioStreamPlan, StreamReport};
+use crate::engine::plan::{AudioCodec, AudioStream as AudioStreamPlan, Direction, StreamReport};
 use crate::media::audio::{Pcm, block_samples};
 use crate::media::codec::CodecError;
 use crate::rtp::audio::{AudioFormat, AudioStream, AudioTerms};
@@ -50,6 +50,9 @@ pub struct AudioPart {
     pub beat: Beat,
 }
 
+/// The RTCP port of sound is read every so many blocks: a system call for nothing costs as much as one for a packet.
+const REPORT_BLOCKS: u32 = 5;
+
 /// What one block leaves for the next.
 pub struct Beat {
     /// Hz of what is heard, said and recorded: the sample rate of the codec we send.
@@ -63,6 +66,8 @@ pub struct Beat {
     pause: u32,
     /// Blocks until the peer's reports are looked at.
     until_loss: u32,
+    /// Blocks until the RTCP port is read.
+    until_reports: u32,
 }
 
 impl Beat {
@@ -78,6 +83,7 @@ impl Beat {
             first_sent: false,
             pause: 0,
             until_loss: LOSS_BLOCKS,
+            until_reports: 0,
         })
     }
 
@@ -96,6 +102,11 @@ impl Beat {
 impl AudioPart {
     pub fn sends(&self) -> bool {
         self.stream.route.direction.sends() && self.guard.ready()
+    }
+
+    /// Whether sound may flow, either way.
+    pub fn is_active(&self) -> bool {
+        self.stream.route.direction != Direction::Inactive || !self.digits.is_empty()
     }
 
     pub fn receives(&self) -> bool {
@@ -117,11 +128,17 @@ impl AudioPart {
                 machine.handle_rtp(at, source, plain);
             }
         });
-        sockets.read_rtcp(|at, source, bytes| {
-            if let Some(plain) = guard.receive(at, Port::Rtcp, source, bytes) {
-                machine.handle_rtcp(at, source, plain);
-            }
-        });
+        // Reports are in no hurry and the kernel notes when they come; handshakes on their port are.
+        self.beat.until_reports = self.beat.until_reports.saturating_sub(1);
+        if self.beat.until_reports == 0 || self.stream.route.protection.is_some() {
+            self.beat.until_reports =
+                if self.stream.route.direction == Direction::Inactive { 1 } else { REPORT_BLOCKS };
+            sockets.read_rtcp(|at, source, bytes| {
+                if let Some(plain) = guard.receive(at, Port::Rtcp, source, bytes) {
+                    machine.handle_rtcp(at, source, plain);
+                }
+            });
+        }
         self.follow();
         any
     }
@@ -172,6 +189,7 @@ impl AudioPart {
         self.guard.renew(now, route);
         let (receives, sends) = (route.direction.receives(), route.direction.sends() && self.guard.ready());
         let (remote, rtcp) = self.guard.remotes();
+        self.machine.set_authentic(route.protection.is_some());
         self.machine.redirect(remote, rtcp, receives, sends);
         self.machine.set_rtcp_mux(route.rtcp_mux);
         self.sockets.mux = route.rtcp_mux;

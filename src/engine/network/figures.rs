@@ -49,6 +49,10 @@ impl Figures {
             srtp_early: past.srtp_early + present.srtp_early,
             dtls_refused: past.dtls_refused + present.dtls_refused,
             ice_refused: past.ice_refused + present.ice_refused,
+            path: match (&past.path, present.path) {
+                (Some(past), Some(present)) => Some(present.after(past)),
+                (past, present) => present.or(*past),
+            },
         })
     }
 }
@@ -80,6 +84,7 @@ pub fn stream_report(
         srtp_early: guarded.early,
         dtls_refused: guarded.handshakes_refused,
         ice_refused: guarded.checks_refused,
+        path: None,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::rtp::audio::{AudioFormat, AudioSettings, AudioStream, AudioTerms};
 use crate::rtp::lipsync::LipSync;
 use crate::rtp::packet::{Header, Writer};
 use crate::rtp::payload::opus;
+use crate::rtp::reach::Reach;
 use crate::rtp::session::StreamSettings;
 use crate::rtp::timeline::Timeline;
 
@@ -46,7 +47,8 @@ impl Line {
                 cname: "eyeline".into(),
                 remote: peer,
                 remote_rtcp: None,
-                signalling: None,
+                reach: Reach::default(),
+                authentic: false,
                 rtcp_mux: false,
                 receives: true,
                 sends: true,

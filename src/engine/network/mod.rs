@@ -16,6 +16,7 @@ mod life;
 mod lines;
 pub mod sockets;
 mod speaking;
+mod stall;
 pub mod video;
 
 use std::future::pending;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
 
-use crate::base::queue::{Fifo, Gop, Receiver, Sender, Taken};
+use crate::base::queue::{Fifo, Gop, Receiver, Sender};
 use crate::base::stop::{Outcome, StopToken};
 use crate::engine::lateness::Lateness;
 use crate::engine::network::alignment::Alignment;
@@ -33,6 +34,7 @@ use crate::engine::network::audio::AudioPart;
 use crate::engine::network::figures::{Figures, KeyRequests, Second};
 use crate::engine::network::guard::Guard;
 use crate::engine::network::life::{Life, Sign};
+use crate::engine::network::stall::{Change, Look, Stall};
 use crate::engine::network::video::{Inlet, VideoChange, VideoPart};
 use crate::engine::plan::{AudioStream as AudioStreamPlan, CallId, Event, Timeouts};
 use crate::engine::report::Gauges;
@@ -44,6 +46,8 @@ use crate::rtp::session::StreamStatistics;
 
 /// How often sound is heard and said, and everything that is in no hurry is looked after.
 const BEAT: Duration = Duration::from_millis(BLOCK_MS as u64);
+/// The same while nothing may be heard, said or shown: a held call costs next to nothing.
+const IDLE_BEAT: Duration = Duration::from_millis(200);
 
 /// What may be changed while the task runs.
 pub enum Order {
@@ -92,9 +96,12 @@ struct Task {
     slides_figures: Figures,
     key_requests: KeyRequests,
     alignment: Alignment,
+    stall: Stall,
 }
 
 enum Woken {
+    /// `None`: the call is over.
+    Order(Option<Order>),
     Time,
     Video,
     Slides,
@@ -130,6 +137,7 @@ impl Network {
             slides_figures: Figures::default(),
             key_requests: KeyRequests::default(),
             alignment: Alignment::default(),
+            stall: Stall::default(),
         };
         let outcome = task.run().await;
         alarm.armed = false;
@@ -152,6 +160,8 @@ impl Network {
         let units = self.video.as_ref().and_then(|video| video.encoded.as_ref());
         tokio::select! {
             biased;
+            // Orders first: a peer that was just told it may send must not lose its first packets to the old terms.
+            order = self.orders.recv() => Woken::Order(order),
             () = sleep => Woken::Time,
             () = rung(inlet) => Woken::Video,
             () = rung(shared) => Woken::Slides,
@@ -197,6 +207,13 @@ impl Network {
             video.machine.send(now, unit);
             video.settle(now, &self.gauges);
         }
+    }
+
+    /// From one beat to the next.
+    fn step(&self) -> Duration {
+        let audio = self.audio.as_ref().is_some_and(AudioPart::is_active);
+        let pictures = [&self.video, &self.slides].into_iter().flatten();
+        if audio || pictures.into_iter().any(VideoPart::is_active) { BEAT } else { IDLE_BEAT }
     }
 
     /// `due`: when this beat should have come. What is heard and said keeps that time, however late it is done.
@@ -283,19 +300,28 @@ impl Task {
         loop {
             self.network.flush();
             let woken = self.network.wait(next_beat, sleep.as_mut()).await;
-            // Orders first: a peer that was just told it may send must not lose its first packets to the old terms.
-            if !self.take_orders() {
+            if self.network.token.is_stopped() {
                 break;
             }
             match woken {
+                Woken::Order(Some(order)) => {
+                    let now = Instant::now();
+                    self.obey(now, order);
+                    next_beat = next_beat.min(now + self.network.step());
+                }
+                Woken::Order(None) => break,
                 Woken::Time => {
                     let now = Instant::now();
                     self.network.handle_time(now, next_beat);
                     // Beats that were missed are made up for.
                     while now >= next_beat {
                         self.network.beat(now, next_beat);
-                        next_beat += BEAT - self.alignment.step(self.network.audio.as_ref());
+                        next_beat += match self.network.step() {
+                            BEAT => BEAT - self.alignment.step(self.network.audio.as_ref()),
+                            idle => idle,
+                        };
                     }
+                    self.watch_picture(now);
                     if second.is_over(now) {
                         self.publish(now, &mut second);
                         self.check_life(now);
@@ -314,20 +340,6 @@ impl Task {
         let mut last = Second::new(self.network.epoch);
         self.publish(now, &mut last);
         Outcome::Done
-    }
-
-    /// `false`: the call is over. Looked at often enough that nothing needs to wake for it.
-    fn take_orders(&mut self) -> bool {
-        if self.network.token.is_stopped() {
-            return false;
-        }
-        loop {
-            match self.network.orders.try_take() {
-                Taken::Item(order) => self.obey(Instant::now(), order),
-                Taken::Empty => return true,
-                Taken::Closed => return false,
-            }
-        }
     }
 
     fn obey(&mut self, now: Instant, order: Order) {
@@ -380,6 +392,31 @@ impl Task {
             Order::DropVideo => self.drop_video(now),
         }
         self.life.changed(now);
+    }
+
+    /// Tells when the peer's picture stands still, and when it moves again. A decoder that is stuck needs a start.
+    fn watch_picture(&mut self, now: Instant) {
+        let Network { video, gauges, events, call, .. } = &mut self.network;
+        let packets = video.as_ref().map_or(0, |video| video.machine.packets_received());
+        let receives = video.as_ref().is_some_and(VideoPart::receives);
+        let look = Look { pictures: gauges.decoded.value(), packets, receives };
+        let Some(change) = self.stall.look(now, look) else { return };
+        let (count, total) = self.stall.figures();
+        gauges.stalls.set(count);
+        gauges.stalled_ms.set(u64::try_from(total.as_millis()).unwrap_or(u64::MAX));
+        let call = *call;
+        match change {
+            Change::Stalled { packets } => {
+                if let Some(video) = video.as_mut().filter(|_| packets) {
+                    video.machine.request_key(now);
+                }
+                events.offer(Event::PictureStalled { call, packets });
+            }
+            Change::Resumed { after } => {
+                let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                events.offer(Event::PictureResumed { call, after_ms });
+            }
+        }
     }
 
     fn drop_audio(&mut self, now: Instant) {

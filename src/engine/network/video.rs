@@ -14,14 +14,14 @@ use crate::engine::network::figures::stream_report;
 use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::sockets::{Bell, Sockets};
 use crate::engine::plan::{
-    Feedback, PacketizationMode, StreamReport, VideoCodec, VideoStream as VideoStreamPlan,
+    Direction, PacketizationMode, PathReport, StreamReport, VideoCodec, VideoStream as VideoStreamPlan,
 };
 use crate::engine::report::Gauges;
 use crate::engine::steering::Steering;
 use crate::media::access_unit::AccessUnit;
 use crate::rtp::payload::SendFormat;
 use crate::rtp::payload::h264::PacketizationMode as SendMode;
-use crate::rtp::video::{NegotiatedFeedback, VideoStream, VideoTerms};
+use crate::rtp::video::{VideoStream, VideoTerms};
 
 /// The packets of a picture come together: after the first, the rest is read at the next half beat, which is at least
 /// so far away. Waking up costs more than reading a packet.
@@ -88,15 +88,18 @@ pub struct VideoChange {
 }
 
 impl VideoPart {
+    /// Whether pictures may flow, either way.
+    pub fn is_active(&self) -> bool {
+        self.stream.route.direction != Direction::Inactive
+    }
+
     pub fn receives(&self) -> bool {
         self.stream.route.direction.receives()
     }
 
     pub fn report(&self) -> StreamReport {
-        StreamReport {
-            skew_ms: self.skew_ms,
-            ..stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
-        }
+        let report = stream_report(&self.machine.statistics(), self.first_ms, &self.guard);
+        StreamReport { skew_ms: self.skew_ms, path: Some(self.path()), ..report }
     }
 
     /// Reads what came, until nothing more comes or a picture is whole.
@@ -191,6 +194,30 @@ impl VideoPart {
         if self.machine.take_key_request() {
             self.steering.want_key();
         }
+        if let Some(kbps) = self.machine.take_rate(now) {
+            self.steering.set_rate(kbps);
+        }
+    }
+
+    /// Lost packets and the path, both ways.
+    pub fn path(&self) -> PathReport {
+        let (counters, path) = (self.machine.counters(), self.machine.bandwidth());
+        PathReport {
+            asked: counters.asked.asked,
+            recovered: counters.asked.recovered,
+            given_up: counters.asked.given_up,
+            repeats_wanted: counters.repeated.asked,
+            repeated: counters.repeated.sent,
+            repeats_refused: counters.repeated.refused,
+            feedback_sent: path.told,
+            feedback_received: path.heard,
+            target_kbps: path.target_kbps,
+            remb_kbps: path.remb_kbps,
+            tmmbr_kbps: path.tmmbr_kbps,
+            delay_kbps: path.delay_kbps,
+            loss_kbps: path.loss_kbps,
+            inbound_kbps: path.receive_kbps,
+        }
     }
 
     fn deliver(&mut self, now: Instant, mut unit: AccessUnit, gauges: &Gauges) {
@@ -234,13 +261,15 @@ impl VideoPart {
             self.stream.receive.iter().filter(|(number, _)| !named(*number)).copied().collect();
         stream.receive.extend(known);
         let (remote, rtcp) = self.guard.remotes();
+        self.machine.set_authentic(stream.route.protection.is_some());
         self.machine.redirect(remote, rtcp, receives, sends);
         self.machine.renegotiate(VideoTerms {
             receive: stream.receive.clone(),
             send_payload_type: stream.send_payload_type,
             send_format: send_format(&stream),
             parameter_sets: stream.parameter_sets.clone(),
-            feedback: feedback(stream.feedback),
+            feedback: stream.feedback,
+            retransmission: stream.retransmission.clone(),
             rtcp_mux: stream.route.rtcp_mux,
             pace_kbps,
         });
@@ -272,8 +301,4 @@ pub fn send_format(stream: &VideoStreamPlan) -> Option<SendFormat> {
         (VideoCodec::Vp8, _) => Some(SendFormat::Vp8),
         (VideoCodec::Vp9 | VideoCodec::H265, _) => None,
     }
-}
-
-pub fn feedback(feedback: Feedback) -> NegotiatedFeedback {
-    NegotiatedFeedback { pli: feedback.pli, fir: feedback.fir, nack: feedback.nack }
 }

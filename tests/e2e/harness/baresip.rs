@@ -33,6 +33,9 @@ pub struct Settings {
     pub answers: bool,
     /// Sends back what it hears (through its jitter buffer and codecs) instead of `sound`.
     pub echoes: bool,
+    /// Takes as many calls as come, sound only, and sends each its own back: by its `echo` application, at the codec's
+    /// own rate. Its RTP ports are [`MANY_PORTS`].
+    pub many: bool,
     /// `srtp`, `srtp-mand` or `dtls_srtp`; `None`: in the clear.
     pub protection: Option<&'static str>,
     /// Where it registers, and is then called.
@@ -40,6 +43,9 @@ pub struct Settings {
     /// Its certificate with key behind it, and whom it trusts: TLS on the port above its own.
     pub tls: Option<(PathBuf, PathBuf)>,
 }
+
+/// RTP ports of a baresip for many calls.
+pub const MANY_PORTS: (u16, u16) = (40_000, 59_999);
 
 /// One user of a registrar.
 #[derive(Clone)]
@@ -60,6 +66,7 @@ impl Default for Settings {
             audio_codecs: "pcmu",
             answers: false,
             echoes: false,
+            many: false,
             protection: None,
             account: None,
             tls: None,
@@ -208,14 +215,15 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
         line(&format!("sip_cafile {}", ca.display()));
     }
     line("call_local_timeout 60");
-    line("call_max_calls 8");
-    line(&format!("rtp_ports {}-{}", ports + 4, ports + 47));
+    line(&format!("call_max_calls {}", if settings.many { 5000 } else { 8 }));
+    let rtp_ports = if settings.many { MANY_PORTS } else { (ports + 4, ports + 47) };
+    line(&format!("rtp_ports {}-{}", rtp_ports.0, rtp_ports.1));
     line("rtcp_mux no");
     line("rtp_stats yes");
     line("jitter_buffer_delay 5-10");
     line("audio_buffer 20-160");
     for direction in ["ausrc", "auplay"] {
-        line(&format!("{direction}_srate 48000"));
+        line(&format!("{direction}_srate {}", if settings.many { 8000 } else { 48_000 }));
         line(&format!("{direction}_channels 1"));
         line(&format!("{direction}_format s16"));
     }
@@ -256,7 +264,9 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
     for module in ["uuid", "account"] {
         line(&format!("module_tmp {module}.so"));
     }
-    for module in ["menu", "ctrl_tcp", "debug_cmd"] {
+    // Both would answer.
+    let answering = if settings.many { "echo" } else { "menu" };
+    for module in [answering, "ctrl_tcp", "debug_cmd"] {
         line(&format!("module_app {module}.so"));
     }
     line(&format!("ctrl_tcp_listen 127.0.0.1:{}", ports + 2));

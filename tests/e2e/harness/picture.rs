@@ -297,6 +297,62 @@ pub fn median_psnr(pictures: &[Picture], clip: &Clip) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
+/// How a run of pictures compares with the clip it shows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Likeness {
+    pub pictures: usize,
+    /// PSNR of the luma: of the middle picture, and of the one that five of a hundred are worse than.
+    pub median_db: f64,
+    pub low_db: f64,
+    /// The longest time without a clean picture, and the share of time without one.
+    pub longest_bad_s: f64,
+    pub bad_share: f64,
+}
+
+/// A picture is clean from here on.
+const CLEAN_DB: f64 = 36.0;
+
+impl Likeness {
+    /// `times`: when each picture was shown, in seconds.
+    pub fn of(pictures: &[Picture], times: &[f64], clip: &Clip) -> Likeness {
+        let values: Vec<f64> =
+            pictures.iter().map(|picture| picture.psnr(&clip.pictures[clip.best(picture).0], None)).collect();
+        let mut sorted = values.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: f64| sorted.get((sorted.len() as f64 * share) as usize).copied().unwrap_or(0.0);
+        let clean: Vec<f64> =
+            times.iter().zip(&values).filter(|(_, db)| **db >= CLEAN_DB).map(|(time, _)| *time).collect();
+        let gaps = clean.windows(2).map(|pair| pair[1] - pair[0]);
+        // Two pictures of a clip of 15 a second are as far apart as this.
+        let bad: Vec<f64> = gaps.filter(|gap| *gap > 0.11).collect();
+        let time = clean.last().zip(clean.first()).map_or(0.0, |(last, first)| last - first);
+        Likeness {
+            pictures: pictures.len(),
+            median_db: at(0.5),
+            low_db: at(0.05),
+            longest_bad_s: bad.iter().copied().fold(0.0, f64::max),
+            bad_share: bad.iter().sum::<f64>() / time.max(0.1),
+        }
+    }
+}
+
+/// When each picture of a file is shown, in seconds.
+pub fn times_of(file: &Path) -> Vec<f64> {
+    let mut command = Command::new("ffprobe");
+    command.args([
+        "-v",
+        "error",
+        "-select_streams",
+        "v:0",
+        "-show_entries",
+        "packet=pts_time",
+        "-of",
+        "csv=p=0",
+    ]);
+    let text = String::from_utf8_lossy(&output_of(command.arg(file))).into_owned();
+    text.lines().filter_map(|line| line.trim_end_matches(',').parse().ok()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

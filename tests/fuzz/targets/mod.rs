@@ -5,6 +5,7 @@
 
 pub mod digest;
 pub mod dtls;
+pub mod feedback;
 pub mod h264_payload;
 pub mod h265_payload;
 pub mod multipart;
@@ -13,6 +14,8 @@ pub mod playout;
 pub mod rtcp;
 pub mod rtcp_xr;
 pub mod rtp;
+pub mod rtp_extension;
+pub mod rtp_stream;
 pub mod sdp;
 pub mod sip_connection;
 pub mod sip_endpoint;
@@ -37,6 +40,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("digest", digest::run),
     ("dtls", dtls::run),
+    ("feedback", feedback::run),
     ("h264_payload", h264_payload::run),
     ("h265_payload", h265_payload::run),
     ("multipart", multipart::run),
@@ -45,6 +49,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("rtcp", rtcp::run),
     ("rtcp_xr", rtcp_xr::run),
     ("rtp", rtp::run),
+    ("rtp_extension", rtp_extension::run),
+    ("rtp_stream", rtp_stream::run),
     ("sdp", sdp::run),
     ("sip_connection", sip_connection::run),
     ("sip_endpoint", sip_endpoint::run),
