@@ -352,8 +352,16 @@ impl Watching {
             censor: self.detectors.target_states().into_iter().map(part).collect(),
             detectors: self.detectors.detector_states().into_iter().map(part).collect(),
             accounts: agent.registrations().map(account_part).collect(),
+            peers: agent.probed_peers().map(peer_part).collect(),
             draining: agent.is_draining(),
         }
+    }
+}
+
+fn peer_part((name, answers): (&str, Option<bool>)) -> Part {
+    match answers {
+        Some(false) => Part::bad(name, "does not answer OPTIONS at its uri"),
+        Some(true) | None => Part::good(name),
     }
 }
 

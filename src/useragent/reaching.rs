@@ -6,9 +6,8 @@ use std::time::Instant;
 use super::registrar::{Registrar, Target};
 use super::{Dial, UserAgent};
 use crate::call::end::EndReason;
-use crate::engine::plan::CallId;
 use crate::sip::digest::Credentials;
-use crate::sip::{Body, Event, Method, OutsideRequest, Response, SessionId, Uri};
+use crate::sip::{Method, OutsideRequest, Response, Uri};
 
 /// How a call goes out when that is more than its address.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +22,7 @@ pub struct Way {
     pub target: Option<Uri>,
     /// Values of Route.
     pub route: Vec<String>,
-    /// Tried one after the other when this way fails.
+    /// Further contacts of the same user, which ring at the same time.
     pub others: VecDeque<Target>,
 }
 
@@ -69,33 +68,5 @@ impl UserAgent {
         dial.hops = vec![dial.way.take(first)];
         dial.way.others = targets;
         Ok(dial)
-    }
-
-    /// A way failed: the INVITE goes to the next contact, if there is one and the failure was not a person's.
-    pub(super) fn next_contact(&mut self, now: Instant, event: &Event) -> bool {
-        let Event::Failed { session, status, .. } = event else { return false };
-        let unreachable = matches!(status, 404 | 408 | 410 | 430 | 480 | 481 | 500..=599);
-        let Some(call) = self.call_of.get(session).copied().filter(|_| unreachable) else { return false };
-        let Some((next, body)) = self.next_way(call) else { return false };
-        let Some(dial) = self.dials.get_mut(&call) else { return false };
-        tracing::info!(%call, status, "not reached, trying the next contact {}", next.uri);
-        dial.hops = vec![dial.way.take(next)];
-        self.forget_session(*session, call);
-        self.invite(now, call, body);
-        true
-    }
-
-    fn next_way(&mut self, call: CallId) -> Option<(Target, Body)> {
-        let body = self.offers.get(&call)?.clone();
-        let dial = self.dials.get_mut(&call)?;
-        let family = dial.hops.first()?.remote.is_ipv4();
-        // The offer names one address of ours.
-        dial.way.others.retain(|target| target.hop.remote.is_ipv4() == family);
-        Some((dial.way.others.pop_front()?, body))
-    }
-
-    fn forget_session(&mut self, session: SessionId, call: CallId) {
-        self.call_of.remove(&session);
-        self.session_of.remove(&call);
     }
 }
