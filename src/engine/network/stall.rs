@@ -116,7 +116,8 @@ mod tests {
     #[test]
     fn a_picture_that_stands_still_is_told_with_its_cause_and_its_length() {
         let (mut stall, mut seen, start) = (Stall::default(), look(), Instant::now());
-        let at = |ms: u64| !(5000..8000).contains(&ms) && !(12_000..13_500).contains(&ms) && ms.is_multiple_of(60);
+        let at =
+            |ms: u64| !(5000..8000).contains(&ms) && !(12_000..13_500).contains(&ms) && ms.is_multiple_of(60);
         let packets = |ms: u64| !(12_000..13_500).contains(&ms);
         let told = play(&mut stall, 0..20_000, start, (at, packets), &mut seen);
         assert_eq!(

@@ -6,6 +6,7 @@
 
 pub mod dtmf;
 pub mod h264;
+pub mod start;
 pub mod vp8;
 
 use bytes::Bytes;
