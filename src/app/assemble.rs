@@ -9,16 +9,18 @@ use crate::app::config::settings::{
 use crate::app::detectors::Detectors;
 use crate::app::device;
 use crate::app::signalling;
+use crate::app::signalling::origin::Origins;
 use crate::app::signalling::tls::{TlsSettings, TrunkTls};
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::{Behaviour, Room};
-use crate::call::negotiate::{MediaSettings, SrtpPolicy};
+use crate::call::negotiate::{KeyOffer, MediaSettings, SrtpPolicy};
 use crate::codec::h264::encoder::EncoderKind;
 use crate::codec::h264::probe;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
 };
+use crate::rtp::reach::Reach;
 use crate::secure::dtls::Identity;
 use crate::sip::digest::Credentials;
 use crate::sip::{self, Strangers, Uri, digest};
@@ -43,7 +45,14 @@ pub fn product() -> String {
 
 pub fn sockets(config: &Config, seed: u64) -> signalling::Settings {
     let listen = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
-    signalling::Settings { listen, tls: tls(config), admission: admission(config), dns: config.sip.dns, seed }
+    signalling::Settings {
+        listen,
+        tls: tls(config),
+        admission: admission(config),
+        dns: config.sip.dns,
+        seed,
+        origins: Origins::new(config.sip.origins.clone()),
+    }
 }
 
 pub fn tls(config: &Config) -> TlsSettings {
@@ -129,6 +138,7 @@ fn peers(config: &Config) -> Peers {
         identity: peer.identity,
         ice: peer.ice,
         srtp: peer.srtp.map(srtp),
+        key_offer: peer.srtp_offer.map(key_offer),
     };
     Peers::new(config.sip.peers.iter().map(peer).collect())
 }
@@ -191,6 +201,8 @@ fn account(config: &Config, account: &settings::Account) -> Account {
         expires: account.expires,
         outbound_proxy: account.outbound_proxy.clone(),
         instance: device::instance(&config.appliance.name, &account.name),
+        srtp: account.srtp.map(srtp),
+        key_offer: account.srtp_offer.map(key_offer),
     }
 }
 
@@ -205,9 +217,20 @@ pub fn media(config: &Config) -> MediaSettings {
         max_kbps: config.video.bitrate_kbps,
         slides: false,
         srtp: srtp(config.media.srtp),
+        key_offer: key_offer(config.media.srtp_offer),
         dtls_fingerprint: None,
         ice: false,
         browser: false,
+    }
+}
+
+/// The same for calls over an account.
+pub fn media_over(config: &Config, account: Option<&settings::Account>) -> MediaSettings {
+    let all = media(config);
+    MediaSettings {
+        srtp: account.and_then(|account| account.srtp).map_or(all.srtp, srtp),
+        key_offer: account.and_then(|account| account.srtp_offer).map_or(all.key_offer, key_offer),
+        ..all
     }
 }
 
@@ -216,6 +239,13 @@ fn srtp(policy: settings::SrtpPolicy) -> SrtpPolicy {
         settings::SrtpPolicy::Off => SrtpPolicy::Off,
         settings::SrtpPolicy::Optional => SrtpPolicy::Optional,
         settings::SrtpPolicy::Required => SrtpPolicy::Required,
+    }
+}
+
+fn key_offer(offer: settings::SrtpOffer) -> KeyOffer {
+    match offer {
+        settings::SrtpOffer::Sdes => KeyOffer::Sdes,
+        settings::SrtpOffer::Dtls => KeyOffer::Dtls,
     }
 }
 
@@ -289,7 +319,7 @@ fn room(config: &Config, detectors: &Detectors, route: &settings::Route) -> Resu
         .as_deref()
         .and_then(|name| config.recording.get(name).or_else(|| config.recording.get(DEFAULT_RECORDING)));
     Ok(Room {
-        signalling: None,
+        reach: Reach::default(),
         gate,
         look: look(config, observers)?,
         video_out: VideoOut {

@@ -231,7 +231,7 @@ pub struct CallArguments {
     /// Authorities to trust over TLS, as PEM [sip.tls.server_ca]
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Offer this audio codec only: pcma or pcmu
+    /// Offer this audio codec only: opus, g722, pcma or pcmu
     #[arg(long, value_parser = codec)]
     pub codec: Option<AudioCodec>,
     /// Picture size to send
@@ -268,9 +268,11 @@ fn digits(text: &str) -> Result<String, String> {
 
 fn codec(text: &str) -> Result<AudioCodec, String> {
     match text {
+        "opus" => Ok(AudioCodec::Opus),
+        "g722" => Ok(AudioCodec::G722),
         "pcma" => Ok(AudioCodec::Pcma),
         "pcmu" => Ok(AudioCodec::Pcmu),
-        _ => Err("pcma or pcmu".to_owned()),
+        _ => Err("opus, g722, pcma or pcmu".to_owned()),
     }
 }
 
@@ -332,7 +334,7 @@ mod tests {
         assert_eq!((call.duration, call.ring_timeout), (Duration::from_secs(10), None));
         for wrong in [
             "--size 321x240",
-            "--codec opus",
+            "--codec g729",
             "--dtmf 1x",
             "--duration -1",
             "--fps 0",

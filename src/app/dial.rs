@@ -36,6 +36,7 @@ use crate::engine::plan::{CallId, Label, Look, Picture, Place, RecordAudio, Reco
 use crate::engine::{self, Catalogue, Engines};
 use crate::media::codec::Detector;
 use crate::media::pool::FramePool;
+use crate::rtp::reach::Reach;
 use crate::sip::digest::Credentials;
 use crate::sip::{Hop, NameAddr, Transport, Uri};
 use crate::source::clip::{Clip, ClipSettings};
@@ -102,7 +103,8 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
         let mut sip = Signalling::bind(sockets, Scope::new("sip", handle.clone())).await?;
         let dtls = assemble::dtls();
         let mut settings = agent_settings(config, &target);
-        settings.media.dtls_fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
+        let fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
+        settings.media.dtls_fingerprint.clone_from(&fingerprint);
         let agent = UserAgent::new(settings, seed()?);
         let clock = Clock::new(Instant::now(), SystemTime::now());
         let settings = engine::Settings {
@@ -116,7 +118,8 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
         };
         let (engines, events) = Engines::new(settings, media, handle);
         let hops = target.places.iter().filter_map(|place| sip.hop(*place, target.name.clone())).collect();
-        let dial = dial(arguments, config, &target, hops, behaviour, received.clone())?;
+        let mut dial = dial(arguments, config, &target, hops, behaviour, received.clone())?;
+        dial.media.dtls_fingerprint = fingerprint;
         let (orders, given) = queue::queue(Fifo { depth: 16 });
         let (happened, heard) = queue::queue(Fifo { depth: 64 });
         let watch = Box::new(Watching { happened });
@@ -257,7 +260,7 @@ fn dial(
             max_size: arguments.size,
             fps: arguments.fps,
             max_kbps: arguments.kbps,
-            ..assemble::media(config)
+            ..assemble::media_over(config, account(arguments, config))
         },
         ring_timeout: arguments.ring_timeout.unwrap_or(config.sip.ring_timeout),
         headers: Vec::new(),
@@ -301,7 +304,7 @@ fn credentials(arguments: &CallArguments, config: &Config) -> Option<Credentials
 
 fn room(arguments: &CallArguments, config: &Config, received: Option<PathBuf>) -> Room {
     Room {
-        signalling: None,
+        reach: Reach::default(),
         gate: None,
         look: Look {
             observers: Vec::new(),

@@ -19,6 +19,7 @@ pub mod serve;
 pub mod service;
 pub mod signalling;
 pub mod sip_trace;
+mod streams;
 pub mod target;
 pub mod timeline;
 pub mod watch;

@@ -99,6 +99,12 @@ pub struct PacketsReport {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AudioReport {
     pub codec: String,
+    /// Mean opinion scores by the E-model (ITU-T G.107): of what was heard here, and of what the peer heard.
+    pub mos: Option<f64>,
+    pub peer_mos: Option<f64>,
+    /// From the arrival of sound to its playing.
+    pub wait_ms: Option<f64>,
+    pub concealed_ms: Option<u64>,
     #[serde(flatten)]
     pub packets: PacketsReport,
 }
@@ -288,8 +294,16 @@ fn packets_report(report: &StreamReport) -> PacketsReport {
 
 fn audio_report(streams: &Streams, media: Option<&Report>) -> Option<AudioReport> {
     let stream = streams.audio.as_ref()?;
-    let packets = packets_report(media?.audio.as_ref()?);
-    Some(AudioReport { codec: stream.codec.name().to_owned(), packets })
+    let report = media?.audio.as_ref()?;
+    let quality = report.quality.as_ref();
+    Some(AudioReport {
+        codec: stream.codec.name().to_owned(),
+        mos: quality.map(|quality| round(quality.mos)),
+        peer_mos: quality.and_then(|quality| quality.peer_mos).map(round),
+        wait_ms: quality.map(|quality| round(quality.wait_ms)),
+        concealed_ms: quality.map(|quality| quality.concealed_ms),
+        packets: packets_report(report),
+    })
 }
 
 fn video_report(streams: &Streams, media: Option<&Report>, duration: f64) -> Option<VideoReport> {

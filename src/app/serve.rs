@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the process takes its clock and its seed at the start")]
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -47,6 +48,7 @@ pub fn run(loaded: &Loaded, sip_trace: Option<Duration>) -> ExitCode {
         tracing::warn!("{warning}");
     }
     service::file_limit_is_an_error();
+    service::raise_file_limit();
     match serve(&loaded.config, sip_trace) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -266,19 +268,25 @@ async fn serve_console(
     let (settings, stop) = (config.console.clone(), scope.token());
     let source: console::Source = Arc::new(move || shared.snapshot(Instant::now()));
     scope.task("console", async move {
-        console::serve(listener, &settings, source, Some(controller(orders)), stop).await;
+        console::serve(listener, &settings, source, Some(reins(orders)), stop).await;
         Outcome::Done
     });
     Ok(())
 }
 
 /// The control loop as the console asks it.
-fn controller(orders: Sender<Order, Fifo>) -> console::Controller {
-    Arc::new(move |asked| {
-        let (reply, answer) = oneshot::channel();
-        orders.offer(Order::Control { asked, reply });
-        Box::pin(async move { tokio::time::timeout(ANSWER_LIMIT, answer).await.ok()?.ok() })
-    })
+fn reins(orders: Sender<Order, Fifo>) -> console::Reins {
+    let traced = orders.clone();
+    console::Reins {
+        controller: Arc::new(move |asked| {
+            let (reply, answer) = oneshot::channel();
+            orders.offer(Order::Control { asked, reply });
+            Box::pin(async move { tokio::time::timeout(ANSWER_LIMIT, answer).await.ok()?.ok() })
+        }),
+        trace: Arc::new(move |length| {
+            traced.offer(Order::Trace(length));
+        }),
+    }
 }
 
 /// Spoken once at the start, so that no caller waits for the first time.
@@ -291,9 +299,11 @@ fn prepare_greetings(scope: &mut Scope, config: &Config, speaker: Speaker) {
             Agent::Mirror { .. } | Agent::Record => None,
         })
         .collect();
+    let codecs = config.media.audio_codecs.iter();
+    let rates: BTreeSet<u32> = codecs.map(|codec| codec.sample_rate()).collect();
     scope.thread("greetings", move || {
         for greeting in greetings {
-            speaker.say(&greeting, 8000);
+            rates.iter().for_each(|rate| drop(speaker.say(&greeting, *rate)));
         }
         Outcome::Done
     });

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -152,6 +153,16 @@ impl Signals {
 pub fn file_limit_is_an_error() {
     // SAFETY: ignoring a signal installs no handler and touches no memory.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// As many open files as the system lets this process have: a call needs two for each of its streams, and shells start
+/// programs with far fewer than they may have.
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "open files are limited to {:?}", limit.current);
+    }
 }
 
 /// Gives the calling thread round-robin real-time priority, the lowest there is; children start without it.

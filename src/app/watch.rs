@@ -12,25 +12,24 @@ use tokio::runtime::Handle;
 
 use crate::app::config::settings::Config;
 use crate::app::console::view::{
-    CallDirection, CallView, ModelView, Part, Parts, PathView, Readiness, RecordingView, SipView, Snapshot,
-    StagesView, StreamView, Totals, VideoView, WorkerView,
+    CallDirection, CallView, ModelView, Part, Parts, Readiness, RecordingView, SipView, Snapshot, StagesView,
+    Totals, VideoView, WorkerView,
 };
 use crate::app::detectors::Detectors;
 use crate::app::door::Door;
 use crate::app::service::Heartbeat;
 use crate::app::signalling::{Signalling, Watch};
+use crate::app::streams::{stream_record, stream_view};
 use crate::app::timeline::Timeline;
 use crate::base::stop::{Outcome, Scope};
 use crate::base::time::Clock;
 use crate::call::{Call, Ended, Tell};
 use crate::engine::Engines;
 use crate::engine::plan::{
-    CallId, Label, PathReport, PictureReport, Protection, StreamReport, Streams, VideoCodec, VideoStream,
+    CallId, Label, PictureReport, Protection, StreamReport, Streams, VideoCodec, VideoStream,
 };
 use crate::engine::report::Gauges;
-use crate::record::record::{
-    CallRecord, DigitRecord, PathRecord, PictureRecord, RecordingRecord, StreamRecord,
-};
+use crate::record::record::{CallRecord, DigitRecord, PictureRecord, RecordingRecord, StreamRecord};
 use crate::record::store::{free_bytes, record_path};
 use crate::sip::register::State;
 use crate::useragent::admission::screen::Dropped;
@@ -427,6 +426,7 @@ impl Watch for Watching {
             ended: self.ended.clone(),
             sip: sip_view(now, agent, self.door.dropped()),
             worker: worker_view(&self.detectors),
+            lateness: engines.lateness(),
             recording: self.recorded.clone(),
             ..Snapshot::default()
         };
@@ -514,74 +514,6 @@ fn mean_inference(status: &crate::worker::client::WorkerStatus) -> f64 {
     let busy: Vec<f64> =
         status.models.iter().filter(|model| model.count > 0).map(|model| model.mean_ms).collect();
     if busy.is_empty() { 0.0 } else { busy.iter().sum::<f64>() / busy.len() as f64 }
-}
-
-fn stream_view(codec: String, report: &StreamReport) -> StreamView {
-    StreamView {
-        codec,
-        packets_received: report.packets_received,
-        packets_sent: report.packets_sent,
-        packets_lost: report.packets_lost,
-        packets_late: report.packets_late,
-        duplicates: report.duplicates,
-        packets_foreign: report.foreign_packets,
-        packets_malformed: report.malformed_packets,
-        bytes_received: report.bytes_received,
-        bytes_sent: report.bytes_sent,
-        jitter_ms: report.jitter_ms,
-        round_trip_ms: report.round_trip_ms,
-        srtp: report.shielded.map(|shielded| shielded.suite),
-        srtp_via: report.shielded.map(|shielded| shielded.via),
-        srtp_auth_failures: report.srtp_auth_failures,
-        dtls_refused: report.dtls_refused,
-        path: report.path.as_ref().map(path_view),
-    }
-}
-
-fn path_view(path: &PathReport) -> PathView {
-    PathView {
-        asked: path.asked,
-        recovered: path.recovered,
-        given_up: path.given_up,
-        repeats_wanted: path.repeats_wanted,
-        repeated: path.repeated,
-        repeats_refused: path.repeats_refused,
-        target_kbps: path.target_kbps,
-        remb_kbps: path.remb_kbps,
-        tmmbr_kbps: path.tmmbr_kbps,
-        delay_kbps: path.delay_kbps,
-        loss_kbps: path.loss_kbps,
-        inbound_kbps: path.inbound_kbps,
-    }
-}
-
-fn path_record(path: &PathReport) -> PathRecord {
-    PathRecord {
-        asked: path.asked,
-        recovered: path.recovered,
-        given_up: path.given_up,
-        repeated: path.repeated,
-        repeats_refused: path.repeats_refused,
-        target_kbps: path.target_kbps,
-    }
-}
-
-fn stream_record(codec: String, report: &StreamReport) -> StreamRecord {
-    StreamRecord {
-        codec,
-        packets_received: report.packets_received,
-        packets_lost: report.packets_lost,
-        packets_sent: report.packets_sent,
-        bytes_received: report.bytes_received,
-        bytes_sent: report.bytes_sent,
-        jitter_ms: report.jitter_ms,
-        round_trip_ms: report.round_trip_ms,
-        srtp: report.shielded.map(|shielded| shielded.suite.to_owned()),
-        srtp_via: report.shielded.map(|shielded| shielded.via.to_owned()),
-        srtp_auth_failures: report.srtp_auth_failures,
-        path: report.path.as_ref().map(path_record),
-        pictures: None,
-    }
 }
 
 fn audio_codec(streams: &Streams) -> String {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::end::EndReason;
 use super::negotiate;
 use super::{Call, Do, SipDo, State, Tell, body_of};
+use crate::call::reach;
 use crate::engine::plan::{BoundPorts, Command, Direction, Streams};
 use crate::sdp::SessionDescription;
 use crate::sip::{Body, Headers, RequestId};
@@ -219,7 +220,7 @@ impl Call {
         if self.flowing {
             return self.update(streams);
         }
-        self.settings.reach.limit(&mut streams);
+        reach::limit(&self.settings.room.reach, &mut streams);
         self.streams = streams.clone();
         self.flowing = true;
         let label = self.settings.label.clone();
@@ -247,8 +248,7 @@ impl Call {
             *forks = Forks::default();
         }
         self.settings.label.peer = peer.to_string();
-        self.settings.room.signalling = Some(peer.ip());
-        self.settings.reach.signalling = Some(peer.ip());
+        self.settings.room.reach.signalling = Some(peer.ip());
     }
 
     /// 18x.

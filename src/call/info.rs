@@ -50,7 +50,7 @@ impl Call {
         if digits.is_empty() || !matches!(self.state, State::Established { .. }) {
             return;
         }
-        if self.streams.audio.as_ref().is_some_and(|audio| audio.telephone_event.is_some()) {
+        if self.streams.audio.as_ref().is_some_and(|audio| !audio.telephone_events.is_empty()) {
             return self.out.push_back(Do::Engine(Command::SendDigits { call: self.id, digits }));
         }
         let room = KEYS_MAX.saturating_sub(self.beside.keys.len());

@@ -28,7 +28,6 @@ use crate::call::behaviour::{Behaviour, Room};
 use crate::call::early::{Forks, Ring, Ringing};
 use crate::call::end::EndReason;
 use crate::call::negotiate::{MediaSettings, Origin, Refusal};
-use crate::call::reach::Reach;
 use crate::call::reason::PeerReason;
 use crate::engine::plan::{BoundPorts, CallId, Command, Event, Label, Report, Streams, Wanted};
 use crate::sdp::SessionDescription;
@@ -49,7 +48,6 @@ pub struct CallSettings {
     pub behaviour: Behaviour,
     pub room: Room,
     /// Where its media may go.
-    pub reach: Reach,
     /// `o=` session id.
     pub origin: u64,
     /// Feeds keys and passwords in our SDP; used for this call only.

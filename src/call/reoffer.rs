@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Call, Do, SipDo, State, Tell, body_of};
 use crate::call::negotiate::{self, MediaSettings, Refusal};
+use crate::call::reach;
 use crate::engine::plan::{BoundPorts, Command, Direction, Streams, Wanted};
 use crate::sdp::SessionDescription;
 use crate::sip::{Body, Method, RequestId};
@@ -271,7 +272,7 @@ impl Call {
     }
 
     pub(super) fn update(&mut self, mut streams: Streams) {
-        self.settings.reach.limit(&mut streams);
+        reach::limit(&self.settings.room.reach, &mut streams);
         if streams == self.streams {
             return;
         }

@@ -52,6 +52,11 @@ pub fn readable(text: &str) -> String {
 /// What the step from one set of streams to the next means: pictures that come and go, a shared screen, holds.
 pub fn changes(before: &Streams, after: &Streams) -> Vec<Moment> {
     let mut moments = Vec::new();
+    if let (Some(old), Some(new)) = (&before.audio, &after.audio)
+        && old.codec != new.codec
+    {
+        moments.push(Moment::new("audio.codec_changed").with("codec", new.codec.name()));
+    }
     let video = |streams: &Streams| streams.video.is_some() || streams.slides.is_some();
     if !video(before) && video(after) {
         let codec = after.video.as_ref().or(after.slides.as_ref()).map_or("", |video| video.codec.name());
@@ -143,8 +148,10 @@ mod tests {
             send_payload_type: 8,
             receive: vec![(8, AudioCodec::Pcma)],
             opus: Default::default(),
-            telephone_event: None,
+            telephone_events: Vec::new(),
+            comfort_noises: Vec::new(),
             ptime_ms: 20,
+            extended_reports: false,
         })
     }
 

@@ -9,6 +9,7 @@ use super::negotiate::tests as sdp;
 use super::*;
 use crate::engine::plan::{Direction, Look, Picture, Timeouts, VideoOut};
 use crate::media::frame::Size;
+use crate::rtp::reach::Reach;
 use crate::sip::{Headers, SessionId};
 use crate::vision::overlay::OverlaySettings;
 
@@ -23,7 +24,7 @@ fn settings(origin: u64) -> CallSettings {
         label: Label::default(),
         behaviour: Behaviour::Mirror(Mirror { greeting: String::new(), echo: true }),
         room: Room {
-            signalling: None,
+            reach: Reach { trusted: ["192.0.2.0/24".parse().expect("a network")].into(), ..Reach::default() },
             gate: None,
             look: Look {
                 observers: Vec::new(),
@@ -43,7 +44,6 @@ fn settings(origin: u64) -> CallSettings {
         },
         origin,
         seed: [7; 32],
-        reach: Reach { signalling: None, networks: vec!["192.0.2.0/24".parse().expect("a network")] },
         max_call: second(600),
         ring_timeout: second(30),
         ring: Ring::default(),

@@ -1,6 +1,7 @@
 //! Hiding lost sound, after ITU-T G.711 Appendix I: the last pitch period is repeated and fades out.
 //!
-//! Works at any rate. Whether a block is lost or only late is the jitter buffer's to say (`rtp`).
+//! Nothing clicks: what is invented starts where the sound stopped, and goes on until it is in phase with what comes
+//! after it. Works at any rate. Whether a block is lost or only late is the jitter buffer's to say (`rtp`).
 
 /// Pitch of the human voice: 66 to 400 Hz.
 const PERIOD_MIN_US: usize = 2_500;
@@ -8,11 +9,16 @@ const PERIOD_MAX_US: usize = 15_000;
 /// How much of the past is compared to find the period.
 const COMPARED_US: usize = 20_000;
 /// Repeated at full level for so long, then fading to nothing at [`SILENT_US`].
-const FULL_US: usize = 10_000;
-const SILENT_US: usize = 60_000;
+const FULL_US: usize = 20_000;
+const SILENT_US: usize = 200_000;
+/// What is invented begins at the level of the last sample and is on its own after this.
+const ONSET_US: usize = 2_000;
 /// The way back from invented to received sound: 4 ms and as much again for every 10 ms lost, at most 10 ms.
 const RETURN_US: usize = 4_000;
 const RETURN_MAX_US: usize = 10_000;
+/// Both are compared over so much; less alike than this, nothing is gained by waiting for the phase.
+const PHASE_US: usize = 5_000;
+const ALIKE: f64 = 0.5;
 
 /// Remembers one stream's last sound and continues it when a block is missing.
 pub struct Concealer {
@@ -21,6 +27,8 @@ pub struct Concealer {
     history: Vec<i16>,
     /// One pitch period, made to join its own beginning.
     cycle: Vec<i16>,
+    /// How far the last sample was from where the cycle before it ended.
+    onset: i32,
     /// Samples invented since the last received one.
     invented: usize,
 }
@@ -30,13 +38,20 @@ impl Concealer {
     pub fn new(rate: u32) -> Self {
         let rate = rate as usize;
         let kept = samples(rate, COMPARED_US + PERIOD_MAX_US * 5 / 4);
-        Concealer { rate, history: vec![0; kept], cycle: Vec::new(), invented: 0 }
+        Concealer { rate, history: vec![0; kept], cycle: Vec::new(), onset: 0, invented: 0 }
     }
 
-    /// A received block: its beginning is faded in from what was invented before it.
-    pub fn good(&mut self, block: &mut [i16]) {
+    /// Sound that was received, in `out` from this place on. After a loss its beginning is faded in from what was
+    /// invented before it, and some of that is put before it so that both are in phase.
+    pub fn good(&mut self, out: &mut Vec<i16>, from: usize) {
         if self.invented > 0 {
+            let lead = self.phase_of(&out[from..]);
+            let end = out.len();
+            out.resize(end + lead, 0);
+            out.copy_within(from..end, from + lead);
+            out[from..from + lead].fill_with(|| self.invent());
             let longer = self.invented * RETURN_US / samples(self.rate, 10_000).max(1);
+            let block = &mut out[from + lead..];
             let length = samples(self.rate, (RETURN_US + longer).min(RETURN_MAX_US)).min(block.len());
             for (at, sample) in block.iter_mut().take(length).enumerate() {
                 let (old, new) = (i32::from(self.invent()), i32::from(*sample));
@@ -45,7 +60,32 @@ impl Concealer {
             }
             self.invented = 0;
         }
-        self.remember(block);
+        self.remember(&out[from..]);
+    }
+
+    /// How many samples more must be invented for `block` to go on where they end.
+    fn phase_of(&self, block: &[i16]) -> usize {
+        let compared = samples(self.rate, PHASE_US).min(block.len());
+        let cycle = self.cycle.len();
+        if self.invented >= samples(self.rate, SILENT_US) || cycle == 0 || compared == 0 {
+            return 0;
+        }
+        let step = (self.rate / 8_000).max(1);
+        let alike = |lead: usize| {
+            let (mut product, mut ours, mut theirs) = (0.0, 1.0, 1.0);
+            for at in (0..compared).step_by(step) {
+                let a = f64::from(self.cycle[(self.invented + lead + at) % cycle]);
+                let b = f64::from(block[at]);
+                product += a * b;
+                ours += a * a;
+                theirs += b * b;
+            }
+            product / f64::sqrt(ours * theirs)
+        };
+        let leads = || (0..cycle).step_by(step);
+        let best = leads().map(alike).fold(0.0, f64::max);
+        // The shortest that is nearly as good.
+        leads().find(|lead| alike(*lead) >= ALIKE.max(best - 0.02)).unwrap_or(0)
     }
 
     /// A lost block: `out` is filled with the continuation of what was heard, in the end with silence.
@@ -80,7 +120,9 @@ impl Concealer {
             return 0;
         };
         if at < full {
-            return *sample;
+            let onset = samples(self.rate, ONSET_US);
+            let more = self.onset * onset.saturating_sub(at) as i32 / onset.max(1) as i32;
+            return (i32::from(*sample) + more).clamp(-32_768, 32_767) as i16;
         }
         let left = silent.saturating_sub(at) as i64;
         (i64::from(*sample) * left / (silent - full).max(1) as i64) as i16
@@ -90,6 +132,7 @@ impl Concealer {
         let period = self.period();
         let history = &self.history;
         let end = history.len();
+        self.onset = i32::from(history[end - 1]) - i32::from(history[end - period - 1]);
         self.cycle.clear();
         self.cycle.extend_from_slice(&history[end - period..]);
         // The last quarter turns into what came before the period, so that its end joins its beginning.
@@ -156,7 +199,7 @@ mod tests {
         let block = rate as usize / 50;
         let mut concealer = Concealer::new(rate);
         for n in 0..10 {
-            concealer.good(&mut hum(rate, n * block, block));
+            concealer.good(&mut hum(rate, n * block, block), 0);
         }
         (concealer, block)
     }
@@ -182,27 +225,61 @@ mod tests {
     #[test]
     fn a_long_loss_fades_to_silence() {
         let (mut concealer, block) = heard(8_000);
-        let mut blocks = Vec::new();
-        for _ in 0..4 {
+        let mut levels = Vec::new();
+        for _ in 0..11 {
             let mut out = vec![0; block];
             concealer.conceal(&mut out);
-            blocks.push(level(&out));
+            levels.push(level(&out));
         }
-        assert!(blocks[0] > blocks[1] && blocks[1] > blocks[2] && blocks[2] > 0.0, "{blocks:?}");
-        assert_eq!(blocks[3], 0.0);
+        assert!(levels[1..10].windows(2).all(|pair| pair[0] > pair[1]), "{levels:?}");
+        // 60 ms lost are not heard as a hole, 200 ms end in one.
+        assert!(levels[2] > levels[0] * 0.7 && levels[10] == 0.0, "{levels:?}");
+    }
+
+    fn steepest(samples: &[i16]) -> i32 {
+        samples.windows(2).map(|w| (i32::from(w[1]) - i32::from(w[0])).abs()).max().unwrap_or(0)
     }
 
     #[test]
-    fn sound_returns_without_a_step() {
+    fn loss_of_any_length_begins_and_ends_without_a_step() {
+        for rate in [8_000, 48_000] {
+            let block = rate as usize / 50;
+            let largest = steepest(&hum(rate, 0, rate as usize / 10));
+            for lost in 1..=10 {
+                for shift in 0..5 {
+                    let (mut concealer, _) = heard(rate);
+                    let mut out = hum(rate, 9 * block, block);
+                    concealer.append(lost * block, &mut out);
+                    // What comes back need not be where it would have been: it was late, not lost.
+                    let (from, late) = (out.len(), shift * block / 7);
+                    out.extend(hum(rate, (10 + lost) * block - late, 2 * block));
+                    concealer.good(&mut out, from);
+                    let found = steepest(&out);
+                    assert!(
+                        found <= largest * 6 / 5,
+                        "{found} of {largest}: {lost} blocks at {rate}, {late}"
+                    );
+                    let back = &out[from..out.len() - block];
+                    assert!(
+                        lost > 3 || level(back) > level(&out[..block]) * 0.6,
+                        "{lost} {late} {}",
+                        level(back)
+                    );
+                    assert!(out.len() <= from + 2 * block + rate as usize / 60, "one cycle more at most");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sound_returns_as_it_is() {
         let (mut concealer, block) = heard(8_000);
-        let mut lost = vec![0; block];
-        concealer.conceal(&mut lost);
-        let mut back = hum(8_000, 11 * block, block);
-        let untouched = back.clone();
-        concealer.good(&mut back);
-        let largest = hum(8_000, 0, 400).windows(2).map(|w| (w[1] - w[0]).abs()).max().expect("samples");
-        assert!((back[0] - lost[block - 1]).abs() <= largest * 3 / 2);
-        assert_eq!(back[100..], untouched[100..]);
+        let mut out = Vec::new();
+        concealer.append(block, &mut out);
+        out.extend(hum(8_000, 11 * block, block));
+        concealer.good(&mut out, block);
+        let end = out.len();
+        assert_eq!(out[end - 60..], hum(8_000, 11 * block, block)[block - 60..]);
     }
 
     #[test]

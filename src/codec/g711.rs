@@ -64,7 +64,7 @@ impl AudioDecoder for G711Decoder {
     fn decode(&mut self, payload: &[u8], out: &mut Vec<i16>) -> Result<(), CodecError> {
         let from = out.len();
         decode(self.law, payload, out);
-        self.concealer.good(&mut out[from..]);
+        self.concealer.good(out, from);
         Ok(())
     }
 

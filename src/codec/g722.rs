@@ -36,7 +36,7 @@ impl AudioDecoder for G722Decoder {
         match self.state.decode_into(payload, &mut out[from..]) {
             Ok(made) => {
                 out.truncate(from + made);
-                self.concealer.good(&mut out[from..]);
+                self.concealer.good(out, from);
                 Ok(())
             }
             Err(error) => {
@@ -140,9 +140,42 @@ mod tests {
                 decoder.decode(&coded, &mut back).expect("decoded");
             }
         }
-        assert_eq!(back.len(), 3_200);
+        // What comes back does so in phase.
+        assert!((3_200..3_200 + 240).contains(&back.len()), "{}", back.len());
         let weakest = back[800..].chunks(80).map(|part| purity(part, 500.0).1).fold(f64::MAX, f64::min);
         assert!(weakest > 3_000.0, "{weakest}");
+    }
+
+    /// FFmpeg's code of [`reference`].
+    const OF_FFMPEG: &str = "348920842084048a0d90d2d4d5d7d9dadcdddffdfb7ab77572afb5120f9b3cf835b3311e90d77a77f3b51413fb \
+        f7321e92def7321fd4fef3b5561af2f6551af1b45a5f6d3e97725c91f8b1587daf567cb0593b5ed274fc9bb4d8 \
+        3d7fd4f6d63c79dbaefaf9d53af37dfcda5894adf3f0717273f53411d857dddffa729c56bb3c10da7998d5f734 \
+        1d9952f37237b75f5d9756549355539757599a5e7ebc7576ad";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<u8> = hex.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
+        digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+    }
+
+    /// 20 ms with something in both bands.
+    fn reference() -> Vec<i16> {
+        let rough: Vec<i32> = (0..320).map(|n| (n * n * 7) % 12_001 - 6_000).collect();
+        let mean = |end: usize| {
+            let part = &rough[end.saturating_sub(3)..=end];
+            part.iter().sum::<i32>().div_euclid(part.len() as i32) as i16
+        };
+        (0..320).map(mean).collect()
+    }
+
+    #[test]
+    fn ffmpeg_codes_and_decodes_the_same() {
+        let mut coded = Vec::new();
+        G722Encoder::default().encode(&reference(), &mut coded).expect("coded");
+        assert_eq!(coded, bytes(OF_FFMPEG));
+        let mut back = Vec::new();
+        G722Decoder::default().decode(&bytes(OF_FFMPEG), &mut back).expect("decoded");
+        assert_eq!(back[..8], [0, -1, -1, 0, 0, -1, -1, 2]);
+        assert_eq!(back[312..], [-2340, -1479, -385, -2008, -1485, 79, -1944, -957]);
     }
 
     #[test]

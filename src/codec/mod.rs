@@ -5,6 +5,7 @@
 //! Opus.
 
 pub mod aac;
+pub mod comfort;
 pub mod conceal;
 pub mod convert;
 pub mod decoder;
@@ -14,3 +15,4 @@ pub mod g722;
 pub mod h264;
 pub mod opus;
 pub mod resample;
+pub mod stretch;

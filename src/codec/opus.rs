@@ -16,6 +16,8 @@ use crate::media::codec::{AudioDecoder, AudioEncoder, CodecError};
 pub const RATE: u32 = 48_000;
 /// 120 ms, the longest packet (RFC 6716 §3.2).
 const PACKET_MAX: usize = 5_760;
+/// Sound that ends without a pause fades out over 10 ms.
+const FADE: usize = 480;
 /// libopus conceals in steps of 2.5 ms.
 const STEP: usize = 120;
 /// Larger packets would not fit where everything passes.
@@ -66,6 +68,8 @@ pub struct OpusDecoder {
     state: NonNull<ffi::OpusDecoder>,
     /// The sender pauses, and its background noise goes on: samples since it was last told of.
     noise: Option<usize>,
+    /// Something is heard that silence would cut off.
+    rings: bool,
 }
 
 // SAFETY: libopus keeps no thread-local state; the pointer is owned alone.
@@ -77,7 +81,7 @@ impl OpusDecoder {
         // SAFETY: plain numbers and a pointer to a local.
         let state = unsafe { ffi::opus_decoder_create(RATE as i32, 1, &raw mut code) };
         let state = NonNull::new(state).filter(|_| code == ffi::OPUS_OK);
-        Ok(OpusDecoder { state: state.ok_or_else(|| failed("a decoder", code))?, noise: None })
+        Ok(OpusDecoder { state: state.ok_or_else(|| failed("a decoder", code))?, noise: None, rings: false })
     }
 
     /// Appends up to `samples`, a multiple of [`STEP`] for gaps. No payload: a gap. Gives how many.
@@ -132,6 +136,7 @@ impl AudioDecoder for OpusDecoder {
             return Err(broken("Opus: an empty packet".to_owned()));
         }
         self.noise = (payload.len() <= PAUSE_BYTES).then_some(0);
+        self.rings = true;
         self.run(Some(payload), PACKET_MAX, false, out).map(|_| ()).map_err(|code| failed("a packet", code))
     }
 
@@ -155,7 +160,16 @@ impl AudioDecoder for OpusDecoder {
                 self.noise = Some(since + samples);
                 self.fill(samples, out);
             }
-            None => out.resize(out.len() + samples, 0),
+            None => {
+                let from = out.len();
+                if std::mem::take(&mut self.rings) {
+                    self.fill(samples.min(FADE), out);
+                    for (at, sample) in out[from..].iter_mut().enumerate() {
+                        *sample = (i32::from(*sample) * (FADE - at) as i32 / FADE as i32) as i16;
+                    }
+                }
+                out.resize(from + samples, 0);
+            }
         }
     }
 }
@@ -336,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_of_any_length_is_filled_exactly_and_fades() {
+    fn a_gap_of_any_length_is_filled_exactly() {
         let packets = coded(&OpusSettings::default(), 0, &voice(50), BLOCK);
         let (mut decoder, mut out) = (OpusDecoder::new().expect("a decoder"), Vec::new());
         for packet in &packets {
@@ -349,10 +363,23 @@ mod tests {
                 assert_eq!(gap.len(), samples);
             }
         }
-        let mut gap = Vec::new();
-        decoder.conceal(48_000, None, &mut gap);
-        let (first, last) = (level(&gap[..960]), level(&gap[40_000..]));
-        assert!(last < 0.1 * first, "{first} fades to {last}");
+    }
+
+    #[test]
+    fn sound_that_ends_fades_to_silence() {
+        let packets = coded(&OpusSettings::default(), 0, &voice(50), BLOCK);
+        let (mut decoder, mut out) = (OpusDecoder::new().expect("a decoder"), Vec::new());
+        for packet in &packets {
+            decoder.decode(packet, &mut out).expect("sound");
+        }
+        let largest =
+            |samples: &[i16]| samples.windows(2).map(|w| (i32::from(w[1]) - i32::from(w[0])).abs()).max();
+        let before = largest(&out[out.len() - 2 * BLOCK..]);
+        let end = out.len();
+        decoder.quiet(BLOCK, &mut out);
+        assert!(largest(&out[end - 1..]) <= before, "{:?} after {before:?}", largest(&out[end - 1..]));
+        assert_eq!(out[end + FADE..], [0; BLOCK - FADE]);
+        assert!(level(&out[end..end + FADE]) > 100.0);
     }
 
     #[test]
@@ -438,6 +465,36 @@ mod tests {
         let sizes: std::collections::BTreeSet<usize> =
             coded(&constant, 0, &sound, BLOCK).iter().map(Vec::len).collect();
         assert_eq!(sizes.len(), 1, "{sizes:?}");
+    }
+
+    /// A sine of 440 Hz by FFmpeg's own encoder, which is not libopus.
+    const OF_FFMPEG: [&str; 4] = [
+        "f822287568ab24d0b88881c9aaec9ed9e5547c957390952e780a295487484e99f876baf646bc361bbf0b1bdbaf \
+        433ea2d2763ac4baa88d6a9af16f1636",
+        "f87247b10ea8aa261b78a6b8eeec0dd1b963d0009cb39269c4a6d158ff227e69f8233911c68842878ce4abf277 \
+        3e9525f1663edf5f66926213d9d44c0d",
+        "f81d25d0b2b9130a41e11aff79c38a7c248b6c5fcdf6548cede5a3f90da56abd84b22ef8a4200716b352aace6f \
+        41d6bf742af93cf4e9d8f2294ed3a27a",
+        "f872432c75b766b48de1f46cdbcc69a521830f2b7c0e3d948ac0d94fc1bd0c7f168caa4fcb6cedf7f70ce663ab \
+        6d2cddc447a2afaf1429a6d648e2279e",
+    ];
+
+    #[test]
+    fn packets_of_another_encoder_are_the_tone_they_were() {
+        let (mut decoder, mut out) = (OpusDecoder::new().expect("a decoder"), Vec::new());
+        for hex in OF_FFMPEG {
+            let digits: Vec<u8> =
+                hex.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
+            let packet: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+            decoder.decode(&packet, &mut out).expect("sound");
+        }
+        assert_eq!(out.len(), 4 * BLOCK);
+        let steady = &out[BLOCK..];
+        let peak = steady.iter().max().copied().unwrap_or(0);
+        assert!((3_500..4_800).contains(&peak), "{peak}");
+        // It is the same one period (109.1 samples) later.
+        let same = alike(&steady[..1_500], &steady[109..1_609]);
+        assert!(same > 0.97, "{same}");
     }
 
     #[test]

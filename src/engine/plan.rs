@@ -10,6 +10,7 @@ pub use crate::media::access_unit::VideoCodec;
 use crate::media::frame::Size;
 use crate::record::recorder::RecorderReport;
 pub use crate::rtp::feedback::{NegotiatedFeedback as Feedback, Retransmission};
+use crate::rtp::reach::Reach;
 pub use crate::secure::keys::{SrtpKeys, SrtpSuite};
 use crate::vision::censor::CensorSettings;
 use crate::vision::filters::Transform;
@@ -22,6 +23,16 @@ pub enum Direction {
     SendOnly,
     ReceiveOnly,
     Inactive,
+}
+
+impl Protection {
+    /// Whether packets are authenticated.
+    pub fn is_some(&self) -> bool {
+        match self {
+            Protection::None => false,
+            Protection::Sdes(_) | Protection::Dtls(_) => true,
+        }
+    }
 }
 
 impl Direction {
@@ -159,12 +170,16 @@ pub struct AudioStream {
     pub send_payload_type: u8,
     /// Every payload type we take, with its codec: the peer may switch between what was negotiated.
     pub receive: Vec<(u8, AudioCodec)>,
-    /// RFC 4733 payload type we receive and send, when negotiated.
-    pub telephone_event: Option<u8>,
+    /// RFC 4733 payload types taken, with their clock rates; the first is sent. Empty: not negotiated.
+    pub telephone_events: Vec<(u8, u32)>,
+    /// RFC 3389 payload types taken, with their clock rates.
+    pub comfort_noises: Vec<(u8, u32)>,
     /// How Opus is sent, when it is what we send.
     pub opus: OpusTerms,
     /// Milliseconds per packet we send: `a=ptime`, 20 by default.
     pub ptime_ms: u32,
+    /// The peer asked how it is heard: `a=rtcp-xr` (RFC 3611).
+    pub extended_reports: bool,
 }
 
 /// RFC 6184 §6.2: how NAL units may be put into packets.
@@ -377,8 +392,8 @@ pub struct Label {
 pub struct Plan {
     pub label: Label,
     pub streams: Streams,
-    /// Where the peer's signalling comes from: media from there is the peer's too.
-    pub signalling: Option<IpAddr>,
+    /// Where media may go, and what may become its source.
+    pub reach: Reach,
     pub video_in: VideoIn,
     pub video_out: VideoOut,
     pub voice: Voice,
@@ -562,6 +577,10 @@ pub struct StreamReport {
     pub bytes_sent: u64,
     pub jitter_ms: f64,
     pub round_trip_ms: Option<f64>,
+    /// Sound, once there was enough of it.
+    pub quality: Option<QualityReport>,
+    /// Pictures: what is left between them and their sound once they were moved; positive: they come too soon.
+    pub skew_ms: Option<f64>,
     /// From `Start` to the first packet.
     pub first_packet_ms: Option<u64>,
     /// What protects it; `None`: nothing.
@@ -619,6 +638,25 @@ impl PathReport {
             ..self
         }
     }
+}
+
+/// How good a line is, by the E-model (ITU-T G.107). Milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct QualityReport {
+    /// Of what we hear: R, 0 to 93.2, and the mean opinion score made of it, 1 to 4.4.
+    pub rating: f64,
+    pub mos: f64,
+    /// Packets not played, lost or too late, in percent.
+    pub loss_percent: f64,
+    /// How much longer than by chance packets are missing in a row.
+    pub burst_ratio: f64,
+    /// How long sound waits here from its arrival to its playing.
+    pub wait_ms: f64,
+    pub concealed_ms: u64,
+    /// Left out and put in to follow the network and the peer's clock.
+    pub stretched_ms: u64,
+    /// Of what the peer hears, when it said enough about it.
+    pub peer_mos: Option<f64>,
 }
 
 /// How a stream is protected.

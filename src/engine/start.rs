@@ -14,6 +14,7 @@ use crate::base::stop::{Outcome, Scope};
 use crate::base::time::Clock;
 use crate::codec::h264::encoder::EncoderKind;
 use crate::engine::graph::{Pairs, Running, Supplies};
+use crate::engine::lateness::LatenessFigures;
 use crate::engine::network::Order;
 use crate::engine::plan::{BoundPorts, CallId, Command, Event, Plan, Streams, Wanted};
 use crate::engine::ports::{Pair, PortRange};
@@ -95,7 +96,14 @@ impl Engines {
             ports: PortRange::new(low, high, start),
             closing: Scope::new("engines", runtime),
             calls: HashMap::new(),
-            supplies: Supplies { settings, media, speaker: Speaker::default(), rng, events },
+            supplies: Supplies {
+                settings,
+                media,
+                speaker: Speaker::default(),
+                rng,
+                events,
+                lateness: Arc::default(),
+            },
         };
         (engines, heard)
     }
@@ -106,8 +114,13 @@ impl Engines {
     }
 
     /// Pairs of RTP ports that are free.
-    pub fn free_port_pairs(&self) -> usize {
-        self.ports.free()
+    pub fn free_port_pairs(&mut self, now: Instant) -> usize {
+        self.ports.free(now)
+    }
+
+    /// How late the beats of all calls came so far.
+    pub fn lateness(&self) -> LatenessFigures {
+        self.supplies.lateness.read()
     }
 
     /// Makes greetings beforehand, so that the first caller need not wait for them.

@@ -109,6 +109,13 @@ pub struct StreamRecord {
     pub jitter_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub round_trip_ms: Option<f64>,
+    /// Sound: how good the line was; absent: there was too little of it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub quality: Option<QualityRecord>,
+    /// Pictures: how much sooner than their sound they came in the end, as recorded and mirrored; absent: the peer's
+    /// reports did not tell.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub skew_ms: Option<f64>,
     /// The SRTP suite that protected it; absent: it went in the clear.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub srtp: Option<String>,
@@ -136,6 +143,26 @@ pub struct PathRecord {
     pub repeated: u64,
     pub repeats_refused: u64,
     pub target_kbps: u32,
+}
+
+/// How good a line was, by the E-model (ITU-T G.107).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct QualityRecord {
+    /// Mean opinion score of what was heard here, 1 to 4.4, and R, 0 to 93.2.
+    pub mos: f64,
+    pub rating: f64,
+    /// Packets not played, lost or too late.
+    pub loss_percent: f64,
+    /// How much longer than by chance packets were missing in a row.
+    pub burst_ratio: f64,
+    /// From the arrival of sound to its playing.
+    pub wait_ms: f64,
+    pub concealed_ms: u64,
+    /// Left out and put in to follow the network and the peer's clock.
+    pub stretched_ms: u64,
+    /// Of what the peer heard, where it told.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peer_mos: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

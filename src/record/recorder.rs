@@ -31,7 +31,6 @@ const FIRST_PICTURE_NANOS: i64 = 1_000_000_000;
 const SYNC_EVERY: Duration = Duration::from_millis(900);
 /// Seekable every two seconds.
 const KEY_INTERVAL_S: u32 = 2;
-const SOUND_KBPS: u32 = 48;
 
 /// The picture track.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -375,6 +374,15 @@ impl Recorder {
     }
 }
 
+/// What speech on two channels needs.
+fn sound_kbps(rate: u32) -> u32 {
+    match rate {
+        0..=8_000 => 48,
+        8_001..=16_000 => 64,
+        16_001.. => 96,
+    }
+}
+
 impl PictureFeed {
     fn opened(&self, size: Size) -> Result<Box<dyn VideoEncoder>, CodecError> {
         let settings = &self.settings;
@@ -428,7 +436,7 @@ impl SoundFeed {
             SoundLayout::Stereo => 2,
             SoundLayout::Mixed => 1,
         };
-        let encoder = AacEncoder::new(settings.rate, channels, SOUND_KBPS)?;
+        let encoder = AacEncoder::new(settings.rate, channels, sound_kbps(settings.rate))?;
         let voice = |side| Voice { side, resampler: None, converted: Vec::new() };
         Ok(SoundFeed {
             timeline: SoundTimeline::new(settings.rate, origin),

@@ -15,10 +15,13 @@ pub mod feedback;
 pub mod history;
 pub mod jitter;
 pub mod key_request;
+pub mod lipsync;
 pub mod nack;
 pub mod pacer;
 pub mod packet;
 pub mod payload;
+pub mod quality;
+pub mod reach;
 pub mod reorder;
 pub mod repair;
 pub mod rtcp;
@@ -27,6 +30,7 @@ pub mod session;
 pub mod source;
 pub mod timeline;
 pub mod video;
+pub mod xr;
 
 #[cfg(test)]
 mod tests;

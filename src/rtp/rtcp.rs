@@ -11,9 +11,10 @@ use rtcp_types::{
 };
 
 use crate::rtp::feedback::{self, PathMessage};
+use crate::rtp::xr::{self, VoipMetrics};
 
 /// One message out of a received compound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Message<'a> {
     SenderReport(SenderInfo),
     Report(Block),
@@ -29,6 +30,8 @@ pub enum Message<'a> {
         ssrc: u32,
         sequence: u8,
     },
+    /// How a stream is heard at the peer (RFC 3611).
+    VoipMetrics(VoipMetrics),
     /// About packets and the path they take.
     Path(PathMessage<'a>),
 }
@@ -102,7 +105,8 @@ fn read_one<'a>(packet: &'a [u8], kind: u8, take: &mut impl FnMut(Message<'a>)) 
         TransportFeedback::PACKET_TYPE => {
             feedback::read_transport(packet, |message| take(Message::Path(message)))?;
         }
-        // SDES, APP, XR and what else there is: nothing here needs them.
+        xr::PACKET_TYPE => xr::read(packet, |metrics| take(Message::VoipMetrics(metrics)))?,
+        // SDES, APP and what else there is: nothing here needs them.
         _ => {}
     }
     Some(())

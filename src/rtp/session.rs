@@ -4,7 +4,7 @@
 //! Payloads, jitter and pacing belong to [`super::audio`] and [`super::video`].
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,9 +14,11 @@ use rand::{Rng, SeedableRng};
 use crate::base::time::{Clock, Pts};
 use crate::rtp::feedback::PathMessage;
 use crate::rtp::packet::{Header, Packet, Writer};
+use crate::rtp::reach::Reach;
 use crate::rtp::rtcp::{self, Block, Message, SenderInfo, Tail};
 use crate::rtp::sequence::{Arrival, Sequence};
-use crate::rtp::source::{SourceLock, Verdict};
+use crate::rtp::source::{SourceLock, Verdict, canonical};
+use crate::rtp::xr::{self, VoipMetrics};
 
 mod again;
 
@@ -35,6 +37,10 @@ const EVENTS_MAX: usize = 64;
 /// A source heard so lately still lives: another one must send two packets in sequence to take its place, or every
 /// lone packet (comfort noise, tones of a gateway) would cut the stream.
 const ALIVE: Duration = Duration::from_millis(100);
+/// A port of RTCP that was silent so long, some reports, may be replaced by another one of the same host.
+const RTCP_SILENCE: Duration = Duration::from_secs(20);
+/// Foreign packets before there is a source that are worth a line in the log: a second of sound.
+const TOLD_OF_STRANGERS: u64 = 50;
 /// Longer round trips are nonsense in the peer's report.
 const ROUND_TRIP_MAX_MS: f64 = 30_000.0;
 
@@ -48,8 +54,10 @@ pub struct StreamSettings {
     /// RTP address in the peer's SDP.
     pub remote: Option<SocketAddr>,
     pub remote_rtcp: Option<SocketAddr>,
-    /// Host the peer's signalling comes from: media from there is likely the peer behind NAT.
-    pub signalling: Option<IpAddr>,
+    /// Who may become the source where the SDP does not name it.
+    pub reach: Reach,
+    /// Every packet was authenticated before it comes here (SRTP).
+    pub authentic: bool,
     pub rtcp_mux: bool,
     pub receives: bool,
     pub sends: bool,
@@ -106,6 +114,8 @@ pub struct StreamStatistics {
     pub unsent: u64,
     /// What the peer lost of ours since its previous report, 0 to 1.
     pub remote_lost_fraction: Option<f64>,
+    /// The same since the beginning, in packets.
+    pub remote_lost: Option<u64>,
     pub remote_jitter_ms: Option<f64>,
     pub rtcp_received: u64,
     pub rtcp_sent: u64,
@@ -144,14 +154,22 @@ pub struct Session {
     misorder_max: u16,
     random: StdRng,
     lock: SourceLock,
-    rtcp_source: Option<SocketAddr>,
+    /// Where control packets come from when it is not where the SDP says, and when the last one came.
+    rtcp_source: Option<(SocketAddr, Instant)>,
     remote_ssrc: Option<u32>,
     replaced: Option<(u32, Instant)>,
     /// Another SSRC at the source's address, and the number its next packet must have.
     newcomer: Option<(u32, u16)>,
     sequence: Sequence,
     jitter: Jitter,
+    /// Of the timestamps that arrive, in Hz.
+    clock_rate: u32,
     last_report: Option<(u64, Instant)>,
+    /// NTP time and timestamp of one moment at the sender, by its newest report.
+    sender_clock: Option<(u64, u32)>,
+    /// Extended reports: what to say in ours, and what the peer said in its last one.
+    metrics: Option<VoipMetrics>,
+    remote_metrics: Option<VoipMetrics>,
     /// A restart nobody was told of, because nothing was received (hold).
     restarted: bool,
     ssrc: u32,
@@ -182,9 +200,10 @@ impl Session {
         settings.clock_rate = settings.clock_rate.max(1);
         let end = (0..=settings.cname.len().min(255)).rev().find(|end| settings.cname.is_char_boundary(*end));
         settings.cname.truncate(end.unwrap_or(0));
+        let clock_rate = settings.clock_rate;
         let first_report = random.random_range(FIRST_REPORT_MS.0..=FIRST_REPORT_MS.1);
         Session {
-            lock: SourceLock::new(settings.remote, settings.signalling),
+            lock: SourceLock::new(settings.remote, settings.reach.clone(), settings.authentic),
             settings,
             misorder_max,
             rtcp_source: None,
@@ -193,7 +212,11 @@ impl Session {
             newcomer: None,
             sequence: Sequence::new(misorder_max),
             jitter: Jitter::default(),
+            clock_rate,
             last_report: None,
+            sender_clock: None,
+            metrics: None,
+            remote_metrics: None,
             restarted: false,
             ssrc: random.random(),
             next_sequence: random.random_range(0..0x8000),
@@ -212,6 +235,30 @@ impl Session {
 
     pub fn settings(&self) -> &StreamSettings {
         &self.settings
+    }
+
+    /// The next packet to arrive has timestamps of this clock (RFC 7160).
+    pub fn expect_clock_rate(&mut self, clock_rate: u32) {
+        if clock_rate != self.clock_rate {
+            let scale = f64::from(clock_rate) / f64::from(self.clock_rate);
+            self.jitter = Jitter { estimate: self.jitter.estimate * scale, transit: None };
+            self.clock_rate = clock_rate.max(1);
+        }
+    }
+
+    pub fn expected_clock_rate(&self) -> u32 {
+        self.clock_rate
+    }
+
+    /// We send at another clock from now on. `true`: it is another than before, and so another stream (RFC 7160 §4.1).
+    pub fn set_clock_rate(&mut self, clock_rate: u32) -> bool {
+        let changes = clock_rate != self.settings.clock_rate;
+        if changes {
+            self.settings.clock_rate = clock_rate.max(1);
+            self.ssrc = self.random.random();
+            self.sent = None;
+        }
+        changes
     }
 
     /// A random first timestamp.
@@ -260,6 +307,11 @@ impl Session {
         self.settings.rtcp_mux = rtcp_mux;
     }
 
+    /// Whether packets are authenticated before they come here from now on.
+    pub fn set_authentic(&mut self, authentic: bool) {
+        self.lock.set_authentic(authentic);
+    }
+
     /// Takes a datagram of the RTP socket. `None`: nothing for the stream, and counted.
     pub fn receive<'a>(
         &mut self,
@@ -280,6 +332,7 @@ impl Session {
         match self.lock.judge(now, source, packet.ssrc, packet.sequence) {
             Verdict::Foreign => {
                 self.statistics.foreign_packets += 1;
+                self.tell_of_strangers(source);
                 return None;
             }
             Verdict::Locked => self.begin_source(source),
@@ -301,14 +354,25 @@ impl Session {
             self.statistics.unknown_payload_type += 1;
         } else {
             let since = Pts::at(self.settings.epoch, now).nanos();
-            let arrival = (i128::from(since) * i128::from(self.settings.clock_rate) / 1_000_000_000) as u32;
-            self.jitter.arrive(arrival, packet.timestamp, self.settings.clock_rate);
+            let arrival = (i128::from(since) * i128::from(self.clock_rate) / 1_000_000_000) as u32;
+            self.jitter.arrive(arrival, packet.timestamp, self.clock_rate);
         }
         self.restarted |= restarted;
         if !self.settings.receives {
             return None;
         }
         Some(Received { packet, extended, restarted: std::mem::take(&mut self.restarted), known })
+    }
+
+    /// One line for whoever wonders why nothing is heard.
+    fn tell_of_strangers(&mut self, source: SocketAddr) {
+        if self.statistics.foreign_packets == TOLD_OF_STRANGERS && self.lock.locked().is_none() {
+            tracing::warn!(
+                %source,
+                "media comes from where the peer neither signals nor says it is, and is not taken: if it is the peer's, \
+                 list its network in `networks` of a [[sip.peer]]"
+            );
+        }
     }
 
     fn begin_source(&mut self, source: SocketAddr) {
@@ -345,6 +409,7 @@ impl Session {
         self.sequence.continue_with(self.misorder_max);
         self.jitter = Jitter::default();
         self.last_report = None;
+        self.sender_clock = None;
         true
     }
 
@@ -362,28 +427,33 @@ impl Session {
         bytes: &[u8],
         mut take: impl FnMut(Feedback<'_>),
     ) {
-        if !self.lock.is_peer(source) {
+        if !self.takes_rtcp(now, canonical(source)) {
             self.statistics.foreign_packets += 1;
             return;
         }
         self.statistics.rtcp_received += 1;
         self.statistics.last_rtcp_received = Some(now);
-        self.rtcp_source.get_or_insert(source);
         let mut byes = 0;
         let sound = rtcp::read(bytes, |message| match message {
             Message::SenderReport(info) if self.remote_ssrc == Some(info.ssrc) => {
                 self.last_report = Some((info.ntp, now));
+                // Without a clock senders write 0.
+                self.sender_clock = Some((info.ntp, info.rtp_timestamp)).filter(|(ntp, _)| *ntp != 0);
             }
             Message::Report(block) if block.ssrc == self.ssrc => {
                 let ntp = self.settings.clock.ntp(now);
                 read_block(&mut self.statistics, &block, ntp, self.settings.clock_rate);
                 take(Feedback::Report(block));
             }
+            Message::VoipMetrics(metrics) if metrics.ssrc == self.ssrc => {
+                self.remote_metrics = Some(metrics);
+            }
             Message::Bye { ssrc } if self.remote_ssrc == Some(ssrc) => byes += 1,
             Message::Pli { .. } => take(Feedback::Pli),
             Message::Fir { sequence, .. } => take(Feedback::Fir { sequence }),
             Message::Path(message) => take(Feedback::Path(message)),
-            Message::SenderReport(_) | Message::Report(_) | Message::Bye { .. } => {}
+            Message::SenderReport(_) | Message::Report(_) | Message::Bye { .. } | Message::VoipMetrics(_) => {
+            }
         });
         if byes > 0 {
             self.event(SourceEvent::Bye);
@@ -453,13 +523,35 @@ impl Session {
         });
         self.reported_as_sender |= sender.is_some();
         let block = self.remote_ssrc.map(|ssrc| self.block(now, ssrc));
-        let bytes = rtcp::write(self.ssrc, sender, block, &self.settings.cname, tail);
+        let mut bytes = rtcp::write(self.ssrc, sender, block, &self.settings.cname, tail);
+        if let (Some(metrics), Tail::Nothing, false) = (&self.metrics, tail, bytes.is_empty()) {
+            bytes = [&bytes[..], &xr::write(self.ssrc, metrics)].concat().into();
+        }
         if bytes.is_empty() || self.out.len() >= OUT_MAX {
             return false;
         }
         self.statistics.rtcp_sent += 1;
         self.out.push_back(Out::Rtcp(destination, bytes));
         true
+    }
+
+    /// What the next reports say of how the peer is heard (RFC 3611); `None`: nothing.
+    pub fn set_metrics(&mut self, metrics: Option<VoipMetrics>) {
+        self.metrics = metrics;
+    }
+
+    /// What the peer said last of how we are heard.
+    pub fn remote_metrics(&self) -> Option<&VoipMetrics> {
+        self.remote_metrics.as_ref()
+    }
+
+    /// The moment of a received timestamp by the sender's NTP clock, in nanoseconds since 1900 or 2036.
+    pub fn sender_time(&self, timestamp: u32) -> Option<i64> {
+        let (ntp, reported) = self.sender_clock?;
+        let since = i64::from(timestamp.wrapping_sub(reported) as i32);
+        let reported = (i128::from(ntp) * 1_000_000_000) >> 32;
+        let since = i128::from(since) * 1_000_000_000 / i128::from(self.settings.clock_rate);
+        i64::try_from(reported + since).ok()
     }
 
     fn ticks(&self, nanos: i64) -> u32 {
@@ -492,7 +584,30 @@ impl Session {
         if as_signalled {
             return self.settings.remote_rtcp.or_else(next_port);
         }
-        self.rtcp_source.or_else(next_port)
+        self.rtcp_source.map(|(source, _)| source).or_else(next_port)
+    }
+
+    /// Control packets come from where the SDP says or where the media comes from. Of a peer behind a translator another
+    /// port is taken too, one at a time.
+    fn takes_rtcp(&mut self, now: Instant, source: SocketAddr) -> bool {
+        let named = self.settings.remote_rtcp.map(canonical) == Some(source);
+        if named || self.lock.destination() == Some(source) {
+            return true;
+        }
+        if !self.lock.may_control(source) {
+            return false;
+        }
+        match &mut self.rtcp_source {
+            Some((known, at)) if *known == source || now.saturating_duration_since(*at) > RTCP_SILENCE => {
+                (*known, *at) = (source, now);
+                true
+            }
+            Some(_) => false,
+            None => {
+                self.rtcp_source = Some((source, now));
+                true
+            }
+        }
     }
 
     pub fn poll(&mut self) -> Option<Out> {
@@ -523,7 +638,7 @@ impl Session {
         statistics.packets_received += self.sequence.received();
         statistics.packets_lost += self.sequence.lost();
         statistics.duplicates += self.sequence.duplicates();
-        statistics.jitter_ms = self.jitter.estimate * 1000.0 / f64::from(self.settings.clock_rate);
+        statistics.jitter_ms = self.jitter.estimate * 1000.0 / f64::from(self.clock_rate);
         statistics
     }
 }
@@ -538,6 +653,7 @@ pub struct SendHeader {
 
 fn read_block(statistics: &mut StreamStatistics, block: &Block, ntp: u64, clock_rate: u32) {
     statistics.remote_lost_fraction = Some(f64::from(block.fraction_lost) / 256.0);
+    statistics.remote_lost = u64::try_from(block.cumulative_lost).ok().or(Some(0));
     statistics.remote_jitter_ms = Some(f64::from(block.jitter) * 1000.0 / f64::from(clock_rate));
     if block.last_sender_report == 0 {
         return;
@@ -586,7 +702,8 @@ mod tests {
             cname: cname.into(),
             remote: Some(remote),
             remote_rtcp: None,
-            signalling: None,
+            reach: Reach::default(),
+            authentic: false,
             rtcp_mux: false,
             receives: true,
             sends: true,
@@ -660,6 +777,47 @@ mod tests {
         hear(&mut session, start, 1, 13, 8);
         let statistics = session.statistics();
         assert_eq!((statistics.packets_lost, statistics.unknown_payload_type), (0, 2));
+    }
+
+    #[test]
+    fn control_packets_come_from_the_peer_alone_and_from_one_port_of_it_at_a_time() {
+        let start = Instant::now();
+        let mut session = session(start, "x");
+        session.settings.remote_rtcp = Some("192.0.2.1:4001".parse().expect("an address"));
+        let (there, phone) = ("198.51.100.7:9001", "198.51.100.7:9000".parse().expect("an address"));
+        let reach = Reach { signalling: Some(SocketAddr::ip(&phone)), ..Reach::default() };
+        session.lock = SourceLock::new(session.settings.remote, reach, false);
+        let report = rtcp::write(1, None, None, "p", Tail::Nothing);
+        let taken = |session: &mut Session, ms, from: &str| {
+            let before = session.statistics().rtcp_received;
+            session.receive_rtcp(start + MS(ms), from.parse().expect("an address"), &report, |_| {});
+            session.statistics().rtcp_received != before
+        };
+        assert!(
+            taken(&mut session, 0, "192.0.2.1:4001") && taken(&mut session, 0, "192.0.2.1:4000"),
+            "named"
+        );
+        assert!(!taken(&mut session, 0, "192.0.2.2:4001") && !taken(&mut session, 0, "192.0.2.1:9001"));
+        assert!(taken(&mut session, 0, there), "the signaller's host, one port of it");
+        assert!(!taken(&mut session, 10, "198.51.100.7:9003") && taken(&mut session, 20, there));
+        for n in 0..20u16 {
+            let header = Header {
+                marker: false,
+                payload_type: 8,
+                sequence: n,
+                timestamp: u32::from(n) * 160,
+                ssrc: 1,
+            };
+            let bytes = Writer::new(64).write(&header, &[&[0; 20]]);
+            session.receive(start + MS(20 * u64::from(n)), phone, &bytes, |kind| kind == 8);
+        }
+        assert_eq!(session.destination(), Some(phone));
+        assert!(taken(&mut session, 500, there) && !taken(&mut session, 510, "198.51.100.7:9007"));
+        assert!(taken(&mut session, 60_000, "198.51.100.7:9007"), "the other one is silent for long");
+        // The SDP was right after all: nothing unnamed is taken any more.
+        hear(&mut session, start + MS(61_000), 1, 100, 8);
+        assert!(!taken(&mut session, 61_000, "192.0.2.1:9001") && !taken(&mut session, 61_000, there));
+        assert!(taken(&mut session, 61_000, "192.0.2.1:4001"));
     }
 
     #[test]

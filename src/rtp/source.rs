@@ -1,18 +1,23 @@
 //! Which remote address a stream takes packets from, and sends to (symmetric RTP), safe against RTP bleed.
 //!
-//! The address of the SDP locks at once and for good. Another one (a peer behind NAT) must pass probation while
-//! the SDP address is silent, and gives way when that one speaks. Media alone never moves a lock.
-//! What is inside the packets is checked before they are shown here.
+//! The address of the SDP locks at once. Another one (a peer behind NAT) must be a host that [`Reach`] lets be learnt and
+//! must pass probation while the SDP address is silent; it gives way when that one speaks. Everybody else is foreign for
+//! as long as the call lasts, however silent the peer is. Media alone never moves a lock: that takes a new SDP address,
+//! or packets that were authenticated (SRTP). What is inside the packets is checked before they are shown here.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use crate::rtp::reach::{Reach, is_one_host};
 
 /// Packets in sequence from one unexpected address before it may lock.
 const PROBATION: u32 = 4;
 /// How long the SDP address must have been silent meanwhile: time for the real peer to start.
 const SILENCE: Duration = Duration::from_millis(200);
 /// The same for an address on another host than the SDP's and the signalling's.
-const SILENCE_STRANGER: Duration = Duration::from_secs(1);
+const SILENCE_ELSEWHERE: Duration = Duration::from_secs(1);
+/// How long the source must have been silent before authentic packets of another address take its place.
+const SILENCE_AUTHENTIC: Duration = Duration::from_millis(500);
 /// A candidate that pauses this long starts again.
 const CANDIDATE_IDLE: Duration = Duration::from_millis(500);
 
@@ -40,21 +45,21 @@ struct Candidate {
 #[derive(Clone, Debug)]
 pub struct SourceLock {
     preferred: Option<SocketAddr>,
-    signalling: Option<std::net::IpAddr>,
+    reach: Reach,
+    /// Packets that are judged were made with the keys of the stream.
+    authentic: bool,
     locked: Option<SocketAddr>,
+    /// When the source was last heard.
+    heard: Option<Instant>,
     candidate: Option<Candidate>,
 }
 
 impl SourceLock {
-    /// `preferred`: the RTP address of the peer's SDP; `signalling`: the host its signalling comes from.
-    pub fn new(preferred: Option<SocketAddr>, signalling: Option<std::net::IpAddr>) -> Self {
+    /// `preferred`: the RTP address of the peer's SDP. `authentic`: only packets that were authenticated are shown to
+    /// the lock.
+    pub fn new(preferred: Option<SocketAddr>, reach: Reach, authentic: bool) -> Self {
         let preferred = preferred.filter(is_usable).map(canonical);
-        SourceLock {
-            preferred,
-            signalling: signalling.map(|ip| ip.to_canonical()),
-            locked: None,
-            candidate: None,
-        }
+        SourceLock { preferred, reach, authentic, locked: None, heard: None, candidate: None }
     }
 
     /// The source, once there is one.
@@ -71,42 +76,95 @@ impl SourceLock {
     pub fn redirect(&mut self, preferred: Option<SocketAddr>) {
         let preferred = preferred.filter(is_usable).map(canonical);
         if preferred != self.preferred {
-            *self = SourceLock::new(preferred, self.signalling);
+            *self = SourceLock::new(preferred, self.reach.clone(), self.authentic);
         }
+    }
+
+    /// Whether packets are authenticated from now on. What was learnt from packets that were not is worth nothing then.
+    pub fn set_authentic(&mut self, authentic: bool) {
+        if authentic && !self.authentic {
+            *self = SourceLock::new(self.preferred, self.reach.clone(), authentic);
+        }
+        self.authentic = authentic;
     }
 
     /// Judges a packet with a valid header and a payload type of this stream.
     pub fn judge(&mut self, now: Instant, source: SocketAddr, ssrc: u32, sequence: u16) -> Verdict {
         let source = canonical(source);
         if self.locked == Some(source) {
+            self.heard = Some(now);
             return Verdict::Accepted;
         }
-        if self.preferred == Some(source) {
-            return self.lock(source);
+        if self.preferred == Some(source) && (self.locked.is_none() || !self.authentic || self.is_silent(now))
+        {
+            return self.lock(now, source);
         }
-        if self.locked.is_some() {
-            return Verdict::Foreign;
-        }
-        let passed = self.probe(now, source, ssrc, sequence);
-        if passed { self.lock(source) } else { Verdict::Foreign }
+        let passed = match (self.authentic, self.locked) {
+            (true, None) => self.may_be_authentic(source),
+            (true, Some(_)) => {
+                self.may_be_authentic(source)
+                    && self.is_silent(now)
+                    && self.probe(now, source, ssrc, sequence, Duration::ZERO)
+            }
+            (false, None) => match self.patience(source) {
+                Some(silence) => self.probe(now, source, ssrc, sequence, silence),
+                None => false,
+            },
+            (false, Some(_)) => false,
+        };
+        if passed { self.lock(now, source) } else { Verdict::Foreign }
     }
 
-    /// Whether control packets of this address belong to the stream: the host of the source or of the SDP.
-    pub fn is_peer(&self, source: SocketAddr) -> bool {
+    /// Whether control packets may come from this host without being named: the source's, if that one is not named
+    /// either; before there is a source, the signaller's.
+    pub fn may_control(&self, source: SocketAddr) -> bool {
         let ip = source.ip().to_canonical();
-        match self.destination() {
-            Some(destination) => destination.ip() == ip,
-            None => false,
+        match self.locked {
+            Some(locked) => locked.ip() == ip && self.preferred != Some(locked),
+            None => !self.names(source) && self.reach.signals_from(ip) && self.reach.learns(ip),
         }
     }
 
-    fn lock(&mut self, source: SocketAddr) -> Verdict {
+    /// Whether the SDP names this host.
+    fn names(&self, source: SocketAddr) -> bool {
+        self.preferred.is_some_and(|preferred| preferred.ip() == source.ip().to_canonical())
+    }
+
+    fn may_be_authentic(&self, source: SocketAddr) -> bool {
+        self.names(source) || self.reach.allows(source)
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        self.heard.is_none_or(|heard| now.saturating_duration_since(heard) >= SILENCE_AUTHENTIC)
+    }
+
+    /// How long the SDP address must be silent before this one may take its place; `None`: never.
+    fn patience(&self, source: SocketAddr) -> Option<Duration> {
+        if !self.names(source) && !self.reach.learns(source.ip()) {
+            return None;
+        }
+        match self.preferred {
+            None => Some(Duration::ZERO),
+            Some(_) if self.names(source) || self.reach.signals_from(source.ip()) => Some(SILENCE),
+            Some(_) => Some(SILENCE_ELSEWHERE),
+        }
+    }
+
+    fn lock(&mut self, now: Instant, source: SocketAddr) -> Verdict {
         self.locked = Some(source);
+        self.heard = Some(now);
         self.candidate = None;
         Verdict::Locked
     }
 
-    fn probe(&mut self, now: Instant, source: SocketAddr, ssrc: u32, sequence: u16) -> bool {
+    fn probe(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        ssrc: u32,
+        sequence: u16,
+        silence: Duration,
+    ) -> bool {
         let fresh = Candidate {
             address: source,
             ssrc,
@@ -134,25 +192,18 @@ impl SourceLock {
         candidate.next = sequence.wrapping_add(1);
         candidate.passed = candidate.passed.saturating_add(1);
         candidate.last = now;
-        let known = [self.preferred.map(|address| address.ip()), self.signalling];
-        let silence = match self.preferred {
-            None => Duration::ZERO,
-            Some(_) if known.contains(&Some(source.ip())) => SILENCE,
-            Some(_) => SILENCE_STRANGER,
-        };
         candidate.passed >= PROBATION && now.duration_since(candidate.since) >= silence
     }
 }
 
 /// IPv4 seen through an IPv6 socket is IPv4.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Port 0 and the unspecified address (hold of old) are nobody; media never goes to a group.
 fn is_usable(address: &SocketAddr) -> bool {
-    let broadcast = matches!(address.ip().to_canonical(), std::net::IpAddr::V4(ip) if ip.is_broadcast());
-    address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast() && !broadcast
+    address.port() != 0 && is_one_host(address.ip())
 }
 
 #[cfg(test)]
@@ -163,8 +214,17 @@ mod tests {
         text.parse().expect("an address")
     }
 
+    /// Signals from 198.51.100.7, owns 203.0.113.0/24, and may name addresses of 192.0.2.0/24.
+    fn reach() -> Reach {
+        Reach {
+            signalling: Some(at("198.51.100.7:1").ip()),
+            trusted: ["192.0.2.0/24".parse().expect("a network")].into(),
+            own: ["203.0.113.0/24".parse().expect("a network")].into(),
+        }
+    }
+
     fn lock() -> SourceLock {
-        SourceLock::new(Some(at("192.0.2.1:4000")), Some(at("198.51.100.7:1").ip()))
+        SourceLock::new(Some(at("192.0.2.1:4000")), reach(), false)
     }
 
     /// Packets 20 ms apart from one address; how many were accepted.
@@ -234,17 +294,52 @@ mod tests {
     }
 
     #[test]
-    fn without_an_sdp_address_probation_alone_decides() {
-        let mut lock = SourceLock::new(Some(at("0.0.0.0:4000")), None);
+    fn without_an_sdp_address_the_signaller_locks_after_probation_and_nobody_else_ever() {
+        let mut lock = SourceLock::new(Some(at("0.0.0.0:4000")), reach(), false);
+        let now = Instant::now();
         assert_eq!(lock.destination(), None);
-        assert_eq!(play(&mut lock, Instant::now(), "127.0.0.1:5000", 10), 7);
+        assert_eq!(play(&mut lock, now, "192.0.2.1:5000", 500), 0);
+        assert_eq!(play(&mut lock, now, "198.51.100.7:5000", 10), 7);
+    }
+
+    #[test]
+    fn a_patient_stranger_waits_for_ever() {
+        for stranger in ["192.0.2.2:4000", "198.51.100.8:4000", "127.0.0.1:4000", "224.0.0.5:4000"] {
+            let (mut lock, now) = (lock(), Instant::now());
+            assert_eq!(play(&mut lock, now, stranger, 3000), 0, "{stranger}");
+            assert_eq!(lock.destination(), Some(at("192.0.2.1:4000")));
+            // Nor does it keep the peer out that comes from elsewhere.
+            let later = now + Duration::from_secs(60);
+            assert!(play(&mut lock, later, "198.51.100.7:4000", 100) > 80);
+        }
+    }
+
+    #[test]
+    fn authentic_packets_lock_at_once_and_move_the_lock_once_the_source_is_silent() {
+        let mut lock = SourceLock::new(Some(at("10.0.0.1:4000")), reach(), true);
+        let now = Instant::now();
+        assert_eq!(play(&mut lock, now, "198.51.100.7:4000", 50), 50);
+        // The same moment from elsewhere: the source lives.
+        assert_eq!(play(&mut lock, now + Duration::from_millis(1000), "192.0.2.9:4000", 1), 0);
+        let moved = play(&mut lock, now + Duration::from_secs(2), "192.0.2.9:4000", 50);
+        assert_eq!(moved, 47, "after four in sequence");
+        assert_eq!(lock.destination(), Some(at("192.0.2.9:4000")));
+        // With or without keys: nothing goes where this peer may not send it.
+        assert_eq!(play(&mut lock, now + Duration::from_secs(9), "8.8.8.8:4000", 500), 0);
+    }
+
+    #[test]
+    fn what_was_learnt_in_the_clear_is_forgotten_once_packets_are_authenticated() {
+        let (mut lock, now) = (lock(), Instant::now());
+        play(&mut lock, now, "203.0.113.9:4000", 100);
+        lock.set_authentic(true);
+        assert_eq!((lock.locked(), lock.destination()), (None, Some(at("192.0.2.1:4000"))));
     }
 
     #[test]
     fn mapped_addresses_are_the_same_address() {
         let (mut lock, now) = (lock(), Instant::now());
         assert_eq!(lock.judge(now, at("[::ffff:192.0.2.1]:4000"), 7, 1), Verdict::Locked);
-        assert!(lock.is_peer(at("192.0.2.1:4001")) && !lock.is_peer(at("192.0.2.2:4001")));
     }
 
     #[test]

@@ -58,6 +58,13 @@ impl Timeline {
         self.jumps
     }
 
+    /// The newest moment and its timestamp.
+    pub fn newest(&self) -> Option<(Pts, u32)> {
+        let anchor = self.anchor.as_ref().filter(|anchor| anchor.offset != i64::MIN)?;
+        let nanos = self.nanos(anchor.extended).saturating_add(anchor.offset);
+        Some((Pts::from_nanos(nanos), anchor.timestamp))
+    }
+
     fn nanos(&self, extended: i64) -> i64 {
         (i128::from(extended) * 1_000_000_000 / i128::from(self.clock_rate)) as i64
     }

@@ -309,6 +309,12 @@ impl VideoStream {
         self.session.handle_time(now);
     }
 
+    /// A moment on the sender's clock subtracted from the same moment here, as pictures are placed; in nanoseconds.
+    pub fn clock_offset(&self) -> Option<i64> {
+        let (pts, timestamp) = self.assembly.timeline.newest()?;
+        Some(pts.nanos() - self.session.sender_time(timestamp)?)
+    }
+
     /// When [`VideoStream::handle_time`] is next needed.
     pub fn wake_at(&self) -> Instant {
         let others = [
@@ -334,6 +340,11 @@ impl VideoStream {
 
     pub fn poll_event(&mut self) -> Option<SourceEvent> {
         self.session.poll_event()
+    }
+
+    /// Whether packets are authenticated before they come here from now on (SRTP).
+    pub fn set_authentic(&mut self, authentic: bool) {
+        self.session.set_authentic(authentic);
     }
 
     /// The decoder or the engine needs a key picture from the peer.
@@ -600,6 +611,7 @@ mod tests {
     use crate::media::nal;
     use crate::rtp::packet::{Header, Packet, Writer};
     use crate::rtp::payload::h264::PacketizationMode;
+    use crate::rtp::reach::Reach;
     use crate::rtp::rtcp::{self, Message};
 
     const SPS: [u8; 14] =
@@ -622,7 +634,8 @@ mod tests {
                 cname: "eyeline".into(),
                 remote: Some(peer()),
                 remote_rtcp: Some(at("192.0.2.1:4001")),
-                signalling: None,
+                reach: Reach::default(),
+                authentic: false,
                 rtcp_mux: false,
                 receives: true,
                 sends: true,
@@ -1024,7 +1037,10 @@ mod tests {
 
     #[test]
     fn whoever_begins_to_receive_gets_a_key_picture() {
-        let mut world = World::new(|settings| settings.stream.remote = None);
+        let mut world = World::new(|settings| {
+            settings.stream.remote = None;
+            settings.stream.reach.signalling = Some(peer().ip());
+        });
         world.stream.send(world.now(0), &picture(true, true, 500, Pts::ZERO));
         assert_eq!(world.stream.counters().units_unsent, 1);
         for n in 0..5 {

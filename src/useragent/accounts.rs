@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
+use super::terms::Terms;
 use super::{Dial, Do, UserAgent};
+use crate::call::negotiate::{KeyOffer, SrtpPolicy};
 use crate::sip::digest::Credentials;
 use crate::sip::register::{self, Registrant, State};
 use crate::sip::{Headers, Hop, Method, NameAddr, Outside, RequestId, ResolveId, Transport, Uri};
@@ -27,6 +29,9 @@ pub struct Account {
     pub outbound_proxy: Option<Uri>,
     /// `urn:uuid:…`, the same after every start (RFC 5626 §4.1).
     pub instance: String,
+    /// `None`: what holds for everybody.
+    pub srtp: Option<SrtpPolicy>,
+    pub key_offer: Option<KeyOffer>,
 }
 
 impl std::fmt::Debug for Account {
@@ -58,6 +63,21 @@ impl Accounts {
         self.held
             .iter()
             .any(|held| held.registrant.hop().is_some_and(|hop| hop.remote.ip().to_canonical() == source))
+    }
+
+    /// What an account says of the media of calls over it.
+    pub fn terms(&self, name: &str) -> Option<Terms> {
+        self.held.iter().find(|held| held.account.name == name).map(Held::terms)
+    }
+
+    /// The same of a call that comes from where an account is registered, for its user if several are.
+    pub fn terms_of_caller(&self, source: IpAddr, user: &str) -> Option<Terms> {
+        let source = source.to_canonical();
+        let there =
+            |held: &&Held| held.registrant.hop().is_some_and(|hop| hop.remote.ip().to_canonical() == source);
+        let named = |held: &&Held| held.account.username == user;
+        let mut all = self.held.iter().filter(there);
+        all.clone().find(named).or_else(|| all.next()).map(Held::terms)
     }
 
     pub fn states(&self) -> impl Iterator<Item = (&str, &State)> {
@@ -125,6 +145,10 @@ impl Held {
         let registrant = Registrant::new(now, account.expires, seed);
         let realm = account.realm.clone();
         Held { account, registrant, realm, resolving: None, asking: None }
+    }
+
+    fn terms(&self) -> Terms {
+        Terms { srtp: self.account.srtp, key_offer: self.account.key_offer, ice: false }
     }
 
     /// Our address there.

@@ -72,8 +72,9 @@ impl UserAgent {
             slides: route.slides,
             ..self.settings.media.clone()
         };
+        let account = self.accounts.terms_of_caller(source, &label.to);
         let settings = CallSettings {
-            media: terms::incoming(self.settings.admission.peers(), media, source, shown),
+            media: terms::incoming(self.settings.admission.peers(), media, (source, shown), account),
             address: self.settings.advertise.unwrap_or(invite.peer.local.ip()),
             label: Label {
                 agent: route.agent.clone(),
@@ -81,8 +82,7 @@ impl UserAgent {
                 ..self.label(id, label)
             },
             behaviour: route.behaviour,
-            room: Room { signalling: Some(invite.peer.remote.ip()), ..route.room },
-            reach: self.reach(invite.peer.remote.ip()),
+            room: Room { reach: self.reach(source, shown), ..route.room },
             origin: id.0,
             seed: self.secrets.random(),
             max_call: self.settings.max_call,

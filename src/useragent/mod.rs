@@ -14,6 +14,7 @@ pub mod peers;
 mod probing;
 mod reaching;
 mod redirect;
+mod referred;
 pub mod registrar;
 mod resolving;
 pub mod routing;
@@ -35,9 +36,9 @@ use crate::call::behaviour::{Behaviour, Room};
 use crate::call::early::Ring;
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
-use crate::call::reach::Reach;
 use crate::call::{Call, CallSettings, Ended, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
+use crate::rtp::reach::Reach;
 use crate::sip::{
     self, Access, ConnectionId, Endpoint, Event, Hop, NameAddr, Outgoing, Peer, ResolveId, Response,
     SessionId, Transport, Uri,
@@ -50,6 +51,7 @@ use crate::useragent::dialling::{Denied, DialReason, Dialling};
 use crate::useragent::probing::Probe;
 pub use crate::useragent::reaching::Way;
 use crate::useragent::redirect::Redirect;
+use crate::useragent::referred::Listeners;
 use crate::useragent::registrar::Registrar;
 use crate::useragent::resolving::Resolving;
 use crate::useragent::routing::Route;
@@ -181,6 +183,8 @@ pub struct UserAgent {
     redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
     transfers: Transfers,
+    /// Who hears of calls that were asked for by a REFER of its own.
+    listeners: Listeners,
     /// Calls that take the place of another, which ends with their answer.
     replacing: HashMap<CallId, CallId>,
     /// Live calls by their `X-Session-ID`.
@@ -210,6 +214,7 @@ impl UserAgent {
             endpoint: Endpoint::new(settings.sip.clone(), seed),
             dialling: settings.dialling.clone(),
             transfers: Transfers::default(),
+            listeners: Listeners::new(),
             replacing: HashMap::new(),
             sessions_named: HashMap::new(),
             intake: Intake::new(
@@ -375,9 +380,9 @@ impl UserAgent {
             media: terms::outgoing(
                 self.settings.admission.peers(),
                 dial.media.clone(),
-                first.remote.ip(),
+                (first.remote.ip(), first.name.as_deref()),
                 first.transport,
-                first.name.as_deref(),
+                dial.way.account.as_deref().and_then(|name| self.accounts.terms(name)),
             ),
             address: self.settings.advertise.unwrap_or(first.local.ip()),
             label: Label {
@@ -387,8 +392,7 @@ impl UserAgent {
                 ..self.label(id, dial.label.clone())
             },
             behaviour: dial.behaviour.clone(),
-            room: Room { signalling: Some(first.remote.ip()), ..dial.room.clone() },
-            reach: self.reach(first.remote.ip()),
+            room: Room { reach: self.reach(first.remote.ip(), first.name.as_deref()), ..dial.room.clone() },
             origin: id.0,
             seed: self.secrets.random(),
             max_call: self.settings.dial_max,
@@ -498,6 +502,9 @@ impl UserAgent {
                 }
             }
             Event::OutsideRequested { request, asked } => {
+                if asked.method == sip::Method::Refer {
+                    return self.referred_apart(now, request, &asked);
+                }
                 let response = match asked.method {
                     sip::Method::Register => self.registered(now, &asked),
                     _ => self.outside_response(now, &asked),
@@ -512,11 +519,11 @@ impl UserAgent {
         }
     }
 
-    fn reach(&self, signalling: IpAddr) -> Reach {
+    /// `tls_name`: what the peer's certificate was proven to name.
+    fn reach(&self, signalling: IpAddr, tls_name: Option<&str>) -> Reach {
         let admission = &self.settings.admission;
-        let own = admission.peers().of(signalling, None).map_or(&[][..], |peer| &peer.networks);
-        let networks = admission.networks().iter().chain(own).copied().collect();
-        Reach { signalling: Some(signalling), networks }
+        let own = admission.peers().of(signalling, tls_name).map_or(&[][..], |peer| &peer.networks);
+        Reach { signalling: Some(signalling), trusted: admission.networks().into(), own: own.into() }
     }
 
     fn label(&self, id: CallId, label: Label) -> Label {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::call::negotiate::SrtpPolicy;
+use crate::call::negotiate::{KeyOffer, SrtpPolicy};
 use crate::sip::Uri;
 use crate::sip::digest::Credentials;
 
@@ -33,6 +33,7 @@ pub struct Peer {
     pub ice: bool,
     /// `None`: what holds for everybody.
     pub srtp: Option<SrtpPolicy>,
+    pub key_offer: Option<KeyOffer>,
 }
 
 /// All of them, in the order of the configuration.

@@ -4,39 +4,67 @@
 
 use std::net::IpAddr;
 
-use super::peers::Peers;
-use crate::call::negotiate::MediaSettings;
+use super::peers::{Peer, Peers};
+use crate::call::negotiate::{KeyOffer, MediaSettings, SrtpPolicy};
 use crate::sip::Transport;
 
-/// The terms for whoever signals from `source`, over a connection on which `tls_name` was proven.
+/// What one peer or account says; `None`: what holds for everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Terms {
+    pub srtp: Option<SrtpPolicy>,
+    pub key_offer: Option<KeyOffer>,
+    /// ICE that is offered is answered.
+    pub ice: bool,
+}
+
+impl Terms {
+    fn of(peer: &Peer) -> Self {
+        Terms { srtp: peer.srtp, key_offer: peer.key_offer, ice: peer.ice }
+    }
+
+    /// They stand before what holds for everybody.
+    fn over(self, media: MediaSettings) -> MediaSettings {
+        MediaSettings {
+            srtp: self.srtp.unwrap_or(media.srtp),
+            key_offer: self.key_offer.unwrap_or(media.key_offer),
+            ice: self.ice || media.ice,
+            ..media
+        }
+    }
+}
+
+/// The terms for whoever signals from `source`, over a connection on which `tls_name` was proven. `account`: those of
+/// the account that is registered there.
 pub(super) fn incoming(
     peers: &Peers,
     media: MediaSettings,
-    source: IpAddr,
-    tls_name: Option<&str>,
+    (source, tls_name): (IpAddr, Option<&str>),
+    account: Option<Terms>,
 ) -> MediaSettings {
-    let Some(peer) = peers.of(source, tls_name) else { return media };
-    MediaSettings { srtp: peer.srtp.unwrap_or(media.srtp), ice: peer.ice || media.ice, ..media }
+    match peers.of(source, tls_name).map(Terms::of).or(account) {
+        Some(terms) => terms.over(media),
+        None => media,
+    }
 }
 
-/// The terms for a call of ours. Whoever is reached over a WebSocket is a browser, which takes nothing but DTLS.
+/// The terms for a call of ours, over an account or not. Whoever is reached over a WebSocket is a browser, which takes
+/// nothing but DTLS.
 pub(super) fn outgoing(
     peers: &Peers,
     media: MediaSettings,
-    destination: IpAddr,
+    (destination, name): (IpAddr, Option<&str>),
     transport: Transport,
-    name: Option<&str>,
+    account: Option<Terms>,
 ) -> MediaSettings {
     let browser = media.browser || matches!(transport, Transport::Ws | Transport::Wss);
     // The name we verify on the connection is the one it is told by.
-    MediaSettings { browser, ..incoming(peers, media, destination, name) }
+    let media = incoming(peers, MediaSettings { browser, ..media }, (destination, name), None);
+    account.unwrap_or_default().over(media)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::peers::Peer;
     use super::*;
-    use crate::call::negotiate::SrtpPolicy;
     use crate::engine::plan::Direction;
     use crate::media::frame::Size;
 
@@ -51,6 +79,7 @@ mod tests {
             max_kbps: 500,
             slides: false,
             srtp: SrtpPolicy::Optional,
+            key_offer: KeyOffer::Sdes,
             dtls_fingerprint: None,
             ice: false,
             browser: false,
@@ -78,7 +107,8 @@ mod tests {
     #[test]
     fn a_peer_s_own_policy_comes_before_the_appliance_s() {
         let of = |source: &str, shown| {
-            let terms = incoming(&peers(), media(), source.parse().expect("an address"), shown);
+            let source = source.parse().expect("an address");
+            let terms = incoming(&peers(), media(), (source, shown), None);
             (terms.srtp, terms.ice)
         };
         assert_eq!(of("192.0.2.9", None), (SrtpPolicy::Required, false));
@@ -88,8 +118,20 @@ mod tests {
 
     #[test]
     fn a_browser_is_known_by_its_transport() {
-        let of = |transport| outgoing(&peers(), media(), [192, 0, 2, 9].into(), transport, None);
+        let of = |transport| outgoing(&peers(), media(), ([192, 0, 2, 9].into(), None), transport, None);
         assert!(of(Transport::Wss).browser && !of(Transport::Tls).browser);
         assert_eq!(of(Transport::Udp).srtp, SrtpPolicy::Required);
+    }
+
+    #[test]
+    fn an_account_s_terms_stand_before_its_peer_s_when_we_call_and_behind_them_when_it_does() {
+        let account = Terms { srtp: Some(SrtpPolicy::Off), key_offer: Some(KeyOffer::Dtls), ice: false };
+        let peer = ([192, 0, 2, 9].into(), None);
+        let ours = outgoing(&peers(), media(), peer, Transport::Udp, Some(account));
+        assert_eq!((ours.srtp, ours.key_offer), (SrtpPolicy::Off, KeyOffer::Dtls));
+        let theirs = incoming(&peers(), media(), peer, Some(account));
+        assert_eq!((theirs.srtp, theirs.key_offer), (SrtpPolicy::Required, KeyOffer::Sdes));
+        let nobody_else = incoming(&peers(), media(), ([203, 0, 113, 1].into(), None), Some(account));
+        assert_eq!(nobody_else.srtp, SrtpPolicy::Off);
     }
 }

@@ -10,33 +10,27 @@ use crate::sip::{Method, OutsideRequest};
 impl UserAgent {
     /// The answer to a request outside of any dialog that is nobody else's.
     pub(super) fn outside_response(&mut self, now: Instant, asked: &OutsideRequest) -> Response {
-        let (status, text, header) = match &asked.method {
+        let (status, header) = match &asked.method {
             Method::Message => match text_of(asked.body.as_ref()) {
-                Ok(text) => (self.take_text(now, asked, &text), None, None),
-                Err(status) => (status, None, (status == 415).then_some(("Accept", PLAIN))),
+                Ok(text) => (self.take_text(now, asked, &text), None),
+                Err(status) => (status, (status == 415).then_some(("Accept", PLAIN))),
             },
-            // Who is in no call with us has nothing to transfer.
-            Method::Refer => (403, Some("REFER Outside Of A Call"), None),
-            Method::Notify => (481, None, None),
-            Method::Subscribe | Method::Publish => (489, None, Some(("Allow-Events", "refer"))),
+            Method::Notify => (481, None),
+            Method::Subscribe | Method::Publish => (489, Some(("Allow-Events", "refer"))),
             Method::Register
             | Method::Invite
             | Method::Ack
             | Method::Bye
             | Method::Cancel
             | Method::Options
+            | Method::Refer
             | Method::Info
             | Method::Update
             | Method::Prack
-            | Method::Other(_) => (405, None, None),
+            | Method::Other(_) => (405, None),
         };
         let headers = header.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Response {
-            status,
-            reason: text.map(str::to_owned),
-            headers: headers.into_iter().collect(),
-            ..Response::default()
-        }
+        Response { status, headers: headers.into_iter().collect(), ..Response::default() }
     }
 
     /// 200: it stands in a call's record. 202: it was heard, and there is no call to write it to.

@@ -27,7 +27,7 @@ const NEWS_LIMIT: Duration = Duration::from_secs(90);
 /// Whoever sent its call away hangs up within this, or we do.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(10);
 /// Seconds a subscription is said to last; the call it is about has a final answer before.
-const SUBSCRIPTION_S: u32 = 180;
+pub(super) const SUBSCRIPTION_S: u32 = 180;
 
 /// Where the peer of a call is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +138,7 @@ impl UserAgent {
 
     /// A call told something: that may concern a transfer it belongs to.
     pub(super) fn transfer_news(&mut self, now: Instant, call: CallId, (status, text): (u16, String)) {
+        self.tell_listener(now, call, status, &text);
         let Some(referrer) = self.transfers.made_for.get(&call).copied() else { return };
         let Some(theirs) = self.transfers.theirs.get_mut(&referrer) else { return };
         if theirs.told == status || theirs.told >= 200 {

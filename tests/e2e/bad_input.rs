@@ -234,7 +234,7 @@ fn a_flood_of_broken_media_is_counted_and_the_call_goes_on() {
             sent += 1;
         }
     };
-    let sending = Sending { time: Duration::from_millis(4500), video: None, tone: Some(HERTZ), fps: 15 };
+    let sending = Sending { time: Duration::from_millis(4500), tone: Some(HERTZ), ..Sending::default() };
     let received = caller.stream_as(&answer, &sending, flood);
     assert_eq!(sent, 1000);
     let log = appliance.process.log();

@@ -68,8 +68,8 @@ fn the_binary_answers_every_make_as_written() {
     assert!(asked >= 35, "{asked} offers");
 }
 
-/// Offers that need a codec this version does not have: Opus alone, and VP8 for the picture.
-const OUT_OF_REACH: [&str; 2] = ["whatsapp_calling_sdes", "bria_4_1_text"];
+/// Offers that need a codec this version does not have: VP8 for the picture.
+const OUT_OF_REACH: [&str; 1] = ["bria_4_1_text"];
 
 /// The judge and the bodies of real endpoints, when they lie beside the checkout.
 #[test]

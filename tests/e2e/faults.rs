@@ -13,7 +13,7 @@ use crate::harness::picture::{self, Clip, Picture, judge_face};
 use crate::harness::uac::{Caller, Packetized, Sending};
 use crate::harness::{media, sound, turn};
 
-const TALK: Duration = Duration::from_secs(10);
+const TALK: Duration = Duration::from_secs(7);
 /// The scripted caller's pictures a second; baresip sends 15 beside it.
 const FPS: u32 = 30;
 const HERTZ: f64 = 700.0;
@@ -106,7 +106,8 @@ fn withstands(plan: &str, least: usize) {
     baresip.dial(&appliance.uri());
     let mut caller = Caller::new(&appliance.uri());
     let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(1))));
-    let sending = Sending { time: TALK, video: Some(&packets), fps: FPS, tone: Some(HERTZ) };
+    let sending =
+        Sending { time: TALK, video: Some(&packets), fps: FPS, tone: Some(HERTZ), ..Sending::default() };
     let machine = Hiccups::watch();
     let received = caller.stream_as(&answer, &sending, |_, _| ());
     let hiccup = machine.worst();

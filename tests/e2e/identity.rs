@@ -166,12 +166,13 @@ fn kamailio_registers_us_calls_us_and_is_called_with_proof() {
 }
 
 #[test]
-fn a_registrar_that_restarts_without_its_memory_has_us_back_within_a_minute() {
+fn a_registrar_that_restarts_without_its_memory_has_us_back_with_the_next_refresh() {
     let _turn = turn();
+    // Twenty seconds instead of the usual five minutes, of which 55 s are used over UDP: `sip::register` shows that.
     let mut kamailio = Kamailio::start();
     let account = |name: &str, more: &str| {
         format!(
-            r#"{{name="{name}", registrar="sip:{}{more}", username="{name}", password="s3cret"}}"#,
+            r#"{{name="{name}", registrar="sip:{}{more}", username="{name}", password="s3cret", expires_s=20}}"#,
             kamailio.sip
         )
     };
@@ -186,7 +187,7 @@ fn a_registrar_that_restarts_without_its_memory_has_us_back_within_a_minute() {
     kamailio.start_again();
     let back = Instant::now();
     for user in ["201", "200"] {
-        let left = Duration::from_secs(60).saturating_sub(back.elapsed());
+        let left = Duration::from_secs(21).saturating_sub(back.elapsed());
         assert!(kamailio.reaches(user, left), "{user}: {}", appliance.process.last_words());
     }
 }

@@ -9,7 +9,7 @@ use crate::harness::capture::Stream;
 use crate::harness::picture::{self, Clip, judge_face};
 use crate::harness::process::output_of;
 use crate::harness::uac::{Answer, Caller, Packetized, Received};
-use crate::harness::{media, turn};
+use crate::harness::{media, turn, wait_for};
 
 fn audio_and(caller: &Caller, video: Option<&str>, direction: &str) -> String {
     caller.offer(video).replace("a=sendrecv", &format!("a={direction}"))
@@ -71,7 +71,9 @@ fn video_joins_a_running_call_and_leaves_it_again() {
     let after = caller.stream(&answer, Duration::from_secs(2), None);
     assert_sound(&after.audio, 2.0, "sound alone again");
     assert!(after.video.packets.is_empty(), "no picture after the video line was closed");
-    std::net::UdpSocket::bind(("127.0.0.1", video_port)).expect("the video port is closed");
+    let closed =
+        wait_for(Duration::from_secs(4), || std::net::UdpSocket::bind(("127.0.0.1", video_port)).ok());
+    assert!(closed.is_some(), "the video port is closed after its rest");
     caller.hang_up();
     let seen = judge_face(&picture::read_h264(&with.video.h264()), &Clip::open("face.mp4"));
     assert!(seen.pictures > 45 && seen.hidden == seen.pictures, "{seen:?}");

@@ -78,23 +78,27 @@ fn baresip_calls_and_shakes_hands() {
 }
 
 #[test]
-fn baresip_is_called_with_keys_in_the_offer() {
+fn baresip_is_called_with_keys_in_the_offer_and_with_a_handshake() {
     let _turn = turn();
-    for (policy, protection) in [("optional", "srtp"), ("required", "srtp-mand")] {
+    for (policy, protection, via) in
+        [("optional", "srtp", "sdes"), ("required", "dtls_srtp", "dtls"), ("optional", "dtls_srtp", "dtls")]
+    {
         let baresip = Baresip::start(&Settings { answers: true, ..protected(protection) });
         let folder = tempfile::tempdir().unwrap();
         let output = eyeline()
             .current_dir(folder.path())
-            .args(["call", &baresip.uri(), "--json", "--out", "received", "--duration", "5", "--video"])
+            .args(["call", &baresip.uri(), "--json", "--out", "received", "--duration", "4", "--video"])
             .arg(media("scene.mp4"))
             .args(["--set", &format!("media.srtp=\"{policy}\"")])
+            .args(["--set", &format!("media.srtp_offer=\"{via}\"")])
             .output()
             .unwrap();
         let problem = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{policy}: {problem}");
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         for line in ["audio", "video"] {
-            assert_eq!(report[line]["srtp"], "AES_CM_128_HMAC_SHA1_80", "{policy}: {report}");
+            assert_eq!(report[line]["srtp_via"], via, "{policy}: {report}");
+            assert!(report[line]["srtp"].as_str().is_some_and(|suite| suite.starts_with("AE")), "{report}");
             assert!(report[line]["packets_received"].as_u64() > Some(50), "{policy}: {report}");
         }
         let saved = std::fs::read_dir(folder.path().join("received")).unwrap().flatten();

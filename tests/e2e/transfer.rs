@@ -124,6 +124,120 @@ fn a_phone_is_sent_to_another_phone() {
 }
 
 #[test]
+fn a_call_that_is_redirected_reaches_whom_may_be_called() {
+    let _turn = turn();
+    let mut callee = phone();
+    // Where the call is sent on from: it answers like any phone that has been told to divert.
+    let mut diverted = Caller::new(&callee.uri());
+    let first = format!("sip:diverted@{}", diverted.address());
+    let appliance = appliance(&[first.clone(), callee.uri()]);
+    let body = json!({ "to": first, "agent": "mirror", "video": false }).to_string();
+    let (status, placed) = appliance.api("POST", "/api/v1/calls", &body);
+    assert_eq!(status, 201, "{placed}");
+    let moved = format!("302 Moved Temporarily\r\nContact: <sip:+900123@127.0.0.1:5999>, <{}>", callee.uri());
+    assert!(diverted.is_asked("INVITE", &moved, "", soon()).is_some());
+    assert!(diverted.is_asked("ACK", "-", "", soon()).is_some(), "the 302 is acknowledged");
+    assert!(callee.event(soon(), &["CALL_ESTABLISHED"]).is_some(), "{}", appliance.process.last_words());
+    callee.talk(Duration::from_millis(1500));
+    let id = placed["id"].as_str().expect("an id").to_owned();
+    let call = state(&appliance, &id);
+    assert_eq!(call["state"], "established", "{call}");
+    assert!(call["audio"]["packets_received"].as_u64() > Some(25), "{call}");
+    assert_eq!(appliance.api("DELETE", &format!("/api/v1/calls/{id}"), "").0, 200);
+    assert!(callee.closed(soon()).is_some());
+}
+
+#[test]
+fn an_application_asks_by_refer_that_somebody_is_called() {
+    let _turn = turn();
+    let mut callee = phone();
+    let appliance = appliance(&[callee.uri()]);
+    let mut asking = Caller::new(&appliance.uri());
+    let refused = asking.ask("REFER", "Refer-To: <sip:+900123456@127.0.0.1:5999>\r\n", "");
+    assert!(refused.starts_with("SIP/2.0 403"), "{refused}");
+    assert!(header(&refused, "Warning").is_some_and(|text| text.contains("dial_allow")), "{refused}");
+
+    let taken = asking.ask("REFER", &format!("Refer-To: <{}>\r\n", callee.uri()), "");
+    assert!(taken.starts_with("SIP/2.0 202"), "{taken}");
+    let tag = header(&taken, "To").and_then(|to| to.split(";tag=").nth(1)).expect("a dialog").to_owned();
+    let mut news: Vec<String> = Vec::new();
+    while news.last().is_none_or(|last| !last.contains("terminated")) {
+        let notify = asking.is_asked("NOTIFY", "200 OK", "", soon());
+        news.push(
+            notify.unwrap_or_else(|| panic!("news after {news:?}; {}", appliance.process.last_words())),
+        );
+    }
+    assert!(news[0].contains("SIP/2.0 100 Trying") && news[0].contains("Event: refer;id="), "{news:?}");
+    assert!(
+        news.iter().all(|notify| header(notify, "From").is_some_and(|from| from.contains(&tag))),
+        "{news:?}"
+    );
+    assert!(news.last().is_some_and(|last| last.contains("SIP/2.0 200 OK")), "{news:?}");
+    assert!(callee.event(soon(), &["CALL_ESTABLISHED"]).is_some(), "{}", callee.process.last_words());
+    callee.talk(Duration::from_secs(1));
+    let live = appliance.live_calls();
+    assert_eq!(
+        (live.len(), &live[0]["agent"], &live[0]["direction"]),
+        (1, &json!("mirror"), &json!("outbound"))
+    );
+    callee.hang_up();
+}
+
+#[test]
+fn texts_outside_of_a_call_are_written_to_the_call_of_their_sender() {
+    let _turn = turn();
+    let appliance = appliance(&[]);
+    let mut caller = Caller::new(&appliance.uri());
+    let plain = "Content-Type: text/plain\r\n";
+    let text = |caller: &mut Caller, text: &str| caller.ask("MESSAGE", plain, text);
+    let apart = text(&mut caller, "is anybody there?");
+    assert!(apart.starts_with("SIP/2.0 202"), "{apart}");
+    let html = caller.ask("MESSAGE", "Content-Type: text/html\r\n", "<b>");
+    assert!(html.starts_with("SIP/2.0 415") && header(&html, "Accept") == Some("text/plain"), "{html}");
+    let mut talking = Caller::new(&appliance.uri());
+    assert_eq!(talking.invite(&talking.offer(None)).status, 200);
+    let heard = text(&mut caller, "the parcel is behind the bin");
+    assert!(heard.starts_with("SIP/2.0 200"), "{heard}");
+    talking.hang_up();
+    let record = appliance.call_record(&appliance.finished_recording());
+    let events = record["events"].as_array().expect("events");
+    let texts: Vec<&Value> = events
+        .iter()
+        .filter(|event| event["kind"] == "message.received")
+        .map(|event| &event["data"]["text"])
+        .collect();
+    assert_eq!(texts, [&json!("the parcel is behind the bin")], "{record}");
+
+    for (strangers, answer) in [("reject", Some("SIP/2.0 403")), ("drop", None)] {
+        let policy = format!("sip.strangers=\"{strangers}\"");
+        let closed = Appliance::start(&["sip.trusted=[\"192.0.2.0/24\"]", &policy]);
+        let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        stranger.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+        let own = stranger.local_addr().unwrap();
+        let message = format!(
+            "MESSAGE sip:mirror@{} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKm{}\r\nMax-Forwards: 70\r\n\
+             From: <sip:nobody@{own}>;tag=1\r\nTo: <sip:mirror@{}>\r\nCall-ID: stranger-{}\r\nCSeq: 1 MESSAGE\r\n\
+             {plain}Content-Length: 300\r\n\r\n{}",
+            closed.sip,
+            own.port(),
+            closed.sip,
+            own.port(),
+            "x".repeat(300)
+        );
+        stranger.send_to(message.as_bytes(), closed.sip).unwrap();
+        let mut buffer = [0; 2000];
+        let heard = stranger
+            .recv(&mut buffer)
+            .ok()
+            .map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
+        match answer {
+            Some(start) => assert!(heard.as_ref().is_some_and(|heard| heard.starts_with(start)), "{heard:?}"),
+            None => assert_eq!(heard, None),
+        }
+    }
+}
+
+#[test]
 fn an_application_calls_a_phone_holds_it_presses_keys_and_hangs_up() {
     let _turn = turn();
     let mut callee = phone();

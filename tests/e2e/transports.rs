@@ -20,7 +20,7 @@ use crate::harness::appliance::{Appliance, eyeline};
 use crate::harness::baresip::{Baresip, Settings};
 use crate::harness::certificates::{Authority, Files, shown};
 use crate::harness::name_server::{NameServer, Record};
-use crate::harness::{free_ports, turn, wait_for};
+use crate::harness::{free_ports, media, sound, turn, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(8);
 
@@ -57,20 +57,31 @@ fn assert_call(output: &Output) {
 }
 
 #[test]
-fn baresip_calls_with_sound_and_picture_over_tls() {
+fn baresip_calls_with_sound_and_picture_over_tls_and_srtp() {
     let _turn = turn();
     let authority = Authority::new();
     let ours = authority.issue("ours", &["127.0.0.1", "localhost"]);
     let theirs = authority.issue("theirs", &["127.0.0.1"]);
-    let (appliance, port) = appliance_with("tls", &[&shown(&ours, None)]);
+    let echo = r#"agent.mirror={kind="mirror", audio="echo"}"#;
+    let settings = [&shown(&ours, None), echo, "media.srtp=\"required\""];
+    let (appliance, port) = appliance_with("tls", &settings);
     let tls = Some((theirs.both, authority.ca()));
-    let mut baresip = Baresip::start(&Settings { tls, ..Settings::default() });
+    let protected =
+        Settings { protection: Some("srtp-mand"), sound: media("tone700.wav"), ..Settings::default() };
+    let mut baresip = Baresip::start(&Settings { tls, ..protected });
     baresip.dial(&format!("sip:mirror@127.0.0.1:{port};transport=tls"));
     baresip.talk(Duration::from_secs(4));
     baresip.snapshot();
     baresip.hang_up();
+    let heard = sound::read(&baresip.heard(), 1).remove(0);
+    assert!(sound::tone_share(&heard, 700.0) > 0.8, "the tone comes back through both");
     let record = appliance.call_record(&appliance.finished_recording());
     assert_eq!(record["end_reason"].as_str(), Some("peer-hung-up"), "{record}");
+    for line in ["audio", "video"] {
+        assert_eq!(record[line]["srtp_via"], "sdes", "{record}");
+        assert!(record[line]["packets_received"].as_u64() > Some(50), "{record}");
+    }
+    assert!(record["video"]["pictures"]["decoded"].as_u64() > Some(20), "{record}");
 }
 
 #[test]
@@ -80,11 +91,16 @@ fn baresip_is_called_over_tls_and_only_with_the_right_certificate() {
     let call_with = |names: &[&str], ca: &Path| {
         let theirs = authority.issue("theirs", names);
         let tls = Some((theirs.both, authority.ca()));
-        let baresip = Baresip::start(&Settings { answers: true, clip: None, tls, ..Settings::default() });
+        let settings = Settings { answers: true, clip: None, tls, ..Settings::default() };
+        let baresip = Baresip::start(&Settings { protection: Some("srtp-mand"), ..settings });
         let uri = format!("sip:peer@127.0.0.1:{};transport=tls", baresip.sip.port() + 1);
-        call(&uri, &["--ca", ca.to_str().unwrap()])
+        call(&uri, &["--ca", ca.to_str().unwrap(), "--set", "media.srtp=\"required\""])
     };
-    assert_call(&call_with(&["127.0.0.1"], &authority.ca()));
+    let good = call_with(&["127.0.0.1"], &authority.ca());
+    assert_call(&good);
+    let report: serde_json::Value = serde_json::from_slice(&good.stdout).unwrap();
+    assert_eq!(report["audio"]["srtp_via"], "sdes", "{report}");
+    assert!(report["audio"]["packets_received"].as_u64() > Some(50), "{report}");
     let wrong = call_with(&["other.example"], &authority.ca());
     assert_eq!(wrong.status.code(), Some(1));
     let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
@@ -259,7 +275,8 @@ fn run(work: impl Future<Output = ()>) {
 fn a_browser_like_peer_calls_over_a_websocket() {
     let _turn = turn();
     // No RTP comes: the appliance gives up the second call by itself, over the same WebSocket.
-    let (_appliance, port) = appliance_with("ws", &["media.rtp_start_timeout_s=2"]);
+    let (_appliance, port) =
+        appliance_with("ws", &["media.rtp_start_timeout_s=2", "sip.origins=[\"https://phone.example\"]"]);
     run(async {
         for hangs_up in [true, false] {
             let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -268,6 +285,15 @@ fn a_browser_like_peer_calls_over_a_websocket() {
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let request = ClientRequestBuilder::new(format!("ws://127.0.0.1:{port}/").parse().unwrap());
         assert!(tokio_tungstenite::client_async(request, stream).await.is_err(), "only the subprotocol sip");
+        let pages =
+            [("https://evil.example", false), ("https://127.0.0.1", true), ("https://phone.example", true)];
+        for (page, may) in pages {
+            let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let request = ClientRequestBuilder::new(format!("ws://127.0.0.1:{port}/").parse().unwrap())
+                .with_sub_protocol("sip")
+                .with_header("Origin", page);
+            assert_eq!(tokio_tungstenite::client_async(request, stream).await.is_ok(), may, "{page}");
+        }
     });
 }
 

@@ -49,6 +49,8 @@ fn with_account(realm: Option<&str>) -> Settings {
         expires: seconds(300),
         outbound_proxy: None,
         instance: "urn:uuid:1".to_owned(),
+        srtp: None,
+        key_offer: None,
     };
     Settings { accounts: vec![account], ..settings() }
 }

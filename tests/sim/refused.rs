@@ -24,7 +24,7 @@ fn an_offer_without_a_known_codec_is_refused_with_its_reason() {
     world.act(|phone| phone.invite("100", Some(&unusable())));
     assert_eq!(world.phone().statuses(Method::Invite), [488]);
     let warning = world.phone().response(Method::Invite).headers.value("Warning").unwrap().to_owned();
-    assert_eq!(warning, "304 eyeline \"No common codec: G.711 audio or H.264 video\"");
+    assert_eq!(warning, "304 eyeline \"No common codec for sound or picture\"");
     world.end();
 }
 

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use eyeline::call::behaviour::mirror::Mirror;
 use eyeline::call::behaviour::{Behaviour, Room};
 use eyeline::call::end::EndReason;
-use eyeline::call::negotiate::{MediaSettings, SrtpPolicy};
+use eyeline::call::negotiate::{KeyOffer, MediaSettings, SrtpPolicy};
 use eyeline::call::{Ended, Tell};
 use eyeline::engine::plan::{
     AudioCodec, CallId, Command, Direction, Event, Label, Look, Picture, Streams, Timeouts, VideoOut,
 };
 use eyeline::media::frame::Size;
+use eyeline::rtp::reach::Reach;
 use eyeline::sip::locate::{Located, Place, locate};
 use eyeline::sip::register::State;
 use eyeline::sip::{self, Hop, NameAddr, Peer, Transport, Uri};
@@ -353,6 +354,7 @@ fn media() -> MediaSettings {
         max_kbps: 1000,
         slides: false,
         srtp: SrtpPolicy::Optional,
+        key_offer: KeyOffer::Sdes,
         dtls_fingerprint: None,
         ice: false,
         browser: false,
@@ -366,7 +368,7 @@ fn mirror() -> Behaviour {
 fn room() -> Room {
     let max = Size::new(1280, 720);
     Room {
-        signalling: None,
+        reach: Reach::default(),
         gate: None,
         look: Look {
             observers: Vec::new(),

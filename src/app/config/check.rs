@@ -149,7 +149,7 @@ mod tests {
         check("media.rtp_ports=[20000]", "first and the last");
         check("media.rtp_ports=[20000, 70000]", "1024 to 65535");
         check("media.audio_codecs=[]", "at least one");
-        check("media.audio_codecs=['opus']", "not in this version");
+        check("media.audio_codecs=['g729']", "opus");
         check("media.audio_codecs=['pcma', 'pcma']", "stands twice");
         check("video.max_width=641", "even sides; write 640");
         check("video.fps=0", "1 to 60");

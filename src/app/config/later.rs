@@ -42,7 +42,6 @@ const KEYS: &[&str] = &[
 
 /// Words that later versions take, by key.
 const WORDS: &[(&str, &[&str])] = &[
-    ("media.audio_codecs", &["opus", "g722"]),
     ("media.video_codecs", &["vp8"]),
     ("recording.video", &["agent", "side_by_side"]),
     ("agent.*.kind", &["pipeline", "realtime", "avatar", "bridge", "source"]),
@@ -78,7 +77,7 @@ mod tests {
         assert!(is_later_key("agent.reception.llm"));
         assert!(!is_later_key("sip.listen"));
         assert!(!is_later_key("overlay.caption"));
-        assert!(is_later_word("media.audio_codecs[0]", "opus"));
+        assert!(!is_later_word("media.audio_codecs[0]", "opus"));
         assert!(is_later_word("recording.night.video", "agent"));
         assert!(!is_later_word("media.audio_codecs", "pcma"));
     }

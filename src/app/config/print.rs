@@ -102,6 +102,7 @@ fn media_and_video(page: &mut Page, config: &Config) {
     page.texts("audio_codecs", media.audio_codecs.iter().map(|codec| codec.word()));
     page.texts("video_codecs", media.video_codecs.iter().map(|codec| codec.word()));
     page.word("srtp", media.srtp);
+    page.word("srtp_offer", media.srtp_offer);
     page.seconds("rtp_start_timeout_s", media.rtp_start_timeout);
     page.seconds("rtp_timeout_s", media.rtp_timeout);
     page.seconds("hold_timeout_s", media.hold_timeout);
@@ -252,6 +253,7 @@ mod tests {
             source = ["192.0.2.0/24", "2001:db8::/48"]
             networks = "198.51.100.0/24"
             srtp = "required"
+            srtp_offer = "dtls"
             uri = "sips:pbx.example.com:5071;transport=tcp"
             username = "eyeline"
             password = "${env:TOKEN}"
@@ -269,8 +271,10 @@ mod tests {
             expires_s = 60
             outbound_proxy = "sip:[2001:db8::1]:5080;transport=tcp"
             srtp = "off"
+            srtp_offer = "dtls"
             [media]
             srtp = "off"
+            srtp_offer = "dtls"
             [detector."number plates"]
             model = "./plates.onnx"
             iou = 0.3

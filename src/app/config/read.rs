@@ -107,10 +107,11 @@ fn media(section: &Section, into: &mut Media) {
     }
     section.words("audio_codecs", &mut into.audio_codecs);
     if into.audio_codecs.is_empty() {
-        section.problem("audio_codecs", "at least one of pcma, pcmu");
+        section.problem("audio_codecs", "at least one of opus, g722, pcma, pcmu");
     }
     section.words("video_codecs", &mut into.video_codecs);
     section.word("srtp", &mut into.srtp);
+    section.word("srtp_offer", &mut into.srtp_offer);
     section.duration("rtp_start_timeout_s", &mut into.rtp_start_timeout, SECOND, 0.5..=DAY_S);
     section.duration("rtp_timeout_s", &mut into.rtp_timeout, SECOND, 0.5..=DAY_S);
     section.duration("hold_timeout_s", &mut into.hold_timeout, SECOND, 1.0..=DAY_S);

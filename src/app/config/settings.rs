@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::secret::Secret;
 pub use super::sip::settings::{
-    Account, Busy, Listen, Sip, SipPeer, SrtpPolicy, Strangers, Tls, Transport, User,
+    Account, Busy, Listen, Sip, SipPeer, SrtpOffer, SrtpPolicy, Strangers, Tls, Transport, User,
 };
 use crate::engine::plan::AudioCodec;
 use crate::media::frame::Size;
@@ -120,7 +120,12 @@ words! {
 }
 
 impl Word for AudioCodec {
-    const ALL: &'static [(&'static str, Self)] = &[("pcma", AudioCodec::Pcma), ("pcmu", AudioCodec::Pcmu)];
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("opus", AudioCodec::Opus),
+        ("g722", AudioCodec::G722),
+        ("pcma", AudioCodec::Pcma),
+        ("pcmu", AudioCodec::Pcmu),
+    ];
 }
 
 /// `[media]`
@@ -134,6 +139,8 @@ pub struct Media {
     pub video_codecs: Vec<VideoCodec>,
     /// Where neither the peer nor the account says otherwise.
     pub srtp: SrtpPolicy,
+    /// The same of calls we make.
+    pub srtp_offer: SrtpOffer,
     /// From answer to the first RTP or RTCP.
     pub rtp_start_timeout: Duration,
     /// Without RTP and RTCP in a running call.
@@ -146,9 +153,10 @@ impl Default for Media {
     fn default() -> Self {
         Media {
             rtp_ports: (20_000, 20_999),
-            audio_codecs: vec![AudioCodec::Pcma, AudioCodec::Pcmu],
+            audio_codecs: vec![AudioCodec::Opus, AudioCodec::G722, AudioCodec::Pcma, AudioCodec::Pcmu],
             video_codecs: vec![VideoCodec::H264],
             srtp: SrtpPolicy::Optional,
+            srtp_offer: SrtpOffer::Sdes,
             rtp_start_timeout: Duration::from_secs(30),
             rtp_timeout: Duration::from_secs(15),
             hold_timeout: Duration::from_secs(1800),

@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::{Mistake, Refusal, Shared};
+use super::{Mistake, Refusal, Reins, Shared};
 use crate::engine::plan::CallId;
 use crate::useragent::control::{Asked, Kind, Place, Refused};
 
@@ -84,7 +84,7 @@ pub(super) async fn act(
 }
 
 async fn answer(shared: &Shared, asked: Asked, id: Option<&str>, good: StatusCode) -> Response {
-    let Some(controller) = &shared.controller else {
+    let Some(Reins { controller, .. }) = &shared.reins else {
         return Wrong::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "calls cannot be controlled here")
             .into_response();
     };
@@ -114,7 +114,7 @@ async fn answer(shared: &Shared, asked: Asked, id: Option<&str>, good: StatusCod
 }
 
 /// What a request is turned away with.
-struct Wrong {
+pub(super) struct Wrong {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -122,11 +122,11 @@ struct Wrong {
 }
 
 impl Wrong {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Wrong { status, code, message: message.into(), field: None }
     }
 
-    fn bad(field: &'static str, message: &str) -> Self {
+    pub(super) fn bad(field: &'static str, message: &str) -> Self {
         Wrong {
             field: Some(field),
             ..Wrong::new(StatusCode::BAD_REQUEST, "bad_request", format!("{field}: {message}"))
@@ -155,7 +155,7 @@ impl IntoResponse for Wrong {
 }
 
 /// Whether a browser says that a page of another site asks.
-fn is_foreign(headers: &HeaderMap) -> bool {
+pub(super) fn is_foreign(headers: &HeaderMap) -> bool {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let site = text(HeaderName::from_static("sec-fetch-site"));
     let crossed = site.is_some_and(|site| site != "same-origin" && site != "none");
@@ -165,16 +165,16 @@ fn is_foreign(headers: &HeaderMap) -> bool {
     crossed || elsewhere
 }
 
-fn foreign() -> Wrong {
+pub(super) fn foreign() -> Wrong {
     Wrong::new(StatusCode::FORBIDDEN, "foreign_origin", "a page of another site may not control calls")
 }
 
 /// The members of a JSON object.
 #[derive(Debug)]
-struct Fields(Map<String, Value>);
+pub(super) struct Fields(Map<String, Value>);
 
 /// Reads the body of a POST: JSON, small, in time, nothing unknown in it.
-async fn read(request: Request, known: &[&str]) -> Result<Fields, Wrong> {
+pub(super) async fn read(request: Request, known: &[&str]) -> Result<Fields, Wrong> {
     let (parts, body) = request.into_parts();
     if is_foreign(&parts.headers) {
         return Err(foreign());
@@ -207,7 +207,7 @@ async fn read(request: Request, known: &[&str]) -> Result<Fields, Wrong> {
 }
 
 impl Fields {
-    fn text(&self, name: &'static str) -> Result<Option<String>, Wrong> {
+    pub(super) fn text(&self, name: &'static str) -> Result<Option<String>, Wrong> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -266,6 +266,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let heard: Arc<Mutex<Vec<Asked>>> = Arc::default();
         let kept = heard.clone();
+        let kept_trace = trace_kept();
         let controller: Controller = Arc::new(move |asked| {
             kept.lock().unwrap().push(asked.clone());
             let refused = |kind, code| Some(Err(Refused::new(kind, code, "no")));
@@ -291,9 +292,22 @@ mod tests {
         let recent = vec![Arc::new(CallView { id: "old".into(), ..CallView::default() })];
         let snapshot = Snapshot { recent, ..Snapshot::default() };
         let access = Access::new(&settings::Console::default());
-        let router = router(access, Arc::new(move || snapshot.clone()), Some(controller));
+        let traced = kept_trace.clone();
+        let trace: super::super::Trace = Arc::new(move |length| traced.lock().unwrap().push(length));
+        let reins = Reins { controller, trace };
+        let router = router(access, Arc::new(move || snapshot.clone()), Some(reins));
         tokio::spawn(accept(listener, router, PATIENCE, stop.clone()));
         (address, heard, stop)
+    }
+
+    type Traced = Arc<Mutex<Vec<Option<Duration>>>>;
+
+    /// What was asked of the trace, in this test's thread.
+    fn trace_kept() -> Traced {
+        thread_local! {
+            static KEPT: Traced = Arc::default();
+        }
+        KEPT.with(Clone::clone)
     }
 
     async fn ask(address: SocketAddr, line: &str, headers: &str, body: &str) -> (u16, String) {
@@ -310,6 +324,24 @@ mod tests {
     }
 
     const IS_JSON: &str = "Content-Type: application/json\r\n";
+
+    #[tokio::test]
+    async fn the_trace_is_switched_on_for_a_while_and_off() {
+        let (address, _, _stop) = start().await;
+        let path = "/api/v1/sip-trace";
+        let (status, answer) = ask(address, &format!("POST {path}"), IS_JSON, r#"{"for":"10m"}"#).await;
+        assert!(status == 200 && answer.ends_with(r#"{"for_s":600}"#), "{answer}");
+        assert_eq!(ask(address, &format!("POST {path}"), IS_JSON, "").await.0, 200);
+        assert_eq!(ask(address, &format!("POST {path}"), IS_JSON, r#"{"for":"30h"}"#).await.0, 400);
+        assert_eq!(ask(address, &format!("POST {path}"), "", "").await.0, 415);
+        assert_eq!(
+            ask(address, &format!("DELETE {path}"), "Origin: http://evil.example\r\n", "").await.0,
+            403
+        );
+        assert_eq!(ask(address, &format!("DELETE {path}"), "", "").await.0, 200);
+        let expected = [Some(Duration::from_secs(600)), Some(Duration::from_secs(3600)), None];
+        assert_eq!(*trace_kept().lock().unwrap(), expected);
+    }
 
     #[tokio::test]
     async fn every_verb_reaches_the_control_loop_as_it_was_meant() {

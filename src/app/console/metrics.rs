@@ -10,6 +10,8 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::engine::lateness;
+
 use super::view::{CallView, Readiness, SETUP_BOUNDS_S, Snapshot, StreamView, Totals, VideoView};
 
 /// What `Content-Type` says of [`write()`]'s text.
@@ -41,6 +43,7 @@ impl Collector for Sheet {
         process(&mut out, snapshot)?;
         calls(&mut out, snapshot, &totals)?;
         sip(&mut out, snapshot)?;
+        codecs(&mut out, snapshot)?;
         media(&mut out, snapshot, &totals)?;
         video(&mut out, snapshot, &totals.video)?;
         worker_and_disk(&mut out, snapshot)
@@ -198,6 +201,22 @@ fn sip(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
 /// Name, help, and which counter of a stream it is.
 type Counted = (&'static str, &'static str, fn(&StreamView) -> u64);
 
+/// How many live streams each codec has.
+fn codecs(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
+    let mut found: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    for call in &snapshot.calls {
+        let audio = call.audio.as_ref().map(|stream| ("audio", stream));
+        let video = call.video.as_ref().map(|video| ("video", &video.stream));
+        for (media, stream) in audio.into_iter().chain(video) {
+            *found.entry((media, &stream.codec)).or_default() += 1;
+        }
+    }
+    let row = |((media, codec), count): ((&str, &str), u32)| {
+        ([label(("codec", codec)), label(("media", media))], f64::from(count))
+    };
+    out.gauges("streams", "Live streams by what is sent", found.into_iter().map(row))
+}
+
 fn media(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
     let both = [("audio", &totals.audio), ("video", &totals.video.stream)];
     let directed = |pick: fn(&StreamView) -> [(&'static str, u64); 2]| {
@@ -255,7 +274,48 @@ fn media(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
         })
     };
     out.gauges("jitter_seconds", "Interarrival jitter of live calls", live(|stream| Some(stream.jitter_ms)))?;
-    out.gauges("rtcp_rtt_seconds", "Round trip of live calls", live(|stream| stream.round_trip_ms))
+    out.gauges("rtcp_rtt_seconds", "Round trip of live calls", live(|stream| stream.round_trip_ms))?;
+    out.gauges(
+        "av_skew_seconds",
+        "How much sooner than their sound pictures of live calls come",
+        live(|stream| stream.skew_ms),
+    )?;
+    sound(out, snapshot, totals)
+}
+
+fn sound(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
+    let live =
+        || snapshot.calls.iter().filter_map(|call| Some((&call.id, call.audio.as_ref()?.quality.as_ref()?)));
+    let mos = live().flat_map(|(id, quality)| {
+        [("in", Some(quality.mos)), ("out", quality.peer_mos)]
+            .into_iter()
+            .filter_map(|(dir, mos)| Some(([label(("call", id)), label(("dir", dir))], mos?)))
+    });
+    out.gauges("mos_estimate", "Mean opinion score of live calls by the E-model: 1 to 4.4", mos)?;
+    let waits = live().map(|(id, quality)| ([label(("call", id))], quality.wait_ms / 1000.0));
+    out.gauges("jitter_buffer_seconds", "From the arrival of sound to its playing, of live calls", waits)?;
+    let total = totals.audio.quality.clone().unwrap_or_default();
+    let made = [("concealed", total.concealed_ms), ("stretched", total.stretched_ms)];
+    out.family(
+        (
+            "audio_made",
+            "Seconds of sound invented for lost packets, and left out or put in to follow a clock",
+        ),
+        MetricType::Counter,
+        made.map(|(how, ms)| ([label(("how", how))], ms as f64 / 1000.0)),
+        |encoder, seconds| encoder.encode_counter::<NoLabelSet, f64, f64>(&seconds, None),
+    )?;
+    let lateness = &snapshot.lateness;
+    let bounds = lateness::BOUNDS_S.into_iter().chain([f64::INFINITY]);
+    let buckets: Vec<(f64, u64)> = bounds.zip(lateness.buckets).collect();
+    out.0
+        .encode_descriptor(
+            "tick_lateness_seconds",
+            "How late beats of 20 ms come",
+            None,
+            MetricType::Histogram,
+        )?
+        .encode_histogram::<NoLabelSet>(lateness.sum_s, lateness.count(), &buckets, None)
 }
 
 fn video(out: &mut Out, snapshot: &Snapshot, totals: &VideoView) -> fmt::Result {
@@ -328,6 +388,8 @@ fn worker_and_disk(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
 mod tests {
     use std::time::Duration;
 
+    use crate::record::record::QualityRecord;
+
     use super::super::view::{CallDirection, ModelView, Part};
     use super::*;
 
@@ -335,18 +397,20 @@ mod tests {
         let stream =
             StreamView { packets_received: 100, packets_lost: 3, jitter_ms: 4.0, ..StreamView::default() };
         let video = VideoView {
-            stream: stream.clone(),
+            stream: StreamView { skew_ms: Some(2.0), ..stream.clone() },
             fps_in: 15.0,
             age_ms: 30.0,
             pictures_withheld: 2,
             ..VideoView::default()
         };
+        let quality = QualityRecord { mos: 4.1, wait_ms: 20.0, concealed_ms: 60, ..QualityRecord::default() };
+        let stream = StreamView { quality: Some(quality), ..stream };
         CallView {
             id: id.into(),
             from: "sip:+4930123456@example.com".into(),
             status: Some(200),
             setup: Some(Duration::from_millis(12)),
-            audio: Some(stream),
+            audio: Some(StreamView { codec: "opus".into(), ..stream }),
             video: Some(video),
             ..CallView::default()
         }
@@ -363,6 +427,7 @@ mod tests {
             ..CallView::default()
         });
         snapshot.parts.censor = vec![Part::bad("face", "no model")];
+        snapshot.lateness.buckets = [3, 4, 0, 0, 0, 0, 0, 0, 0, 1];
         snapshot.worker.models.insert("yunet".into(), ModelView { runs: 9, inference_ms: 5.0 });
         let page = write(snapshot);
         for line in [
@@ -370,8 +435,15 @@ mod tests {
             "eyeline_calls_total{dir=\"inbound\",result_code=\"200\"} 1",
             "eyeline_calls_total{dir=\"outbound\",result_code=\"486\"} 1",
             "eyeline_rtp_packets_total{dir=\"in\",media=\"video\"} 200",
+            "eyeline_streams{codec=\"opus\",media=\"audio\"} 1",
             "eyeline_rtp_lost_total{media=\"audio\"} 6",
             "eyeline_jitter_seconds{call=\"8\",media=\"audio\"} 0.004",
+            "eyeline_av_skew_seconds{call=\"8\",media=\"video\"} 0.002",
+            "eyeline_mos_estimate{call=\"8\",dir=\"in\"} 4.1",
+            "eyeline_jitter_buffer_seconds{call=\"8\"} 0.02",
+            "eyeline_audio_made_total{how=\"concealed\"} 0.12",
+            "eyeline_tick_lateness_seconds_bucket{le=\"0.001\"} 7",
+            "eyeline_tick_lateness_seconds_count 8",
             "eyeline_video_fps{call=\"8\",dir=\"in\"} 15",
             "eyeline_video_age_seconds{call=\"8\"} 0.03",
             "eyeline_video_frames_total{state=\"withheld\"} 4",

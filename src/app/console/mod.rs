@@ -9,6 +9,7 @@ mod access;
 mod control;
 mod metrics;
 mod page;
+mod trace;
 pub mod view;
 
 use std::convert::Infallible;
@@ -35,6 +36,7 @@ use crate::app::service::STUCK_AFTER;
 use crate::base::stop::StopToken;
 use access::{Access, Denied};
 pub use control::Controller;
+pub use trace::Trace;
 use view::{CallView, Parts, Readiness, Snapshot};
 
 /// How the console sees the rest: called for each request, cheap, never blocking.
@@ -61,10 +63,10 @@ pub async fn serve(
     listener: TcpListener,
     settings: &settings::Console,
     source: Source,
-    controller: Option<Controller>,
+    reins: Option<Reins>,
     stop: StopToken,
 ) {
-    accept(listener, router(Access::new(settings), source, controller), PATIENCE, stop).await;
+    accept(listener, router(Access::new(settings), source, reins), PATIENCE, stop).await;
 }
 
 async fn accept(listener: TcpListener, router: Router, patience: Patience, stop: StopToken) {
@@ -115,14 +117,21 @@ async fn connection(stream: TcpStream, router: Router, patience: Patience) {
     }
 }
 
+/// What is steered from here.
+#[derive(Clone)]
+pub struct Reins {
+    pub controller: Controller,
+    pub trace: Trace,
+}
+
 struct Shared {
     access: Access,
     source: Source,
-    controller: Option<Controller>,
+    reins: Option<Reins>,
 }
 
-fn router(access: Access, source: Source, controller: Option<Controller>) -> Router {
-    let shared = Arc::new(Shared { access, source, controller });
+fn router(access: Access, source: Source, reins: Option<Reins>) -> Router {
+    let shared = Arc::new(Shared { access, source, reins });
     Router::new()
         .route("/", get(status))
         .route("/style.css", get(style))
@@ -131,6 +140,7 @@ fn router(access: Access, source: Source, controller: Option<Controller>) -> Rou
         .route("/api/v1/calls", get(calls).post(control::place))
         .route("/api/v1/calls/{id}", get(call).delete(control::hang_up))
         .route("/api/v1/calls/{id}/{verb}", post(control::act))
+        .route("/api/v1/sip-trace", post(trace::start).delete(trace::stop))
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(shared.clone(), admit))

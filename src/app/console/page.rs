@@ -88,6 +88,9 @@ fn calls<T: Borrow<CallView>>(out: &mut String, title: &str, calls: &[T]) -> fmt
                 audio.packets_lost,
                 audio.jitter_ms
             )?;
+            if let Some(quality) = &audio.quality {
+                write!(out, " · MOS {:.1}", quality.mos)?;
+            }
         }
         out.write_str("</td><td>")?;
         if let Some(video) = &call.video {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::record::record::EventRecord;
+use crate::engine::lateness::LatenessFigures;
+use crate::record::record::{EventRecord, QualityRecord};
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub ended: Totals,
     pub sip: SipView,
     pub worker: WorkerView,
+    /// How late the 20 ms beats of all calls came since the start.
+    pub lateness: LatenessFigures,
     pub recording: RecordingView,
 }
 
@@ -183,6 +186,12 @@ pub struct StreamView {
     pub bytes_sent: u64,
     pub jitter_ms: f64,
     pub round_trip_ms: Option<f64>,
+    /// How good the line is; absent: no sound, or too little yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<QualityRecord>,
+    /// How much sooner than their sound pictures come, as mirrored and recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skew_ms: Option<f64>,
     /// The SRTP suite that protects it; absent: it goes in the clear.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub srtp: Option<&'static str>,
@@ -349,6 +358,11 @@ impl StreamView {
         sums.into_iter().for_each(|(sum, more)| *sum = sum.saturating_add(more));
         if let Some(path) = &other.path {
             self.path.get_or_insert_default().add(path);
+        }
+        if let Some(other) = &other.quality {
+            let quality = self.quality.get_or_insert_default();
+            quality.concealed_ms += other.concealed_ms;
+            quality.stretched_ms += other.stretched_ms;
         }
     }
 }

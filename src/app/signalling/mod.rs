@@ -8,6 +8,7 @@
 mod caps;
 mod certificate;
 mod listen;
+pub mod origin;
 pub mod resolve;
 mod stream;
 pub mod tls;
@@ -24,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use self::listen::Listening;
+use self::origin::Origins;
 use self::stream::{Streams, Wire};
 use self::tls::{Tls, TlsSettings};
 use self::udp::Inlets;
@@ -85,6 +87,8 @@ pub enum Order {
     /// Refuse new calls.
     Drain,
     HangUpAll(EndReason),
+    /// Show messages for so long, or no longer.
+    Trace(Option<Duration>),
     /// Read the certificate files again; a bad one leaves everything as it is.
     ReadCertificates,
     /// The loop ends when the last call is over.
@@ -104,6 +108,7 @@ pub struct Settings {
     pub dns: Option<SocketAddr>,
     /// Feeds the choice between equal SRV records.
     pub seed: u64,
+    pub origins: Origins,
 }
 
 struct Datagram {
@@ -154,6 +159,7 @@ pub struct Signalling {
     tls_settings: TlsSettings,
     searches: Sender<resolve::Wanted, Fifo>,
     seed: u64,
+    origins: Arc<Origins>,
     datagrams: Receiver<Datagram, Fifo>,
     strangers: Receiver<Datagram, Fifo>,
     door: Door,
@@ -188,6 +194,7 @@ impl Signalling {
             tls_settings: settings.tls,
             searches,
             seed: settings.seed,
+            origins: Arc::new(settings.origins),
             datagrams,
             strangers,
             door,
@@ -214,6 +221,13 @@ impl Signalling {
     /// What shows messages, when it is switched on.
     pub fn tracer(&self) -> Tracer {
         self.tracer.clone()
+    }
+
+    fn trace(&mut self, now: Instant, length: Option<Duration>) {
+        match length {
+            Some(length) => self.tracer.start(now, length, &mut self.scope),
+            None => self.tracer.stop(),
+        }
     }
 
     /// A hop to a place, with our own address as it sees us. `None`: nothing of ours reaches it.
@@ -484,8 +498,9 @@ pub async fn run(
             Arrived::Stranger(message) => signalling.deliver_strangers(&mut agent, now, message),
             Arrived::Engine(Some(event)) => agent.handle_engine(now, event),
             Arrived::Order(Some(Order::ReadCertificates)) => signalling.read_certificates(),
+            Arrived::Order(Some(Order::Trace(length))) => signalling.trace(now, length),
             Arrived::Order(Some(Order::Observed(figures))) => {
-                agent.observe(Figures { port_pairs: engines.free_port_pairs(), ..figures });
+                agent.observe(Figures { port_pairs: engines.free_port_pairs(now), ..figures });
             }
             Arrived::Order(Some(order)) => {
                 if matches!(order, Order::HangUpAll(_)) {
@@ -538,7 +553,7 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
         }
         Order::Drain => agent.drain(),
         // The sockets' and the engine's business.
-        Order::ReadCertificates | Order::Observed(_) => {}
+        Order::ReadCertificates | Order::Trace(_) | Order::Observed(_) => {}
         Order::HangUpAll(reason) => agent.hang_up_all(now, &reason),
         Order::Finish => return true,
     }

@@ -14,6 +14,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tokio_tungstenite::WebSocketStream;
 
 use super::caps::Caps;
+use super::origin::Origins;
 use super::tls::Tls;
 use super::{Inbound, Signalling, certificate, websocket};
 use crate::base::queue::{self, Fifo, Offered, Receiver, Sender, Wait};
@@ -144,9 +145,9 @@ impl Signalling {
         if transport == Transport::Tcp {
             return self.greeted(agent, now, connection, peer, Wire::Plain(stream), None);
         }
-        let (tls, inbound) = (self.tls.clone(), self.inbound.clone());
+        let (tls, origins, inbound) = (self.tls.clone(), self.origins.clone(), self.inbound.clone());
         self.scope.task_until_stopped("sip-handshake", async move {
-            let handshake = tokio::time::timeout(HANDSHAKE_LIMIT, greet(transport, stream, &tls));
+            let handshake = tokio::time::timeout(HANDSHAKE_LIMIT, greet(transport, stream, &tls, &origins));
             let greeted = tokio::select! {
                 greeted = handshake => greeted.unwrap_or_else(|_| Err("it takes too long".to_owned())),
                 () = closed.stopped() => return Outcome::Done,
@@ -238,18 +239,23 @@ impl Signalling {
 }
 
 /// The server's handshakes, and whom the client's certificate names.
-async fn greet(transport: Transport, stream: TcpStream, tls: &Tls) -> Result<(Wire, Option<String>), String> {
+async fn greet(
+    transport: Transport,
+    stream: TcpStream,
+    tls: &Tls,
+    origins: &Origins,
+) -> Result<(Wire, Option<String>), String> {
     let server = || tls.server().ok_or_else(|| "there is no certificate of ours".to_owned());
     match transport {
         Transport::Udp | Transport::Tcp => Ok((Wire::Plain(stream), None)),
-        Transport::Ws => Ok((Wire::Web(Box::new(websocket::accept(stream).await?)), None)),
+        Transport::Ws => Ok((Wire::Web(Box::new(websocket::accept(stream, origins).await?)), None)),
         Transport::Tls => {
             let (stream, name) = secure(stream, server()?, tls).await?;
             Ok((Wire::Secure(Box::new(stream)), name))
         }
         Transport::Wss => {
             let (stream, name) = secure(stream, server()?, tls).await?;
-            Ok((Wire::SecureWeb(Box::new(websocket::accept(stream).await?)), name))
+            Ok((Wire::SecureWeb(Box::new(websocket::accept(stream, origins).await?)), name))
         }
     }
 }

@@ -9,11 +9,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, Uri};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, Uri, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::Inbound;
+use super::origin::Origins;
 use crate::base::queue::{Fifo, Receiver, Sender, Wait};
 use crate::base::stop::{Outcome, StopToken};
 use crate::sip::ConnectionId;
@@ -33,13 +34,19 @@ fn limits() -> WebSocketConfig {
         .write_buffer_size(0)
 }
 
-/// The server's part. Refused: who does not ask for `sip`.
+/// The server's part. Refused: who does not ask for `sip`, and scripts of pages that may not.
 #[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
-pub(super) async fn accept<S>(stream: S) -> Result<WebSocketStream<S>, String>
+pub(super) async fn accept<S>(stream: S, origins: &Origins) -> Result<WebSocketStream<S>, String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let check = |request: &Request, mut response: Response| {
+        let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+        if !origins.allows(text(header::ORIGIN), text(header::HOST)) {
+            let mut refusal = ErrorResponse::new(Some("sip.origins does not name this page".to_owned()));
+            *refusal.status_mut() = StatusCode::FORBIDDEN;
+            return Err(refusal);
+        }
         let asked = request.headers().get_all(PROTOCOL_HEADER);
         let asked = asked.iter().filter_map(|value| value.to_str().ok());
         if asked.flat_map(|value| value.split(',')).any(|name| name.trim().eq_ignore_ascii_case(SUBPROTOCOL))

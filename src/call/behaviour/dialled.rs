@@ -14,7 +14,7 @@ impl Dialled {
         Plan {
             label,
             streams,
-            signalling: room.signalling,
+            reach: room.reach.clone(),
             video_in: room.video_in(),
             video_out: VideoOut { picture: self.picture.clone(), ..room.video_out.clone() },
             voice: Voice { greeting: None, then: self.sound.clone() },

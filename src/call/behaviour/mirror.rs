@@ -19,7 +19,7 @@ impl Mirror {
         Plan {
             label,
             streams,
-            signalling: room.signalling,
+            reach: room.reach.clone(),
             video_in: room.video_in(),
             video_out: VideoOut { picture: Picture::Mirror, ..room.video_out.clone() },
             voice: Voice { greeting, then },

@@ -7,11 +7,10 @@ pub mod dialled;
 pub mod mirror;
 pub mod record;
 
-use std::net::IpAddr;
-
 use crate::engine::plan::{
     GatedRecord, Gating, Label, Look, OpenRecord, Plan, Recording, Streams, Timeouts, VideoIn, VideoOut,
 };
+use crate::rtp::reach::Reach;
 
 /// The agent of a route.
 #[derive(Clone, Debug)]
@@ -25,8 +24,8 @@ pub enum Behaviour {
 /// What the route and the appliance give every agent.
 #[derive(Clone, Debug)]
 pub struct Room {
-    /// The address the peer signals from.
-    pub signalling: Option<IpAddr>,
+    /// Where the peer signals from and which networks its media may use.
+    pub reach: Reach,
     pub gate: Option<Gating>,
     pub look: Look,
     pub video_out: VideoOut,

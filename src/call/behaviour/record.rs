@@ -17,7 +17,7 @@ impl Record {
         Plan {
             label,
             streams,
-            signalling: room.signalling,
+            reach: room.reach.clone(),
             video_in: room.video_in(),
             video_out: VideoOut { picture, ..room.video_out.clone() },
             voice: Voice {

@@ -6,7 +6,7 @@
 use super::answer::stream_of;
 use super::protection::{Pairing, accepted};
 use super::route::route;
-use super::{MediaSettings, Origin, Refusal, agreed, audio, direction, feedback, is_slides, video};
+use super::{MediaSettings, Origin, Refusal, agreed, audio, direction, extended, feedback, is_slides, video};
 use crate::engine::plan::{AudioCodec, AudioStream, Direction, Route, Streams, VideoCodec, VideoStream};
 use crate::sdp::{Connection, Media, SessionDescription};
 
@@ -75,25 +75,24 @@ fn answered_route(
 }
 
 fn audio_stream(pair: &Pairing<'_>, settings: &MediaSettings, protected: bool) -> Option<AudioStream> {
-    let offered = audio::codecs(pair.ours);
     let named = with_our_mappings(pair.theirs, pair.ours);
-    let choice = audio::choose(&named, settings)?;
-    let mut receive: Vec<(u8, AudioCodec)> = offered;
+    let choice = audio::obey(&named, settings)?;
+    let mut receive: Vec<(u8, AudioCodec)> = audio::codecs(pair.ours);
     for &(number, codec) in &choice.receive {
         if !receive.iter().any(|(known, _)| *known == number) {
             receive.push((number, codec));
         }
     }
-    // The answerer's first is what it wants (RFC 3264 §6.1).
-    let &(send_payload_type, codec) = choice.receive.first()?;
     Some(AudioStream {
         route: answered_route(pair, settings, settings.audio_direction, protected)?,
-        codec,
-        send_payload_type,
+        codec: choice.codec,
+        send_payload_type: choice.payload_type,
         receive,
-        telephone_event: choice.telephone_event,
+        telephone_events: choice.events,
+        comfort_noises: choice.noises,
         opus: choice.opus,
         ptime_ms: choice.ptime_ms,
+        extended_reports: extended::wanted(pair.answer, pair.theirs),
     })
 }
 
@@ -130,7 +129,7 @@ fn with_our_mappings(theirs: &Media, ours: &Media) -> Media {
         if theirs.rtpmap(number).is_none()
             && let Some(map) = ours.rtpmap(number)
         {
-            let value = format!("{number} {}/{}", map.encoding, map.clock_rate);
+            let value = format!("{number} {}/{}/{}", map.encoding, map.clock_rate, map.channels);
             named.attributes.push(crate::sdp::Attribute::new("rtpmap", value));
         }
     }
@@ -163,8 +162,8 @@ mod tests {
         let streams = accepted(&format!("{AUDIO}{lines}")).unwrap();
         let audio = streams.audio.unwrap();
         assert_eq!(
-            (audio.codec, audio.send_payload_type, audio.telephone_event),
-            (AudioCodec::Pcmu, 0, Some(101))
+            (audio.codec, audio.send_payload_type, audio.telephone_events),
+            (AudioCodec::Pcmu, 0, vec![(101, 8_000)])
         );
         assert_eq!(audio.receive, [(8, AudioCodec::Pcma), (0, AudioCodec::Pcmu)]);
         let video = streams.video.unwrap();
@@ -192,7 +191,7 @@ mod tests {
     #[test]
     fn numbers_without_a_mapping_mean_what_we_offered() {
         let streams = accepted("m=audio 4000 RTP/AVP 8 101\r\nm=video 4002 RTP/AVP 96\r\n").unwrap();
-        assert_eq!(streams.audio.unwrap().telephone_event, Some(101));
+        assert_eq!(streams.audio.unwrap().telephone_events, [(101, 8_000)]);
         assert_eq!(streams.video.unwrap().send_payload_type, 96);
     }
 

@@ -4,7 +4,7 @@ use super::audio::{self, AudioChoice};
 use super::protection::{self, Means, Place, Secured, SrtpPolicy, lite_if_ice};
 use super::route::route;
 use super::video::{self, VideoChoice};
-use super::{MediaSettings, Origin, Refusal, agreed, description, is_slides, named, refused};
+use super::{MediaSettings, Origin, Refusal, agreed, description, extended, is_slides, named, refused};
 use crate::engine::plan::{
     AudioStream, BoundPorts, Direction, Protection, Route, Streams, VideoCodec, VideoStream, Wanted,
 };
@@ -97,7 +97,7 @@ fn why_nothing(offer: &SessionDescription, settings: &MediaSettings) -> &'static
     } else if !live().any(protection::is_rtp) {
         "No media line with a supported transport: RTP/AVP(F), RTP/SAVP(F) or UDP/TLS/RTP/SAVP(F)"
     } else if live().any(|media| protection::means(offer, media, settings, false).is_some()) {
-        "No common codec: G.711 audio or H.264 video"
+        "No common codec for sound or picture"
     } else if settings.srtp == SrtpPolicy::Required {
         "Encryption is required here, and the offer has no usable a=crypto or a=fingerprint"
     } else {
@@ -173,16 +173,20 @@ impl Answering<'_> {
         let theirs = &self.offer.media[place];
         let [kept, ..] = protections(self.before);
         let (route, attributes) = self.route(place, &means, (port, self.settings.audio_direction), kept);
-        let line = audio::answer(&choice, port, theirs, route.direction, route.rtcp_mux);
+        let mut line = audio::answer(&choice, port, theirs, route.direction, route.rtcp_mux);
+        let extended_reports = extended::wanted(self.offer, theirs);
+        line.attributes.extend(extended_reports.then(extended::agreed));
         self.put(place, line, attributes);
         AudioStream {
             route,
             codec: choice.codec,
             send_payload_type: choice.payload_type,
             receive: choice.receive,
-            telephone_event: choice.telephone_event,
+            telephone_events: choice.events,
+            comfort_noises: choice.noises,
             opus: choice.opus,
             ptime_ms: choice.ptime_ms,
+            extended_reports,
         }
     }
 
@@ -343,6 +347,6 @@ mod tests {
         let audio = streams.audio.unwrap();
         assert_eq!((audio.send_payload_type, audio.codec, audio.ptime_ms), (8, AudioCodec::Pcma, 30));
         assert_eq!(audio.receive, [(0, AudioCodec::Pcmu), (8, AudioCodec::Pcma)]);
-        assert_eq!(audio.telephone_event, Some(96));
+        assert_eq!(audio.telephone_events, [(96, 8_000)]);
     }
 }

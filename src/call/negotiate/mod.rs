@@ -13,6 +13,7 @@
 mod accept;
 mod answer;
 mod audio;
+mod extended;
 mod feedback;
 mod level;
 mod offer;
@@ -33,7 +34,7 @@ use protection::is_protected;
 pub use accept::accept;
 pub use answer::{answer, takes_all_away, wanted};
 pub use offer::offer;
-pub use protection::SrtpPolicy;
+pub use protection::{KeyOffer, SrtpPolicy};
 
 /// What this box wants in one call. Change the directions to hold or resume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub struct MediaSettings {
     /// Whether a second video line with `a=content:slides` is taken, to be received only.
     pub slides: bool,
     pub srtp: SrtpPolicy,
+    /// Of our own offers.
+    pub key_offer: KeyOffer,
     /// The hash of our certificate, its name as in SDP; `None`: DTLS is neither offered nor taken.
     pub dtls_fingerprint: Option<(String, Vec<u8>)>,
     /// Whether ICE is answered with ICE-lite also where the transport does not need it.
@@ -268,6 +271,7 @@ pub(super) mod tests {
             max_kbps: 1000,
             slides: false,
             srtp: SrtpPolicy::Optional,
+            key_offer: KeyOffer::Sdes,
             dtls_fingerprint: Some(("sha-256".to_owned(), vec![0xab; 32])),
             ice: false,
             browser: false,

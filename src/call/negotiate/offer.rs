@@ -91,13 +91,18 @@ fn audio_line(
     offered: &Offered,
     origin: &mut Origin,
 ) -> Media {
-    let codecs = audio::offered_codecs(settings, earlier);
-    let clock_rate = codecs.first().map_or(8000, |(_, codec)| codec.clock_rate());
-    let event = earlier
-        .and_then(|media| audio::telephone_event(media, clock_rate))
-        .unwrap_or_else(|| origin.fresh_payload_type(101));
-    let direction = settings.audio_direction;
-    audio::build(&codecs, Some(event), port, &offered.protocol, audio::PTIME_MS, direction, offered.rtcp_mux)
+    let codecs = audio::offered_codecs(settings, earlier, origin);
+    let events = audio::offered_events(settings, earlier, origin);
+    audio::build(&audio::Line {
+        codecs: &codecs,
+        events: &events,
+        noises: &[],
+        port,
+        protocol: &offered.protocol,
+        ptime_ms: audio::PTIME_MS,
+        direction: settings.audio_direction,
+        rtcp_mux: offered.rtcp_mux,
+    })
 }
 
 fn video_line(

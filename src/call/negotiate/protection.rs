@@ -33,11 +33,22 @@ const ICE_LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstu
 pub enum SrtpPolicy {
     /// Keys are neither offered nor taken; lines that demand protection are refused.
     Off,
-    /// What is offered protected is answered protected; our own offers are `RTP/AVP` with keys, which may be declined.
+    /// What is offered protected is answered protected; our own offers are `RTP/AVP` with keys or a fingerprint, which
+    /// may be declined.
     #[default]
     Optional,
-    /// Nothing goes in the clear: plain lines are refused, our own offers are `RTP/SAVP`.
+    /// Nothing goes in the clear: plain lines are refused, our own offers are `RTP/SAVP` or `UDP/TLS/RTP/SAVP`.
     Required,
+}
+
+/// How our own offers let keys come. Whatever a peer offers is answered, either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyOffer {
+    /// They stand in the description (RFC 4568).
+    #[default]
+    Sdes,
+    /// From a handshake on the media path (RFC 5763).
+    Dtls,
 }
 
 /// What a profile on an `m=` line demands.
@@ -250,10 +261,14 @@ impl Origin {
         if is_for_browser(settings) {
             return dtls_offer(settings, "UDP/TLS/RTP/SAVPF".to_owned(), true);
         }
-        let protocol = match settings.srtp {
-            SrtpPolicy::Off => return plain_offer("RTP/AVP".to_owned(), false),
-            SrtpPolicy::Optional => "RTP/AVP",
-            SrtpPolicy::Required => "RTP/SAVP",
+        let handshake = settings.key_offer == KeyOffer::Dtls && settings.dtls_fingerprint.is_some();
+        let protocol = match (settings.srtp, handshake) {
+            (SrtpPolicy::Off, _) => return plain_offer("RTP/AVP".to_owned(), false),
+            // RFC 8643: who knows no DTLS answers in the clear.
+            (SrtpPolicy::Optional, true) => return dtls_offer(settings, "RTP/AVP".to_owned(), true),
+            (SrtpPolicy::Required, true) => return dtls_offer(settings, "UDP/TLS/RTP/SAVP".to_owned(), true),
+            (SrtpPolicy::Optional, false) => "RTP/AVP",
+            (SrtpPolicy::Required, false) => "RTP/SAVP",
         };
         if self.secrets(place).offered.is_empty() {
             let keys = OFFERED.map(|suite| (suite, self.fresh_key(suite)));
@@ -662,6 +677,39 @@ mod tests {
         let restarted = described(&hashed("UDP/TLS/RTP/SAVPF", "actpass").replace("ufrag:peer", "ufrag:new"));
         let (_, streams) = answer(&restarted, &settings(), &ports(), &mut origin).unwrap();
         assert_ne!(streams.audio.unwrap().route.ice.unwrap().local_ufrag, ice.local_ufrag);
+    }
+
+    #[test]
+    fn a_handshake_is_offered_where_the_settings_say_so() {
+        let handshake = |settings: MediaSettings| MediaSettings { key_offer: KeyOffer::Dtls, ..settings };
+        for (settings, protocol) in [(settings(), "RTP/AVP"), (required(), "UDP/TLS/RTP/SAVP")] {
+            let settings = handshake(settings);
+            let mut origin = origin();
+            let ours = offer(&settings, &ports(), &mut origin);
+            let line = &ours.media[0];
+            assert_eq!((line.protocol.as_str(), line.values("setup").next()), (protocol, Some("actpass")));
+            assert!(
+                line.has("fingerprint")
+                    && line.has("rtcp-mux")
+                    && !line.has("crypto")
+                    && !line.has("ice-ufrag")
+            );
+            let theirs = described(&hashed(protocol, "passive"));
+            let streams = accept(&ours, &theirs, &settings, &mut origin).unwrap();
+            assert!(dtls(&streams).client && streams.audio.unwrap().route.ice.is_none());
+            let again = offer(&settings, &ports(), &mut origin);
+            assert_eq!((&again.media[0].protocol, again.media[0].has("fingerprint")), (&line.protocol, true));
+        }
+        // Who knows no DTLS answers in the clear, where that may be.
+        let plain = described("m=audio 4000 RTP/AVP 0\r\n");
+        for (settings, taken) in [(settings(), true), (required(), false)] {
+            let (settings, mut origin) = (handshake(settings), origin());
+            let ours = offer(&settings, &ports(), &mut origin);
+            let accepted = accept(&ours, &plain, &settings, &mut origin);
+            assert_eq!(accepted.is_ok_and(|streams| protection(&streams) == &Protection::None), taken);
+        }
+        let without = MediaSettings { dtls_fingerprint: None, ..handshake(settings()) };
+        assert!(offer(&without, &ports(), &mut origin()).media[0].has("crypto"), "no certificate of our own");
     }
 
     #[test]

@@ -6,12 +6,15 @@ use super::{Running, Supplies};
 use crate::base::queue::{self, Latest, Sender};
 use crate::base::stop::Outcome;
 use crate::engine::mix::{Mixer, Steady};
-use crate::engine::network::audio::{AudioPart, Beat, Prepared, formats};
+use crate::engine::network::audio::{AudioPart, Beat, Prepared, terms};
 use crate::engine::network::sockets::Sockets;
 use crate::engine::plan::{AudioStream, Then};
 use crate::engine::ports::Pair;
 use crate::engine::voice::Speaker;
 use crate::rtp::audio::{AudioSettings, AudioStream as AudioMachine};
+
+/// Hz at which the sound of files is kept; the mixer converts it to the call's.
+const FILE_RATE: u32 = 16_000;
 
 impl Running {
     pub(super) fn audio(
@@ -24,8 +27,7 @@ impl Running {
         let guard = self.guard(supplies, &stream.route);
         let settings = AudioSettings {
             stream: self.stream_settings(supplies, &stream.route, &guard, stream.codec.clock_rate()),
-            receive: formats(stream),
-            telephone_event: stream.telephone_event,
+            terms: terms(stream),
         };
         let machine = AudioMachine::new(self.epoch, settings, supplies.seed());
         let (tell, prepared) = queue::queue(Latest);
@@ -55,6 +57,8 @@ impl Running {
         if !greets && !matches!(voice.then, Then::Speech(_) | Then::Clip(_)) {
             return;
         }
+        // Minutes of a file at full bandwidth would be tens of MiB for each call.
+        let rate = if matches!(voice.then, Then::Clip(_)) { rate.min(FILE_RATE) } else { rate };
         self.scope.thread("voice", move || {
             let greeting = voice.greeting.filter(|_| greets);
             let opening = greeting.map(|text| speaker.say(&text, rate));

@@ -20,6 +20,7 @@ use crate::base::queue::{self, Fifo, Offered, Sender};
 use crate::base::stop::{Outcome, Scope};
 use crate::engine::coding::Coder;
 use crate::engine::graph::record::Taps;
+use crate::engine::lateness::Lateness;
 use crate::engine::network::audio::AudioPart;
 use crate::engine::network::guard::Guard;
 use crate::engine::network::sockets::{Bell, Sockets};
@@ -31,6 +32,7 @@ use crate::engine::report::Gauges;
 use crate::engine::start::Settings;
 use crate::engine::voice::Speaker;
 use crate::record::recorder::RecorderReport;
+use crate::rtp::lipsync::LipSync;
 use crate::rtp::session::StreamSettings;
 
 /// A call's members are given this long to drain; the recorder closes its file in it.
@@ -44,6 +46,8 @@ pub(super) struct Supplies {
     pub speaker: Speaker,
     pub rng: StdRng,
     pub events: Sender<Event, Fifo>,
+    /// How late the beats of all calls come.
+    pub lateness: Arc<Lateness>,
 }
 
 impl Supplies {
@@ -131,6 +135,8 @@ impl Running {
             events: supplies.events.clone(),
             gauges: running.gauges.clone(),
             slides_gauges: running.slides.clone(),
+            lateness: supplies.lateness.clone(),
+            lip_sync: LipSync::default(),
             timeouts: running.plan.timeouts,
             token: running.scope.token(),
         };
@@ -176,10 +182,9 @@ impl Running {
     /// Stops everything, waits for it and says how it was.
     pub(super) async fn take_down(self) -> Report {
         let Running { call, scope, gauges, slides, recorded, slides_recorded, taps, orders, .. } = self;
-        // The recorder drains once the last writing end is gone.
-        drop(taps);
+        // The recorder drains once the last writing end is gone; the network task wakes when no more orders can come.
+        drop((taps, orders));
         let outcomes = scope.close(CLOSE_LIMIT).await;
-        drop(orders);
         let mut report = gauges.report();
         for (name, outcome) in outcomes {
             let text = match outcome {
@@ -232,7 +237,7 @@ impl Running {
 
     /// What protects a stream, and lets it send.
     fn guard(&self, supplies: &Supplies, route: &Route) -> Guard {
-        Guard::new(Instant::now(), route, self.plan.signalling, supplies.settings.dtls.clone())
+        Guard::new(Instant::now(), route, self.plan.reach.clone(), supplies.settings.dtls.clone())
     }
 
     fn stream_settings(
@@ -247,7 +252,8 @@ impl Running {
             cname: supplies.settings.cname.clone(),
             remote: route.remote,
             remote_rtcp: route.remote_rtcp,
-            signalling: self.plan.signalling,
+            reach: self.plan.reach.clone(),
+            authentic: route.protection.is_some(),
             rtcp_mux: route.rtcp_mux,
             receives: route.direction.receives(),
             sends: route.direction.sends() && guard.ready(),

@@ -172,8 +172,13 @@ impl Running {
                 encoder,
                 expected: self.streams.video.is_some(),
             }),
-            audio: audio.map(|layout| recorder::RecordAudio { rate: 8000, layout }),
+            audio: audio.map(|layout| recorder::RecordAudio { rate: self.recorded_rate(), layout }),
         })
+    }
+
+    /// The track has the rate of the sound that the call begins with; what comes at another rate later is converted.
+    fn recorded_rate(&self) -> u32 {
+        self.streams.audio.as_ref().map_or(16_000, |audio| audio.codec.sample_rate())
     }
 
     fn place(&self, supplies: &Supplies, recording: &Recording) -> Result<PathBuf, String> {

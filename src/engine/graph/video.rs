@@ -140,6 +140,8 @@ impl Running {
             recorder,
             recorded: false,
             blind: false,
+            shift: 0,
+            skew_ms: None,
         })
     }
 

@@ -7,22 +7,20 @@ use std::time::Instant;
 use crate::base::queue::{Fifo, Latest, Receiver, Sender, Taken};
 use crate::base::time::Pts;
 use crate::engine::mix::Mixer;
-use crate::engine::network::figures::stream_report;
+use crate::engine::network::figures::{quality_report, stream_report};
 use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::hearing::Hearing;
 use crate::engine::network::sockets::Sockets;
 use crate::engine::network::speaking::Speaking;
-use crate::engine::plan::{AudioCodec, AudioStream as AudioStreamPlan, StreamReport};
+use crate::engine::plan::{AudioCodec, AudioStream as AudioStreamPlan, Direction, StreamReport};
 use crate::media::audio::{Pcm, block_samples};
 use crate::media::codec::CodecError;
-use crate::rtp::audio::{AudioFormat, AudioStream, Playout};
+use crate::rtp::audio::{AudioFormat, AudioStream, AudioTerms};
 use crate::rtp::payload::dtmf::Digit;
 
 /// How long a key is pressed, and the silence after it.
 const DIGIT_MS: u32 = 160;
 const DIGIT_PAUSE_BLOCKS: u32 = 5;
-/// A block is put together from at most so many packets: the shortest last 2.5 ms.
-const PULLS_MAX: usize = 10;
 /// Blocks between two looks at what the peer reports as lost.
 const LOSS_BLOCKS: u32 = 50;
 
@@ -52,6 +50,9 @@ pub struct AudioPart {
     pub beat: Beat,
 }
 
+/// The RTCP port of sound is read every so many blocks: a system call for nothing costs as much as one for a packet.
+const REPORT_BLOCKS: u32 = 5;
+
 /// What one block leaves for the next.
 pub struct Beat {
     /// Hz of what is heard, said and recorded: the sample rate of the codec we send.
@@ -65,6 +66,8 @@ pub struct Beat {
     pause: u32,
     /// Blocks until the peer's reports are looked at.
     until_loss: u32,
+    /// Blocks until the RTCP port is read.
+    until_reports: u32,
 }
 
 impl Beat {
@@ -80,6 +83,7 @@ impl Beat {
             first_sent: false,
             pause: 0,
             until_loss: LOSS_BLOCKS,
+            until_reports: 0,
         })
     }
 
@@ -100,12 +104,20 @@ impl AudioPart {
         self.stream.route.direction.sends() && self.guard.ready()
     }
 
+    /// Whether sound may flow, either way.
+    pub fn is_active(&self) -> bool {
+        self.stream.route.direction != Direction::Inactive || !self.digits.is_empty()
+    }
+
     pub fn receives(&self) -> bool {
         self.stream.route.direction.receives()
     }
 
     pub fn report(&self) -> StreamReport {
-        stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        StreamReport {
+            quality: quality_report(&self.machine, self.beat.hearing.stretched_ms()),
+            ..stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        }
     }
 
     /// Reads what waits at both ports. `false`: no packet did.
@@ -116,11 +128,17 @@ impl AudioPart {
                 machine.handle_rtp(at, source, plain);
             }
         });
-        sockets.read_rtcp(|at, source, bytes| {
-            if let Some(plain) = guard.receive(at, Port::Rtcp, source, bytes) {
-                machine.handle_rtcp(at, source, plain);
-            }
-        });
+        // Reports are in no hurry and the kernel notes when they come; handshakes on their port are.
+        self.beat.until_reports = self.beat.until_reports.saturating_sub(1);
+        if self.beat.until_reports == 0 || self.stream.route.protection.is_some() {
+            self.beat.until_reports =
+                if self.stream.route.direction == Direction::Inactive { 1 } else { REPORT_BLOCKS };
+            sockets.read_rtcp(|at, source, bytes| {
+                if let Some(plain) = guard.receive(at, Port::Rtcp, source, bytes) {
+                    machine.handle_rtcp(at, source, plain);
+                }
+            });
+        }
         self.follow();
         any
     }
@@ -171,16 +189,18 @@ impl AudioPart {
         self.guard.renew(now, route);
         let (receives, sends) = (route.direction.receives(), route.direction.sends() && self.guard.ready());
         let (remote, rtcp) = self.guard.remotes();
+        self.machine.set_authentic(route.protection.is_some());
         self.machine.redirect(remote, rtcp, receives, sends);
         self.machine.set_rtcp_mux(route.rtcp_mux);
         self.sockets.mux = route.rtcp_mux;
         for (number, codec) in &self.stream.receive {
             let taken = stream.receive.iter().any(|(known, _)| known == number);
-            if !taken && stream.telephone_event != Some(*number) {
+            let other = stream.telephone_events.iter().chain(&stream.comfort_noises);
+            if !taken && !other.into_iter().any(|(known, _)| known == number) {
                 stream.receive.push((*number, *codec));
             }
         }
-        self.machine.renegotiate(formats(&stream), stream.telephone_event);
+        self.machine.renegotiate(terms(&stream), stream.codec.clock_rate());
         if let Err(error) = self.beat.renew(&stream) {
             tracing::error!("{} cannot be sent: {error}", stream.codec.name());
         }
@@ -245,39 +265,7 @@ impl AudioPart {
 
     /// Fills the block that is heard now. `false`: there is nothing to hear.
     fn hear(&mut self, now: Instant) -> bool {
-        let Beat { hearing, heard, .. } = &mut self.beat;
-        let mut any = hearing.is_ready();
-        for _ in 0..PULLS_MAX {
-            if hearing.is_ready() {
-                break;
-            }
-            match self.machine.playout(now) {
-                Playout::Packet { payload_type, payload, whole, .. } => {
-                    any = true;
-                    if hearing.packet(payload_type, payload).is_err() {
-                        hearing.lost(None);
-                        self.machine.undecodable();
-                    }
-                    // The rest of a shorter piece was lost, and will be said to be.
-                    if !whole {
-                        break;
-                    }
-                }
-                // Packets that last longer are here already.
-                Playout::Held => {}
-                Playout::Lost => {
-                    any = true;
-                    hearing.lost(None);
-                    break;
-                }
-                Playout::Quiet => {
-                    hearing.quiet();
-                    break;
-                }
-            }
-        }
-        hearing.take(heard);
-        any
+        self.beat.hearing.play(&mut self.machine, now, &mut self.beat.heard)
     }
 
     /// One key at a time, with a pause that door stations need to tell two presses apart.
@@ -293,11 +281,16 @@ impl AudioPart {
 }
 
 /// What the peer may send, in the words of its RTP machine.
-pub fn formats(stream: &AudioStreamPlan) -> Vec<AudioFormat> {
+pub fn terms(stream: &AudioStreamPlan) -> AudioTerms {
     let format = |&(payload_type, codec): &(u8, AudioCodec)| AudioFormat {
         payload_type,
         clock_rate: codec.clock_rate(),
         bytes_per_20ms: codec.bytes_per_20ms(),
     };
-    stream.receive.iter().map(format).collect()
+    AudioTerms {
+        receive: stream.receive.iter().map(format).collect(),
+        telephone_events: stream.telephone_events.clone(),
+        comfort_noises: stream.comfort_noises.clone(),
+        extended_reports: stream.extended_reports,
+    }
 }

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::engine::network::guard::Guard;
-use crate::engine::plan::StreamReport;
+use crate::engine::plan::{QualityReport, StreamReport};
 use crate::engine::report::Gauges;
+use crate::rtp::audio::AudioStream;
 use crate::rtp::session::StreamStatistics;
 use crate::rtp::video::VideoCounters;
 
@@ -39,6 +40,8 @@ impl Figures {
             bytes_sent: past.bytes_sent + present.bytes_sent,
             jitter_ms: present.jitter_ms,
             round_trip_ms: present.round_trip_ms.or(past.round_trip_ms),
+            quality: present.quality.or(past.quality),
+            skew_ms: present.skew_ms.or(past.skew_ms),
             first_packet_ms: past.first_packet_ms.or(present.first_packet_ms),
             shielded: present.shielded.or(past.shielded),
             srtp_auth_failures: past.srtp_auth_failures + present.srtp_auth_failures,
@@ -72,6 +75,8 @@ pub fn stream_report(
         bytes_sent: statistics.bytes_sent,
         jitter_ms: statistics.jitter_ms,
         round_trip_ms: statistics.round_trip_ms,
+        quality: None,
+        skew_ms: None,
         first_packet_ms,
         shielded: guard.shielded(),
         srtp_auth_failures: guarded.forged,
@@ -81,6 +86,21 @@ pub fn stream_report(
         ice_refused: guarded.checks_refused,
         path: None,
     }
+}
+
+/// How good the line of a stream of sound is.
+pub fn quality_report(machine: &AudioStream, stretched_ms: u64) -> Option<QualityReport> {
+    let quality = machine.quality()?;
+    Some(QualityReport {
+        rating: quality.rating,
+        mos: quality.opinion,
+        loss_percent: quality.lost * 100.0,
+        burst_ratio: quality.burst_ratio,
+        wait_ms: machine.playout_delay().as_secs_f64() * 1e3,
+        concealed_ms: machine.playout_counters().concealed_us / 1000,
+        stretched_ms,
+        peer_mos: machine.remote_quality().map(|quality| quality.opinion),
+    })
 }
 
 /// Requests for key pictures, both ways.

@@ -4,13 +4,14 @@
 //! for later; what is not authentic is counted and forgotten, so the source of a stream is learnt from the peer alone.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::network::handshake::Handshake;
 use crate::engine::plan::{Ice, Protection, Route, Shielded, SrtpKeys};
 use crate::rtp::packet;
+use crate::rtp::reach::Reach;
 use crate::secure::dtls::{Identity, Progress};
 use crate::secure::ice::{Check, Responder};
 use crate::secure::srtp::{Discard, Incoming, Outgoing};
@@ -49,7 +50,7 @@ pub struct GuardCounters {
 /// See the module.
 pub struct Guard {
     identity: Option<Arc<Identity>>,
-    signalling: Option<IpAddr>,
+    reach: Reach,
     mux: bool,
     /// RTP and RTCP address of the SDP.
     remotes: [Option<SocketAddr>; 2],
@@ -95,15 +96,10 @@ struct Checked {
 }
 
 impl Guard {
-    pub fn new(
-        now: Instant,
-        route: &Route,
-        signalling: Option<IpAddr>,
-        identity: Option<Arc<Identity>>,
-    ) -> Self {
+    pub fn new(now: Instant, route: &Route, reach: Reach, identity: Option<Arc<Identity>>) -> Self {
         let mut guard = Guard {
             identity,
-            signalling: signalling.map(|ip| ip.to_canonical()),
+            reach,
             mux: route.rtcp_mux,
             remotes: [route.remote, route.remote_rtcp],
             protection: Protection::None,
@@ -350,8 +346,10 @@ impl Guard {
                     ice.valid.truncate(VALID_MAX - 1);
                     ice.valid.push_front(source);
                 }
+                // A check proves who sent it, not that its source is not somebody else's address.
+                let may = nominated && self.reach.allows(source);
                 let place = &mut ice.nominated[usize::from(port == Port::Rtcp)];
-                if nominated && place.replace(source) != Some(source) {
+                if may && place.replace(source) != Some(source) {
                     self.changed = true;
                 }
                 let leg = self.leg(port);
@@ -389,7 +387,7 @@ impl Guard {
             return ice.valid.contains(&source);
         }
         let named = self.remotes[usize::from(port == Port::Rtcp)].map(|remote| remote.ip().to_canonical());
-        [named, self.signalling].contains(&Some(source.ip().to_canonical()))
+        named == Some(source.ip().to_canonical()) || self.reach.signals_from(source.ip())
     }
 
     /// Takes keys into use. A side whose key stayed goes on where it was.
@@ -455,6 +453,10 @@ mod tests {
         ([127, 0, 0, 1], port).into()
     }
 
+    fn reach() -> Reach {
+        Reach { signalling: Some(at(1).ip()), ..Reach::default() }
+    }
+
     fn route(protection: Protection) -> Route {
         Route {
             remote: Some(at(5000)),
@@ -476,7 +478,7 @@ mod tests {
 
     fn guard(now: Instant, protection: Protection) -> Guard {
         let identity = Arc::new(Identity::generate().expect("a certificate"));
-        Guard::new(now, &route(protection), None, Some(identity))
+        Guard::new(now, &route(protection), reach(), Some(identity))
     }
 
     fn rtp(sequence: u8) -> Vec<u8> {
@@ -530,7 +532,7 @@ mod tests {
     fn without_a_certificate_of_our_own_dtls_fails_and_says_so() {
         let peer = DtlsPeer { client: true, fingerprint: ("sha-256".to_owned(), vec![0; 32]) };
         let route = route(Protection::Dtls(Box::new(peer)));
-        let mut guard = Guard::new(Instant::now(), &route, None, None);
+        let mut guard = Guard::new(Instant::now(), &route, reach(), None);
         assert!(!guard.ready() && guard.protect(Port::Rtp, &rtp(1)).is_none());
         assert!(guard.take_failure().is_some_and(|why| why.contains("certificate")));
     }
@@ -567,7 +569,7 @@ mod tests {
         let mut guard = Guard::new(
             now,
             &route(Protection::Dtls(Box::new(expected))),
-            Some(IpAddr::from([192, 0, 2, 1])),
+            Reach { signalling: "192.0.2.1".parse().ok(), ..Reach::default() },
             Some(Arc::new(own)),
         );
         let peer = DtlsPeer { client: true, fingerprint: ("sha-256".to_owned(), vec![0; 32]) };
@@ -597,7 +599,7 @@ mod tests {
             remote_password: "other".to_owned(),
         };
         let route = Route { ice: Some(ice), rtcp_mux: true, ..route(Protection::None) };
-        let mut guard = Guard::new(now, &route, None, None);
+        let mut guard = Guard::new(now, &route, reach(), None);
         let send = |guard: &mut Guard, password, port, extra: &[(u16, &[u8])]| {
             let mut bytes = check(password, "ours:theirs", extra);
             assert_eq!(guard.receive(now, Port::Rtp, at(port), &mut bytes), None);

@@ -94,6 +94,30 @@ mod tests {
     }
 
     #[test]
+    fn one_stream_that_lives_is_enough_and_reports_are_life() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let both = |audio, video| {
+            [Some(Sign { last: audio, receives: true }), Some(Sign { last: video, receives: true })]
+        };
+        let mut life = Life::new(start);
+        // Sound that never came, or stopped, beside pictures; pictures that stopped beside reports of the sound.
+        for second in 1..100 {
+            assert!(!life.is_over(at(second), &TIMEOUTS, both(None, Some(at(second)))));
+        }
+        for second in 100..200 {
+            assert!(!life.is_over(at(second), &TIMEOUTS, both(Some(at(second)), Some(at(99)))));
+        }
+        assert!(!life.is_over(at(218), &TIMEOUTS, both(Some(at(199)), Some(at(99)))));
+        assert!(life.is_over(at(219), &TIMEOUTS, both(Some(at(199)), Some(at(99)))));
+        // A call that may only be seen by the peer is not dead while the peer says nothing.
+        let mut life = Life::new(start);
+        let one_way =
+            [Some(Sign { last: None, receives: false }), Some(Sign { last: None, receives: false })];
+        assert!(!life.is_over(at(500), &TIMEOUTS, one_way) && life.is_over(at(600), &TIMEOUTS, one_way));
+    }
+
+    #[test]
     fn a_hold_that_nobody_ends_is_over_at_its_limit() {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);

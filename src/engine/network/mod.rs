@@ -5,12 +5,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "the task reads the clock for the RTP machines")]
 
+mod alignment;
 pub mod audio;
 mod figures;
 pub mod guard;
 mod handshake;
 mod hearing;
 mod life;
+#[cfg(test)]
+mod lines;
 pub mod sockets;
 mod speaking;
 mod stall;
@@ -23,8 +26,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
 
-use crate::base::queue::{Fifo, Gop, Receiver, Sender, Taken};
+use crate::base::queue::{Fifo, Gop, Receiver, Sender};
 use crate::base::stop::{Outcome, StopToken};
+use crate::engine::lateness::Lateness;
+use crate::engine::network::alignment::Alignment;
 use crate::engine::network::audio::AudioPart;
 use crate::engine::network::figures::{Figures, KeyRequests, Second};
 use crate::engine::network::guard::Guard;
@@ -36,10 +41,13 @@ use crate::engine::report::Gauges;
 use crate::media::access_unit::AccessUnit;
 use crate::media::audio::BLOCK_MS;
 use crate::rtp::audio::AudioEvent;
+use crate::rtp::lipsync::LipSync;
 use crate::rtp::session::StreamStatistics;
 
 /// How often sound is heard and said, and everything that is in no hurry is looked after.
 const BEAT: Duration = Duration::from_millis(BLOCK_MS as u64);
+/// The same while nothing may be heard, said or shown: a held call costs next to nothing.
+const IDLE_BEAT: Duration = Duration::from_millis(200);
 
 /// What may be changed while the task runs.
 pub enum Order {
@@ -73,8 +81,10 @@ pub struct Network {
     pub events: Sender<Event, Fifo>,
     pub gauges: Arc<Gauges>,
     pub slides_gauges: Arc<Gauges>,
+    pub lateness: Arc<Lateness>,
     pub timeouts: Timeouts,
     pub token: StopToken,
+    pub lip_sync: LipSync,
 }
 
 /// The task and what it remembers of its call.
@@ -85,10 +95,13 @@ struct Task {
     video_figures: Figures,
     slides_figures: Figures,
     key_requests: KeyRequests,
+    alignment: Alignment,
     stall: Stall,
 }
 
 enum Woken {
+    /// `None`: the call is over.
+    Order(Option<Order>),
     Time,
     Video,
     Slides,
@@ -123,6 +136,7 @@ impl Network {
             video_figures: Figures::default(),
             slides_figures: Figures::default(),
             key_requests: KeyRequests::default(),
+            alignment: Alignment::default(),
             stall: Stall::default(),
         };
         let outcome = task.run().await;
@@ -146,6 +160,8 @@ impl Network {
         let units = self.video.as_ref().and_then(|video| video.encoded.as_ref());
         tokio::select! {
             biased;
+            // Orders first: a peer that was just told it may send must not lose its first packets to the old terms.
+            order = self.orders.recv() => Woken::Order(order),
             () = sleep => Woken::Time,
             () = rung(inlet) => Woken::Video,
             () = rung(shared) => Woken::Slides,
@@ -161,8 +177,12 @@ impl Network {
             note_first(self.epoch, now, first_ms, || machine.statistics());
         }
         while let Some(event) = machine.poll_event() {
-            if let AudioEvent::Digit(digit) = event {
-                self.events.offer(Event::Digit { call: self.call, digit: digit.digit });
+            match event {
+                AudioEvent::Digit(digit) => {
+                    self.events.offer(Event::Digit { call: self.call, digit: digit.digit });
+                }
+                AudioEvent::SourceChanged => self.lip_sync.restart(),
+                AudioEvent::SourceLocked(_) | AudioEvent::Bye => {}
             }
         }
     }
@@ -189,11 +209,21 @@ impl Network {
         }
     }
 
-    fn beat(&mut self, now: Instant) {
+    /// From one beat to the next.
+    fn step(&self) -> Duration {
+        let audio = self.audio.as_ref().is_some_and(AudioPart::is_active);
+        let pictures = [&self.video, &self.slides].into_iter().flatten();
+        if audio || pictures.into_iter().any(VideoPart::is_active) { BEAT } else { IDLE_BEAT }
+    }
+
+    /// `due`: when this beat should have come. What is heard and said keeps that time, however late it is done.
+    fn beat(&mut self, now: Instant, due: Instant) {
+        self.lateness.note(now.saturating_duration_since(due));
         self.read_audio(now);
         if let Some(audio) = &mut self.audio {
-            audio.beat(self.epoch, now);
+            audio.beat(self.epoch, due);
         }
+        self.align_pictures(due);
         if let Some(video) = &mut self.video {
             video.read_rtcp(now, &self.gauges);
         }
@@ -205,6 +235,15 @@ impl Network {
         if parts.into_iter().flatten().fold(false, |wants, part| part.watch_key(now) | wants) {
             self.events.offer(Event::WantsKey { call: self.call });
         }
+    }
+
+    /// Pictures are moved to where the sound that belongs to them is.
+    fn align_pictures(&mut self, due: Instant) {
+        let (Some(audio), Some(video)) = (&self.audio, &mut self.video) else { return };
+        let (sound, picture) = (audio.machine.clock_offset(), video.machine.clock_offset());
+        self.lip_sync.update(due, sound, picture, audio.machine.playout_delay());
+        video.shift = self.lip_sync.shift();
+        video.skew_ms = self.lip_sync.residual().map(|nanos| nanos as f64 / 1e6);
     }
 
     fn handle_time(&mut self, now: Instant, next_beat: Instant) {
@@ -261,18 +300,26 @@ impl Task {
         loop {
             self.network.flush();
             let woken = self.network.wait(next_beat, sleep.as_mut()).await;
-            // Orders first: a peer that was just told it may send must not lose its first packets to the old terms.
-            if !self.take_orders() {
+            if self.network.token.is_stopped() {
                 break;
             }
             match woken {
+                Woken::Order(Some(order)) => {
+                    let now = Instant::now();
+                    self.obey(now, order);
+                    next_beat = next_beat.min(now + self.network.step());
+                }
+                Woken::Order(None) => break,
                 Woken::Time => {
                     let now = Instant::now();
                     self.network.handle_time(now, next_beat);
                     // Beats that were missed are made up for.
                     while now >= next_beat {
-                        self.network.beat(now);
-                        next_beat += BEAT;
+                        self.network.beat(now, next_beat);
+                        next_beat += match self.network.step() {
+                            BEAT => BEAT - self.alignment.step(self.network.audio.as_ref()),
+                            idle => idle,
+                        };
                     }
                     self.watch_picture(now);
                     if second.is_over(now) {
@@ -293,20 +340,6 @@ impl Task {
         let mut last = Second::new(self.network.epoch);
         self.publish(now, &mut last);
         Outcome::Done
-    }
-
-    /// `false`: the call is over. Looked at often enough that nothing needs to wake for it.
-    fn take_orders(&mut self) -> bool {
-        if self.network.token.is_stopped() {
-            return false;
-        }
-        loop {
-            match self.network.orders.try_take() {
-                Taken::Item(order) => self.obey(Instant::now(), order),
-                Taken::Empty => return true,
-                Taken::Closed => return false,
-            }
-        }
     }
 
     fn obey(&mut self, now: Instant, order: Order) {

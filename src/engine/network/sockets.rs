@@ -11,6 +11,7 @@ use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::epoll;
@@ -32,18 +33,19 @@ const LARGEST_PACKET: usize = 4096;
 const CONTROL_WORDS: usize = 8;
 /// An older packet than this was not read in time, or the wall clock was set; then its age is not known.
 const OLDEST: Duration = Duration::from_millis(500);
+/// The same for sockets that nobody reads.
+const OLDEST_UNREAD: Duration = Duration::from_secs(60);
 
 /// The two sockets of one stream.
 pub struct Sockets {
-    rtp: UdpSocket,
-    rtcp: UdpSocket,
+    rtp: Arc<UdpSocket>,
+    rtcp: Arc<UdpSocket>,
     /// RTCP leaves from the RTP socket too (RFC 5761).
     pub mux: bool,
 }
 
 impl Sockets {
     pub fn new(pair: Pair, mux: bool) -> Self {
-        note_arrivals(&pair.rtp);
         Sockets { rtp: pair.rtp, rtcp: pair.rtcp, mux }
     }
 
@@ -71,8 +73,8 @@ impl Sockets {
     /// A full socket loses the packet, as a network would.
     pub fn send_raw(&self, port: Port, to: SocketAddr, bytes: &[u8]) {
         let sent = match port {
-            Port::Rtcp if !self.mux => datagram::send(&self.rtcp, bytes, to),
-            Port::Rtp | Port::Rtcp => datagram::send(&self.rtp, bytes, to),
+            Port::Rtcp if !self.mux => datagram::send(&*self.rtcp, bytes, to),
+            Port::Rtp | Port::Rtcp => datagram::send(&*self.rtp, bytes, to),
         };
         if let Err(error) = sent {
             tracing::trace!(%error, "a media packet was not sent");
@@ -89,7 +91,7 @@ impl Bell {
     /// An armed bell; inside the runtime that will wait for it.
     pub fn new(sockets: &Sockets) -> io::Result<Self> {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&set, &sockets.rtp, epoll::EventData::new_u64(0), Bell::once())?;
+        epoll::add(&set, &*sockets.rtp, epoll::EventData::new_u64(0), Bell::once())?;
         // SAFETY: the descriptor is owned by the value it is registered with, and nothing else closes it.
         let set = unsafe { AsyncFd::register_with_interest(set, Interest::READABLE) };
         Ok(Bell { set: set.map_err(io::Error::from)? })
@@ -115,15 +117,15 @@ impl Bell {
 
     /// Rings at once when something waits already.
     pub fn arm(&self, sockets: &Sockets) {
-        let armed = epoll::modify(&self.set, &sockets.rtp, epoll::EventData::new_u64(0), Bell::once());
+        let armed = epoll::modify(&self.set, &*sockets.rtp, epoll::EventData::new_u64(0), Bell::once());
         if let Err(error) = armed {
             tracing::warn!(%error, "a video socket cannot be waited for");
         }
     }
 }
 
-/// Best effort: without it packets have come when they are read.
-fn note_arrivals(socket: &UdpSocket) {
+/// Lets the kernel note when packets come. Best effort: without it they have come when they are read.
+pub fn note_arrivals(socket: &UdpSocket) {
     let on: libc::c_int = 1;
     // SAFETY: the option's value is the integer pointed at, of the length given.
     unsafe {
@@ -141,7 +143,7 @@ fn read(socket: &UdpSocket, mut take: impl FnMut(Instant, SocketAddr, &mut [u8])
     SCRATCH.with_borrow_mut(|scratch| {
         let mut any = false;
         for _ in 0..BATCHES {
-            let count = read_batch(socket, scratch, &mut take);
+            let count = read_batch(socket, scratch, OLDEST, &mut take);
             any |= count > 0;
             if count < BATCH {
                 break;
@@ -151,10 +153,30 @@ fn read(socket: &UdpSocket, mut take: impl FnMut(Instant, SocketAddr, &mut [u8])
     })
 }
 
+/// Throws away what waits at a socket that nobody reads any more, and says how long ago the newest of it came.
+pub fn drain(socket: &UdpSocket) -> Option<Duration> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut newest = None;
+        for batch in 0.. {
+            let count =
+                read_batch(socket, scratch, OLDEST_UNREAD, &mut |at, _, _| newest = newest.max(Some(at)));
+            if count < BATCH {
+                break;
+            }
+            // More than this may have pushed out what came after it.
+            if batch == BATCHES {
+                return Some(Duration::ZERO);
+            }
+        }
+        newest.map(|at| at.elapsed())
+    })
+}
+
 /// One `recvmmsg`; says how many datagrams there were.
 fn read_batch(
     socket: &UdpSocket,
     scratch: &mut [u8],
+    oldest: Duration,
     take: &mut impl FnMut(Instant, SocketAddr, &mut [u8]),
 ) -> usize {
     // SAFETY: all-zero bytes are valid for these C structures.
@@ -193,7 +215,7 @@ fn read_batch(
             .get_mut(index * LARGEST_PACKET..)
             .and_then(|rest| rest.get_mut(..message.msg_len as usize));
         let (Some(bytes), Some(source), false) = (bytes, address(&names[index]), cut) else { continue };
-        take(arrival(clocks, &message.msg_hdr), source, bytes);
+        take(arrival(clocks, oldest, &message.msg_hdr), source, bytes);
     }
     count
 }
@@ -220,9 +242,9 @@ fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
 }
 
 /// When a packet came: the kernel's note is wall time, so its age is taken off the present.
-fn arrival((now, wall): (Instant, SystemTime), header: &libc::msghdr) -> Instant {
+fn arrival((now, wall): (Instant, SystemTime), oldest: Duration, header: &libc::msghdr) -> Instant {
     let age = stamp(header).and_then(|stamp| wall.duration_since(UNIX_EPOCH + stamp).ok());
-    age.filter(|age| *age <= OLDEST).and_then(|age| now.checked_sub(age)).unwrap_or(now)
+    age.filter(|age| *age <= oldest).and_then(|age| now.checked_sub(age)).unwrap_or(now)
 }
 
 fn stamp(header: &libc::msghdr) -> Option<Duration> {
@@ -251,7 +273,8 @@ mod tests {
         let bind = || {
             let socket = UdpSocket::bind("127.0.0.1:0").expect("a port on loopback");
             socket.set_nonblocking(true).expect("non-blocking");
-            socket
+            note_arrivals(&socket);
+            Arc::new(socket)
         };
         Pair { rtp: bind(), rtcp: bind(), port: 0 }
     }

@@ -142,9 +142,11 @@ mod tests {
             codec,
             send_payload_type: 96,
             receive: Vec::new(),
-            telephone_event: None,
+            telephone_events: Vec::new(),
+            comfort_noises: Vec::new(),
             opus: OpusTerms::default(),
             ptime_ms,
+            extended_reports: false,
         }
     }
 

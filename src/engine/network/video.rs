@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::base::queue::{Gop, Offered, Receiver, Sender};
+use crate::base::time::Pts;
 use crate::engine::coding::Coder;
 use crate::engine::network::BEAT;
 use crate::engine::network::figures::stream_report;
 use crate::engine::network::guard::{Guard, Port};
 use crate::engine::network::sockets::{Bell, Sockets};
 use crate::engine::plan::{
-    PacketizationMode, PathReport, StreamReport, VideoCodec, VideoStream as VideoStreamPlan,
+    Direction, PacketizationMode, PathReport, StreamReport, VideoCodec, VideoStream as VideoStreamPlan,
 };
 use crate::engine::report::Gauges;
 use crate::engine::steering::Steering;
@@ -71,6 +72,10 @@ pub struct VideoPart {
     pub recorded: bool,
     /// The decoder's thread has ended before its time.
     pub blind: bool,
+    /// Pictures are moved by this, in nanoseconds, to where their sound is.
+    pub shift: i64,
+    /// What is left between both, when the peer's reports tell.
+    pub skew_ms: Option<f64>,
 }
 
 /// What a renewed offer and answer make of a running stream.
@@ -82,13 +87,21 @@ pub struct VideoChange {
 }
 
 impl VideoPart {
+    /// Whether pictures may flow, either way.
+    pub fn is_active(&self) -> bool {
+        self.stream.route.direction != Direction::Inactive
+    }
+
     pub fn receives(&self) -> bool {
         self.stream.route.direction.receives()
     }
 
     pub fn report(&self) -> StreamReport {
-        let report = stream_report(&self.machine.statistics(), self.first_ms, &self.guard);
-        StreamReport { path: Some(self.path()), ..report }
+        StreamReport {
+            path: Some(self.path()),
+            skew_ms: self.skew_ms,
+            ..stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        }
     }
 
     /// Reads what came, until nothing more comes or a picture is whole.
@@ -209,7 +222,8 @@ impl VideoPart {
         }
     }
 
-    fn deliver(&mut self, now: Instant, unit: AccessUnit, gauges: &Gauges) {
+    fn deliver(&mut self, now: Instant, mut unit: AccessUnit, gauges: &Gauges) {
+        unit.pts = Pts::from_nanos(unit.pts.nanos().saturating_add(self.shift));
         self.recorded |= unit.key;
         if let Some(recorder) = self.recorder.as_ref().filter(|_| self.recorded) {
             recorder.offer(unit.clone());
@@ -249,6 +263,7 @@ impl VideoPart {
             self.stream.receive.iter().filter(|(number, _)| !named(*number)).copied().collect();
         stream.receive.extend(known);
         let (remote, rtcp) = self.guard.remotes();
+        self.machine.set_authentic(stream.route.protection.is_some());
         self.machine.redirect(remote, rtcp, receives, sends);
         self.machine.renegotiate(VideoTerms {
             receive: stream.receive.clone(),

@@ -56,6 +56,11 @@ impl Receiver {
         Receiver { clock_rate: clock_rate.max(1), pressed: None, ended: None }
     }
 
+    /// The clock of the payload type that the next packets have.
+    pub fn set_clock_rate(&mut self, clock_rate: u32) {
+        self.clock_rate = clock_rate.max(1);
+    }
+
     /// Takes one event packet. `Err`: malformed. `Ok(Some)`: a digit ended; when a new one began over one whose end
     /// was lost, the old one is given.
     pub fn push(
@@ -163,6 +168,17 @@ pub struct Sender {
 impl Sender {
     pub fn new(clock_rate: u32) -> Self {
         Sender { clock_rate, queue: VecDeque::new(), sending: Sending::Nothing }
+    }
+
+    /// The clock in which durations are told, from the next digit on.
+    pub fn set_clock_rate(&mut self, clock_rate: u32) {
+        if clock_rate != self.clock_rate {
+            for (_, length) in &mut self.queue {
+                let ticks = u64::from(*length) * u64::from(clock_rate) / u64::from(self.clock_rate.max(1));
+                *length = (ticks as u32).min(0xffff);
+            }
+            self.clock_rate = clock_rate.max(1);
+        }
     }
 
     /// Queues a digit. `false`: not a digit, or too many wait.

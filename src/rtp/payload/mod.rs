@@ -6,6 +6,7 @@
 
 pub mod dtmf;
 pub mod h264;
+pub mod opus;
 pub mod start;
 pub mod vp8;
 

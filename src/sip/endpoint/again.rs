@@ -78,6 +78,6 @@ impl Endpoint {
 fn session_of(user: &User) -> Option<SessionId> {
     match user {
         User::Invite(session) | User::Request(session, ..) | User::Refresh(session) => Some(*session),
-        User::Bye(_) | User::Outside(_) | User::Nobody => None,
+        User::Bye(_) | User::Prack(_) | User::Outside(_) | User::Nobody => None,
     }
 }

@@ -194,7 +194,12 @@ impl Endpoint {
             User::Invite(session) => self.sessions.get(session).is_some_and(|state| {
                 matches!(state.state, State::Inviting { cancel: Cancel::No }) && !state.progressed
             }),
-            User::Request(..) | User::Bye(_) | User::Refresh(_) | User::Outside(_) | User::Nobody => true,
+            User::Request(..)
+            | User::Bye(_)
+            | User::Refresh(_)
+            | User::Prack(_)
+            | User::Outside(_)
+            | User::Nobody => true,
         }
     }
 

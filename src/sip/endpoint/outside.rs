@@ -168,6 +168,11 @@ impl Endpoint {
         self.event(Event::OutsideRequested { request: id, asked: Box::new(asked) });
     }
 
+    /// The tag that our answer to a request will have, while it waits for it.
+    pub fn tag_of(&self, request: RequestId) -> Option<&str> {
+        self.outside.get(&request).map(|open| open.tag.as_str())
+    }
+
     /// Answers a request of a peer outside any dialog. A second final answer is ignored.
     pub fn reply(&mut self, now: Instant, request: RequestId, response: Response) {
         let Some(open) = self.outside.get(&request) else { return };

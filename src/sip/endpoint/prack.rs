@@ -265,7 +265,7 @@ impl Endpoint {
         if let Some(state) = self.sessions.get(&session) {
             self.finish_request(&mut prack, state, &rack, None);
         }
-        self.start_client(now, peer, branch, prack, User::Nobody);
+        self.start_client(now, peer, branch, prack, User::Prack(session));
         true
     }
 
@@ -312,6 +312,7 @@ mod tests {
     use super::super::tests::{ALICE, BOB, Scripted, Wire, address, ok, our_tag, request, sdp, status};
     use super::super::{Access, Hop, NameAddr, Outgoing, Settings, Timers, Transport};
     use super::*;
+    use crate::sip::digest::Credentials;
     use crate::sip::uri::Uri;
 
     fn ringing(body: Option<&str>) -> Response {
@@ -507,6 +508,10 @@ mod tests {
 
     /// Our INVITE as a caller, with what its headers say.
     fn dialled(phone: &mut Scripted) -> (SessionId, String) {
+        dialled_as(phone, None)
+    }
+
+    fn dialled_as(phone: &mut Scripted, credentials: Option<Credentials>) -> (SessionId, String) {
         let outgoing = Outgoing {
             target: None,
             to: Uri::parse("sip:alice@10.0.0.1").expect("a URI"),
@@ -514,7 +519,7 @@ mod tests {
             hops: vec![Hop::to(Transport::Udp, address(ALICE), address(BOB))],
             headers: Vec::new(),
             body: sdp("offer"),
-            credentials: None,
+            credentials,
         };
         let session = phone.endpoint.invite(phone.now, outgoing);
         (session, phone.says().remove(0).1)
@@ -578,5 +583,33 @@ mod tests {
             phone.hears(ALICE, Access::Stranger, &response(&invite, 180, &format!("f{fork}"), more));
         }
         assert_eq!(phone.endpoint.counters().overload, 40 - EARLY as u64);
+    }
+
+    #[test]
+    fn a_challenged_prack_goes_out_again_with_proof_in_its_own_dialog() {
+        let own = Credentials { username: "200".into(), password: "p".into(), realms: vec!["office".into()] };
+        for (credentials, again) in [(Some(own), 1), (None, 0)] {
+            let mut phone = Scripted::new(Settings::default());
+            let (_, invite) = dialled_as(&mut phone, credentials);
+            let more = "Require: 100rel\nRSeq: 7\n";
+            let prack = phone.hears(ALICE, Access::Stranger, &response(&invite, 183, "x", more)).remove(0).1;
+            let asks = "Proxy-Authenticate: Digest realm=\"office\",nonce=\"n\",qop=\"auth\"\n";
+            let said = phone.hears(ALICE, Access::Stranger, &response(&prack, 407, "x", asks));
+            assert_eq!(count_of(&said, "PRACK "), again, "{said:?}");
+            let Some((_, proven)) = said.iter().find(|(_, text)| text.starts_with("PRACK ")) else {
+                continue;
+            };
+            assert!(
+                proven.contains("Proxy-Authorization: Digest username=\"200\"")
+                    && proven.contains("CSeq: 3 PRACK")
+            );
+            assert!(proven.contains("RAck: 7 1 INVITE") && proven.contains(";tag=x"), "{proven}");
+            let said = phone.hears(ALICE, Access::Stranger, &response(proven, 407, "x", asks));
+            assert_eq!(count_of(&said, "PRACK "), 0, "once is enough");
+        }
+    }
+
+    fn count_of(said: &[(std::net::SocketAddr, String)], start: &str) -> usize {
+        said.iter().filter(|(_, text)| text.starts_with(start)).count()
     }
 }

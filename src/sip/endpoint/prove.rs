@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use super::super::dialog::Dialog;
 use super::super::digest::client::{Attempts, Client};
 use super::super::message::{Method, RequestMessage, ResponseMessage};
 use super::asking::REINVITE_LIMIT;
@@ -43,6 +44,7 @@ impl Endpoint {
             User::Invite(session)
             | User::Request(session, ..)
             | User::Refresh(session)
+            | User::Prack(session)
             | User::Bye(session) => {
                 let state = self.sessions.get_mut(session)?;
                 let given_up = match &state.state {
@@ -82,7 +84,7 @@ impl Endpoint {
         let (branch, request) = self.addressed(request, peer);
         let session = match &user {
             User::Invite(session) | User::Request(session, ..) | User::Refresh(session) => Some(*session),
-            User::Bye(_) | User::Outside(_) | User::Nobody => None,
+            User::Bye(_) | User::Prack(_) | User::Outside(_) | User::Nobody => None,
         };
         let (first, sent) = (matches!(user, User::Invite(_)), request.clone());
         let id = self.start_client_over(now, peer, rest, branch, request, user);
@@ -108,11 +110,17 @@ impl Endpoint {
 
     fn next_number(&mut self, user: &User, request: &RequestMessage) -> u32 {
         let after = request.cseq().map_or(1, |cseq| cseq.number.saturating_add(1));
-        let session = match user {
-            User::Request(session, ..) | User::Refresh(session) | User::Bye(session) => session,
+        let (session, early) = match user {
+            User::Request(session, ..) | User::Refresh(session) | User::Bye(session) => (session, false),
+            User::Prack(session) => (session, true),
             User::Invite(_) | User::Outside(_) | User::Nobody => return after,
         };
-        let dialog = self.sessions.get_mut(session).and_then(|state| state.dialog.as_mut());
-        dialog.map_or(after, super::super::dialog::Dialog::next_cseq)
+        let Some(state) = self.sessions.get_mut(session) else { return after };
+        let fork = request.to().and_then(|to| to.tag().map(str::to_owned)).filter(|_| early);
+        let of_fork = |dialog: &Dialog| fork.as_ref().is_none_or(|fork| dialog.key.remote_tag == *fork);
+        let made = state.dialog.as_mut().filter(|dialog| of_fork(dialog));
+        let forks = state.early.iter_mut().map(|early| &mut early.dialog);
+        let dialog = made.or_else(|| forks.filter(|_| early).find(|dialog| of_fork(dialog)));
+        dialog.map_or(after, Dialog::next_cseq)
     }
 }

@@ -23,6 +23,8 @@ pub(super) enum User {
     Bye(SessionId),
     /// An UPDATE that keeps the session from expiring.
     Refresh(SessionId),
+    /// A PRACK: nobody waits for its outcome, but it may be asked for proof.
+    Prack(SessionId),
     /// A request outside any dialog.
     Outside(RequestId),
     /// CANCEL, or the BYE of a forked 2xx: nobody waits for its outcome.

@@ -231,7 +231,8 @@ impl Endpoint {
             }
             (User::Outside(request), 200..) => self.outside_answered(request, response),
             (User::Refresh(session), 200..) => self.refreshed(now, session, &response),
-            (User::Request(..) | User::Refresh(_) | User::Bye(_) | User::Outside(_) | User::Nobody, _) => {}
+            (User::Request(..) | User::Refresh(_) | User::Bye(_) | User::Outside(_), _)
+            | (User::Prack(_) | User::Nobody, _) => {}
         }
     }
 
@@ -343,7 +344,7 @@ impl Endpoint {
                 self.event(Event::Ended { session });
             }
             User::Outside(request) => self.outside_failed(request, status),
-            User::Nobody => {}
+            User::Prack(_) | User::Nobody => {}
         }
     }
 }

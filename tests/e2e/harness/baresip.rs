@@ -25,12 +25,15 @@ pub struct Settings {
     pub sound: PathBuf,
     /// Clip without sound, 640x360 at 15 fps; `None`: audio-only.
     pub clip: Option<PathBuf>,
-    /// In its own spelling: `pcmu`, `pcma`, `opus/48000/2`.
+    /// In its own spelling: `pcmu`, `pcma`, `g722/16000`, `opus/48000/2`.
     pub audio_codecs: &'static str,
     /// Takes calls by itself.
     pub answers: bool,
     /// Sends back what it hears (through its jitter buffer and codecs) instead of `sound`.
     pub echoes: bool,
+    /// Takes as many calls as come, sound only, and sends each its own back: by its `echo` application, at the codec's
+    /// own rate. Its RTP ports are [`MANY_PORTS`].
+    pub many: bool,
     /// `srtp`, `srtp-mand` or `dtls_srtp`; `None`: in the clear.
     pub protection: Option<&'static str>,
     /// Where it registers, and is then called.
@@ -38,6 +41,9 @@ pub struct Settings {
     /// Its certificate with key behind it, and whom it trusts: TLS on the port above its own.
     pub tls: Option<(PathBuf, PathBuf)>,
 }
+
+/// RTP ports of a baresip for many calls.
+pub const MANY_PORTS: (u16, u16) = (40_000, 59_999);
 
 /// One user of a registrar.
 #[derive(Clone)]
@@ -57,6 +63,7 @@ impl Default for Settings {
             audio_codecs: "pcmu",
             answers: false,
             echoes: false,
+            many: false,
             protection: None,
             account: None,
             tls: None,
@@ -156,6 +163,11 @@ impl Baresip {
         let _ = self.control.wait_event(Duration::from_secs(3), &["CALL_CLOSED"]);
     }
 
+    /// Presses a key, as telephone event.
+    pub fn press(&mut self, key: &str) {
+        self.control.send("sndcode", key);
+    }
+
     pub fn hold(&mut self) {
         self.control.send("hold", "");
     }
@@ -200,14 +212,15 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
         line(&format!("sip_cafile {}", ca.display()));
     }
     line("call_local_timeout 60");
-    line("call_max_calls 8");
-    line(&format!("rtp_ports {}-{}", ports + 4, ports + 47));
+    line(&format!("call_max_calls {}", if settings.many { 5000 } else { 8 }));
+    let rtp_ports = if settings.many { MANY_PORTS } else { (ports + 4, ports + 47) };
+    line(&format!("rtp_ports {}-{}", rtp_ports.0, rtp_ports.1));
     line("rtcp_mux no");
     line("rtp_stats yes");
     line("jitter_buffer_delay 5-10");
     line("audio_buffer 20-160");
     for direction in ["ausrc", "auplay"] {
-        line(&format!("{direction}_srate 48000"));
+        line(&format!("{direction}_srate {}", if settings.many { 8000 } else { 48_000 }));
         line(&format!("{direction}_channels 1"));
         line(&format!("{direction}_format s16"));
     }
@@ -222,7 +235,7 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
     line("audio_alert aubridge,alert");
     line("ringback_disabled yes");
     line("module_path /usr/lib/baresip/modules");
-    for module in ["opus", "g711", "aufile", "aubridge", "sndfile"] {
+    for module in ["opus", "g711", "g722", "aufile", "aubridge", "sndfile"] {
         line(&format!("module {module}.so"));
     }
     for module in settings.protection.map_or(&[][..], |_| &["srtp", "dtls_srtp"]) {
@@ -245,7 +258,9 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
     for module in ["uuid", "account"] {
         line(&format!("module_tmp {module}.so"));
     }
-    for module in ["menu", "ctrl_tcp", "debug_cmd"] {
+    // Both would answer.
+    let answering = if settings.many { "echo" } else { "menu" };
+    for module in [answering, "ctrl_tcp", "debug_cmd"] {
         line(&format!("module_app {module}.so"));
     }
     line(&format!("ctrl_tcp_listen 127.0.0.1:{}", ports + 2));

@@ -46,7 +46,7 @@ impl Browser {
             username: String::new(),
             password: String::new(),
             sequence: 65_000,
-            heard: Stream { packets: vec![] },
+            heard: Stream::default(),
             checks_passed: 0,
             clear: 0,
             keyed_after: None,

@@ -136,9 +136,11 @@ impl Rtp {
 }
 
 /// One RTP stream: everything with one SSRC that one address sent.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Stream {
     pub packets: Vec<Rtp>,
+    /// RTCP on the same port, and when it came.
+    pub reports: Vec<(f64, Vec<u8>)>,
 }
 
 /// The RTP streams whose destination port lies in `ports`, the longest first.
@@ -152,7 +154,8 @@ pub fn streams_to(packets: &[Packet], ports: (u16, u16)) -> Vec<Stream> {
             found.entry((packet.source, rtp.ssrc)).or_default().push(rtp);
         }
     }
-    let mut streams: Vec<Stream> = found.into_values().map(|packets| Stream { packets }).collect();
+    let mut streams: Vec<Stream> =
+        found.into_values().map(|packets| Stream { packets, ..Stream::default() }).collect();
     streams.sort_by_key(|stream| std::cmp::Reverse(stream.packets.len()));
     streams
 }

@@ -94,7 +94,10 @@ impl Impaired {
         let passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = std::collections::BTreeSet::new();
         let fresh = |packet: &&Rtp| seen.insert((packet.ssrc, packet.sequence));
-        Stream { packets: passed[toward as usize].iter().filter(fresh).cloned().collect() }
+        Stream {
+            packets: passed[toward as usize].iter().filter(fresh).cloned().collect(),
+            reports: Vec::new(),
+        }
     }
 }
 

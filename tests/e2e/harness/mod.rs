@@ -10,8 +10,11 @@ pub mod baresip;
 pub mod browser;
 pub mod capture;
 pub mod certificates;
+pub mod endurance;
 pub mod impaired;
 pub mod kamailio;
+pub mod line;
+pub mod mutate;
 pub mod name_server;
 pub mod picture;
 pub mod process;
@@ -47,14 +50,17 @@ pub fn turn() -> MutexGuard<'static, ()> {
 }
 
 /// First of `count` neighbouring ports that nobody has bound, UDP or TCP, on 127.0.0.1. Even, and below the range
-/// the kernel hands out by itself.
+/// the kernel hands out by itself. Tests that run side by side have ranges of their own: a port is found before it is
+/// bound.
 pub fn free_ports(count: u16) -> u16 {
     static TRIES: AtomicU16 = AtomicU16::new(0);
     let own = (std::process::id() % 97) as u16;
+    let side = std::env::var("NEXTEST_TEST_GLOBAL_SLOT").ok().and_then(|slot| slot.parse::<u16>().ok());
+    let (start, width) = side.map_or((12_000, 20_000), |slot| (12_000 + slot % 4 * 5_000, 4_900));
     for _ in 0..500 {
         let try_number = TRIES.fetch_add(1, Ordering::Relaxed);
         let first =
-            12_000 + (own.wrapping_mul(211).wrapping_add(try_number.wrapping_mul(128)) % 20_000) / 2 * 2;
+            start + (own.wrapping_mul(211).wrapping_add(try_number.wrapping_mul(128)) % width) / 2 * 2;
         let all = (first..first + count).all(|port| {
             UdpSocket::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok()
         });

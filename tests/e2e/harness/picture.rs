@@ -159,6 +159,12 @@ impl Picture {
         has_line(level, width, height, length / 2) && has_line(upright, height, width, length / 2)
     }
 
+    /// More white than black.
+    pub fn is_bright(&self) -> bool {
+        let sum: usize = self.luma.iter().map(|value| usize::from(*value)).sum();
+        sum > self.luma.len() * 128
+    }
+
     /// Is this the picture shown in place of one that was withheld? Most of it is one dark grey.
     pub fn is_slate(&self) -> bool {
         let ground = self.luma.iter().filter(|luma| luma.abs_diff(SLATE_LUMA) <= 8).count();

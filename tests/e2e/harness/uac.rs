@@ -2,12 +2,14 @@
 //!
 //! It is deliberately naive: fixed headers, no retransmission of requests but INVITE, one call.
 
+use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::capture::{Rtp, Stream};
+use super::mutate::Mutator;
 use super::process::output_of;
 use super::{sound, wait_for};
 
@@ -67,11 +69,22 @@ pub struct Sending<'a> {
     pub fps: u32,
     /// A tone in Hz; `None`: silence with a click every second.
     pub tone: Option<f64>,
+    /// Sends no media at all.
+    pub silent: bool,
+    /// Spoils what is sent.
+    pub mutates: Option<&'a RefCell<Mutator>>,
 }
 
 impl Default for Sending<'_> {
     fn default() -> Self {
-        Sending { time: Duration::from_secs(5), video: None, fps: 15, tone: None }
+        Sending {
+            time: Duration::from_secs(5),
+            video: None,
+            fps: 15,
+            tone: None,
+            silent: false,
+            mutates: None,
+        }
     }
 }
 
@@ -127,6 +140,11 @@ impl Caller {
         socket.local_addr().expect("a bound socket").port()
     }
 
+    /// Where it takes sound.
+    pub fn audio_port(&self) -> u16 {
+        Self::port_of(&self.audio)
+    }
+
     /// An offer of PCMU and, with `video`, of a video line made of that text; `PORT` in it becomes the video port.
     pub fn offer(&self, video: Option<&str>) -> String {
         let mut sdp = format!(
@@ -159,7 +177,8 @@ impl Caller {
         let local = self.signalling.local_addr().expect("a bound socket");
         let tag =
             if self.remote_tag.is_empty() { String::new() } else { format!(";tag={}", self.remote_tag) };
-        let kind = if body.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
+        let named = body.is_empty() || self.more.contains("Content-Type:");
+        let kind = if named { "" } else { "Content-Type: application/sdp\r\n" };
         let more = if matches!(method, "INVITE" | "UPDATE" | "REFER" | "MESSAGE") { &self.more } else { "" };
         format!(
             "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {local};rport;branch=z9hG4bK{branch}{port}{cseq}\r\n\
@@ -237,12 +256,13 @@ impl Caller {
             |index: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, ports.get(index).copied().unwrap_or(0)));
         let mut audio = Sender::new(&self.audio, to(0), 0, 160, self.sent[0]);
         let mut pictures = Sender::new(&self.video, to(1), 97, 90_000 / sending.fps, self.sent[1]);
-        let mut received = Received { audio: Stream { packets: vec![] }, video: Stream { packets: vec![] } };
+        (audio.mutates, pictures.mutates) = (sending.mutates, sending.mutates);
+        let mut received = Received { audio: Stream::default(), video: Stream::default() };
         let lines = Lines { audio: (&self.audio, to(0)), video: (&self.video, to(1)) };
         let start = Instant::now();
         let (mut blocks, mut frames) = (0u32, 0u32);
         while start.elapsed() < sending.time {
-            if start.elapsed() >= blocks * Duration::from_millis(20) {
+            if !sending.silent && start.elapsed() >= blocks * Duration::from_millis(20) {
                 audio.send(&[&sending.block(blocks)[..]]);
                 blocks += 1;
             }
@@ -424,7 +444,10 @@ fn status_of(message: &str) -> Option<u16> {
 fn receive_rtp(socket: &UdpSocket, at: f64, into: &mut Stream) {
     let mut buffer = [0; 2048];
     while let Ok((length, _)) = socket.recv_from(&mut buffer) {
-        into.packets.extend(Rtp::read(at, &buffer[..length]));
+        match Rtp::read(at, &buffer[..length]) {
+            Some(packet) => into.packets.push(packet),
+            None => into.reports.push((at, buffer[..length].to_vec())),
+        }
     }
 }
 
@@ -435,11 +458,12 @@ struct Sender<'a> {
     payload_type: u8,
     step: u32,
     at: Position,
+    mutates: Option<&'a RefCell<Mutator>>,
 }
 
 impl<'a> Sender<'a> {
     fn new(socket: &'a UdpSocket, to: SocketAddr, payload_type: u8, step: u32, at: Position) -> Self {
-        Sender { socket, to, payload_type, step, at }
+        Sender { socket, to, payload_type, step, at, mutates: None }
     }
 
     /// The packets of one block of sound or one picture; the last has the marker when there is video.
@@ -452,7 +476,12 @@ impl<'a> Sender<'a> {
             packet.extend(0x5eed_0000u32.wrapping_add(u32::from(self.payload_type)).to_be_bytes());
             packet.extend_from_slice(payload);
             // A closed port answers with ICMP, which shows up as an error of the next send; media does not care.
-            let _ = self.socket.send_to(&packet, self.to);
+            match self.mutates {
+                None => drop(self.socket.send_to(&packet, self.to)),
+                Some(mutator) => mutator.borrow_mut().send(packet, |spoilt| {
+                    let _ = self.socket.send_to(spoilt, self.to);
+                }),
+            }
             self.at.sequence = self.at.sequence.wrapping_add(1);
         }
         self.at.timestamp = self.at.timestamp.wrapping_add(self.step);
@@ -541,7 +570,7 @@ fn both_packetizations_carry_the_whole_clip() {
             ssrc: 1,
             payload: payload.clone(),
         });
-        let stream = Stream { packets: packets.collect() };
+        let stream = Stream { packets: packets.collect(), ..Stream::default() };
         assert!(stream.largest() <= 1200 && stream.packet_kinds().iter().all(|kind| kinds.contains(kind)));
         assert_eq!(super::picture::read_h264(&stream.h264()).len(), 180, "mode {mode}");
     }

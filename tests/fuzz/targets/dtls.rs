@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use eyeline::engine::network::guard::{Guard, Port};
 use eyeline::engine::plan::{Direction, DtlsPeer, Protection, Route, SrtpKeys};
+use eyeline::rtp::reach::Reach;
 use eyeline::secure::dtls::{Association, Identity, Progress};
 use eyeline::secure::srtp::{Incoming, Outgoing};
 
@@ -44,7 +45,12 @@ impl Wire {
             protection: Protection::Dtls(Box::new(DtlsPeer { client, fingerprint })),
             ice: None,
         };
-        let guard = Guard::new(now, &route, Some(PEER.ip()), Some(OURS.clone()));
+        let guard = Guard::new(
+            now,
+            &route,
+            Reach { signalling: Some(PEER.ip()), ..Reach::default() },
+            Some(OURS.clone()),
+        );
         let peer = Association::new(now, &THEIRS[usize::from(stranger)], !client, OURS.fingerprint());
         Wire { now, guard, peer: peer.expect("an association"), keys: None, sent: 0, heard: 0 }
     }

@@ -32,7 +32,11 @@ pub fn run(data: &[u8]) {
                 bandwidth.heard(at, path, (1, None));
             }
             Message::Report(block) => bandwidth.reported(at, &block, 0),
-            Message::SenderReport(_) | Message::Bye { .. } | Message::Pli { .. } | Message::Fir { .. } => {}
+            Message::SenderReport(_)
+            | Message::VoipMetrics(_)
+            | Message::Bye { .. }
+            | Message::Pli { .. }
+            | Message::Fir { .. } => {}
         }
     });
     assert!(bandwidth.target_kbps() <= 800 && bandwidth.target_kbps() >= 16);

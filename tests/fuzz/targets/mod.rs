@@ -9,9 +9,12 @@ pub mod feedback;
 pub mod h264_payload;
 pub mod multipart;
 pub mod offer_answer;
+pub mod playout;
 pub mod rtcp;
+pub mod rtcp_xr;
 pub mod rtp;
 pub mod rtp_extension;
+pub mod rtp_stream;
 pub mod sdp;
 pub mod sip_connection;
 pub mod sip_endpoint;
@@ -21,6 +24,7 @@ pub mod sip_values;
 pub mod sps;
 pub mod srtp;
 pub mod stun;
+pub mod telephone_event;
 pub mod uri;
 
 /// One target.
@@ -34,9 +38,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("h264_payload", h264_payload::run),
     ("multipart", multipart::run),
     ("offer_answer", offer_answer::run),
+    ("playout", playout::run),
     ("rtcp", rtcp::run),
+    ("rtcp_xr", rtcp_xr::run),
     ("rtp", rtp::run),
     ("rtp_extension", rtp_extension::run),
+    ("rtp_stream", rtp_stream::run),
     ("sdp", sdp::run),
     ("sip_connection", sip_connection::run),
     ("sip_endpoint", sip_endpoint::run),
@@ -46,5 +53,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sps", sps::run),
     ("srtp", srtp::run),
     ("stun", stun::run),
+    ("telephone_event", telephone_event::run),
     ("uri", uri::run),
 ];

@@ -1,6 +1,6 @@
 //! The peer's description as an offer to answer, and as the answer to our offer.
 
-use eyeline::call::negotiate::{self, MediaSettings, Origin, SrtpPolicy};
+use eyeline::call::negotiate::{self, KeyOffer, MediaSettings, Origin, SrtpPolicy};
 use eyeline::engine::plan::{AudioCodec, BoundPorts, Direction};
 use eyeline::media::frame::Size;
 use eyeline::sdp;
@@ -8,7 +8,7 @@ use eyeline::sdp;
 pub fn run(data: &[u8]) {
     let Ok(theirs) = negotiate::read(data) else { return };
     let settings = MediaSettings {
-        audio_codecs: vec![AudioCodec::Pcma, AudioCodec::Pcmu],
+        audio_codecs: vec![AudioCodec::Opus, AudioCodec::G722, AudioCodec::Pcma, AudioCodec::Pcmu],
         audio_direction: Direction::SendReceive,
         video: true,
         video_direction: Direction::SendReceive,
@@ -17,6 +17,7 @@ pub fn run(data: &[u8]) {
         max_kbps: 1000,
         slides: true,
         srtp: SrtpPolicy::Optional,
+        key_offer: if data.len() % 2 == 0 { KeyOffer::Sdes } else { KeyOffer::Dtls },
         dtls_fingerprint: Some(("sha-256".to_owned(), vec![7; 32])),
         ice: true,
         browser: false,

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use eyeline::engine::network::guard::{Guard, Port};
 use eyeline::engine::plan::{Direction, Protection, Route, SrtpKeys, SrtpSuite};
+use eyeline::rtp::reach::Reach;
 use eyeline::secure::srtp::Outgoing;
 
 const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 5000);
@@ -68,7 +69,7 @@ pub fn run(data: &[u8]) {
     let master = vec![2; key + salt];
     let out = Outgoing::new(suite, &master).expect("a key of its length");
     let mut peer = Peer { out, sequence: 0, reports: 0, sent: Vec::new(), last: Vec::new() };
-    let mut guard = Guard::new(now, &route(suite, &master), None, None);
+    let mut guard = Guard::new(now, &route(suite, &master), Reach::default(), None);
     while let [what, length, tail @ ..] = rest {
         let (bytes, tail) = tail.split_at(usize::from(*length).min(tail.len()));
         rest = tail;

@@ -9,6 +9,7 @@ pub(in super::super) fn sip(page: &mut Page, sip: &Sip) {
     page.texts("listen", sip.listen.iter().map(Listen::to_string));
     page.text("advertise", &sip.advertise.map_or("auto".to_owned(), |address| address.to_string()));
     page.text("dns", &sip.dns.map_or(String::new(), |server| server.to_string()));
+    page.texts("origins", &sip.origins);
     page.texts("trusted", networks(&sip.trusted));
     page.word("strangers", sip.strangers);
     page.text("realm", sip.realm.as_deref().unwrap_or_default());
@@ -45,6 +46,7 @@ fn peer(page: &mut Page, peer: &SipPeer) {
     page.texts("source", networks(&peer.source));
     page.texts("networks", networks(&peer.networks));
     page.text("srtp", peer.srtp.map_or("", Word::word));
+    page.text("srtp_offer", peer.srtp_offer.map_or("", Word::word));
     page.text("uri", &shown(peer.uri.as_ref()));
     page.text("username", &peer.username);
     page.text("password", peer.password.shown());
@@ -69,6 +71,7 @@ fn account(page: &mut Page, account: &Account) {
     page.raw("expires_s", account.expires.as_secs());
     page.text("outbound_proxy", &shown(account.outbound_proxy.as_ref()));
     page.text("srtp", account.srtp.map_or("", Word::word));
+    page.text("srtp_offer", account.srtp_offer.map_or("", Word::word));
 }
 
 /// Empty: none.

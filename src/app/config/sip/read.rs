@@ -20,6 +20,7 @@ pub fn sip(section: &Section, into: &mut Sip) {
     section.list("listen", &mut into.listen, listen);
     section.parsed("advertise", &mut into.advertise, advertise);
     section.parsed("dns", &mut into.dns, dns);
+    section.list("origins", &mut into.origins, origin);
     section.list("trusted", &mut into.trusted, network);
     section.word("strangers", &mut into.strangers);
     section.parsed("realm", &mut into.realm, realm);
@@ -105,6 +106,22 @@ fn dns(text: &str) -> Result<Option<SocketAddr>, String> {
     }
 }
 
+/// As browsers write it: scheme, host, and a port that is not the usual one.
+fn origin(text: &str) -> Result<String, String> {
+    let is_page = |text: &str| {
+        text.split_once("://").is_some_and(|(scheme, host)| {
+            matches!(scheme, "http" | "https") && !host.is_empty() && !host.contains(['/', '?', '#', ' '])
+        })
+    };
+    match text {
+        "*" => Ok(text.to_owned()),
+        text if is_page(&text.to_ascii_lowercase()) => Ok(text.to_ascii_lowercase()),
+        _ => Err(format!(
+            "{text:?} is no origin; write \"https://phone.example.com\" without a path, or \"*\""
+        )),
+    }
+}
+
 /// It stands in quotes in a header.
 fn realm(text: &str) -> Result<Option<String>, String> {
     match text {
@@ -153,7 +170,7 @@ fn peer(section: &Section) -> Option<SipPeer> {
     let mut peer = SipPeer::named(name.as_deref().unwrap_or_default());
     networks(section, "source", &mut peer.source);
     networks(section, "networks", &mut peer.networks);
-    srtp(section, &mut peer.srtp);
+    (peer.srtp, peer.srtp_offer) = (or_empty(section, "srtp"), or_empty(section, "srtp_offer"));
     section.parsed("uri", &mut peer.uri, |text| optional(text, |text| uri(text, true)));
     section.parsed("username", &mut peer.username, credential_name);
     section.secret("password", &mut peer.password);
@@ -183,8 +200,6 @@ fn account(section: &Section) -> Option<Account> {
     whole_seconds(section, "expires_s", &mut expires);
     let mut outbound_proxy = None;
     section.parsed("outbound_proxy", &mut outbound_proxy, |text| optional(text, |text| uri(text, false)));
-    let mut policy = None;
-    srtp(section, &mut policy);
     Some(Account {
         name: name?,
         registrar: registrar?,
@@ -194,7 +209,8 @@ fn account(section: &Section) -> Option<Account> {
         display_name: shown,
         expires,
         outbound_proxy,
-        srtp: policy,
+        srtp: or_empty(section, "srtp"),
+        srtp_offer: or_empty(section, "srtp_offer"),
     })
 }
 
@@ -219,9 +235,10 @@ fn optional<T>(text: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Res
 }
 
 /// Empty: as `[media]` says.
-fn srtp(section: &Section, into: &mut Option<SrtpPolicy>) {
-    let path = section.path_of("srtp");
-    section.parsed("srtp", into, |text| optional(text, |text| word(text, &path)));
+fn or_empty<T: Word>(section: &Section, key: &str) -> Option<T> {
+    let (mut found, path) = (None, section.path_of(key));
+    section.parsed(key, &mut found, |text| optional(text, |text| word(text, &path)));
+    found
 }
 
 fn own_name(text: &str) -> Result<String, String> {

@@ -69,6 +69,16 @@ words! {
     }
 }
 
+words! {
+    /// How calls we make agree on keys.
+    SrtpOffer {
+        /// Keys in the SDP.
+        Sdes = "sdes",
+        /// A handshake on the media path.
+        Dtls = "dtls",
+    }
+}
+
 /// `[sip]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sip {
@@ -77,6 +87,8 @@ pub struct Sip {
     pub advertise: Option<IpAddr>,
     /// The DNS server for names that are dialled. `None`: the system's.
     pub dns: Option<SocketAddr>,
+    /// Web pages whose scripts may open WebSockets, besides those of this host: `https://phone.example.com`, or `*`.
+    pub origins: Vec<String>,
     /// Who may call without a password, besides the sources of [`Sip::peers`].
     pub trusted: Vec<IpNet>,
     pub strangers: Strangers,
@@ -115,6 +127,7 @@ impl Default for Sip {
                 .to_vec(),
             advertise: None,
             dns: None,
+            origins: Vec::new(),
             trusted: vec![
                 network([127, 0, 0, 0], 8),
                 IpNet::new_assert(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), 128),
@@ -175,6 +188,8 @@ pub struct SipPeer {
     pub networks: Vec<IpNet>,
     /// `None`: [`super::super::settings::Media::srtp`].
     pub srtp: Option<SrtpPolicy>,
+    /// `None`: [`super::super::settings::Media::srtp_offer`].
+    pub srtp_offer: Option<SrtpOffer>,
     /// Where it is dialled. `None`: it only calls.
     pub uri: Option<Uri>,
     /// How we answer its challenges.
@@ -205,6 +220,7 @@ impl SipPeer {
             source: Vec::new(),
             networks: Vec::new(),
             srtp: None,
+            srtp_offer: None,
             uri: None,
             username: String::new(),
             password: Secret::default(),
@@ -239,4 +255,6 @@ pub struct Account {
     pub outbound_proxy: Option<Uri>,
     /// `None`: [`super::super::settings::Media::srtp`].
     pub srtp: Option<SrtpPolicy>,
+    /// `None`: [`super::super::settings::Media::srtp_offer`].
+    pub srtp_offer: Option<SrtpOffer>,
 }
