@@ -17,7 +17,7 @@ pub fn run(data: &[u8]) {
         max_kbps: 1000,
         slides: true,
         srtp: SrtpPolicy::Optional,
-        key_offer: if data.len() % 2 == 0 { KeyOffer::Sdes } else { KeyOffer::Dtls },
+        key_offer: if data.len().is_multiple_of(2) { KeyOffer::Sdes } else { KeyOffer::Dtls },
         dtls_fingerprint: Some(("sha-256".to_owned(), vec![7; 32])),
         ice: true,
         browser: false,
