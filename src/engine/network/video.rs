@@ -98,8 +98,11 @@ impl VideoPart {
     }
 
     pub fn report(&self) -> StreamReport {
-        let report = stream_report(&self.machine.statistics(), self.first_ms, &self.guard);
-        StreamReport { skew_ms: self.skew_ms, path: Some(self.path()), ..report }
+        StreamReport {
+            path: Some(self.path()),
+            skew_ms: self.skew_ms,
+            ..stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        }
     }
 
     /// Reads what came, until nothing more comes or a picture is whole.

@@ -8,6 +8,7 @@ pub mod dtmf;
 pub mod h264;
 pub mod h265;
 pub mod opus;
+pub mod start;
 pub mod vp8;
 pub mod vp9;
 
