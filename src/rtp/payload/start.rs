@@ -3,12 +3,18 @@
 //! Told from the payload alone. Where that is not sure, it is not.
 
 use crate::media::access_unit::VideoCodec;
-use crate::rtp::payload::vp8::Descriptor;
+use crate::rtp::payload::{vp8, vp9};
 
 const IDR: u8 = 5;
 const SPS: u8 = 7;
 const STAP_A: u8 = 24;
 const FU_A: u8 = 28;
+/// Of H.265.
+const VPS: u8 = 32;
+const AGGREGATION: u8 = 48;
+/// Frame marker, the profile's reserved bit, "show an existing frame" and the frame's type: a key frame of profile 0 to 2.
+const VP9_HEADER: u8 = 0xcc;
+const VP9_KEY: u8 = 0x80;
 
 /// Whether a key picture begins with this payload.
 pub fn begins_key(codec: VideoCodec, payload: &[u8]) -> bool {
@@ -22,10 +28,22 @@ pub fn begins_key(codec: VideoCodec, payload: &[u8]) -> bool {
             },
             _ => false,
         },
-        VideoCodec::Vp8 => Descriptor::parse(payload).is_some_and(|(descriptor, frame)| {
+        VideoCodec::Vp8 => vp8::Descriptor::parse(payload).is_some_and(|(descriptor, frame)| {
             let first = descriptor.starts && descriptor.partition == 0;
             first && frame.first().is_some_and(|header| header & 1 == 0)
         }),
+        VideoCodec::Vp9 => vp9::Descriptor::parse(payload).is_some_and(|(descriptor, frame)| {
+            let first = descriptor.begins && descriptor.layers.is_none_or(|(_, spatial)| spatial == 0);
+            first && frame.first().is_some_and(|header| header & VP9_HEADER == VP9_KEY)
+        }),
+        // A video parameter set, alone or first of several.
+        VideoCodec::H265 => match payload {
+            [head, _, rest @ ..] => match (head >> 1 & 0x3f, rest) {
+                (AGGREGATION, [_, _, inner, ..]) => inner >> 1 & 0x3f == VPS,
+                (kind, _) => kind == VPS,
+            },
+            _ => false,
+        },
     }
 }
 
@@ -54,6 +72,13 @@ mod tests {
         ];
         assert!(others.iter().all(|payload| !h264(payload)));
         let vp8 = |payload: &[u8]| begins_key(VideoCodec::Vp8, payload);
+        let vp9 = |payload: &[u8]| begins_key(VideoCodec::Vp9, payload);
+        assert!(
+            vp9(&[0x08, 0x82, 0x49]) && !vp9(&[0x08, 0x86, 0]) && !vp9(&[0x00, 0x82, 0x49]) && !vp9(&[0x08])
+        );
+        let h265 = |payload: &[u8]| begins_key(VideoCodec::H265, payload);
+        assert!(h265(&[0x40, 1, 0x0c]) && h265(&[0x60, 1, 0, 4, 0x40, 1]) && !h265(&[0x26, 1, 0xaf]));
+        assert!(!h265(&[0x60, 1, 0, 4, 0x26, 1]) && !h265(&[0x62, 1, 0x93]) && !h265(&[]));
         assert!(vp8(&[0x10, 0x10, 2, 0]) && !vp8(&[0x10, 0x11, 2, 0]) && !vp8(&[0x00, 0x10, 2, 0]));
     }
 }
