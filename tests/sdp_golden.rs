@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use eyeline::call::negotiate::{self, KeyOffer, MediaSettings, Origin, Refusal, SrtpPolicy};
 use eyeline::engine::plan::{
-    AudioCodec, BoundPorts, Direction, PacketizationMode, Protection, Route, Streams,
+    AudioCodec, BoundPorts, Direction, PacketizationMode, Protection, Route, Streams, VideoCodec,
 };
 use eyeline::media::frame::Size;
 use eyeline::sdp::{self, SessionDescription};
@@ -22,6 +22,8 @@ fn settings() -> MediaSettings {
         audio_codecs: vec![AudioCodec::Pcma, AudioCodec::Pcmu],
         audio_direction: Direction::SendReceive,
         video: true,
+        video_codecs: VideoCodec::ALL.to_vec(),
+        vp8_encoder: true,
         video_direction: Direction::SendReceive,
         max_size: Size::new(1280, 720),
         fps: 15,
@@ -143,19 +145,17 @@ fn shown(streams: &Streams) -> String {
         let Some(video) = video else { continue };
         writeln!(text, "{name} {}", shown_route(&video.route)).unwrap();
         let [a, b, c] = video.profile_level_id;
-        let mode = match video.send_mode {
-            PacketizationMode::SingleNal => 0,
-            PacketizationMode::NonInterleaved => 1,
-        };
         let receive: Vec<u8> = video.receive.iter().map(|(number, _)| *number).collect();
-        writeln!(text, "  send {} mode {mode}; receive {:?}", video.send_payload_type, receive).unwrap();
+        let (how, peer) = match (video.codec, video.send_mode) {
+            (VideoCodec::H264, PacketizationMode::SingleNal) => ("mode 0", format!("{a:02x}{b:02x}{c:02x}")),
+            (VideoCodec::H264, PacketizationMode::NonInterleaved) => {
+                ("mode 1", format!("{a:02x}{b:02x}{c:02x}"))
+            }
+            (other, _) => (other.name(), "any level".to_owned()),
+        };
+        writeln!(text, "  send {} {how}; receive {receive:?}", video.send_payload_type).unwrap();
         let (size, rate) = (video.max_macroblocks, video.max_macroblocks_per_second);
-        writeln!(
-            text,
-            "  peer {a:02x}{b:02x}{c:02x}, {size} macroblocks, {rate}/s, {:?} kbps",
-            video.max_kbps
-        )
-        .unwrap();
+        writeln!(text, "  peer {peer}, {size} macroblocks, {rate}/s, {:?} kbps", video.max_kbps).unwrap();
         writeln!(text, "  parameter sets {:02x?}; {:?}", video.parameter_sets, video.feedback).unwrap();
     }
     text
@@ -405,8 +405,8 @@ fn check_line(name: &str, media: &sdp::Media, line: &serde_json::Value) {
 
 /// Whether this build has what the line needs.
 fn within_reach(line: &serde_json::Value) -> bool {
-    strings(&line["codec"])
-        .any(|codec| ["opus", "G722", "PCMU", "PCMA", "H264"].iter().any(|ours| codec.contains(ours)))
+    let ours = ["opus", "G722", "PCMU", "PCMA", "H264", "VP8"];
+    strings(&line["codec"]).any(|codec| ours.iter().any(|ours| codec.contains(ours)))
 }
 
 fn strings(list: &serde_json::Value) -> impl Iterator<Item = &str> {

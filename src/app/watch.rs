@@ -578,7 +578,9 @@ fn media_of(streams: &Streams) -> String {
         streams.audio.as_ref().map(|audio| format!("{} {:?}", audio.codec.name(), audio.route.direction));
     let video = streams.video.as_ref().map(|video| match video.codec {
         VideoCodec::H264 => format!("H264 {:?} {:?}", video.send_mode, video.route.direction),
-        codec @ VideoCodec::Vp8 => format!("{} {:?}", codec.name(), video.route.direction),
+        codec @ (VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::H265) => {
+            format!("{} {:?}", codec.name(), video.route.direction)
+        }
     });
     let slides = streams.slides.as_ref().map(|_| "slides".to_owned());
     let protected = (!protections(streams).is_empty()).then(|| protections(streams));

@@ -503,7 +503,7 @@ impl AudioStream {
     pub fn clock_offset(&self) -> Option<i64> {
         let (at, timestamp) = self.jitter.playing()?;
         let here = Pts::at(self.session.settings().epoch, at).nanos();
-        Some(here - self.session.sender_time(timestamp)?)
+        Some(here - self.session.sender_time(timestamp, PLAYOUT_RATE)?)
     }
 
     /// How much earlier the beat could come without missing a packet; `None`: nothing is played now.

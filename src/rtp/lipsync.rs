@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 /// Sound and picture further apart than this have no clock in common.
 const PLAUSIBLE_NANOS: i64 = 2_000_000_000;
-/// The shift follows by a twentieth of the time that passes: pictures neither jump nor run backwards.
-const SLEW: i64 = 20;
+/// The shift follows by a tenth of the time that passes: pictures neither jump nor run backwards.
+const SLEW: i64 = 10;
 /// The estimate moves by this share of what is new: one beat's rounding does not show.
-const SMOOTH: i64 = 32;
+const SMOOTH: i64 = 8;
 
 /// How far a peer's pictures are moved.
 #[derive(Clone, Copy, Debug, Default)]

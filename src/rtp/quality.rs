@@ -190,6 +190,22 @@ mod tests {
     }
 
     #[test]
+    fn what_loss_of_each_kind_is_worth() {
+        let mos = |percent: f64, mean_run: f64| {
+            let lost = percent / 100.0;
+            opinion(rating(lost, mean_run * (1.0 - lost), Impairment::CONCEALED, 60.0))
+        };
+        // By chance: 4.2, 3.8 and 3.2 at 1, 5 and 10 percent are kept.
+        for (percent, expected) in [(1.0, 4.31), (5.0, 3.91), (10.0, 3.42)] {
+            near(mos(percent, 1.0), expected);
+        }
+        // In runs of three on average: that of 10 percent is not, whatever conceals it; G.107 says so.
+        for (percent, expected) in [(1.0, 4.30), (5.0, 3.84), (10.0, 3.11)] {
+            near(mos(percent, 3.0), expected);
+        }
+    }
+
+    #[test]
     fn bursts_and_gaps_are_told_apart() {
         let mut bursts = Bursts::default();
         assert_eq!(bursts.figures(), BurstFigures::default());

@@ -546,11 +546,14 @@ impl Session {
     }
 
     /// The moment of a received timestamp by the sender's NTP clock, in nanoseconds since 1900 or 2036.
-    pub fn sender_time(&self, timestamp: u32) -> Option<i64> {
+    ///
+    /// `rate` in Hz: that of the timestamp, a multiple of the sender's own.
+    pub fn sender_time(&self, timestamp: u32, rate: u32) -> Option<i64> {
         let (ntp, reported) = self.sender_clock?;
+        let reported = reported.wrapping_mul(rate / self.clock_rate);
         let since = i64::from(timestamp.wrapping_sub(reported) as i32);
         let reported = (i128::from(ntp) * 1_000_000_000) >> 32;
-        let since = i128::from(since) * 1_000_000_000 / i128::from(self.settings.clock_rate);
+        let since = i128::from(since) * 1_000_000_000 / i128::from(rate.max(1));
         i64::try_from(reported + since).ok()
     }
 

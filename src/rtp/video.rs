@@ -312,7 +312,7 @@ impl VideoStream {
     /// A moment on the sender's clock subtracted from the same moment here, as pictures are placed; in nanoseconds.
     pub fn clock_offset(&self) -> Option<i64> {
         let (pts, timestamp) = self.assembly.timeline.newest()?;
-        Some(pts.nanos() - self.session.sender_time(timestamp)?)
+        Some(pts.nanos() - self.session.sender_time(timestamp, self.session.expected_clock_rate())?)
     }
 
     /// When [`VideoStream::handle_time`] is next needed.

@@ -39,7 +39,6 @@ use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
 use crate::call::{Call, CallSettings, Ended, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
-use crate::rtp::reach::Reach;
 use crate::sip::{
     self, Access, ConnectionId, Endpoint, Event, Hop, NameAddr, Peer, ResolveId, Response, SessionId,
     Transport, Uri,
@@ -378,6 +377,9 @@ impl UserAgent {
             let own = self.settings.advertise.unwrap_or(first.local.ip());
             dial.from.uri = Uri::sip(&user_of(&dial.from.uri), &own.to_string(), None);
         }
+        // Any of a user's contacts may be the one that answers.
+        let others = dial.way.others.iter().map(|other| other.hop.clone());
+        let places: Vec<Hop> = dial.hops.iter().cloned().chain(others).collect();
         let settings = CallSettings {
             media: terms::outgoing(
                 self.settings.admission.peers(),
@@ -394,7 +396,7 @@ impl UserAgent {
                 ..self.label(id, dial.label.clone())
             },
             behaviour: dial.behaviour.clone(),
-            room: Room { reach: self.reach_of(&first, &dial.way), ..dial.room.clone() },
+            room: Room { reach: self.reach_of(&places), ..dial.room.clone() },
             origin: id.0,
             seed: self.secrets.random(),
             max_call: self.settings.dial_max,
@@ -518,20 +520,6 @@ impl UserAgent {
             }
             _ => {}
         }
-    }
-
-    /// `tls_name`: what the peer's certificate was proven to name.
-    fn reach(&self, signalling: IpAddr, tls_name: Option<&str>) -> Reach {
-        let admission = &self.settings.admission;
-        let own = admission.peers().of(signalling, tls_name).map_or(&[][..], |peer| &peer.networks);
-        Reach { signalling: Some(signalling), trusted: admission.networks().into(), own: own.into() }
-    }
-
-    /// The same for a call of ours, which may ring at several contacts.
-    fn reach_of(&self, first: &Hop, way: &Way) -> Reach {
-        let reach = self.reach(first.remote.ip(), first.name.as_deref());
-        let others = way.others.iter().map(|other| ipnet::IpNet::from(other.hop.remote.ip()));
-        Reach { own: reach.own.iter().copied().chain(others).collect(), ..reach }
     }
 
     fn label(&self, id: CallId, label: Label) -> Label {

@@ -1,13 +1,18 @@
 //! Requests to our users and about them: REGISTER in, and calls out to wherever they registered.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Instant;
+
+use ipnet::IpNet;
 
 use super::registrar::{Registrar, Target};
 use super::{Dial, UserAgent};
 use crate::call::end::EndReason;
+use crate::engine::plan::CallId;
+use crate::rtp::reach::Reach;
 use crate::sip::digest::Credentials;
-use crate::sip::{Method, OutsideRequest, Response, Uri};
+use crate::sip::{Hop, Method, OutsideRequest, Response, Uri};
 
 /// How a call goes out when that is more than its address.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +37,7 @@ impl Way {
         Way { account: Some(account.to_owned()), ..Way::default() }
     }
 
-    fn take(&mut self, target: Target) -> crate::sip::Hop {
+    fn take(&mut self, target: Target) -> Hop {
         self.target = Some(target.uri);
         self.route = target.route;
         target.hop
@@ -68,5 +73,32 @@ impl UserAgent {
         dial.hops = vec![dial.way.take(first)];
         dial.way.others = targets;
         Ok(dial)
+    }
+
+    /// Where media of a caller may go. `tls_name`: what its certificate was proven to name.
+    pub(super) fn reach(&self, signalling: IpAddr, tls_name: Option<&str>) -> Reach {
+        let admission = &self.settings.admission;
+        let own = admission.peers().of(signalling, tls_name).map_or(&[][..], |peer| &peer.networks);
+        Reach { signalling: Some(signalling), trusted: admission.networks().into(), own: own.into() }
+    }
+
+    /// The same of whoever is dialled: any of these places may be the one that answers.
+    pub(super) fn reach_of(&self, hops: &[Hop]) -> Reach {
+        let Some(first) = hops.first() else { return Reach::default() };
+        let peers = self.settings.admission.peers();
+        let others = hops.iter().skip(1).flat_map(|hop| {
+            let peer = peers.of(hop.remote.ip(), hop.name.as_deref());
+            let networks = peer.map_or(&[][..], |peer| &peer.networks);
+            networks.iter().copied().chain([IpNet::from(hop.remote.ip())])
+        });
+        let reach = self.reach(first.remote.ip(), first.name.as_deref());
+        Reach { own: reach.own.iter().copied().chain(others).collect(), ..reach }
+    }
+
+    /// The call goes to other places from now on.
+    pub(super) fn moved(&mut self, now: Instant, call: CallId, hops: &[Hop]) {
+        let Some(peer) = hops.first().map(|first| first.remote) else { return };
+        let reach = self.reach_of(hops);
+        self.step(now, call, |call| call.moved(peer, reach));
     }
 }

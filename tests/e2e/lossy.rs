@@ -126,3 +126,23 @@ fn a_storm_of_requests_costs_a_key_picture_a_second_and_hardly_any_time() {
     // A key picture a second costs the encoder something of its own.
     assert!(stormy - calm < 0.05 * 6.0 + 0.3 * calm, "{calm:.2} s without, {stormy:.2} s with a storm");
 }
+
+#[test]
+fn a_picture_that_stands_still_is_told_in_the_call_record() {
+    let _turn = turn();
+    let clip = Packetized::read(&media("face.mp4"), 1);
+    let appliance = Appliance::start(&BARE);
+    let mut caller = Caller::new(&appliance.uri());
+    let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(1))));
+    for (ms, video) in [(2000, Some(&clip)), (2000, None), (1500, Some(&clip))] {
+        caller.stream(&answer, Duration::from_millis(ms), video);
+    }
+    caller.hang_up();
+    let record = appliance.call_record(&appliance.finished_recording());
+    let events = record["events"].as_array().expect("events");
+    let of = |kind: &str| events.iter().find(|event| event["kind"] == kind).cloned().unwrap_or_default();
+    assert_eq!(of("video.stalled")["data"]["packets"], "none", "{record:#}");
+    let after = of("video.resumed")["data"]["after_ms"].as_str().and_then(|ms| ms.parse::<u64>().ok());
+    assert!(after.is_some_and(|ms| (1500..3500).contains(&ms)), "{record:#}");
+    assert_eq!(record["video"]["pictures"]["stalls"], 1, "{record:#}");
+}

@@ -359,13 +359,13 @@ impl StreamView {
             (&mut self.bytes_sent, other.bytes_sent),
         ];
         sums.into_iter().for_each(|(sum, more)| *sum = sum.saturating_add(more));
+        if let Some(path) = &other.path {
+            self.path.get_or_insert_default().add(path);
+        }
         if let Some(other) = &other.quality {
             let quality = self.quality.get_or_insert_default();
             quality.concealed_ms += other.concealed_ms;
             quality.stretched_ms += other.stretched_ms;
-        }
-        if let Some(path) = &other.path {
-            self.path.get_or_insert_default().add(path);
         }
     }
 }

@@ -62,7 +62,8 @@ fn chosen(
     let mut events = named(media, "telephone-event");
     // At the codec's clock (Linphone lists one per clock); else the one all know, which WhatsApp and baresip name
     // beside Opus too.
-    events.sort_by_key(|(_, clock_rate)| (*clock_rate != codec.clock_rate(), *clock_rate != 8_000));
+    events.retain(|(_, clock_rate)| *clock_rate == codec.clock_rate() || *clock_rate == 8_000);
+    events.sort_by_key(|(_, clock_rate)| *clock_rate != codec.clock_rate());
     AudioChoice {
         payload_type,
         codec,
@@ -277,7 +278,7 @@ mod tests {
     fn telephone_event_is_taken_at_the_clock_of_the_codec() {
         let lines = "m=audio 4000 RTP/AVP 101 0 99\r\na=rtpmap:101 telephone-event/48000\r\n\
             a=rtpmap:99 Telephone-Event/8000\r\n";
-        assert_eq!(chosen(lines).unwrap().events, [(99, 8_000), (101, 48_000)]);
+        assert_eq!(chosen(lines).unwrap().events, [(99, 8_000)]);
         assert!(chosen("m=audio 4000 RTP/AVP 0 101\r\n").unwrap().events.is_empty());
         let opus = "m=audio 4000 RTP/AVP 101 96 99\r\na=rtpmap:101 telephone-event/8000\r\n\
             a=rtpmap:96 opus/48000/2\r\na=rtpmap:99 telephone-event/48000\r\n";

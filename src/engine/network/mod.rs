@@ -12,8 +12,6 @@ pub mod guard;
 mod handshake;
 mod hearing;
 mod life;
-#[cfg(test)]
-mod lines;
 pub mod sockets;
 mod speaking;
 mod stall;
@@ -494,3 +492,6 @@ async fn encoded(units: Option<&Receiver<AccessUnit, Gop>>) -> Option<AccessUnit
         None => pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

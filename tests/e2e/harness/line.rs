@@ -40,7 +40,7 @@ impl Line {
                 // Knuth's generator for MMIX; its upper half is random enough.
                 random =
                     random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (random >> 33) as f64 / f64::from(1 << 31)
+                (random >> 33) as f64 / 2f64.powi(31)
             };
             let (mut buffer, mut late, mut count) = ([0; 2048], BTreeMap::new(), 0_u64);
             let share = badness.lost_percent / 100.0;
