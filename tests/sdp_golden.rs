@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use eyeline::call::negotiate::{self, KeyOffer, MediaSettings, Origin, Refusal, SrtpPolicy};
 use eyeline::engine::plan::{
-    AudioCodec, BoundPorts, Direction, PacketizationMode, Protection, Route, Streams, VideoStream, VideoCodec,
+    AudioCodec, BoundPorts, Direction, PacketizationMode, Protection, Route, Streams, VideoCodec, VideoStream,
 };
 use eyeline::media::frame::Size;
 use eyeline::sdp::{self, SessionDescription};
