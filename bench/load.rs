@@ -36,6 +36,8 @@ pub struct Load {
     server: SocketAddr,
     uri: String,
     media: Vec<UdpSocket>,
+    /// The attribute of its offers.
+    pub direction: &'static str,
     legs: Vec<Leg>,
     /// By the server's RTP port.
     of_port: Vec<u32>,
@@ -60,7 +62,15 @@ impl Load {
         signalling.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         let media = (0..SOCKETS).map(|_| media_socket()).collect();
         let uri = uri.to_owned();
-        Load { signalling, server, uri, media, legs: Vec::new(), of_port: vec![u32::MAX; 1 << 16] }
+        Load {
+            signalling,
+            server,
+            uri,
+            media,
+            direction: "sendrecv",
+            legs: Vec::new(),
+            of_port: vec![u32::MAX; 1 << 16],
+        }
     }
 
     pub fn calls(&self) -> usize {
@@ -74,7 +84,7 @@ impl Load {
                 return false;
             }
             // The calls that are there must not starve while others are made: a packet each now and then.
-            if self.legs.len().is_multiple_of(50) {
+            if self.legs.len().is_multiple_of(50) && self.direction == "sendrecv" {
                 self.run(Duration::from_millis(20), false);
             }
         }
@@ -99,7 +109,8 @@ impl Load {
         let port = self.media[socket].local_addr().unwrap().port();
         let body = format!(
             "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
-             m=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n"
+             m=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na={}\r\n",
+            self.direction
         );
         self.message("INVITE", number, "", &body);
         let mut buffer = [0; 8192];

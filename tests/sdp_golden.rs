@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use eyeline::call::negotiate::{self, KeyOffer, MediaSettings, Origin, Refusal, SrtpPolicy};
 use eyeline::engine::plan::{
-    AudioCodec, BoundPorts, Direction, PacketizationMode, Protection, Route, Streams,
+    AudioCodec, BoundPorts, Direction, PacketizationMode, Protection, Route, Streams, VideoCodec, VideoStream,
 };
 use eyeline::media::frame::Size;
 use eyeline::sdp::{self, SessionDescription};
@@ -22,6 +22,8 @@ fn settings() -> MediaSettings {
         audio_codecs: vec![AudioCodec::Pcma, AudioCodec::Pcmu],
         audio_direction: Direction::SendReceive,
         video: true,
+        video_codecs: VideoCodec::ALL.to_vec(),
+        vp8_encoder: true,
         video_direction: Direction::SendReceive,
         max_size: Size::new(1280, 720),
         fps: 15,
@@ -143,22 +145,36 @@ fn shown(streams: &Streams) -> String {
         let Some(video) = video else { continue };
         writeln!(text, "{name} {}", shown_route(&video.route)).unwrap();
         let [a, b, c] = video.profile_level_id;
-        let mode = match video.send_mode {
-            PacketizationMode::SingleNal => 0,
-            PacketizationMode::NonInterleaved => 1,
-        };
         let receive: Vec<u8> = video.receive.iter().map(|(number, _)| *number).collect();
-        writeln!(text, "  send {} mode {mode}; receive {:?}", video.send_payload_type, receive).unwrap();
+        let (how, peer) = match (video.codec, video.send_mode) {
+            (VideoCodec::H264, PacketizationMode::SingleNal) => ("mode 0", format!("{a:02x}{b:02x}{c:02x}")),
+            (VideoCodec::H264, PacketizationMode::NonInterleaved) => {
+                ("mode 1", format!("{a:02x}{b:02x}{c:02x}"))
+            }
+            (other, _) => (other.name(), "any level".to_owned()),
+        };
+        writeln!(text, "  send {} {how}; receive {receive:?}", video.send_payload_type).unwrap();
         let (size, rate) = (video.max_macroblocks, video.max_macroblocks_per_second);
-        writeln!(
-            text,
-            "  peer {a:02x}{b:02x}{c:02x}, {size} macroblocks, {rate}/s, {:?} kbps",
-            video.max_kbps
-        )
-        .unwrap();
-        writeln!(text, "  parameter sets {:02x?}; {:?}", video.parameter_sets, video.feedback).unwrap();
+        writeln!(text, "  peer {peer}, {size} macroblocks, {rate}/s, {:?} kbps", video.max_kbps).unwrap();
+        let sets = &video.parameter_sets;
+        writeln!(text, "  parameter sets {sets:02x?}; feedback {}", shown_feedback(video)).unwrap();
     }
     text
+}
+
+fn shown_feedback(video: &VideoStream) -> String {
+    let feedback = video.feedback;
+    let named = [
+        (feedback.nack, "nack"),
+        (feedback.pli, "nack pli"),
+        (feedback.fir, "ccm fir"),
+        (feedback.tmmbr, "ccm tmmbr"),
+        (feedback.remb, "goog-remb"),
+        (feedback.transport_cc.is_some(), "transport-cc"),
+    ];
+    let words: Vec<&str> = named.iter().filter(|(agreed, _)| *agreed).map(|(_, words)| *words).collect();
+    let again = video.retransmission.send.map_or(String::new(), |number| format!("; again in {number}"));
+    format!("[{}]{again}", words.join(", "))
 }
 
 fn shown_route(route: &Route) -> String {
@@ -307,7 +323,10 @@ fn mirrors(offer: &SessionDescription, answer: &SessionDescription) {
             let offered: Vec<_> =
                 theirs.feedback(number.parse().unwrap()).map(|words| words.join(" ")).collect();
             let same = |offered: &String| offered.to_lowercase().starts_with(wanted);
-            let listed = |offered: &String| wanted == "ccm fir" && offered.to_lowercase().contains("fir");
+            let listed = |offered: &String| {
+                let last = wanted.rsplit(' ').next().unwrap();
+                wanted.starts_with("ccm ") && offered.to_lowercase().contains(last)
+            };
             assert!(offered.iter().any(|words| same(words) || listed(words)), "{words} in {offered:?}");
         }
     }
@@ -405,8 +424,8 @@ fn check_line(name: &str, media: &sdp::Media, line: &serde_json::Value) {
 
 /// Whether this build has what the line needs.
 fn within_reach(line: &serde_json::Value) -> bool {
-    strings(&line["codec"])
-        .any(|codec| ["opus", "G722", "PCMU", "PCMA", "H264"].iter().any(|ours| codec.contains(ours)))
+    let ours = ["opus", "G722", "PCMU", "PCMA", "H264", "VP8"];
+    strings(&line["codec"]).any(|codec| ours.iter().any(|ours| codec.contains(ours)))
 }
 
 fn strings(list: &serde_json::Value) -> impl Iterator<Item = &str> {

@@ -17,8 +17,9 @@ use crate::call::behaviour::{Behaviour, Room};
 use crate::call::negotiate::{KeyOffer, MediaSettings, SrtpPolicy};
 use crate::codec::h264::encoder::EncoderKind;
 use crate::codec::h264::probe;
+use crate::codec::vp8;
 use crate::engine::plan::{
-    Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoOut,
+    Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoCodec, VideoOut,
 };
 use crate::rtp::reach::Reach;
 use crate::secure::dtls::Identity;
@@ -211,6 +212,8 @@ pub fn media(config: &Config) -> MediaSettings {
         audio_codecs: config.media.audio_codecs.clone(),
         audio_direction: Direction::SendReceive,
         video: !config.media.video_codecs.is_empty(),
+        video_codecs: config.media.video_codecs.clone(),
+        vp8_encoder: config.media.video_codecs.contains(&VideoCodec::Vp8) && vp8::proven().is_ok(),
         video_direction: Direction::SendReceive,
         max_size: config.video.max_size,
         fps: config.video.fps,

@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::app::config::Given;
 use crate::app::config::secret::{Missing, Secret};
 use crate::app::sip_trace;
-use crate::engine::plan::AudioCodec;
+use crate::engine::plan::{AudioCodec, VideoCodec};
 use crate::media::frame::Size;
 
 /// Exit code for what went wrong at run time.
@@ -190,7 +190,7 @@ pub struct CallArguments {
     /// sip:USER@HOST[:PORT][;transport=udp|tcp|tls|ws], sips:USER@HOST
     pub uri: String,
     /// Offer no video
-    #[arg(long, conflicts_with_all = ["video", "size", "fps", "kbps"])]
+    #[arg(long, conflicts_with_all = ["video", "video_codec", "size", "fps", "kbps"])]
     pub audio_only: bool,
     /// Clip to send [a moving test picture]
     #[arg(long, value_name = "FILE")]
@@ -234,6 +234,9 @@ pub struct CallArguments {
     /// Offer this audio codec only: opus, g722, pcma or pcmu
     #[arg(long, value_parser = codec)]
     pub codec: Option<AudioCodec>,
+    /// Offer this video codec only: h264 or vp8
+    #[arg(long, value_parser = video_codec)]
+    pub video_codec: Option<VideoCodec>,
     /// Picture size to send
     #[arg(long, value_name = "WxH", default_value = "640x360", value_parser = size)]
     pub size: Size,
@@ -273,6 +276,14 @@ fn codec(text: &str) -> Result<AudioCodec, String> {
         "pcma" => Ok(AudioCodec::Pcma),
         "pcmu" => Ok(AudioCodec::Pcmu),
         _ => Err("opus, g722, pcma or pcmu".to_owned()),
+    }
+}
+
+fn video_codec(text: &str) -> Result<VideoCodec, String> {
+    match text {
+        "h264" => Ok(VideoCodec::H264),
+        "vp8" => Ok(VideoCodec::Vp8),
+        _ => Err("h264 or vp8".to_owned()),
     }
 }
 
@@ -326,15 +337,17 @@ mod tests {
     #[test]
     fn call_reads_its_options_and_refuses_nonsense() {
         let line = parse(
-            "eyeline call sip:100@h;transport=tcp --size 320x240 --codec pcmu --dtmf 1#a --hold-after 2.5",
+            "eyeline call sip:100@h;transport=tcp --size 320x240 --codec pcmu --video-codec vp8 --dtmf 1#a --hold-after 2.5",
         );
         let Command::Call(call) = line.command else { panic!("a call") };
         assert_eq!((call.size, call.codec), (Size::new(320, 240), Some(AudioCodec::Pcmu)));
+        assert_eq!(call.video_codec, Some(VideoCodec::Vp8));
         assert_eq!((call.dtmf.as_deref(), call.hold_after), (Some("1#A"), Some(Duration::from_millis(2500))));
         assert_eq!((call.duration, call.ring_timeout), (Duration::from_secs(10), None));
         for wrong in [
             "--size 321x240",
             "--codec g729",
+            "--video-codec vp9",
             "--dtmf 1x",
             "--duration -1",
             "--fps 0",

@@ -32,7 +32,9 @@ use crate::call::behaviour::dialled::Dialled;
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
-use crate::engine::plan::{CallId, Label, Look, Picture, Place, RecordAudio, Recording, Then, VideoOut};
+use crate::engine::plan::{
+    CallId, Label, Look, Picture, Place, RecordAudio, Recording, Then, VideoCodec, VideoOut,
+};
 use crate::engine::{self, Catalogue, Engines};
 use crate::media::codec::Detector;
 use crate::media::pool::FramePool;
@@ -248,6 +250,11 @@ fn dial(
         Some(codec) => vec![codec],
         None => config.media.audio_codecs.clone(),
     };
+    let usual = assemble::media_over(config, account(arguments, config));
+    let video_codecs = arguments.video_codec.map_or(usual.video_codecs.clone(), |codec| vec![codec]);
+    if video_codecs == [VideoCodec::Vp8] {
+        crate::codec::vp8::proven().map_err(|why| anyhow!("VP8 cannot be sent: {why}"))?;
+    }
     Ok(Dial {
         to: target.uri.clone(),
         from: own_address(arguments, config, target).unwrap_or(NameAddr::new(from)),
@@ -257,10 +264,12 @@ fn dial(
         media: MediaSettings {
             audio_codecs,
             video: !arguments.audio_only,
+            vp8_encoder: usual.vp8_encoder || video_codecs == [VideoCodec::Vp8],
+            video_codecs,
             max_size: arguments.size,
             fps: arguments.fps,
             max_kbps: arguments.kbps,
-            ..assemble::media_over(config, account(arguments, config))
+            ..usual
         },
         ring_timeout: arguments.ring_timeout.unwrap_or(config.sip.ring_timeout),
         headers: Vec::new(),

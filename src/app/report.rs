@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::call::Ended;
-use crate::engine::plan::{PacketizationMode, Report, StreamReport, Streams};
+use crate::engine::plan::{PacketizationMode, Report, StreamReport, Streams, VideoCodec};
 
 /// Media that came at less than this share of its nominal rate did not flow.
 const LEAST_SHARE: f64 = 0.5;
@@ -112,7 +112,9 @@ pub struct AudioReport {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct VideoReport {
     pub codec: &'static str,
-    pub packetization_mode: u8,
+    /// Of H.264.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packetization_mode: Option<u8>,
     #[serde(flatten)]
     pub packets: PacketsReport,
     pub pictures_sent: u64,
@@ -258,10 +260,11 @@ impl CallReport {
         }
         if let Some(video) = &self.video {
             let packets = &video.packets;
+            let mode = video.packetization_mode.map(|mode| format!(" mode {mode}")).unwrap_or_default();
             let _ = writeln!(
                 text,
-                "  video H.264 mode {}: {} packets sent, {} received, {:.1} % lost, {}x{} at {:.1} pictures a second",
-                video.packetization_mode,
+                "  video {}{mode}: {} packets sent, {} received, {:.1} % lost, {}x{} at {:.1} pictures a second",
+                video.codec,
                 packets.packets_sent,
                 packets.packets_received,
                 packets.loss_percent,
@@ -315,10 +318,10 @@ fn video_report(streams: &Streams, media: Option<&Report>, duration: f64) -> Opt
     let path = media.video.as_ref()?.path.unwrap_or_default();
     Some(VideoReport {
         codec: stream.codec.name(),
-        packetization_mode: match stream.send_mode {
+        packetization_mode: (stream.codec == VideoCodec::H264).then_some(match stream.send_mode {
             PacketizationMode::SingleNal => 0,
             PacketizationMode::NonInterleaved => 1,
-        },
+        }),
         packets: packets_report(media.video.as_ref()?),
         pictures_sent: pictures.encoded,
         pictures_decoded: pictures.decoded,

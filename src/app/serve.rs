@@ -32,6 +32,7 @@ use crate::base::queue::{self, Fifo, Sender};
 use crate::base::stop::{Outcome, Scope, joined_thread};
 use crate::base::time::Clock;
 use crate::call::end::EndReason;
+use crate::engine::plan::VideoCodec;
 use crate::engine::{self, Engines, Speaker};
 use crate::useragent::UserAgent;
 
@@ -98,6 +99,7 @@ pub fn media_runtime() -> anyhow::Result<Handle> {
 /// The first proof of an encoder takes some 100 ms; calls must not wait for it.
 fn prove_encoder(config: &Config) -> std::io::Result<JoinHandle<anyhow::Result<()>>> {
     let wanted = !config.media.video_codecs.is_empty();
+    let vp8 = config.media.video_codecs.contains(&VideoCodec::Vp8);
     let setting = crate::app::config::settings::Word::word(config.video.encoder);
     joined_thread("encoder-proof", move || {
         if !wanted {
@@ -107,6 +109,10 @@ fn prove_encoder(config: &Config) -> std::io::Result<JoinHandle<anyhow::Result<(
             let kind = assemble::choose_encoder(setting, bounded).map_err(|why| anyhow!(why))?;
             let mode = if bounded { 0 } else { 1 };
             tracing::info!("H.264 for packetization-mode {mode}: {} has proved itself", kind.name());
+        }
+        if vp8 {
+            // Without it VP8 is received only, which the proof says itself.
+            let _ = crate::codec::vp8::proven();
         }
         Ok(())
     })

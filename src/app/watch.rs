@@ -352,8 +352,16 @@ impl Watching {
             censor: self.detectors.target_states().into_iter().map(part).collect(),
             detectors: self.detectors.detector_states().into_iter().map(part).collect(),
             accounts: agent.registrations().map(account_part).collect(),
+            peers: agent.probed_peers().map(peer_part).collect(),
             draining: agent.is_draining(),
         }
+    }
+}
+
+fn peer_part((name, answers): (&str, Option<bool>)) -> Part {
+    match answers {
+        Some(false) => Part::bad(name, "does not answer OPTIONS at its uri"),
+        Some(true) | None => Part::good(name),
     }
 }
 
@@ -570,7 +578,9 @@ fn media_of(streams: &Streams) -> String {
         streams.audio.as_ref().map(|audio| format!("{} {:?}", audio.codec.name(), audio.route.direction));
     let video = streams.video.as_ref().map(|video| match video.codec {
         VideoCodec::H264 => format!("H264 {:?} {:?}", video.send_mode, video.route.direction),
-        codec @ VideoCodec::Vp8 => format!("{} {:?}", codec.name(), video.route.direction),
+        codec @ (VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::H265) => {
+            format!("{} {:?}", codec.name(), video.route.direction)
+        }
     });
     let slides = streams.slides.as_ref().map(|_| "slides".to_owned());
     let protected = (!protections(streams).is_empty()).then(|| protections(streams));

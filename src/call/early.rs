@@ -10,6 +10,7 @@ use super::negotiate;
 use super::{Call, Do, SipDo, State, Tell, body_of};
 use crate::call::reach;
 use crate::engine::plan::{BoundPorts, Command, Direction, Streams};
+use crate::rtp::reach::Reach;
 use crate::sdp::SessionDescription;
 use crate::sip::{Body, Headers, RequestId};
 
@@ -242,13 +243,13 @@ impl Call {
 
 /// Calls of ours.
 impl Call {
-    /// A redirection leads to another peer: what the first one said is void.
-    pub fn moved(&mut self, peer: SocketAddr) {
+    /// A redirection, or the next contact, leads to another peer: what the first one said is void.
+    pub fn moved(&mut self, peer: SocketAddr, reach: Reach) {
         if let State::Inviting { forks, .. } = &mut self.state {
             *forks = Forks::default();
         }
         self.settings.label.peer = peer.to_string();
-        self.settings.room.reach.signalling = Some(peer.ip());
+        self.settings.room.reach = reach;
     }
 
     /// 18x.

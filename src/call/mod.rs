@@ -232,6 +232,11 @@ impl Call {
         label.sip_call_id = call_id.unwrap_or_else(|| std::mem::take(&mut label.sip_call_id));
     }
 
+    /// Of several contacts the one at this address has the call.
+    pub fn answered_at(&mut self, peer: String) {
+        self.settings.label.peer = peer;
+    }
+
     /// Offer and answer and their acknowledgement are complete, and none is on its way.
     pub fn is_settled(&self) -> bool {
         matches!(self.state, State::Established { .. }) && matches!(self.reoffer, reoffer::Reoffer::None)

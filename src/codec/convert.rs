@@ -1,9 +1,9 @@
-//! FFmpeg's pictures to the one format inside: planar I420, limited range, even sizes.
+//! FFmpeg's pictures to the one format inside, planar I420, limited range, even sizes; and back.
 //!
-//! One copy per picture. Range and layout are changed only when the source is not limited-range 4:2:0 already.
+//! One copy per picture decoded, none per picture encoded. Range and layout are changed only when the source is not limited-range 4:2:0 already.
 //! Colour conversion to RGB does not belong here.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::ptr;
 
 use ffmpeg_next::ffi::{self, AVColorRange, AVPixelFormat};
@@ -11,7 +11,7 @@ use ffmpeg_next::ffi::{self, AVColorRange, AVPixelFormat};
 use crate::base::time::Pts;
 use crate::codec::ffmpeg::{Picture, broken, check};
 use crate::media::codec::CodecError;
-use crate::media::frame::{FrameMut, Plane, Size};
+use crate::media::frame::{CleanFrame, FrameMut, Plane, Size};
 use crate::media::pool::FramePool;
 
 /// What became of one decoded picture.
@@ -59,6 +59,40 @@ impl Converter {
         }
         Ok(Converted::Picture(into))
     }
+}
+
+/// Points `target` at the planes of `source`; what it keeps is a share of them, not a copy.
+pub fn lend(target: &mut Picture, source: &CleanFrame) -> Result<(), CodecError> {
+    let frame = source.frame();
+    let fields = target.fields();
+    for (index, plane) in Plane::ALL.into_iter().enumerate() {
+        let width = if plane == Plane::Y { frame.size().width } else { frame.size().chroma().width };
+        fields.data[index] = frame.plane(plane).as_ptr().cast_mut();
+        fields.linesize[index] = c_int::try_from(width).unwrap_or(0);
+    }
+    fields.width = c_int::try_from(frame.size().width).unwrap_or(0);
+    fields.height = c_int::try_from(frame.size().height).unwrap_or(0);
+    fields.format = AVPixelFormat::AV_PIX_FMT_YUV420P as c_int;
+    fields.color_range = AVColorRange::AVCOL_RANGE_MPEG;
+    let share = Box::into_raw(Box::new(source.clone()));
+    // SAFETY: the planes live in the shared picture, which the buffer owns until FFmpeg's last reference goes;
+    // the read-only flag keeps FFmpeg from writing.
+    unsafe {
+        let (data, len) = (frame.bytes().as_ptr().cast_mut(), frame.bytes().len());
+        let readonly = ffi::AV_BUFFER_FLAG_READONLY;
+        fields.buf[0] = ffi::av_buffer_create(data, len, Some(give_back), share.cast(), readonly);
+        if fields.buf[0].is_null() {
+            drop(Box::from_raw(share));
+            fields.data = [ptr::null_mut(); 8];
+            return Err(broken("no memory for a picture"));
+        }
+    }
+    Ok(())
+}
+
+unsafe extern "C" fn give_back(share: *mut c_void, _data: *mut u8) {
+    // SAFETY: `share` is the box `lend` made; FFmpeg calls this once.
+    drop(unsafe { Box::from_raw(share.cast::<CleanFrame>()) });
 }
 
 /// A picture turned by a quarter fits the same limit.

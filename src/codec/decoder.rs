@@ -14,7 +14,7 @@ use crate::media::access_unit::{AccessUnit, VideoCodec};
 use crate::media::codec::{CodecError, VideoDecoder};
 use crate::media::frame::{Frame, RawFrame, Size};
 use crate::media::pool::FramePool;
-use crate::media::{sps, vp8};
+use crate::media::{h265, sps, vp8, vp9};
 
 /// So many pictures are withheld while none is known to be complete; then a stream that never sends a key picture
 /// (gradual intra refresh without recovery points) is shown as it is.
@@ -177,6 +177,8 @@ fn stated_size(unit: &AccessUnit) -> Option<Size> {
     match unit.codec {
         VideoCodec::H264 => sps::picture_size(&unit.data),
         VideoCodec::Vp8 => vp8::picture_size(&unit.data),
+        VideoCodec::Vp9 => vp9::picture_size(&unit.data),
+        VideoCodec::H265 => h265::picture_size(&unit.data),
     }
 }
 
@@ -184,6 +186,8 @@ fn open(codec: VideoCodec, max: Size) -> Result<CodecContext, CodecError> {
     let id = match codec {
         VideoCodec::H264 => AVCodecID::AV_CODEC_ID_H264,
         VideoCodec::Vp8 => AVCodecID::AV_CODEC_ID_VP8,
+        VideoCodec::Vp9 => AVCodecID::AV_CODEC_ID_VP9,
+        VideoCodec::H265 => AVCodecID::AV_CODEC_ID_HEVC,
     };
     let mut context = CodecContext::decoder(id)?;
     let fields = context.fields();

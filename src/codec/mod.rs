@@ -1,7 +1,7 @@
 //! Floor 2: coded pictures and sound to plain ones and back.
 //!
 //! Synchronous computation called from threads. No queue, no file, no packet: those belong to `record/`, `source/`
-//! and `rtp/`. FFmpeg does the H.264 and AAC work; `ffmpeg` holds what its users here and on floor 3 share. libopus does
+//! and `rtp/`. FFmpeg does the work on pictures and AAC; `ffmpeg` holds what its users here and on floor 3 share. libopus does
 //! Opus.
 
 pub mod aac;
@@ -16,3 +16,4 @@ pub mod h264;
 pub mod opus;
 pub mod resample;
 pub mod stretch;
+pub mod vp8;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::base::queue::{Gop, Offered, Sender};
 use crate::base::time::Pts;
 use crate::codec::h264::encoder::{self, EncoderKind, EncoderSettings};
+use crate::codec::vp8::Vp8Encoder;
 use crate::engine::ladder::Ladder;
 use crate::engine::report::Gauges;
 use crate::engine::steering::Steered;
@@ -31,10 +32,17 @@ const REST: Duration = Duration::from_secs(1);
 const DEAR_STEP: f64 = 0.25;
 const DEAR_PAUSE: Duration = Duration::from_secs(4);
 
+/// Which encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    H264(EncoderKind),
+    Vp8,
+}
+
 /// Which encoder, and what it is held to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coder {
-    pub kind: EncoderKind,
+    pub encoding: Encoding,
     pub limits: Limits,
 }
 
@@ -230,7 +238,13 @@ impl Coding {
             profile_level_id: Some(limits.profile_level_id),
             ..EncoderSettings::new(size, limits.fps, kbps)
         };
-        encoder::open(self.coder.kind, &settings).map_err(|error| format!("encoder: {error}"))
+        let opened = match self.coder.encoding {
+            Encoding::H264(kind) => encoder::open(kind, &settings),
+            Encoding::Vp8 => {
+                Vp8Encoder::open(&settings).map(|encoder| Box::new(encoder) as Box<dyn VideoEncoder>)
+            }
+        };
+        opened.map_err(|error| format!("encoder: {error}"))
     }
 }
 

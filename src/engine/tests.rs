@@ -1,5 +1,6 @@
 //! Engines driven by a scripted peer over loopback: streams that come, go, change, are held, and break.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -11,16 +12,17 @@ use crate::base::time::{Clock, Pts};
 use crate::codec::g711::{self, Law};
 use crate::codec::h264::encoder::{EncoderKind, EncoderSettings, open};
 use crate::codec::opus::OpusDecoder;
+use crate::codec::vp8::Vp8Encoder;
 use crate::engine::plan::*;
 use crate::engine::{Catalogue, Engines, Settings, runtime};
 use crate::media::access_unit::AccessUnit;
-use crate::media::codec::AudioDecoder;
-use crate::media::codec::{DetectError, Detection, Detector};
+use crate::media::codec::{AudioDecoder, DetectError, Detection, Detector, VideoEncoder};
 use crate::media::frame::{Frame, Size};
 use crate::media::nal;
 use crate::media::pool::FramePool;
 use crate::rtp::packet::{self, Header, Packet, Writer};
-use crate::rtp::payload::h264::{PacketizationMode as Mode, Packetizer};
+use crate::rtp::payload::h264::PacketizationMode as Mode;
+use crate::rtp::payload::{Packetizer, SendFormat};
 use crate::rtp::reach::Reach;
 use crate::secure::dtls::{Association, Identity, Progress};
 use crate::secure::srtp::{Incoming, Outgoing};
@@ -72,8 +74,14 @@ fn own_identity() -> Arc<Identity> {
 
 /// Two seconds of the test card, a key picture at the start.
 fn clip() -> Vec<AccessUnit> {
-    let settings = EncoderSettings { key_interval_s: 60, ..EncoderSettings::new(SIZE, 15, 300) };
-    let mut encoder = open(EncoderKind::X264, &settings).expect("an encoder");
+    coded_by(open(EncoderKind::X264, &clip_settings()).expect("an encoder").as_mut())
+}
+
+fn clip_settings() -> EncoderSettings {
+    EncoderSettings { key_interval_s: 60, ..EncoderSettings::new(SIZE, 15, 300) }
+}
+
+fn coded_by(encoder: &mut dyn VideoEncoder) -> Vec<AccessUnit> {
     let (pool, card) = (FramePool::new(2), TestCard::new(SIZE, 3));
     let picture = |n: u32| card.draw(n, Pts::from_millis(i64::from(n) * 66), &pool).expect("room");
     (0..30).filter_map(|n| encoder.encode(&picture(n), n == 0).expect("coded")).collect()
@@ -433,7 +441,12 @@ impl World {
         }
         if self.shows && now >= self.video.due {
             let unit = &self.clip[self.frames % self.clip.len()];
-            let packetizer = Packetizer { mode: Mode::NonInterleaved, max_payload: 1200 };
+            let format = match unit.codec {
+                VideoCodec::H264 => SendFormat::H264(Mode::NonInterleaved),
+                VideoCodec::Vp8 => SendFormat::Vp8,
+                codec @ (VideoCodec::Vp9 | VideoCodec::H265) => panic!("{codec:?} is not sent here"),
+            };
+            let mut packetizer = Packetizer::new(format, 1200, self.frames as u64);
             let line = &mut self.video;
             packetizer.packetize(&unit.data, |payload| line.send(payload.marker, &payload.parts()));
             line.timestamp = line.timestamp.wrapping_add(6000);
@@ -620,6 +633,44 @@ fn a_peer_that_falls_back_to_mode_0_gets_small_nal_units_from_a_key_picture_on()
 }
 
 #[test]
+fn a_peer_may_change_its_codec_and_is_shown_and_recorded_on() {
+    let mut world = World::new(300);
+    let mut streams = world.streams(true, true);
+    let both = vec![(97, VideoCodec::H264), (98, VideoCodec::Vp8)];
+    streams.video.as_mut().expect("video").receive = both.clone();
+    let mut plan = world.plan(streams.clone());
+    let look = plan.video_in.look().clone();
+    plan.video_in = VideoIn::Open { record: OpenRecord::CopyUnits, look };
+    world.start_plan(plan);
+    world.run(MS(1500));
+    let vp8 = coded_by(&mut Vp8Encoder::open(&clip_settings()).expect("libvpx"));
+    let h264 = std::mem::replace(&mut world.clip, vp8);
+    (world.video.payload_type, world.frames) = (98, 0);
+    world.run(MS(1500));
+    assert!(world.seen.iter().all(|packet| packet.payload_type == 97), "what we send stays");
+    assert!(pictures(&world.seen) > 15, "the peer goes on seeing itself");
+
+    // A renewed offer: from now on we send VP8 too.
+    let video = streams.video.as_mut().expect("video");
+    (video.codec, video.send_payload_type) = (VideoCodec::Vp8, 98);
+    world.update(streams);
+    world.run(MS(1000));
+    let new: Vec<&Seen> = world.seen.iter().skip_while(|packet| packet.payload_type == 97).collect();
+    assert!(new.len() > 8 && new.iter().all(|packet| packet.payload_type == 98), "{}", new.len());
+    let first = &new[0].payload;
+    assert!(first[0] == 0x90 && first[4] & 1 == 0, "a key frame first: {:02x?}", &first[..5]);
+
+    (world.clip, world.video.payload_type, world.frames) = (h264, 97, 0);
+    world.run(MS(1000));
+    let (report, _folder) = world.stop();
+    assert_eq!(report.faults, Vec::<String>::new());
+    let recording = report.recording.expect("a recording");
+    let decoded = report.pictures.decoded;
+    assert!(decoded > 60, "{decoded} pictures of 75");
+    assert!(recording.pictures + 10 > decoded && recording.error.is_none(), "{decoded}: {recording:?}");
+}
+
+#[test]
 fn a_hold_costs_nothing_and_a_resume_begins_with_a_key_picture() {
     let mut world = World::new(80);
     world.start(world.streams(true, true));
@@ -678,6 +729,9 @@ fn a_broken_picture_thread_costs_the_picture_only() {
     world.assert_sound(MS(1500));
     assert!((1..=4).contains(&pictures(&world.seen)), "the slate, again and again");
     assert_eq!(world.gauges().passed.value(), 0);
+    let told = |event: &Event| matches!(event, Event::PictureStalled { packets: true, .. });
+    assert_eq!(world.happened.iter().filter(|event| told(event)).count(), 1, "the picture stands still");
+    world.happened.retain(|event| !told(event));
     let (report, _folder) = world.stop();
     let faults = report.faults.join("; ");
     assert!(faults.contains("the peer sees the slate") && faults.contains("a broken model"), "{faults}");
@@ -715,7 +769,10 @@ fn without_feedback_a_key_picture_is_asked_for_by_signalling_and_given_by_it() {
         world.tell(Command::SendKey { call: CALL });
     }
     world.run(MS(400));
-    assert_eq!(world.seen.iter().filter(|packet| packet.is_key()).count(), 1, "one for all five");
+    // A peer without feedback gets key pictures in many slices.
+    let keys: BTreeSet<u32> =
+        world.seen.iter().filter(|packet| packet.is_key()).map(|packet| packet.timestamp).collect();
+    assert_eq!(keys.len(), 1, "one for all five");
     let (report, _folder) = world.stop();
     assert_eq!((report.pictures.key_requests_received, report.faults), (5, Vec::new()));
 }

@@ -15,7 +15,7 @@ use crate::base::time::Clock;
 use crate::engine::bus::Bus;
 use crate::engine::plan::Label;
 use crate::engine::report::Gauges;
-use crate::media::access_unit::AccessUnit;
+use crate::media::access_unit::{AccessUnit, VideoCodec};
 use crate::media::codec::{Detection, VideoDecoder};
 use crate::media::filter::Gate;
 use crate::media::frame::CleanFrame;
@@ -43,6 +43,8 @@ pub struct VideoIn {
     /// What the observers saw.
     pub seen: Vec<Receiver<Boxes, Latest>>,
     pub bus: Bus,
+    /// Of a recorder that copies H.264: it gets the pictures of every other codec.
+    pub recoded: Option<Sender<CleanFrame, Latest>>,
     pub epoch: Instant,
     pub gauges: Arc<Gauges>,
     pub key_needed: Arc<AtomicBool>,
@@ -92,7 +94,7 @@ impl VideoIn {
                 self.gauges.dropped.add(1);
                 continue;
             };
-            self.dress(cleared, clean, &mut seen);
+            self.dress(cleared, clean, unit.codec, &mut seen);
             self.gauges.lost_to_decoder.set(self.units.counters().lost);
             self.gauges.lost_on_bus.set(self.bus.lost());
             self.gauges.age.took(started.elapsed());
@@ -101,7 +103,7 @@ impl VideoIn {
     }
 
     /// Draws on a cleared picture and hands it out.
-    fn dress(&mut self, now: Instant, clean: CleanFrame, seen: &mut [Boxes]) {
+    fn dress(&mut self, now: Instant, clean: CleanFrame, codec: VideoCodec, seen: &mut [Boxes]) {
         for undrawn in &self.undrawn {
             undrawn.offer(clean.clone());
         }
@@ -115,7 +117,12 @@ impl VideoIn {
         let mut boxes: Vec<Detection> = self.gate.found().cloned().collect();
         boxes.extend(seen.iter().flat_map(|seen| seen.at(pts, size)).cloned());
         match self.draw(now, clean, &mut boxes) {
-            Some(picture) => self.bus.publish(&picture),
+            Some(picture) => {
+                self.bus.publish(&picture);
+                if let Some(recoded) = self.recoded.as_ref().filter(|_| codec != VideoCodec::H264) {
+                    recoded.offer(picture);
+                }
+            }
             None => self.gauges.dropped.add(1),
         }
     }

@@ -198,13 +198,13 @@ fn read_cropping(bits: &mut Bits<'_>, chroma: u8, frame_mbs_only: bool) -> Resul
 }
 
 /// Bits from the most significant on, with Exp-Golomb codes (§9.1).
-struct Bits<'a> {
+pub(super) struct Bits<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Bits<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
         Bits { bytes, at: 0 }
     }
 
@@ -216,7 +216,7 @@ impl<'a> Bits<'a> {
     }
 
     /// At most 32 bits.
-    fn take(&mut self, count: u32) -> Result<u32, SpsError> {
+    pub(super) fn take(&mut self, count: u32) -> Result<u32, SpsError> {
         let mut value = 0;
         for _ in 0..count {
             value = value << 1 | self.bit()?;
@@ -224,7 +224,7 @@ impl<'a> Bits<'a> {
         Ok(value)
     }
 
-    fn ue(&mut self) -> Result<u32, SpsError> {
+    pub(super) fn ue(&mut self) -> Result<u32, SpsError> {
         let mut zeros = 0;
         while self.bit()? == 0 {
             zeros += 1;

@@ -133,6 +133,18 @@ pub struct StreamRecord {
     pub pictures: Option<PictureRecord>,
 }
 
+/// Lost packets of a video stream: those we asked for, those of them that came in time, those given up, those of ours
+/// sent again and not; and what we might send at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathRecord {
+    pub asked: u64,
+    pub recovered: u64,
+    pub given_up: u64,
+    pub repeated: u64,
+    pub repeats_refused: u64,
+    pub target_kbps: u32,
+}
+
 /// How good a line was, by the E-model (ITU-T G.107).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct QualityRecord {
@@ -151,18 +163,6 @@ pub struct QualityRecord {
     /// Of what the peer heard, where it told.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peer_mos: Option<f64>,
-}
-
-/// Lost packets of a video stream: those we asked for, those of them that came in time, those given up, those of ours
-/// sent again and not; and what we might send at the end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PathRecord {
-    pub asked: u64,
-    pub recovered: u64,
-    pub given_up: u64,
-    pub repeated: u64,
-    pub repeats_refused: u64,
-    pub target_kbps: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -79,8 +79,10 @@ pub struct RecorderSettings {
 pub enum PictureInput {
     /// Cleared pictures, encoded here.
     Pictures(Receiver<CleanFrame, Latest>),
-    /// Access units that need no clearing, copied.
+    /// Access units of H.264 that need no clearing, copied.
     Units(Receiver<AccessUnit, Gop>),
+    /// Both, of a peer that may change its codec: at any time one of them comes.
+    Either { units: Receiver<AccessUnit, Gop>, pictures: Receiver<CleanFrame, Latest> },
 }
 
 /// The recorder's queues. It ends when all of them have closed.
@@ -269,6 +271,21 @@ impl Recorder {
                 Taken::Empty => Ok(true),
                 Taken::Closed => Ok(false),
             },
+            Some(PictureInput::Either { units, pictures }) => {
+                let unit = units.take_within(PATIENCE);
+                let over = matches!(unit, Taken::Closed);
+                let picture = pictures.take_within(if over { PATIENCE } else { Duration::ZERO });
+                let closed = over && matches!(picture, Taken::Closed);
+                if let Some(feed) = feed {
+                    if let Taken::Item(unit) = unit {
+                        feed.copy(unit).into_iter().for_each(|unit| self.order.picture(unit));
+                    }
+                    if let Taken::Item(picture) = picture {
+                        feed.encode(&picture)?.into_iter().for_each(|unit| self.order.picture(unit));
+                    }
+                }
+                Ok(!closed)
+            }
         }
     }
 
@@ -367,6 +384,9 @@ impl Recorder {
                 None => 0,
                 Some(PictureInput::Pictures(queue)) => queue.counters().lost,
                 Some(PictureInput::Units(queue)) => queue.counters().lost,
+                Some(PictureInput::Either { units, pictures }) => {
+                    units.counters().lost + pictures.counters().lost
+                }
             },
             lost_blocks: lost(&inputs.caller) + lost(&inputs.agent),
             error,
@@ -405,6 +425,8 @@ impl PictureFeed {
     }
 
     fn copy(&mut self, unit: AccessUnit) -> Option<Unit> {
+        // Whatever is encoded later cannot build on what was encoded before.
+        self.encoder = None;
         self.place(unit, None)
     }
 

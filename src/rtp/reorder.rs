@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::media::access_unit::VideoCodec;
+use crate::rtp::payload::start::begins_key;
 
 /// Bounds on what waits. A key picture of 1,000 packets fits twice.
 const PACKETS_MAX: usize = 2048;
@@ -102,7 +103,12 @@ impl Reorder {
         let Piece { codec, timestamp, marker, .. } = piece;
         let packet = Waiting { extended, codec, timestamp, marker, payload: kept, since: now };
         let behind = self.waiting.iter().rev().take_while(|other| other.extended > extended).count();
-        self.waiting.insert(self.waiting.len() - behind, packet);
+        let place = self.waiting.len() - behind;
+        self.waiting.insert(place, packet);
+        // A key picture is whole when its last packet comes, or one that was missing in it.
+        if marker || behind > 0 {
+            self.skip_to_key(place, &mut take);
+        }
         while self.waiting.len() > PACKETS_MAX || self.bytes > BYTES_MAX {
             self.give_up_gap(&mut take);
         }
@@ -137,6 +143,31 @@ impl Reorder {
             self.hand_on(packet, take);
             self.drain(take);
         }
+    }
+
+    /// Where the packet at `place` completes a key picture, nothing before that is waited for.
+    fn skip_to_key(&mut self, place: usize, take: &mut impl FnMut(Piece<'_>)) {
+        let follows = |before: &Waiting, after: &Waiting| {
+            before.extended + 1 == after.extended && before.timestamp == after.timestamp
+        };
+        let mut last = place;
+        while self.waiting.get(last + 1).is_some_and(|next| follows(&self.waiting[last], next)) {
+            last += 1;
+        }
+        if !self.waiting.get(last).is_some_and(|packet| packet.marker) {
+            return;
+        }
+        let mut first = place;
+        while first > 0 && follows(&self.waiting[first - 1], &self.waiting[first]) {
+            first -= 1;
+        }
+        if !self.waiting.get(first).is_some_and(|packet| begins_key(packet.codec, &packet.payload)) {
+            return;
+        }
+        for packet in self.waiting.drain(..first) {
+            self.bytes -= packet.payload.len();
+        }
+        self.give_up_gap(take);
     }
 
     fn drain(&mut self, take: &mut impl FnMut(Piece<'_>)) {
@@ -214,6 +245,31 @@ mod tests {
         let flood: Vec<(u64, u64)> = (0..10_000).map(|n| (0, 10 + n * 2)).collect();
         let (_, reorder) = play(&flood);
         assert!(reorder.waiting.len() <= PACKETS_MAX);
+    }
+
+    #[test]
+    fn behind_a_whole_key_picture_nothing_older_is_waited_for() {
+        let start = Instant::now();
+        let mut reorder = Reorder::new(MS(500));
+        let mut out = Vec::new();
+        // 2 never comes; 3 is a lone part of a picture, 4 to 6 are a key picture of which 5 comes last, 7 follows.
+        let packets: [(u64, u32, &[u8]); 6] = [
+            (1, 1, &[0x41, 0x9a, 1]),
+            (3, 2, &[0x41, 0x9a, 3]),
+            (4, 3, &[0x7c, 0x85, 0x88, 4]),
+            (6, 3, &[0x7c, 0x45, 6]),
+            (7, 4, &[0x41, 0x9a, 7]),
+            (5, 3, &[0x7c, 0x05, 5]),
+        ];
+        for (number, timestamp, payload) in packets {
+            let marker = !matches!(number, 4 | 5);
+            let piece = Piece { timestamp, marker, payload, ..Piece::default() };
+            reorder.push(start + MS(number), number, piece, |piece| {
+                out.push((*piece.payload.last().expect("bytes"), piece.after_gap));
+            });
+        }
+        assert_eq!(out, [(1, false), (4, true), (5, false), (6, false), (7, false)]);
+        assert!(reorder.waiting.is_empty() && reorder.bytes == 0 && reorder.next() == Some(8));
     }
 
     #[test]

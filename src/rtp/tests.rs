@@ -203,7 +203,7 @@ impl World {
                 cname: "eyeline".into(),
                 remote: Some(address(4000)),
                 remote_rtcp: Some(address(4001)),
-                reach: crate::rtp::reach::Reach::default(),
+                reach: Default::default(),
                 authentic: false,
                 rtcp_mux: false,
                 receives: true,

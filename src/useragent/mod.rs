@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod admission;
 pub mod control;
 pub mod dialling;
+mod forking;
 mod gate;
 mod inviting;
 pub mod metadata;
@@ -38,16 +39,16 @@ use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
 use crate::call::{Call, CallSettings, Ended, Tell};
 use crate::engine::plan::{CallId, Command, Event as EngineEvent, Label};
-use crate::rtp::reach::Reach;
 use crate::sip::{
-    self, Access, ConnectionId, Endpoint, Event, Hop, NameAddr, Outgoing, Peer, ResolveId, Response,
-    SessionId, Transport, Uri,
+    self, Access, ConnectionId, Endpoint, Event, Hop, NameAddr, Peer, ResolveId, Response, SessionId,
+    Transport, Uri,
 };
 use crate::useragent::accounts::{Account, Accounts};
 use crate::useragent::admission::Admission;
 use crate::useragent::admission::intake::{Intake, Limits};
 use crate::useragent::control::Agent;
 use crate::useragent::dialling::{Denied, DialReason, Dialling};
+use crate::useragent::forking::Fork;
 use crate::useragent::probing::Probe;
 pub use crate::useragent::reaching::Way;
 use crate::useragent::redirect::Redirect;
@@ -178,8 +179,8 @@ pub struct UserAgent {
     accounts: Accounts,
     account_seed: [u8; 32],
     registrar: Registrar,
-    /// The offers of calls that may go to another contact.
-    offers: HashMap<CallId, sip::Body>,
+    /// Calls that ring at several contacts.
+    forks: HashMap<CallId, Fork>,
     redirects: HashMap<CallId, Redirect>,
     dialling: Dialling,
     transfers: Transfers,
@@ -236,7 +237,7 @@ impl UserAgent {
             accounts: Accounts::default(),
             account_seed: seed.map(|byte| byte ^ 0x5c),
             registrar,
-            offers: HashMap::new(),
+            forks: HashMap::new(),
             redirects: HashMap::new(),
             armed: HashMap::new(),
             timers: BTreeSet::new(),
@@ -376,6 +377,9 @@ impl UserAgent {
             let own = self.settings.advertise.unwrap_or(first.local.ip());
             dial.from.uri = Uri::sip(&user_of(&dial.from.uri), &own.to_string(), None);
         }
+        // Any of a user's contacts may be the one that answers.
+        let others = dial.way.others.iter().map(|other| other.hop.clone());
+        let places: Vec<Hop> = dial.hops.iter().cloned().chain(others).collect();
         let settings = CallSettings {
             media: terms::outgoing(
                 self.settings.admission.peers(),
@@ -392,7 +396,7 @@ impl UserAgent {
                 ..self.label(id, dial.label.clone())
             },
             behaviour: dial.behaviour.clone(),
-            room: Room { reach: self.reach(first.remote.ip(), first.name.as_deref()), ..dial.room.clone() },
+            room: Room { reach: self.reach_of(&places), ..dial.room.clone() },
             origin: id.0,
             seed: self.secrets.random(),
             max_call: self.settings.dial_max,
@@ -478,7 +482,6 @@ impl UserAgent {
                 sip::Do::Resolve { id, uri } => self.out.push_back(Do::Resolve { id, uri }),
                 sip::Do::Close(connection) => self.out.push_back(Do::Close(connection)),
                 sip::Do::Event(Event::Invited { session, invite }) => self.invited(now, session, &invite),
-                sip::Do::Event(event) if self.next_contact(now, &event) => drop(event),
                 // A call may be gone before its dialog: the endpoint ends that alone.
                 sip::Do::Event(event) => match event.session() {
                     Some(session) => {
@@ -519,13 +522,6 @@ impl UserAgent {
         }
     }
 
-    /// `tls_name`: what the peer's certificate was proven to name.
-    fn reach(&self, signalling: IpAddr, tls_name: Option<&str>) -> Reach {
-        let admission = &self.settings.admission;
-        let own = admission.peers().of(signalling, tls_name).map_or(&[][..], |peer| &peer.networks);
-        Reach { signalling: Some(signalling), trusted: admission.networks().into(), own: own.into() }
-    }
-
     fn label(&self, id: CallId, label: Label) -> Label {
         Label { name: self.settings.name.clone(), call: id.to_string(), ..label }
     }
@@ -537,30 +533,17 @@ impl UserAgent {
 
     fn invite(&mut self, now: Instant, id: CallId, body: sip::Body) {
         let Some(dial) = self.dials.get(&id) else { return };
-        if !dial.way.others.is_empty() {
-            self.offers.insert(id, body.clone());
-        }
-        let routes = dial.way.route.iter().map(|route| ("Route".to_owned(), route.clone()));
-        let given = dial.headers.iter().filter(|(_, value)| metadata::is_plain(value)).cloned();
         self.redirects.entry(id).or_default().note(&dial.to, &body);
-        let session = self.endpoint.invite(
-            now,
-            Outgoing {
-                to: dial.to.clone(),
-                target: dial.way.target.clone(),
-                from: dial.from.clone(),
-                hops: dial.hops.clone(),
-                headers: routes.chain(given).collect(),
-                body: Some(body),
-                credentials: dial.way.credentials.clone(),
-            },
-        );
+        let place = (dial.way.target.clone(), &dial.way.route[..], dial.hops.clone());
+        let outgoing = forking::outgoing(dial, &body, place);
+        let session = self.endpoint.invite(now, outgoing);
         self.session_of.insert(id, session);
         self.call_of.insert(session, id);
         let (identifier, call_id) = (self.endpoint.identifier(session), self.endpoint.call_id(session));
         if let Some(call) = self.calls.get_mut(&id) {
             call.identify(identifier, call_id);
         }
+        self.ring_others(now, id, session, &body);
     }
 }
 

@@ -148,8 +148,8 @@ impl UserAgent {
         }
     }
 
-    /// Whether a peer answered when it was last asked; `None`: it was not, or has no `uri`.
-    pub fn peer_answers(&self, name: &str) -> Option<bool> {
-        self.probes.iter().find(|probe| probe.name == name)?.answers
+    /// Every peer with a `uri`, and whether it answered when it was last asked; `None`: it was not yet.
+    pub fn probed_peers(&self) -> impl Iterator<Item = (&str, Option<bool>)> {
+        self.probes.iter().map(|probe| (probe.name.as_str(), probe.answers))
     }
 }

@@ -1,14 +1,18 @@
 //! Requests to our users and about them: REGISTER in, and calls out to wherever they registered.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Instant;
+
+use ipnet::IpNet;
 
 use super::registrar::{Registrar, Target};
 use super::{Dial, UserAgent};
 use crate::call::end::EndReason;
 use crate::engine::plan::CallId;
+use crate::rtp::reach::Reach;
 use crate::sip::digest::Credentials;
-use crate::sip::{Body, Event, Method, OutsideRequest, Response, SessionId, Uri};
+use crate::sip::{Hop, Method, OutsideRequest, Response, Uri};
 
 /// How a call goes out when that is more than its address.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +27,7 @@ pub struct Way {
     pub target: Option<Uri>,
     /// Values of Route.
     pub route: Vec<String>,
-    /// Tried one after the other when this way fails.
+    /// Further contacts of the same user, which ring at the same time.
     pub others: VecDeque<Target>,
 }
 
@@ -33,7 +37,7 @@ impl Way {
         Way { account: Some(account.to_owned()), ..Way::default() }
     }
 
-    fn take(&mut self, target: Target) -> crate::sip::Hop {
+    fn take(&mut self, target: Target) -> Hop {
         self.target = Some(target.uri);
         self.route = target.route;
         target.hop
@@ -71,31 +75,30 @@ impl UserAgent {
         Ok(dial)
     }
 
-    /// A way failed: the INVITE goes to the next contact, if there is one and the failure was not a person's.
-    pub(super) fn next_contact(&mut self, now: Instant, event: &Event) -> bool {
-        let Event::Failed { session, status, .. } = event else { return false };
-        let unreachable = matches!(status, 404 | 408 | 410 | 430 | 480 | 481 | 500..=599);
-        let Some(call) = self.call_of.get(session).copied().filter(|_| unreachable) else { return false };
-        let Some((next, body)) = self.next_way(call) else { return false };
-        let Some(dial) = self.dials.get_mut(&call) else { return false };
-        tracing::info!(%call, status, "not reached, trying the next contact {}", next.uri);
-        dial.hops = vec![dial.way.take(next)];
-        self.forget_session(*session, call);
-        self.invite(now, call, body);
-        true
+    /// Where media of a caller may go. `tls_name`: what its certificate was proven to name.
+    pub(super) fn reach(&self, signalling: IpAddr, tls_name: Option<&str>) -> Reach {
+        let admission = &self.settings.admission;
+        let own = admission.peers().of(signalling, tls_name).map_or(&[][..], |peer| &peer.networks);
+        Reach { signalling: Some(signalling), trusted: admission.networks().into(), own: own.into() }
     }
 
-    fn next_way(&mut self, call: CallId) -> Option<(Target, Body)> {
-        let body = self.offers.get(&call)?.clone();
-        let dial = self.dials.get_mut(&call)?;
-        let family = dial.hops.first()?.remote.is_ipv4();
-        // The offer names one address of ours.
-        dial.way.others.retain(|target| target.hop.remote.is_ipv4() == family);
-        Some((dial.way.others.pop_front()?, body))
+    /// The same of whoever is dialled: any of these places may be the one that answers.
+    pub(super) fn reach_of(&self, hops: &[Hop]) -> Reach {
+        let Some(first) = hops.first() else { return Reach::default() };
+        let peers = self.settings.admission.peers();
+        let others = hops.iter().skip(1).flat_map(|hop| {
+            let peer = peers.of(hop.remote.ip(), hop.name.as_deref());
+            let networks = peer.map_or(&[][..], |peer| &peer.networks);
+            networks.iter().copied().chain([IpNet::from(hop.remote.ip())])
+        });
+        let reach = self.reach(first.remote.ip(), first.name.as_deref());
+        Reach { own: reach.own.iter().copied().chain(others).collect(), ..reach }
     }
 
-    fn forget_session(&mut self, session: SessionId, call: CallId) {
-        self.call_of.remove(&session);
-        self.session_of.remove(&call);
+    /// The call goes to other places from now on.
+    pub(super) fn moved(&mut self, now: Instant, call: CallId, hops: &[Hop]) {
+        let Some(peer) = hops.first().map(|first| first.remote) else { return };
+        let reach = self.reach_of(hops);
+        self.step(now, call, |call| call.moved(peer, reach));
     }
 }

@@ -107,9 +107,8 @@ impl UserAgent {
         redirect.asking = None;
         let hops = self.reachable(call, found.as_deref().unwrap_or_default());
         match (hops.first(), body) {
-            (Some(first), Some(body)) => {
-                let peer = first.remote;
-                self.step(now, call, |call| call.moved(peer));
+            (Some(_), Some(body)) => {
+                self.moved(now, call, &hops);
                 if let Some(dial) = self.dials.get_mut(&call) {
                     dial.hops = hops;
                 }

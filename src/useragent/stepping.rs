@@ -13,6 +13,7 @@ use crate::sip::{Event, RequestId, Response, SessionId};
 impl UserAgent {
     /// Something happened on a call's session.
     pub(super) fn happened(&mut self, now: Instant, call: CallId, session: SessionId, event: Event) {
+        let Some(event) = self.forked(now, call, session, event) else { return };
         let Some(event) = self.refer_event(now, call, session, event) else { return };
         let Some(event) = self.redirected(now, call, event) else { return };
         let news = transfer::news_of(&event);
@@ -100,7 +101,7 @@ impl UserAgent {
         self.arm(id, None);
         self.calls.remove(&id);
         self.dials.remove(&id);
-        self.offers.remove(&id);
+        self.forget_forks(id);
         self.trunk_of.remove(&id);
         self.redirects.remove(&id);
         if let Some(session) = self.session_of.remove(&id) {
@@ -120,6 +121,7 @@ impl UserAgent {
         let Some(call) = self.calls.get(&id) else { return };
         let (label, started, answered) = (call.label().clone(), call.started(), call.answered());
         let streams = call.streams().clone();
+        self.cancel_forks(now, id, "SIP;cause=500");
         if let Some(session) = self.session_of.get(&id).copied() {
             let reason = EndReason::ControlFault(text.clone());
             // Whichever of the two fits the session's state; the endpoint ignores the other.
@@ -138,6 +140,11 @@ impl UserAgent {
             return self.invite(now, id, body);
         }
         if matches!(wanted, SipDo::Cancel { .. }) && self.stop_redirecting(now, id) {
+            return;
+        }
+        if let SipDo::Cancel { reason } = &wanted
+            && self.cancel_forks(now, id, reason)
+        {
             return;
         }
         let Some(session) = self.session_of.get(&id).copied() else { return };

@@ -73,6 +73,8 @@ mod tests {
             audio_codecs: Vec::new(),
             audio_direction: Direction::SendReceive,
             video: true,
+            video_codecs: Vec::new(),
+            vp8_encoder: false,
             video_direction: Direction::SendReceive,
             max_size: Size::new(640, 360),
             fps: 15,

@@ -13,7 +13,7 @@ use crate::harness::picture::{self, Clip, Picture, judge_face};
 use crate::harness::uac::{Caller, Packetized, Sending};
 use crate::harness::{media, sound, turn};
 
-const TALK: Duration = Duration::from_secs(7);
+const TALK: Duration = Duration::from_secs(8);
 /// The scripted caller's pictures a second; baresip sends 15 beside it.
 const FPS: u32 = 30;
 const HERTZ: f64 = 700.0;

@@ -32,3 +32,4 @@ mod srtp;
 mod strangers;
 mod transfer;
 mod transports;
+mod video_codecs;

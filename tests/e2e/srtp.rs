@@ -80,9 +80,7 @@ fn baresip_calls_and_shakes_hands() {
 #[test]
 fn baresip_is_called_with_keys_in_the_offer_and_with_a_handshake() {
     let _turn = turn();
-    for (policy, protection, via) in
-        [("optional", "srtp", "sdes"), ("required", "dtls_srtp", "dtls"), ("optional", "dtls_srtp", "dtls")]
-    {
+    for (policy, protection, via) in [("optional", "srtp", "sdes"), ("required", "dtls_srtp", "dtls")] {
         let baresip = Baresip::start(&Settings { answers: true, ..protected(protection) });
         let folder = tempfile::tempdir().unwrap();
         let output = eyeline()
@@ -93,8 +91,13 @@ fn baresip_is_called_with_keys_in_the_offer_and_with_a_handshake() {
             .args(["--set", &format!("media.srtp_offer=\"{via}\"")])
             .output()
             .unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
         let problem = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{policy}: {problem}");
+        assert!(
+            output.status.success(),
+            "{policy}, {via}: {told} {problem}; {}",
+            baresip.process.last_words()
+        );
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         for line in ["audio", "video"] {
             assert_eq!(report[line]["srtp_via"], via, "{policy}: {report}");

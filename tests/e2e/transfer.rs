@@ -128,9 +128,9 @@ fn a_call_that_is_redirected_reaches_whom_may_be_called() {
     let _turn = turn();
     let mut callee = phone();
     // Where the call is sent on from: it answers like any phone that has been told to divert.
-    let mut diverted = Caller::new(&callee.uri());
+    let appliance = appliance(&["sip:diverted@127.0.0.1*".to_owned(), callee.uri()]);
+    let mut diverted = Caller::new(&appliance.uri());
     let first = format!("sip:diverted@{}", diverted.address());
-    let appliance = appliance(&[first.clone(), callee.uri()]);
     let body = json!({ "to": first, "agent": "mirror", "video": false }).to_string();
     let (status, placed) = appliance.api("POST", "/api/v1/calls", &body);
     assert_eq!(status, 201, "{placed}");

@@ -1,8 +1,7 @@
 //! SIP messages that strain a parser: ours in `tests/data/sip`, those of RFC 4475 where a checkout has them beside it,
 //! and seeded mutations of ours.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use eyeline::sip::header::{NameAddr, Via};
 use eyeline::sip::message::{Headers, Message, ResponseMessage};
@@ -10,6 +9,8 @@ use eyeline::sip::parse::parse;
 use eyeline::sip::stream::{Framed, Framer};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use crate::torture_files::messages;
 
 #[derive(Debug, PartialEq)]
 enum Outcome {
@@ -35,17 +36,6 @@ fn outcome(bytes: &[u8]) -> Outcome {
         Err(malformed) if malformed.answerable.is_some() => Answered(malformed.status),
         Err(_) => Silent,
     }
-}
-
-fn messages(folder: &Path, extension: &str) -> Vec<(String, Vec<u8>)> {
-    let mut files: Vec<PathBuf> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|known| known == extension))
-        .collect();
-    files.sort();
-    let name = |path: &PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
-    files.iter().map(|path| (name(path), fs::read(path).unwrap())).collect()
 }
 
 fn ours() -> Vec<(String, Vec<u8>)> {

@@ -202,22 +202,84 @@ fn a_short_request_of_a_stranger_is_not_answered_with_a_longer_one() {
     world.end();
 }
 
-#[test]
-fn the_next_contact_is_called_when_the_newest_cannot_be_reached() {
+/// Two phones of one user, both called.
+fn ringing_twice() -> World {
     let mut world = World::with(office());
     let second = world.add_phone();
     register(&mut world, 0, &mut client("door1", "s3cret"), "");
     register(&mut world, second, &mut client("door1", "s3cret"), "");
     dial_door(&mut world);
-    assert_eq!(world.phones[second].requests(Method::Invite).len(), 1, "the newest first");
-    assert!(world.phones[0].requests(Method::Invite).is_empty());
-    world.act_on(second, |phone| phone.reply(Method::Invite, 480, None));
-    assert_eq!(world.phones[0].requests(Method::Invite).len(), 1);
+    for phone in [0, second] {
+        assert_eq!(world.phones[phone].requests(Method::Invite).len(), 1, "both at once");
+        world.act_on(phone, |phone| phone.reply(Method::Invite, 180, None));
+    }
+    world
+}
+
+#[test]
+fn every_contact_rings_and_the_first_that_answers_has_the_call() {
+    for first in [0, 1] {
+        let mut world = ringing_twice();
+        world.act_on(first, |phone| phone.reply(Method::Invite, 200, Some(&audio_video())));
+        let other = 1 - first;
+        let cancel = world.phones[other].requests(Method::Cancel)[0].clone();
+        assert!(cancel.headers.value("Reason").unwrap().contains("cause=200"), "completed elsewhere");
+        world.act_on(other, |phone| phone.reply(Method::Cancel, 200, None));
+        world.act_on(other, |phone| phone.reply(Method::Invite, 487, None));
+        world.run(seconds(1));
+        let peer = world.phones[first].address.to_string();
+        let call = world.appliance().agent.calls().next().unwrap();
+        assert_eq!((call.state_name(), &call.label().peer), ("established", &peer));
+        world.command(|agent, now| agent.hang_up_all(now, &EndReason::HungUp));
+        assert_eq!(world.phones[first].requests(Method::Bye).len(), 1);
+        assert!(world.phones[other].requests(Method::Bye).is_empty());
+        world.end();
+    }
+}
+
+#[test]
+fn two_that_answer_at_once_make_one_call() {
+    let mut world = ringing_twice();
     world.act_on(0, |phone| phone.reply(Method::Invite, 200, Some(&audio_video())));
+    // It has not heard of the CANCEL yet.
+    world.act_on(1, |phone| phone.reply(Method::Invite, 200, Some(&audio_video())));
     world.run(seconds(1));
-    assert_eq!(world.appliance().agent.calls().next().unwrap().state_name(), "established");
+    assert_eq!(world.appliance().agent.calls().count(), 1);
+    assert_eq!(world.phones[1].requests(Method::Ack).len(), 1, "acknowledged");
+    assert_eq!(world.phones[1].requests(Method::Bye).len(), 1, "and hung up");
+    assert!(world.phones[0].requests(Method::Bye).is_empty());
     world.command(|agent, now| agent.hang_up_all(now, &EndReason::HungUp));
-    assert_eq!(world.phones[0].requests(Method::Bye).len(), 1);
+    world.end();
+}
+
+#[test]
+fn a_call_to_several_contacts_fails_when_the_last_refuses_and_a_decline_counts_for_all() {
+    for (first, second, status) in [(486, 480, 486), (480, 486, 486), (480, 503, 480)] {
+        let mut world = ringing_twice();
+        world.act_on(0, |phone| phone.reply(Method::Invite, first, None));
+        assert_eq!(world.appliance().agent.calls().filter(|call| call.is_live()).count(), 1);
+        world.act_on(1, |phone| phone.reply(Method::Invite, second, None));
+        assert_eq!(world.appliance().end().status().0, status, "{first} {second}");
+        world.end();
+    }
+    let mut world = ringing_twice();
+    world.act_on(1, |phone| phone.reply(Method::Invite, 603, None));
+    assert_eq!(world.phones[0].requests(Method::Cancel).len(), 1);
+    world.act_on(0, |phone| phone.reply(Method::Cancel, 200, None));
+    world.act_on(0, |phone| phone.reply(Method::Invite, 487, None));
+    assert_eq!(world.appliance().end().status().0, 603);
+    world.end();
+}
+
+#[test]
+fn a_call_to_several_contacts_is_given_up_at_all_of_them() {
+    let mut world = ringing_twice();
+    world.command(|agent, now| agent.hang_up_all(now, &EndReason::HungUp));
+    for phone in [0, 1] {
+        assert_eq!(world.phones[phone].requests(Method::Cancel).len(), 1);
+        world.act_on(phone, |phone| phone.reply(Method::Cancel, 200, None));
+        world.act_on(phone, |phone| phone.reply(Method::Invite, 487, None));
+    }
     world.end();
 }
 

@@ -11,6 +11,8 @@
 mod engine;
 mod network;
 mod phone;
+#[path = "../golden/torture_files.rs"]
+mod torture_files;
 mod world;
 
 mod allowed;

@@ -3,14 +3,14 @@
 //! The 49 messages of that RFC are read where a checkout has them beside it; ours are in `tests/data/sip`. What the
 //! reader alone makes of them is in `tests/golden/sip_torture.rs`.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use eyeline::sip::message::{Message, Method};
 use eyeline::sip::parse::parse;
 use eyeline::useragent::Settings;
 
 use crate::network::Datagram;
+use crate::torture_files::messages;
 use crate::world::{World, ms, settings};
 
 /// What may be answered finally.
@@ -96,17 +96,6 @@ fn open() -> Settings {
     settings.routes.truncate(1);
     settings.routes[0].to = None;
     settings
-}
-
-fn messages(folder: &Path, extension: &str) -> Vec<(String, Vec<u8>)> {
-    let mut files: Vec<PathBuf> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|known| known == extension))
-        .collect();
-    files.sort();
-    let name = |path: &PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
-    files.iter().map(|path| (name(path), fs::read(path).unwrap())).collect()
 }
 
 /// Gives the bytes to a fresh appliance, says what came back finally, and sees it answer another phone afterwards and

@@ -10,7 +10,8 @@ use eyeline::call::end::EndReason;
 use eyeline::call::negotiate::{KeyOffer, MediaSettings, SrtpPolicy};
 use eyeline::call::{Ended, Tell};
 use eyeline::engine::plan::{
-    AudioCodec, CallId, Command, Direction, Event, Label, Look, Picture, Streams, Timeouts, VideoOut,
+    AudioCodec, CallId, Command, Direction, Event, Label, Look, Picture, Streams, Timeouts, VideoCodec,
+    VideoOut,
 };
 use eyeline::media::frame::Size;
 use eyeline::rtp::reach::Reach;
@@ -348,6 +349,8 @@ fn media() -> MediaSettings {
         audio_codecs: vec![AudioCodec::Pcma, AudioCodec::Pcmu],
         audio_direction: Direction::SendReceive,
         video: true,
+        video_codecs: VideoCodec::ALL.to_vec(),
+        vp8_encoder: true,
         video_direction: Direction::SendReceive,
         max_size: Size::new(1280, 720),
         fps: 15,

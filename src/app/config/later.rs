@@ -42,7 +42,6 @@ const KEYS: &[&str] = &[
 
 /// Words that later versions take, by key.
 const WORDS: &[(&str, &[&str])] = &[
-    ("media.video_codecs", &["vp8"]),
     ("recording.video", &["agent", "side_by_side"]),
     ("agent.*.kind", &["pipeline", "realtime", "avatar", "bridge", "source"]),
 ];

@@ -13,7 +13,7 @@ use super::secret::Secret;
 pub use super::sip::settings::{
     Account, Busy, Listen, Sip, SipPeer, SrtpOffer, SrtpPolicy, Strangers, Tls, Transport, User,
 };
-use crate::engine::plan::AudioCodec;
+use crate::engine::plan::{AudioCodec, VideoCodec};
 use crate::media::frame::Size;
 
 /// The name of the recording profile that `[recording]` itself is.
@@ -114,9 +114,13 @@ impl Default for Appliance {
     }
 }
 
-words! {
-    /// A video codec this version speaks.
-    VideoCodec { H264 = "h264" }
+impl Word for VideoCodec {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("h264", VideoCodec::H264),
+        ("vp8", VideoCodec::Vp8),
+        ("vp9", VideoCodec::Vp9),
+        ("h265", VideoCodec::H265),
+    ];
 }
 
 impl Word for AudioCodec {
@@ -135,7 +139,7 @@ pub struct Media {
     pub rtp_ports: (u16, u16),
     /// In the order of preference; never empty.
     pub audio_codecs: Vec<AudioCodec>,
-    /// Empty: audio-only calls.
+    /// In the order of preference; VP9 and H.265 are received only. Empty: audio-only calls.
     pub video_codecs: Vec<VideoCodec>,
     /// Where neither the peer nor the account says otherwise.
     pub srtp: SrtpPolicy,
@@ -154,7 +158,7 @@ impl Default for Media {
         Media {
             rtp_ports: (20_000, 20_999),
             audio_codecs: vec![AudioCodec::Opus, AudioCodec::G722, AudioCodec::Pcma, AudioCodec::Pcmu],
-            video_codecs: vec![VideoCodec::H264],
+            video_codecs: VideoCodec::ALL.to_vec(),
             srtp: SrtpPolicy::Optional,
             srtp_offer: SrtpOffer::Sdes,
             rtp_start_timeout: Duration::from_secs(30),

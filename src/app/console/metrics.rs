@@ -194,6 +194,9 @@ fn sip(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
     let accounts = snapshot.parts.accounts.iter();
     let up = accounts.map(|part| ([label(("account", &part.name))], f64::from(u8::from(part.ok))));
     out.gauges("registration_up", "Whether we are registered there", up)?;
+    let peers = snapshot.parts.peers.iter();
+    let up = peers.map(|part| ([label(("peer", &part.name))], f64::from(u8::from(part.ok))));
+    out.gauges("peer_up", "Whether a peer we dial answers OPTIONS", up)?;
     let dropped = sip.dropped.iter().map(|(reason, n)| ([label(("reason", reason))], *n));
     out.counters("sip_dropped", "Messages thrown away without an answer", dropped)
 }

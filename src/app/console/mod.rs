@@ -281,6 +281,7 @@ mod tests {
                 "yolox-nano is not there; run `eyeline models pull yolox-nano`",
             )],
             accounts: Vec::new(),
+            peers: Vec::new(),
             draining: false,
         };
         let call = |id: &str| CallView { id: id.into(), from: "sip:alice@h".into(), ..CallView::default() };

@@ -45,6 +45,8 @@ pub struct Parts {
     pub detectors: Vec<Part>,
     /// Where we register; a missing one only degrades.
     pub accounts: Vec<Part>,
+    /// Peers that are dialled; some that take calls answer no OPTIONS, so a silent one is shown and changes nothing.
+    pub peers: Vec<Part>,
     pub draining: bool,
 }
 
@@ -100,6 +102,7 @@ impl Parts {
             .chain(self.censor.iter().map(kind("censor")))
             .chain(self.detectors.iter().map(kind("detector")))
             .chain(self.accounts.iter().map(kind("account")))
+            .chain(self.peers.iter().map(kind("peer")))
     }
 }
 
@@ -356,13 +359,13 @@ impl StreamView {
             (&mut self.bytes_sent, other.bytes_sent),
         ];
         sums.into_iter().for_each(|(sum, more)| *sum = sum.saturating_add(more));
+        if let Some(path) = &other.path {
+            self.path.get_or_insert_default().add(path);
+        }
         if let Some(other) = &other.quality {
             let quality = self.quality.get_or_insert_default();
             quality.concealed_ms += other.concealed_ms;
             quality.stretched_ms += other.stretched_ms;
-        }
-        if let Some(path) = &other.path {
-            self.path.get_or_insert_default().add(path);
         }
     }
 }
@@ -456,6 +459,7 @@ mod tests {
             censor: vec![Part::good("face")],
             detectors: vec![Part::good("objects")],
             accounts: vec![Part::good("pbx")],
+            peers: vec![Part::good("office")],
             draining: false,
         }
     }
@@ -470,6 +474,7 @@ mod tests {
         check(|_| {}, Readiness::Ready);
         check(|parts| parts.detectors[0].ok = false, Readiness::Degraded);
         check(|parts| parts.accounts[0].ok = false, Readiness::Degraded);
+        check(|parts| parts.peers[0].ok = false, Readiness::Ready);
         check(|parts| parts.censor[0].ok = false, Readiness::NotReady);
         check(|parts| parts.transports[0].ok = false, Readiness::NotReady);
         check(|parts| parts.transports.clear(), Readiness::NotReady);

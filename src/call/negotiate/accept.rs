@@ -3,7 +3,7 @@
 //! Forgiving: lines we did not offer are ignored (Dahua answers audio with audio and video), missing ones count as
 //! refused, and a line that slipped to another place is found by its kind.
 
-use super::answer::stream_of;
+use super::answer::{stream_of, within};
 use super::protection::{Pairing, accepted};
 use super::route::route;
 use super::{MediaSettings, Origin, Refusal, agreed, audio, direction, extended, feedback, is_slides, video};
@@ -104,12 +104,15 @@ fn video_stream(
     with_audio: bool,
 ) -> Option<VideoStream> {
     let named = with_our_mappings(pair.theirs, pair.ours);
-    let mut choice = video::choose(&named)?;
-    let mut receive: Vec<(u8, VideoCodec)> =
-        video::formats(pair.ours).iter().map(|format| (format.payload_type, VideoCodec::H264)).collect();
-    for &(number, codec) in &choice.receive {
-        if !receive.iter().any(|(known, _)| *known == number) {
-            receive.push((number, codec));
+    let mut choice = video::choose(&named, settings)?;
+    // The peer may send any codec it names, under our number or under its own.
+    let theirs = video::formats(&named);
+    let taken = |codec: VideoCodec| theirs.iter().any(|format| format.codec == codec);
+    let ours = video::formats(pair.ours).into_iter().filter(|format| taken(format.codec));
+    let mut receive: Vec<(u8, VideoCodec)> = ours.map(|format| (format.payload_type, format.codec)).collect();
+    for format in theirs.iter().filter(|format| settings.video_codecs.contains(&format.codec)) {
+        if !receive.iter().any(|(known, _)| *known == format.payload_type) {
+            receive.push((format.payload_type, format.codec));
         }
     }
     // Payload types for packets sent again count only where we offered any; ours are taken as offered.
@@ -117,7 +120,7 @@ fn video_stream(
     choice.retransmission.send = choice.retransmission.send.filter(|_| !ours.receive.is_empty());
     choice.retransmission.receive = ours.receive;
     choice.receive = receive;
-    let route = answered_route(pair, settings, wanted, protected)?;
+    let route = answered_route(pair, settings, within(wanted, &choice), protected)?;
     Some(stream_of(choice, pair.answer, pair.theirs, route, with_audio))
 }
 
@@ -186,6 +189,22 @@ mod tests {
             (105, vec![(96, VideoCodec::H264), (97, VideoCodec::H264), (105, VideoCodec::H264)])
         );
         assert_eq!(video.send_mode, PacketizationMode::NonInterleaved);
+    }
+
+    #[test]
+    fn a_peer_that_takes_several_codecs_may_send_any_of_them_and_gets_our_favourite() {
+        let lines = "m=video 4002 RTP/AVP 98 96\r\na=rtpmap:98 VP8/90000\r\na=rtpmap:96 H264/90000\r\n";
+        let video = accepted(&format!("{AUDIO}{lines}")).unwrap().video.unwrap();
+        assert_eq!((video.codec, video.send_payload_type), (VideoCodec::H264, 96));
+        let h264 = VideoCodec::H264;
+        assert_eq!(video.receive, [(96, h264), (97, h264), (98, VideoCodec::Vp8)]);
+        let vp8 = "m=video 4002 RTP/AVP 100\r\na=rtpmap:100 VP8/90000\r\na=fmtp:100 max-fs=396;max-fr=15\r\n";
+        let video = accepted(&format!("{AUDIO}{vp8}")).unwrap().video.unwrap();
+        assert_eq!(
+            (video.codec, video.send_payload_type, video.max_macroblocks),
+            (VideoCodec::Vp8, 100, 396)
+        );
+        assert_eq!(video.receive, [(98, VideoCodec::Vp8), (100, VideoCodec::Vp8)]);
     }
 
     #[test]

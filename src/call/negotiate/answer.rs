@@ -4,9 +4,11 @@ use super::audio::{self, AudioChoice};
 use super::protection::{self, Means, Place, Secured, SrtpPolicy, lite_if_ice};
 use super::route::route;
 use super::video::{self, VideoChoice};
-use super::{MediaSettings, Origin, Refusal, agreed, description, extended, is_slides, named, refused};
+use super::{
+    MediaSettings, Origin, Refusal, agreed, description, direction, extended, is_slides, named, refused,
+};
 use crate::engine::plan::{
-    AudioStream, BoundPorts, Direction, Protection, Route, Streams, VideoCodec, VideoStream, Wanted,
+    AudioStream, BoundPorts, Direction, Protection, Route, Streams, VideoStream, Wanted,
 };
 use crate::sdp::{Attribute, Media, SessionDescription};
 
@@ -33,8 +35,9 @@ fn choose(
     let audio = pick(offer, settings, protected[0], |_, media| {
         media.is_audio().then(|| audio::choose(media, settings)).flatten()
     });
-    let picture =
-        |media: &Media| (settings.video && media.is_video()).then(|| video::choose(media)).flatten();
+    let picture = |media: &Media| {
+        (settings.video && media.is_video()).then(|| video::choose(media, settings)).flatten()
+    };
     let camera =
         pick(offer, settings, protected[1], |_, media| (!is_slides(media)).then(|| picture(media)).flatten());
     // A screen that comes alone is the picture of the call.
@@ -200,7 +203,7 @@ impl Answering<'_> {
     ) -> VideoStream {
         let Taken { place, choice, means } = taken;
         let theirs = &self.offer.media[place];
-        let (route, attributes) = self.route(place, &means, (port, wanted), kept);
+        let (route, attributes) = self.route(place, &means, (port, within(wanted, &choice)), kept);
         let line = video::answer(&choice, self.settings, port, theirs, route.direction, route.rtcp_mux);
         self.put(place, line, attributes);
         stream_of(choice, self.offer, theirs, route, with_audio)
@@ -233,6 +236,11 @@ impl Answering<'_> {
     }
 }
 
+/// What we cannot encode is received only.
+pub(super) fn within(wanted: Direction, choice: &VideoChoice) -> Direction {
+    direction(wanted.sends() && choice.sends, wanted.receives())
+}
+
 /// The stream that follows from a choice in the peer's line `theirs`.
 pub(super) fn stream_of(
     choice: VideoChoice,
@@ -244,7 +252,7 @@ pub(super) fn stream_of(
     let limits = choice.format.limits(description, theirs, with_audio);
     VideoStream {
         route,
-        codec: VideoCodec::H264,
+        codec: choice.format.codec,
         send_payload_type: choice.format.payload_type,
         send_mode: choice.format.mode,
         profile_level_id: choice.format.decodes(),
@@ -300,9 +308,9 @@ mod tests {
     fn audio_survives_unusable_video_and_video_may_come_alone() {
         let audio = "m=audio 4000 RTP/AVP 0\r\n";
         let video = "m=video 4002 RTP/AVP 97\r\na=rtpmap:97 H264/90000\r\n";
-        let vp8 = "m=video 4002 RTP/AVP 97\r\na=rtpmap:97 VP8/90000\r\n";
+        let av1 = "m=video 4002 RTP/AVP 97\r\na=rtpmap:97 AV1/90000\r\n";
         let wants = |lines: &str| wanted(&described(lines), &settings());
-        assert_eq!(wants(&format!("{audio}{vp8}")), Ok(Wanted { audio: true, ..Wanted::default() }));
+        assert_eq!(wants(&format!("{audio}{av1}")), Ok(Wanted { audio: true, ..Wanted::default() }));
         assert_eq!(wants(video), Ok(Wanted { video: true, ..Wanted::default() }));
         let silent = MediaSettings { video: false, ..settings() };
         let both = described(&format!("{audio}{video}"));
@@ -310,6 +318,28 @@ mod tests {
         let only_audio = BoundPorts { video: None, ..ports() };
         let (answer, streams) = answer(&both, &settings(), &only_audio, &mut origin()).unwrap();
         assert_eq!((answer.media[1].port, streams.video), (0, None));
+    }
+
+    #[test]
+    fn what_we_cannot_encode_is_received_only_and_a_renewed_offer_keeps_it() {
+        for codec in ["VP9", "H265"] {
+            let line = format!("m=video 4002 RTP/AVP 97\r\na=rtpmap:97 {codec}/90000\r\na=sendrecv\r\n");
+            let lines = format!("m=audio 4000 RTP/AVP 0\r\n{line}");
+            let mut origin = origin();
+            let (answer, streams) = answer(&described(&lines), &settings(), &ports(), &mut origin).unwrap();
+            assert_eq!(answer.media[1].direction(), Some(crate::sdp::Direction::ReceiveOnly), "{codec}");
+            assert_eq!(answer.media[1].payload_types(), [97]);
+            assert_eq!(answer.media[0].direction(), Some(crate::sdp::Direction::SendReceive));
+            let video = streams.video.unwrap();
+            assert_eq!((video.codec.name(), video.route.direction), (codec, Direction::ReceiveOnly));
+            let again = super::super::offer(&settings(), &ports(), &mut origin);
+            assert_eq!(again.media[1].payload_types(), [97], "{codec}");
+            assert_eq!(again.media[1].direction(), Some(crate::sdp::Direction::ReceiveOnly), "{codec}");
+        }
+        let vp8 = "m=video 4002 RTP/AVP 97\r\na=rtpmap:97 VP8/90000\r\n";
+        let (answer, streams) = answered(vp8).unwrap();
+        assert!(answer.to_string().contains("a=rtpmap:97 VP8/90000\r\na=fmtp:97 max-fr=30;max-fs=3600\r\n"));
+        assert_eq!(streams.video.unwrap().route.direction, Direction::SendReceive);
     }
 
     #[test]

@@ -79,6 +79,21 @@ impl Level {
         }
     }
 
+    /// The `level-id` of H.265 (RFC 7798 §7.1) for the same pictures: 30 times the number of the level.
+    pub fn h265(self) -> u8 {
+        match self.idc {
+            ..=31 => 93,
+            32..=40 => 120,
+            41..=42 => 123,
+            43..=50 => 150,
+            51 => 153,
+            52 => 156,
+            53..=60 => 180,
+            61 => 183,
+            62.. => 186,
+        }
+    }
+
     /// The lower of two.
     pub fn min(self, other: Level) -> Level {
         let place = |level: Level| LEVELS.iter().position(|row| *row == level);

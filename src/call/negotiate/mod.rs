@@ -7,8 +7,8 @@
 //! One audio and one video stream are taken, each from the first line of its kind that can be, protected ones before
 //! plain ones; a second video line with `a=content:slides` (RFC 4796) where it is wanted. Every other line is mirrored
 //! with port 0: nothing is bundled, each line keeps its own port (RFC 8843 §7.3). A renewed offer with port 0 on every
-//! line takes all media away and is answered so. Known: G.711, telephone-event (RFC 4733), H.264 (RFC 6184) over RTP,
-//! plain or protected. Binding ports, sending and SIP status lines do not belong here.
+//! line takes all media away and is answered so. Known: G.711, telephone-event (RFC 4733), the video codecs of
+//! [`crate::media::access_unit::VideoCodec`] over RTP, plain or protected. Binding ports, sending and SIP status lines do not belong here.
 
 mod accept;
 mod answer;
@@ -24,7 +24,7 @@ mod video;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::engine::plan::{AudioCodec, Direction, Streams};
+use crate::engine::plan::{AudioCodec, Direction, Streams, VideoCodec};
 use crate::media::frame::Size;
 use crate::sdp::{self, Attribute, Connection, Media, OriginLine, SessionDescription, ice};
 
@@ -44,6 +44,10 @@ pub struct MediaSettings {
     pub audio_direction: Direction,
     /// Whether video is taken and offered.
     pub video: bool,
+    /// Taken, in order of preference. Of them H.264 and VP8 are also offered and sent.
+    pub video_codecs: Vec<VideoCodec>,
+    /// Whether this box can encode VP8; otherwise it is only received.
+    pub vp8_encoder: bool,
     pub video_direction: Direction,
     /// Largest picture and rate this box wants; decides the level it states.
     pub max_size: Size,
@@ -61,6 +65,17 @@ pub struct MediaSettings {
     pub ice: bool,
     /// Our own offers are what a browser takes: DTLS-SRTP, ICE-lite and rtcp-mux.
     pub browser: bool,
+}
+
+impl MediaSettings {
+    /// Whether pictures can be sent in this codec. Of VP9 and H.265 we have decoders only.
+    fn can_send(&self, codec: VideoCodec) -> bool {
+        match codec {
+            VideoCodec::H264 => true,
+            VideoCodec::Vp8 => self.vp8_encoder,
+            VideoCodec::Vp9 | VideoCodec::H265 => false,
+        }
+    }
 }
 
 /// Why a description cannot be used.
@@ -265,6 +280,8 @@ pub(super) mod tests {
             audio_codecs: vec![AudioCodec::Pcma, AudioCodec::Pcmu],
             audio_direction: Direction::SendReceive,
             video: true,
+            video_codecs: VideoCodec::ALL.to_vec(),
+            vp8_encoder: true,
             video_direction: Direction::SendReceive,
             max_size: Size::new(1280, 720),
             fps: 15,

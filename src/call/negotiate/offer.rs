@@ -9,8 +9,8 @@ use crate::sdp::{Attribute, Media, SessionDescription};
 /// Everything we can do, within `settings` and the bound ports. Lines of this session's earlier descriptions stay
 /// in their places, with port 0 when they are no longer wanted; payload types, keys and protection stay what they are.
 ///
-/// H.264 goes out twice, mode 1 and mode 0: some peers know only one of them (baresip 1.0: mode 0). A shared screen is
-/// never asked for, only kept.
+/// H.264 goes out twice, mode 1 and mode 0: some peers know only one of them (baresip 1.0: mode 0). A line that is only
+/// received, for want of an encoder, goes on as it is. A shared screen is never asked for, only kept.
 pub fn offer(settings: &MediaSettings, ports: &BoundPorts, origin: &mut Origin) -> SessionDescription {
     origin.settle();
     let previous = origin.previous.as_ref().map(|description| description.media.clone()).unwrap_or_default();
@@ -133,18 +133,30 @@ fn picture_line(
     direction: Direction,
     origin: &mut Origin,
 ) -> Media {
-    let mut formats: Vec<(u8, Option<String>)> = Vec::with_capacity(2);
     let known = earlier.map(video::formats).unwrap_or_default();
-    for (mode, preferred) in [(PacketizationMode::NonInterleaved, 96), (PacketizationMode::SingleNal, 97)] {
-        match known.iter().find(|format| format.mode == mode) {
-            Some(format) => {
-                let number = format.payload_type;
-                let parameters = earlier.and_then(|media| media.fmtp(number)).map(|fmtp| fmtp.0.to_owned());
-                formats.push((number, parameters));
-            }
-            None => {
-                let number = origin.fresh_payload_type(preferred);
-                formats.push((number, Some(video::offered_parameters(settings, mode))));
+    let kept = |format: &video::Format| {
+        let number = format.payload_type;
+        let parameters = earlier.and_then(|media| media.fmtp(number)).map(|fmtp| fmtp.0.to_owned());
+        (number, format.codec, parameters)
+    };
+    let mut formats: Vec<(u8, VideoCodec, Option<String>)> = Vec::with_capacity(3);
+    let mut direction = direction;
+    if !known.is_empty() && !known.iter().any(|format| settings.can_send(format.codec)) {
+        formats.extend(known.iter().map(kept));
+        direction = super::direction(false, direction.receives());
+    } else {
+        for codec in settings.video_codecs.iter().copied().filter(|codec| settings.can_send(*codec)) {
+            for (mode, preferred) in offered_modes(codec) {
+                let same = known.iter().find(|format| format.codec == codec && format.mode == *mode);
+                formats.push(same.map(kept).unwrap_or_else(|| {
+                    let parameters = match codec {
+                        VideoCodec::Vp8 => video::vp8_parameters(settings),
+                        VideoCodec::H264 | VideoCodec::Vp9 | VideoCodec::H265 => {
+                            video::offered_parameters(settings, *mode)
+                        }
+                    };
+                    (origin.fresh_payload_type(*preferred), codec, Some(parameters))
+                }));
             }
         }
     }
@@ -152,13 +164,22 @@ fn picture_line(
     let words = feedback::words(&asked, "*");
     let mut media =
         video::build(&formats, &words, settings, port, &offered.protocol, direction, offered.rtcp_mux);
-    let again = formats.first().filter(|_| settings.browser).map(|&(original, _)| {
+    let again = formats.first().filter(|_| settings.browser).map(|&(original, ..)| {
         let known =
             earlier.map(|media| feedback::again(media, &[(original, VideoCodec::H264)], original).send);
         (known.flatten().unwrap_or_else(|| origin.fresh_payload_type(98)), original)
     });
     feedback::complete(&mut media, &asked, again);
     media
+}
+
+/// The packetization modes a codec is offered with, and the payload type for each.
+fn offered_modes(codec: VideoCodec) -> &'static [(PacketizationMode, u8)] {
+    match codec {
+        VideoCodec::H264 => &[(PacketizationMode::NonInterleaved, 96), (PacketizationMode::SingleNal, 97)],
+        VideoCodec::Vp8 => &[(PacketizationMode::NonInterleaved, 98)],
+        VideoCodec::Vp9 | VideoCodec::H265 => &[],
+    }
 }
 
 #[cfg(test)]
@@ -175,9 +196,10 @@ mod tests {
         let expected = "v=0\r\no=eyeline 42 1 IN IP4 192.0.2.10\r\ns=-\r\nc=IN IP4 192.0.2.10\r\nt=0 0\r\n\
             m=audio 20000 RTP/AVP 8 0 101\r\na=rtpmap:8 PCMA/8000\r\na=rtpmap:0 PCMU/8000\r\n\
             a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=ptime:20\r\na=sendrecv\r\n\
-            m=video 20002 RTP/AVP 96 97\r\nb=AS:1000\r\n\
+            m=video 20002 RTP/AVP 96 97 98\r\nb=AS:1000\r\n\
             a=rtpmap:96 H264/90000\r\na=fmtp:96 profile-level-id=42e01f;packetization-mode=1;level-asymmetry-allowed=1\r\n\
             a=rtpmap:97 H264/90000\r\na=fmtp:97 profile-level-id=42e01f;packetization-mode=0;level-asymmetry-allowed=1\r\n\
+            a=rtpmap:98 VP8/90000\r\na=fmtp:98 max-fr=30;max-fs=3600\r\n\
             a=rtcp-fb:* nack\r\na=rtcp-fb:* nack pli\r\na=rtcp-fb:* ccm fir\r\na=rtcp-fb:* ccm tmmbr\r\n\
             a=sendrecv\r\n";
         assert_eq!(offer, expected);
@@ -211,7 +233,7 @@ mod tests {
         assert!(video.has("rtcp-mux"));
         assert_eq!(video.fmtp(99).unwrap().value("profile-level-id"), Some("64001f"));
         // 97 is H.265 in this session and stays it.
-        assert_eq!(video.payload_types(), [99, 98]);
+        assert_eq!(video.payload_types(), [99, 98, 100]);
         assert_eq!(again.media[2].payload_types(), [8, 0, 96]);
         assert_eq!(again.media[2].direction(), Some(crate::sdp::Direction::SendOnly));
     }

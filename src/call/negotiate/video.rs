@@ -1,4 +1,7 @@
-//! H.264 in a video line (RFC 6184 §8): formats, profiles, limits, feedback.
+//! Codecs in a video line: H.264 (RFC 6184 §8), VP8 (RFC 7741 §6), VP9 (RFC 9628 §6), H.265 (RFC 7798 §7): formats,
+//! profiles, limits, feedback.
+//!
+//! What we can encode comes first. A line that has nothing of it is taken to receive only.
 
 use super::level::Level;
 use super::{MediaSettings, feedback, line, spoken};
@@ -20,12 +23,14 @@ const LONGEST_PARAMETER_SET: usize = 1024;
 /// Room kept for audio when only the whole session's bandwidth is stated, kbit/s: G.711 with its headers.
 const AUDIO_KBPS: u64 = 80;
 
-/// One H.264 payload type of a line.
+/// One payload type of a line.
 #[derive(Clone, Debug)]
 pub(super) struct Format {
     pub payload_type: u8,
+    pub codec: VideoCodec,
+    /// Of H.264.
     pub mode: PacketizationMode,
-    /// As stated, if it was.
+    /// As stated, if it was; of H.264.
     pub profile_level_id: Option<[u8; 3]>,
     mode_stated: bool,
     level_asymmetry: bool,
@@ -39,7 +44,9 @@ pub(super) struct Format {
 #[derive(Clone, Debug)]
 pub(super) struct VideoChoice {
     pub format: Format,
-    /// Every payload type of the line we can decode.
+    /// We can encode it.
+    pub sends: bool,
+    /// Every payload type of the line with this codec.
     pub receive: Vec<(u8, VideoCodec)>,
     pub feedback: Feedback,
     pub retransmission: Retransmission,
@@ -52,19 +59,28 @@ pub(super) struct Limits {
     pub macroblocks_per_second: u32,
 }
 
-/// Chooses mode 1 before mode 0, then the profile we encode, then the peer's order; `None`: nothing in common.
-pub(super) fn choose(media: &Media) -> Option<VideoChoice> {
+/// Chooses a codec we can encode before one we cannot, then by our order of codecs; of H.264 mode 1 before mode 0, then
+/// the profile we encode; then by the peer's order. `None`: nothing in common.
+pub(super) fn choose(media: &Media, settings: &MediaSettings) -> Option<VideoChoice> {
     let formats = formats(media);
-    let receive: Vec<(u8, VideoCodec)> =
-        formats.iter().map(|format| (format.payload_type, VideoCodec::H264)).collect();
     let rank = |format: &Format| {
-        let other_profile = profile(format.profile_level_id.unwrap_or(UNSTATED)) != Some(Profile::Baseline);
-        (format.mode == PacketizationMode::SingleNal, other_profile)
+        let place = settings.video_codecs.iter().position(|codec| *codec == format.codec)?;
+        let other_profile = format.codec == VideoCodec::H264
+            && profile(format.profile_level_id.unwrap_or(UNSTATED)) != Some(Profile::Baseline);
+        let single_nal = format.mode == PacketizationMode::SingleNal;
+        Some((!settings.can_send(format.codec), place, single_nal, other_profile))
     };
-    let format = formats.into_iter().min_by_key(rank)?;
-    let feedback = feedback::asked(media, format.payload_type);
-    let retransmission = feedback::again(media, &receive, format.payload_type);
-    Some(VideoChoice { format, receive, feedback, retransmission })
+    let ranked = formats.iter().filter_map(|format| Some((rank(format)?, format)));
+    let (_, format) = ranked.min_by_key(|(rank, _)| *rank)?;
+    let same = formats.iter().filter(|other| other.codec == format.codec);
+    let receive: Vec<(u8, VideoCodec)> = same.map(|format| (format.payload_type, format.codec)).collect();
+    Some(VideoChoice {
+        sends: settings.can_send(format.codec),
+        feedback: feedback::asked(media, format.payload_type),
+        retransmission: feedback::again(media, &receive, format.payload_type),
+        receive,
+        format: format.clone(),
+    })
 }
 
 /// The payload types of a line we can decode, in its order.
@@ -74,7 +90,43 @@ pub(super) fn formats(media: &Media) -> Vec<Format> {
 
 fn format_of(media: &Media, payload_type: u8) -> Option<Format> {
     let map = media.rtpmap(payload_type)?;
-    (map.encoding.eq_ignore_ascii_case("H264") && matches!(map.clock_rate, 0 | 90_000)).then_some(())?;
+    let known = VideoCodec::ALL.into_iter().find(|codec| map.encoding.eq_ignore_ascii_case(codec.name()));
+    let codec = known.filter(|_| matches!(map.clock_rate, 0 | 90_000))?;
+    let fmtp = media.fmtp(payload_type);
+    let number = |name| fmtp.and_then(|fmtp| fmtp.number(name));
+    let plain = Format {
+        payload_type,
+        codec,
+        mode: PacketizationMode::NonInterleaved,
+        profile_level_id: None,
+        mode_stated: false,
+        level_asymmetry: false,
+        max_macroblocks: None,
+        max_macroblocks_per_second: None,
+        max_kbps: None,
+        parameter_sets: Vec::new(),
+    };
+    match codec {
+        VideoCodec::H264 => h264_format(media, payload_type),
+        VideoCodec::Vp8 => {
+            let (frames, size) = (number("max-fr"), number("max-fs"));
+            let per_second = frames.zip(size).map(|(frames, size)| frames.saturating_mul(size).max(1));
+            Some(Format { max_macroblocks: size, max_macroblocks_per_second: per_second, ..plain })
+        }
+        // Others have more than 8 bits or more colour than our decoder is asked for.
+        VideoCodec::Vp9 => (number("profile-id").unwrap_or(0) == 0).then_some(plain),
+        VideoCodec::H265 => {
+            let plain_order = number("sprop-max-don-diff").unwrap_or(0) == 0;
+            let text = |name| fmtp.and_then(|fmtp| fmtp.value(name)).unwrap_or("");
+            let sets =
+                ["sprop-vps", "sprop-sps", "sprop-pps"].into_iter().flat_map(|name| base64_list(text(name)));
+            let main = number("profile-id").unwrap_or(1) == 1 && plain_order;
+            main.then(|| Format { parameter_sets: sets.collect(), ..plain })
+        }
+    }
+}
+
+fn h264_format(media: &Media, payload_type: u8) -> Option<Format> {
     let fmtp = media.fmtp(payload_type);
     let number = |name| fmtp.and_then(|fmtp| fmtp.number(name));
     let stated_mode = number("packetization-mode");
@@ -88,6 +140,7 @@ fn format_of(media: &Media, payload_type: u8) -> Option<Format> {
     let sets = fmtp.and_then(|fmtp| fmtp.value("sprop-parameter-sets")).unwrap_or("");
     Some(Format {
         payload_type,
+        codec: VideoCodec::H264,
         mode,
         profile_level_id,
         mode_stated: stated_mode.is_some(),
@@ -132,7 +185,11 @@ fn parameter_sets(list: &str) -> Vec<Vec<u8>> {
         let kind = unit.first().map(|header| header & 0x1f);
         matches!(kind, Some(7 | 8)) && unit.len() > 1 && unit.len() <= LONGEST_PARAMETER_SET
     };
-    list.split(',').take(MOST_PARAMETER_SETS).filter_map(from_base64).filter(usable).collect()
+    base64_list(list).filter(usable).collect()
+}
+
+fn base64_list(list: &str) -> impl Iterator<Item = Vec<u8>> {
+    list.split(',').take(MOST_PARAMETER_SETS).filter_map(from_base64)
 }
 
 impl Format {
@@ -144,6 +201,18 @@ impl Format {
     /// Our `fmtp` in answer to this format. A parameter the peer did not state is not stated back: with its
     /// default it already means the same on both sides, and door stations stumble over what they do not know.
     fn answered(&self, settings: &MediaSettings) -> Option<String> {
+        match self.codec {
+            VideoCodec::H264 => self.answered_h264(settings),
+            VideoCodec::Vp8 => Some(vp8_parameters(settings)),
+            VideoCodec::Vp9 => None,
+            VideoCodec::H265 => {
+                let level = Level::needed(settings.max_size, settings.fps).h265();
+                Some(format!("profile-id=1;level-id={level}"))
+            }
+        }
+    }
+
+    fn answered_h264(&self, settings: &MediaSettings) -> Option<String> {
         let mut parameters = Vec::new();
         if let Some(offered) = self.profile_level_id {
             let ours = Level::needed(settings.max_size, settings.fps);
@@ -168,6 +237,13 @@ impl Format {
 
     /// What the format and the `b=` lines around it let us send. Raising a level's limits is all `max-*` may do.
     pub fn limits(&self, description: &SessionDescription, media: &Media, with_audio: bool) -> Limits {
+        if self.codec != VideoCodec::H264 {
+            return Limits {
+                kbps: bandwidth_kbps(description, media, with_audio),
+                macroblocks: self.max_macroblocks.unwrap_or(u32::MAX).max(1),
+                macroblocks_per_second: self.max_macroblocks_per_second.unwrap_or(u32::MAX),
+            };
+        }
         let level = Level::of(self.decodes());
         let stated = self.profile_level_id.map(|_| level.kbps.max(self.max_kbps.unwrap_or(0)));
         Limits {
@@ -222,7 +298,7 @@ pub(super) fn answer(
     rtcp_mux: bool,
 ) -> Media {
     let number = choice.format.payload_type;
-    let formats = [(number, choice.format.answered(settings))];
+    let formats = [(number, choice.format.codec, choice.format.answered(settings))];
     let words = feedback::words(&choice.feedback, &number.to_string());
     let mut media = build(&formats, &words, settings, port, &offered.protocol, direction, rtcp_mux);
     let again = choice.retransmission.send.filter(|_| choice.feedback.nack);
@@ -232,7 +308,7 @@ pub(super) fn answer(
 
 /// Our video line: payload types with their `fmtp`, `rtcp-fb` values as written.
 pub(super) fn build(
-    formats: &[(u8, Option<String>)],
+    formats: &[(u8, VideoCodec, Option<String>)],
     feedback: &[String],
     settings: &MediaSettings,
     port: u16,
@@ -240,12 +316,12 @@ pub(super) fn build(
     direction: Direction,
     rtcp_mux: bool,
 ) -> Media {
-    let mut media = line("video", port, protocol, formats.iter().map(|(number, _)| *number));
+    let mut media = line("video", port, protocol, formats.iter().map(|(number, ..)| *number));
     let kbps = u64::from(settings.max_kbps);
     media.bandwidth.push(crate::sdp::Bandwidth { kind: "AS".to_owned(), value: kbps });
     let attributes = &mut media.attributes;
-    for (number, parameters) in formats {
-        attributes.push(Attribute::new("rtpmap", format!("{number} H264/90000")));
+    for (number, codec, parameters) in formats {
+        attributes.push(Attribute::new("rtpmap", format!("{number} {}/90000", codec.name())));
         attributes.extend(parameters.iter().map(|text| Attribute::new("fmtp", format!("{number} {text}"))));
     }
     attributes.extend(feedback.iter().map(|words| Attribute::new("rtcp-fb", words)));
@@ -256,7 +332,14 @@ pub(super) fn build(
     media
 }
 
-/// The `fmtp` of a format we offer.
+/// What we take as VP8, as large as what we state for H.264 (RFC 7741 §6.1).
+pub(super) fn vp8_parameters(settings: &MediaSettings) -> String {
+    let level = Level::needed(settings.max_size, settings.fps);
+    let pictures = level.macroblocks_per_second / level.macroblocks;
+    format!("max-fr={pictures};max-fs={}", level.macroblocks)
+}
+
+/// The `fmtp` of H.264 as we offer it.
 pub(super) fn offered_parameters(settings: &MediaSettings, mode: PacketizationMode) -> String {
     let id = Level::needed(settings.max_size, settings.fps).put_into(OURS);
     format!("{};{};level-asymmetry-allowed=1", stated_profile(id), stated_mode(mode))
@@ -268,7 +351,7 @@ mod tests {
     use super::*;
 
     fn chosen(lines: &str) -> Option<VideoChoice> {
-        choose(&described(lines).media[0])
+        choose(&described(lines).media[0], &settings())
     }
 
     fn h264(formats: &[(u8, &str)]) -> String {
@@ -336,7 +419,7 @@ mod tests {
         let limits = |lines: &str| {
             let description = described(lines);
             let media = &description.media[0];
-            let limits = choose(media).unwrap().format.limits(&description, media, true);
+            let limits = choose(media, &settings()).unwrap().format.limits(&description, media, true);
             (limits.macroblocks, limits.macroblocks_per_second, limits.kbps)
         };
         let raised = h264(&[(96, "profile-level-id=42e00d;max-fs=3600;max-mbps=1;max-br=5000")]);
@@ -357,5 +440,82 @@ mod tests {
             sets,
             [vec![0x67, 0x42, 0xe0, 0x1e, 0xe9, 0x03, 0xc0, 0xa3, 0x20], vec![0x68, 0xce, 0x32, 0xc8]]
         );
+    }
+
+    fn line(formats: &[(u8, &str, &str)]) -> String {
+        let numbers: String = formats.iter().map(|(number, ..)| format!(" {number}")).collect();
+        let lines = formats.iter().map(|(n, codec, fmtp)| {
+            let parameters = if fmtp.is_empty() { String::new() } else { format!("a=fmtp:{n} {fmtp}\r\n") };
+            format!("a=rtpmap:{n} {codec}/90000\r\n{parameters}")
+        });
+        format!("m=video 5000 RTP/AVP{numbers}\r\n{}", lines.collect::<String>())
+    }
+
+    #[test]
+    fn h264_comes_before_vp8_and_what_is_only_received_last() {
+        let all = line(&[
+            (96, "VP9", ""),
+            (97, "H265", ""),
+            (98, "vp8", ""),
+            (99, "rtx", "apt=98"),
+            (100, "red", ""),
+            (101, "ulpfec", ""),
+            (102, "H264", "packetization-mode=1"),
+        ]);
+        let choice = chosen(&all).unwrap();
+        assert_eq!((choice.format.payload_type, choice.sends), (102, true));
+        assert_eq!(choice.receive, [(102, VideoCodec::H264)], "what is not answered is not taken");
+        let picked = |settings: &MediaSettings| {
+            let choice = choose(&described(&all).media[0], settings)?;
+            Some((choice.format.codec, choice.sends))
+        };
+        let vp8_first = MediaSettings { video_codecs: vec![VideoCodec::Vp8, VideoCodec::H264], ..settings() };
+        assert_eq!(picked(&vp8_first), Some((VideoCodec::Vp8, true)));
+        let no_libvpx = MediaSettings { vp8_encoder: false, ..vp8_first };
+        assert_eq!(picked(&no_libvpx), Some((VideoCodec::H264, true)));
+        let vp8_only = MediaSettings { video_codecs: vec![VideoCodec::Vp8], ..no_libvpx };
+        assert_eq!(picked(&vp8_only), Some((VideoCodec::Vp8, false)));
+        let alone = |codec, fmtp| {
+            chosen(&line(&[(96, codec, fmtp)])).map(|choice| (choice.format.codec, choice.sends))
+        };
+        assert_eq!(alone("VP8", ""), Some((VideoCodec::Vp8, true)));
+        assert_eq!(alone("VP9", "profile-id=0"), Some((VideoCodec::Vp9, false)));
+        assert_eq!(alone("VP9", "profile-id=2"), None);
+        assert_eq!(alone("H265", "profile-id=1;tx-mode=SRST"), Some((VideoCodec::H265, false)));
+        assert_eq!(alone("H265", "profile-id=2"), None);
+        assert_eq!(alone("H265", "sprop-max-don-diff=2"), None);
+        assert_eq!(alone("rtx", "apt=96"), None);
+        assert_eq!(alone("AV1", ""), None);
+    }
+
+    #[test]
+    fn limits_of_vp8_are_those_stated() {
+        let limits = |fmtp: &str| {
+            let description = described(&format!("{}b=AS:400\r\n", line(&[(96, "VP8", fmtp)])));
+            let media = &description.media[0];
+            let limits = choose(media, &settings()).unwrap().format.limits(&description, media, true);
+            (limits.macroblocks, limits.macroblocks_per_second, limits.kbps)
+        };
+        assert_eq!(limits("max-fr=15;max-fs=396"), (396, 5940, Some(380)));
+        assert_eq!(limits("max-fs=1200"), (1200, u32::MAX, Some(380)));
+        assert_eq!(limits("max-fs=0;max-fr=0"), (1, 1, Some(380)));
+        assert_eq!(limits(""), (u32::MAX, u32::MAX, Some(380)));
+    }
+
+    #[test]
+    fn answers_of_other_codecs_say_what_we_take() {
+        let answered = |codec: &str, fmtp: &str| {
+            chosen(&line(&[(96, codec, fmtp)])).unwrap().format.answered(&settings())
+        };
+        assert_eq!(answered("VP8", "").as_deref(), Some("max-fr=30;max-fs=3600"));
+        assert_eq!(answered("VP9", ""), None);
+        assert_eq!(answered("H265", "level-id=150").as_deref(), Some("profile-id=1;level-id=93"));
+    }
+
+    #[test]
+    fn parameter_sets_of_h265_come_from_three_lists() {
+        let fmtp = "sprop-vps=QAEMAf//,%%;sprop-sps=QgEB;sprop-pps=RAHA";
+        let sets = chosen(&line(&[(96, "H265", fmtp)])).unwrap().format.parameter_sets;
+        assert_eq!(sets, [vec![0x40, 1, 0x0c, 1, 0xff, 0xff], vec![0x42, 1, 1], vec![0x44, 1, 0xc0]]);
     }
 }

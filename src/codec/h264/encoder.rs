@@ -3,18 +3,18 @@
 //! Constrained Baseline, no B pictures, no delay, Annex B. Every key picture starts with its parameter sets.
 //! Whether an encoder works on this box is for [`super::probe`] to find out.
 
-use std::ffi::{c_int, c_void};
-use std::ptr;
+use std::ffi::c_int;
 
-use ffmpeg_next::ffi::{self, AVPictureType, AVPixelFormat};
+use ffmpeg_next::ffi::{self, AVPictureType};
 
 use crate::base::time::Pts;
+use crate::codec::convert::lend;
 use crate::codec::ffmpeg::{AGAIN, CodecContext, Packet, Picture, broken, check};
 use crate::codec::h264::hardware::{self, Upload, Variant};
 use crate::codec::h264::shape::Shaper;
 use crate::media::access_unit::{AccessUnit, VideoCodec};
 use crate::media::codec::{CodecError, VideoEncoder};
-use crate::media::frame::{CleanFrame, Plane, Size};
+use crate::media::frame::{CleanFrame, Size};
 
 /// The encoders there are, in the order in which they are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,11 +81,11 @@ impl EncoderSettings {
         EncoderSettings { size, fps, kbps, max_nal_bytes: None, profile_level_id: None, key_interval_s: 10 }
     }
 
-    pub(super) fn key_interval(&self) -> u32 {
+    pub(in crate::codec) fn key_interval(&self) -> u32 {
         self.fps.saturating_mul(self.key_interval_s).max(1)
     }
 
-    pub(super) fn checked(self) -> Result<Self, CodecError> {
+    pub(in crate::codec) fn checked(self) -> Result<Self, CodecError> {
         let Size { width, height } = self.size;
         let sides_ok = [width, height].iter().all(|side| (16..=8192).contains(side) && side % 2 == 0);
         if !sides_ok {
@@ -294,38 +294,4 @@ fn open_variant(
 /// call it 9.
 fn level_of([_, constraints, level]: [u8; 3]) -> c_int {
     if level == 11 && constraints & 0x10 != 0 { 9 } else { c_int::from(level) }
-}
-
-/// Points `target` at the planes of `source`; what it keeps is a share of them, not a copy.
-fn lend(target: &mut Picture, source: &CleanFrame) -> Result<(), CodecError> {
-    let frame = source.frame();
-    let fields = target.fields();
-    for (index, plane) in Plane::ALL.into_iter().enumerate() {
-        let width = if plane == Plane::Y { frame.size().width } else { frame.size().chroma().width };
-        fields.data[index] = frame.plane(plane).as_ptr().cast_mut();
-        fields.linesize[index] = c_int::try_from(width).unwrap_or(0);
-    }
-    fields.width = c_int::try_from(frame.size().width).unwrap_or(0);
-    fields.height = c_int::try_from(frame.size().height).unwrap_or(0);
-    fields.format = AVPixelFormat::AV_PIX_FMT_YUV420P as c_int;
-    fields.color_range = ffi::AVColorRange::AVCOL_RANGE_MPEG;
-    let share = Box::into_raw(Box::new(source.clone()));
-    // SAFETY: the planes live in the shared picture, which the buffer owns until FFmpeg's last reference goes;
-    // the read-only flag keeps FFmpeg from writing.
-    unsafe {
-        let (data, len) = (frame.bytes().as_ptr().cast_mut(), frame.bytes().len());
-        let readonly = ffi::AV_BUFFER_FLAG_READONLY;
-        fields.buf[0] = ffi::av_buffer_create(data, len, Some(give_back), share.cast(), readonly);
-        if fields.buf[0].is_null() {
-            drop(Box::from_raw(share));
-            fields.data = [ptr::null_mut(); 8];
-            return Err(broken("no memory for a picture"));
-        }
-    }
-    Ok(())
-}
-
-unsafe extern "C" fn give_back(share: *mut c_void, _data: *mut u8) {
-    // SAFETY: `share` is the box `lend` made; FFmpeg calls this once.
-    drop(unsafe { Box::from_raw(share.cast::<CleanFrame>()) });
 }

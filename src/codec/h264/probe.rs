@@ -12,7 +12,7 @@ use crate::codec::decoder::Decoder;
 use crate::codec::ffmpeg::broken;
 use crate::codec::h264::encoder::{EncoderKind, EncoderSettings, open};
 use crate::media::access_unit::{AccessUnit, VideoCodec};
-use crate::media::codec::CodecError;
+use crate::media::codec::{CodecError, VideoEncoder};
 use crate::media::frame::{CleanFrame, FrameMut, Plane, Size};
 use crate::media::nal;
 use crate::media::pool::FramePool;
@@ -92,8 +92,20 @@ fn proven(kind: EncoderKind, bounded: bool) -> Result<(), CodecError> {
 
 /// Encodes and decodes the proof once; nothing is remembered.
 pub fn prove(kind: EncoderKind, max_nal_bytes: Option<usize>) -> Result<(), CodecError> {
-    let settings = EncoderSettings { max_nal_bytes, ..EncoderSettings::new(SIZE, FPS, KBPS) };
-    let mut encoder = open(kind, &settings)?;
+    let mut encoder = open(kind, &EncoderSettings { max_nal_bytes, ..asked() })?;
+    judge(encoder.as_mut(), max_nal_bytes)
+}
+
+/// What the encoder of a proof is opened with.
+pub(in crate::codec) fn asked() -> EncoderSettings {
+    EncoderSettings::new(SIZE, FPS, KBPS)
+}
+
+/// The proof of an encoder of any codec.
+pub(in crate::codec) fn judge(
+    encoder: &mut dyn VideoEncoder,
+    max_nal_bytes: Option<usize>,
+) -> Result<(), CodecError> {
     let pool = FramePool::new(PICTURES as usize + 4);
     let mut originals = Vec::new();
     let mut units = Vec::new();
@@ -135,7 +147,8 @@ fn judge_pictures(
     originals: &[CleanFrame],
     pool: &FramePool,
 ) -> Result<(), CodecError> {
-    let mut decoder = Decoder::new(VideoCodec::H264, SIZE)?;
+    let codec = units.first().map_or_else(VideoCodec::default, |unit| unit.codec);
+    let mut decoder = Decoder::new(codec, SIZE)?;
     let mut compared = 0;
     for unit in units {
         let Some(decoded) = decoder.decode_own(unit, pool)? else { continue };
@@ -155,7 +168,7 @@ fn judge_pictures(
 }
 
 /// A soft gradient that drifts and a bright square that moves: detail, motion and colour.
-fn paint(picture: &mut FrameMut, number: usize) {
+pub(in crate::codec) fn paint(picture: &mut FrameMut, number: usize) {
     let Size { width, height } = picture.size();
     let square = (40 + 12 * number, height / 3);
     for (y, row) in picture.plane_mut(Plane::Y).chunks_exact_mut(width).enumerate() {

@@ -35,6 +35,8 @@ pub(super) struct Taps {
     pub agent: Option<Sender<Pcm, Fifo>>,
     pub units: Option<Sender<AccessUnit, Gop>>,
     pub pictures: Option<Sender<CleanFrame, Latest>>,
+    /// Beside `units`: pictures that did not come as H.264, which is all a file holds.
+    pub recoded: Option<Sender<CleanFrame, Latest>>,
     /// Of the shared screen, once there was one.
     pub slides: Option<Sender<CleanFrame, Latest>>,
 }
@@ -53,8 +55,9 @@ impl Taps {
         match &plan.video_in {
             VideoInPlan::Open { record: OpenRecord::CopyUnits, .. } => {
                 let (units, taken) = queue::queue(Gop::new(UNITS_RECORDED));
-                taps.units = Some(units);
-                inputs.pictures = Some(PictureInput::Units(taken));
+                let (recoded, pictures) = queue::queue(Latest);
+                (taps.units, taps.recoded) = (Some(units), Some(recoded));
+                inputs.pictures = Some(PictureInput::Either { units: taken, pictures });
             }
             VideoInPlan::Open { record: OpenRecord::Reencode, .. }
             | VideoInPlan::Gated { record: GatedRecord::Reencode, .. } => {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::{Running, Supplies};
-use crate::base::queue::{self, Gop, Receiver, Sender};
+use crate::base::queue::{self, Gop, Latest, Receiver, Sender};
 use crate::codec::decoder::Decoder;
 use crate::codec::h264::encoder::EncoderKind;
+use crate::codec::vp8;
 use crate::engine::bus::Bus;
-use crate::engine::coding::{Coder, Limits};
+use crate::engine::coding::{Coder, Encoding, Limits};
 use crate::engine::network::sockets::Sockets;
 use crate::engine::network::video::{Inlet, VideoChange, VideoPart, send_format};
 use crate::engine::paint::{FIRST_SLATE, Playing, Still};
@@ -22,7 +23,7 @@ use crate::engine::steering::{Steered, Steering, steering};
 use crate::engine::video_in::VideoIn;
 use crate::engine::video_out::{Painter, Source, VideoOut};
 use crate::media::access_unit::AccessUnit;
-use crate::media::frame::Size;
+use crate::media::frame::{CleanFrame, Size};
 use crate::media::pool::FramePool;
 use crate::rtp::video::{REORDER_WAIT, VideoSettings, VideoStream as VideoMachine};
 use crate::source::test_picture::TestCard;
@@ -45,6 +46,8 @@ const LEAST_KBPS: u32 = 32;
 /// Where cleared pictures of a stream go, and who counts them.
 struct Inbound {
     bus: Bus,
+    /// Takes the pictures whose coded form the recorder cannot copy.
+    recoded: Option<Sender<CleanFrame, Latest>>,
     gauges: Arc<Gauges>,
     /// Whether observers look at it.
     observed: bool,
@@ -74,7 +77,8 @@ impl Running {
             bus.add(recorder.clone());
         }
         let encoded = self.video_out(supplies, stream, steered);
-        let inbound = Inbound { bus, gauges: self.gauges.clone(), observed: true };
+        let recoded = self.taps.recoded.clone();
+        let inbound = Inbound { bus, recoded, gauges: self.gauges.clone(), observed: true };
         let outbound = Outbound { steering, encoded, recorder: self.taps.units.clone() };
         self.part(supplies, stream, pair, inbound, outbound)
     }
@@ -92,7 +96,7 @@ impl Running {
             bus.add(recorder);
         }
         let (steering, _) = steering(false);
-        let inbound = Inbound { bus, gauges: self.slides.clone(), observed: false };
+        let inbound = Inbound { bus, recoded: None, gauges: self.slides.clone(), observed: false };
         self.part(supplies, stream, pair, inbound, Outbound { steering, encoded: None, recorder: None })
     }
 
@@ -161,11 +165,18 @@ impl Running {
 
     /// How pictures for this peer are coded. `None`: there is no encoder for it, which is told.
     fn coder(&self, supplies: &Supplies, stream: &VideoStream) -> Option<Coder> {
-        let bounded = stream.send_mode == PacketizationMode::SingleNal;
+        let bounded = stream.codec == VideoCodec::H264 && stream.send_mode == PacketizationMode::SingleNal;
         let out = &self.plan.video_out;
-        match (supplies.settings.choose_encoder)(&out.encoder, bounded) {
-            Ok(kind) => Some(Coder {
-                kind,
+        let encoding = match stream.codec {
+            VideoCodec::Vp8 => vp8::proven().map(|()| Encoding::Vp8).map_err(|error| error.to_string()),
+            // What is only received: the thread waits, with the usual encoder, for an offer that lets it send.
+            VideoCodec::H264 | VideoCodec::Vp9 | VideoCodec::H265 => {
+                (supplies.settings.choose_encoder)(&out.encoder, bounded).map(Encoding::H264)
+            }
+        };
+        match encoding {
+            Ok(encoding) => Some(Coder {
+                encoding,
                 limits: Limits {
                     max: out.max,
                     max_macroblocks: stream.max_macroblocks,
@@ -173,7 +184,8 @@ impl Running {
                     kbps: self.kbps(stream),
                     fps: out.fps,
                     // Where nothing is sent again, a lost packet is to cost no more than a slice.
-                    max_nal_bytes: (bounded || kind == EncoderKind::X264 && !stream.feedback.nack)
+                    max_nal_bytes: (bounded
+                        || encoding == Encoding::H264(EncoderKind::X264) && !stream.feedback.nack)
                         .then_some(MAX_PAYLOAD),
                     profile_level_id: stream.profile_level_id,
                 },
@@ -236,7 +248,7 @@ impl Running {
         inbound: Inbound,
         key_needed: Arc<AtomicBool>,
     ) -> Sender<AccessUnit, Gop> {
-        let Inbound { bus, gauges, observed } = inbound;
+        let Inbound { bus, recoded, gauges, observed } = inbound;
         let (sender, units) = queue::queue(Gop::new(UNITS_IN));
         let decoder = match Decoder::new(expected(stream), LARGEST_PICTURE) {
             Ok(decoder) => decoder,
@@ -268,6 +280,7 @@ impl Running {
             undrawn,
             seen,
             bus,
+            recoded,
             epoch: self.epoch,
             gauges,
             key_needed,

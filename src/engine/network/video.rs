@@ -68,7 +68,8 @@ pub struct VideoPart {
     /// Set by the decoder: it needs a key picture.
     pub key_needed: Arc<AtomicBool>,
     pub recorder: Option<Sender<AccessUnit, Gop>>,
-    /// A key picture went to the recorder: what follows can be decoded from the file.
+    /// A key picture of H.264 went to the recorder: what follows can be decoded from the file. Other codecs are not
+    /// copied: the recorder gets their pictures from the thread that decodes them.
     pub recorded: bool,
     /// The decoder's thread has ended before its time.
     pub blind: bool,
@@ -97,8 +98,11 @@ impl VideoPart {
     }
 
     pub fn report(&self) -> StreamReport {
-        let report = stream_report(&self.machine.statistics(), self.first_ms, &self.guard);
-        StreamReport { skew_ms: self.skew_ms, path: Some(self.path()), ..report }
+        StreamReport {
+            path: Some(self.path()),
+            skew_ms: self.skew_ms,
+            ..stream_report(&self.machine.statistics(), self.first_ms, &self.guard)
+        }
     }
 
     /// Reads what came, until nothing more comes or a picture is whole.
@@ -221,7 +225,7 @@ impl VideoPart {
 
     fn deliver(&mut self, now: Instant, mut unit: AccessUnit, gauges: &Gauges) {
         unit.pts = Pts::from_nanos(unit.pts.nanos().saturating_add(self.shift));
-        self.recorded |= unit.key;
+        self.recorded = unit.codec == VideoCodec::H264 && (self.recorded || unit.key);
         if let Some(recorder) = self.recorder.as_ref().filter(|_| self.recorded) {
             recorder.offer(unit.clone());
         }
@@ -298,5 +302,6 @@ pub fn send_format(stream: &VideoStreamPlan) -> Option<SendFormat> {
             Some(SendFormat::H264(SendMode::NonInterleaved))
         }
         (VideoCodec::Vp8, _) => Some(SendFormat::Vp8),
+        (VideoCodec::Vp9 | VideoCodec::H265, _) => None,
     }
 }

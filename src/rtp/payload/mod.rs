@@ -1,13 +1,16 @@
 //! Payload formats: what a codec's data looks like inside packets.
 //!
-//! Every video codec has two machines, packets to units and units to packets; here they stand behind one door each, so
-//! that nobody else asks which codec it is. Headers, order and loss are not known here; coding and decoding is
+//! Every video codec has a machine that makes units of packets, and those we can encode one that makes packets of units;
+//! here they stand behind one door each, so that nobody else asks which codec it is. Headers, order and loss are not known here; coding and decoding is
 //! `codec`'s. G.711 needs no format: its bytes are the payload.
 
 pub mod dtmf;
 pub mod h264;
+pub mod h265;
 pub mod opus;
+pub mod start;
 pub mod vp8;
+pub mod vp9;
 
 use bytes::Bytes;
 
@@ -40,7 +43,7 @@ pub struct Unit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
     pub malformed: u64,
-    /// Well-formed, but of a form that was never negotiated: STAP-B, MTAP and FU-B of H.264.
+    /// Well-formed, but of a form that was never negotiated: STAP-B, MTAP and FU-B of H.264, PACI of H.265.
     pub unsupported: u64,
     /// Parts of pictures, or pictures, beyond the limits.
     pub too_large: u64,
@@ -64,12 +67,15 @@ pub struct Depacketizer {
     codec: VideoCodec,
     h264: h264::Depacketizer,
     vp8: vp8::Depacketizer,
+    vp9: vp9::Depacketizer,
+    h265: h265::Depacketizer,
 }
 
 impl Depacketizer {
-    /// Parameter sets of the SDP, without start codes.
-    pub fn learn<'a>(&mut self, parameter_sets: impl IntoIterator<Item = &'a [u8]>) {
-        self.h264.learn(parameter_sets);
+    /// Parameter sets of the SDP, without start codes. Each codec knows its own by their headers.
+    pub fn learn<'a>(&mut self, parameter_sets: impl IntoIterator<Item = &'a [u8]> + Clone) {
+        self.h264.learn(parameter_sets.clone());
+        self.h265.learn(parameter_sets);
     }
 
     /// Takes the next packet in sequence; gives the units it completes, at most the one before it and its own.
@@ -83,6 +89,8 @@ impl Depacketizer {
                 units.into_iter().flatten().for_each(|unit| done.put(self.h264.whole(unit)));
             }
             VideoCodec::Vp8 => self.vp8.push(piece, |unit| done.put(unit)),
+            VideoCodec::Vp9 => self.vp9.push(piece, |unit| done.put(unit)),
+            VideoCodec::H265 => self.h265.push(piece, |unit| done.put(unit)),
         }
         done.0
     }
@@ -96,11 +104,13 @@ impl Depacketizer {
                 last.map(|unit| self.h264.whole(unit))
             }
             VideoCodec::Vp8 => self.vp8.flush(),
+            VideoCodec::Vp9 => self.vp9.flush(),
+            VideoCodec::H265 => self.h265.flush(),
         }
     }
 
     pub fn refused(&self) -> Refused {
-        self.h264.refused() + self.vp8.refused()
+        self.h264.refused() + self.vp8.refused() + self.vp9.refused() + self.h265.refused()
     }
 }
 

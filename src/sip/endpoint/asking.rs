@@ -95,7 +95,8 @@ impl Endpoint {
         if let Some(state) = self.sessions.get(&session) {
             self.finish_request(&mut request, state, headers, body);
         }
-        Some(self.start_client(now, peer, branch, request, user))
+        let rest = self.stand_ins(session, &peer);
+        Some(self.start_client_over(now, peer, rest, branch, request, user))
     }
 
     pub(super) fn responded(

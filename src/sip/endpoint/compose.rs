@@ -8,7 +8,7 @@ use super::super::uri::{Scheme, Uri};
 use super::known::with_display;
 use super::options::SUPPORTED;
 use super::session::Session;
-use super::{Endpoint, Peer, Response, Transport};
+use super::{Endpoint, Hop, Peer, Response, Transport};
 
 /// Every method a session understands.
 pub(super) const ALLOW: &str =
@@ -183,7 +183,7 @@ pub(super) fn dialog_peer(dialog: &Dialog, session: &Session) -> Peer {
     let hop = dialog.next_hop();
     let Some(ip) = hop.host_ip() else {
         let found = session.named_target.as_ref().filter(|(uri, _)| uri == hop);
-        return found.map_or(session.peer, |(_, found)| found.peer());
+        return found.and_then(|(_, hops)| hops.front()).map_or(session.peer, Hop::peer);
     };
     let transport = transport_of(hop, session.peer);
     let remote = SocketAddr::new(ip, hop.port.unwrap_or(transport.default_port()));

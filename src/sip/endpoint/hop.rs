@@ -72,10 +72,30 @@ impl Endpoint {
     /// Where a URI leads that the endpoint itself asked for; empty: nowhere.
     pub fn handle_resolved(&mut self, _now: Instant, id: ResolveId, hops: Vec<Hop>) {
         let Some((session, uri)) = self.seeking.remove(&id) else { return };
-        let Some(hop) = hops.into_iter().next() else { return };
-        self.connections.name(&hop);
+        let hops: VecDeque<Hop> = hops.into_iter().take(MOST_HOPS).collect();
+        let Some(hop) = hops.front() else { return };
+        self.connections.name(hop);
         if let Some(state) = self.sessions.get_mut(&session) {
-            state.named_target = Some((uri, hop));
+            state.named_target = Some((uri, hops));
+        }
+    }
+
+    /// The places that may stand in for the one a dialog's requests go to.
+    pub(super) fn stand_ins(&self, session: SessionId, peer: &Peer) -> VecDeque<Hop> {
+        let known = self.sessions.get(&session).and_then(|state| state.named_target.as_ref());
+        let Some((_, hops)) = known.filter(|(_, hops)| hops.front().is_some_and(|hop| hop.peer() == *peer))
+        else {
+            return VecDeque::new();
+        };
+        hops.iter().skip(1).cloned().collect()
+    }
+
+    /// The dialog's requests go to this place from now on.
+    fn prefer(&mut self, session: SessionId, hop: &Hop) {
+        let state = self.sessions.get_mut(&session);
+        let Some((_, hops)) = state.and_then(|state| state.named_target.as_mut()) else { return };
+        if let Some(at) = hops.iter().position(|known| known == hop) {
+            hops.rotate_left(at);
         }
     }
 
@@ -177,10 +197,19 @@ impl Endpoint {
         }
         tracing::debug!(from = %before.remote, to = %hop.remote, "a request goes to the next address");
         let (user, peer) = (transaction.user.clone(), hop.peer());
-        if let User::Invite(session) = user
-            && let Some(state) = self.sessions.get_mut(&session)
-        {
-            (state.peer, state.contact_local) = (peer, hop.local);
+        match &user {
+            User::Invite(session) => {
+                if let Some(state) = self.sessions.get_mut(session) {
+                    (state.peer, state.contact_local) = (peer, hop.local);
+                }
+            }
+            User::Request(session, ..)
+            | User::Refresh(session)
+            | User::Prack(session)
+            | User::Bye(session) => {
+                self.prefer(*session, &hop);
+            }
+            User::Outside(_) | User::Nobody => {}
         }
         self.restart_client(now, id, peer);
         true
@@ -467,6 +496,35 @@ mod tests {
             caller.endpoint.bye(now, session, None);
             assert_eq!(caller.says_one("BYE").1, at(expected));
         }
+    }
+
+    #[test]
+    fn a_dialog_whose_next_server_fails_goes_on_at_another_of_its_name_and_stays_there() {
+        const THREE: &str = "10.0.0.4:5060";
+        let mut caller = Caller::calls(&[(Transport::Udp, ONE)], 10);
+        let (_, _, invite) = caller.says_one("INVITE");
+        caller.hears(&invite, 200, "Contact: <sip:bob@phone.example>\r\n");
+        let (now, session) = (caller.now, caller.session);
+        caller.endpoint.ack(now, session, None);
+        caller.says();
+        let asked = caller.resolves[0];
+        let found = [TWO, THREE].map(|place| Hop::to(Transport::Udp, at(place), at(US))).to_vec();
+        caller.endpoint.handle_resolved(now, asked, found);
+        caller.endpoint.request(now, session, Method::Info, Vec::new(), None);
+        let (_, remote, first) = caller.says_one("INFO");
+        assert_eq!(remote, at(TWO));
+        caller.hears(&first, 503, "");
+        let (_, remote, second) = caller.says_one("INFO");
+        assert_eq!((remote, line(&first, "CSeq")), (at(THREE), line(&second, "CSeq")));
+        caller.hears(&second, 200, "");
+        assert!(caller.says().is_empty());
+        assert!(
+            matches!(caller.events.last(), Some(Event::Responded { status: 200, .. })),
+            "{:?}",
+            caller.events
+        );
+        caller.endpoint.bye(now, session, None);
+        assert_eq!(caller.says_one("BYE").1, at(THREE), "the dead one is not asked again");
     }
 
     #[test]

@@ -69,8 +69,8 @@ pub(super) struct Session {
     pub contact_local: SocketAddr,
     /// The peer's own idea of its address is not where its packets come from.
     pub behind_translator: bool,
-    /// Where the next hop leads, when it has a name.
-    pub named_target: Option<(Uri, Hop)>,
+    /// Where the next hop leads, when it has a name: what is used in front, then what may stand in for it.
+    pub named_target: Option<(Uri, VecDeque<Hop>)>,
     pub local_tag: String,
     /// The transaction of the initial INVITE.
     pub invite: u64,

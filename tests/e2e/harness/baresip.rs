@@ -25,6 +25,8 @@ pub struct Settings {
     pub sound: PathBuf,
     /// Clip without sound, 640x360 at 15 fps; `None`: audio-only.
     pub clip: Option<PathBuf>,
+    /// `h264` or `vp8`.
+    pub video_codec: &'static str,
     /// In its own spelling: `pcmu`, `pcma`, `g722/16000`, `opus/48000/2`.
     pub audio_codecs: &'static str,
     /// Takes calls by itself.
@@ -60,6 +62,7 @@ impl Default for Settings {
         Settings {
             sound: media("speech.wav"),
             clip: Some(media("face.mp4")),
+            video_codec: "h264",
             audio_codecs: "pcmu",
             answers: false,
             echoes: false,
@@ -227,7 +230,7 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
     line("auenc_format s16");
     line("audec_format s16");
     line(&format!("audio_player aubridge,{}", if settings.echoes { "loop" } else { "heard" }));
-    if settings.echoes {
+    if settings.echoes || settings.many {
         line("audio_source aubridge,loop");
     } else {
         line(&format!("audio_source aufile,{}", settings.sound.display()));
@@ -245,6 +248,9 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
     if let Some(clip) = &settings.clip {
         for module in ["avcodec", "avformat", "fakevideo", "snapshot"] {
             line(&format!("module {module}.so"));
+        }
+        if settings.video_codec == "vp8" {
+            line("module vp8.so");
         }
         line(&format!("video_source avformat,{}", clip.display()));
         line("video_display fakevideo,nil");
@@ -269,7 +275,8 @@ fn config(settings: &Settings, ports: u16, folder: &Path) -> String {
 
 fn account(settings: &Settings, ports: u16) -> String {
     let mode = if settings.answers { "auto" } else { "manual" };
-    let video = if settings.clip.is_some() { ";video_codecs=h264" } else { "" };
+    let video =
+        settings.clip.as_ref().map_or(String::new(), |_| format!(";video_codecs={}", settings.video_codec));
     let protection = settings.protection.map_or(String::new(), |name| format!(";mediaenc={name}"));
     let codecs = settings.audio_codecs;
     let Some(Account { user, password, registrar, proxy }) = &settings.account else {

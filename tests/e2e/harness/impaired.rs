@@ -96,7 +96,7 @@ impl Impaired {
         let fresh = |packet: &&Rtp| seen.insert((packet.ssrc, packet.sequence));
         Stream {
             packets: passed[toward as usize].iter().filter(fresh).cloned().collect(),
-            ..Stream::default()
+            reports: Vec::new(),
         }
     }
 }

@@ -93,7 +93,9 @@ fn challenges(now: Instant, lines: &[&str]) {
             ours[0].split("nonce=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a nonce");
         if proof.contains(&format!("nonce=\"{nonce}\"")) && !proof.contains("-sess") {
             let verdict = guard.judge(now, SOURCE, &asked);
-            assert!(matches!(verdict, Verdict::Known(_) | Verdict::Wrong), "{verdict:?}: {proof}");
+            // A nonce without a count is good once, however often it is called stale.
+            let spent = round > 0 && verdict == Verdict::Replayed;
+            assert!(spent || matches!(verdict, Verdict::Known(_) | Verdict::Wrong), "{verdict:?}: {proof}");
             assert!(!lines.is_empty() || verdict == Verdict::Known(NAME.to_owned()), "{proof}");
         }
     }

@@ -33,10 +33,10 @@ pub fn run(data: &[u8]) {
             }
             Message::Report(block) => bandwidth.reported(at, &block, 0),
             Message::SenderReport(_)
+            | Message::VoipMetrics(_)
             | Message::Bye { .. }
             | Message::Pli { .. }
-            | Message::Fir { .. }
-            | Message::VoipMetrics(_) => {}
+            | Message::Fir { .. } => {}
         }
     });
     assert!(bandwidth.target_kbps() <= 800 && bandwidth.target_kbps() >= 16);

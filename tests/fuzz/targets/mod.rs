@@ -7,6 +7,7 @@ pub mod digest;
 pub mod dtls;
 pub mod feedback;
 pub mod h264_payload;
+pub mod h265_payload;
 pub mod multipart;
 pub mod offer_answer;
 pub mod playout;
@@ -26,6 +27,11 @@ pub mod srtp;
 pub mod stun;
 pub mod telephone_event;
 pub mod uri;
+pub mod vp8_payload;
+pub mod vp9_payload;
+
+use eyeline::media::access_unit::VideoCodec;
+use eyeline::rtp::reorder::Piece;
 
 /// One target.
 pub type Target = fn(&[u8]);
@@ -36,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("dtls", dtls::run),
     ("feedback", feedback::run),
     ("h264_payload", h264_payload::run),
+    ("h265_payload", h265_payload::run),
     ("multipart", multipart::run),
     ("offer_answer", offer_answer::run),
     ("playout", playout::run),
@@ -55,4 +62,17 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("stun", stun::run),
     ("telephone_event", telephone_event::run),
     ("uri", uri::run),
+    ("vp8_payload", vp8_payload::run),
+    ("vp9_payload", vp9_payload::run),
 ];
+
+/// Reads payloads of which each is led by three bytes: marker 1, a gap before it 2, another timestamp 4; and its length.
+fn pieces(codec: VideoCodec, data: &[u8], mut take: impl FnMut(Piece<'_>)) {
+    let (mut rest, mut timestamp) = (data, 0);
+    while let [flags, high, low, tail @ ..] = rest {
+        let (payload, tail) = tail.split_at(usize::from(u16::from_be_bytes([*high, *low])).min(tail.len()));
+        timestamp += u32::from(flags & 4);
+        take(Piece { codec, payload, timestamp, marker: flags & 1 != 0, after_gap: flags & 2 != 0 });
+        rest = tail;
+    }
+}

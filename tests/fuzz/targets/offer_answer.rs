@@ -1,7 +1,7 @@
 //! The peer's description as an offer to answer, and as the answer to our offer.
 
 use eyeline::call::negotiate::{self, KeyOffer, MediaSettings, Origin, SrtpPolicy};
-use eyeline::engine::plan::{AudioCodec, BoundPorts, Direction};
+use eyeline::engine::plan::{AudioCodec, BoundPorts, Direction, VideoCodec};
 use eyeline::media::frame::Size;
 use eyeline::sdp;
 
@@ -11,6 +11,8 @@ pub fn run(data: &[u8]) {
         audio_codecs: vec![AudioCodec::Opus, AudioCodec::G722, AudioCodec::Pcma, AudioCodec::Pcmu],
         audio_direction: Direction::SendReceive,
         video: true,
+        video_codecs: VideoCodec::ALL.to_vec(),
+        vp8_encoder: true,
         video_direction: Direction::SendReceive,
         max_size: Size::new(1280, 720),
         fps: 30,
