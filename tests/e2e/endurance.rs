@@ -147,7 +147,7 @@ fn hundreds_of_short_calls_leave_nothing_behind() {
     assert!(shown >= 200, "{shown} of 240 calls got a picture");
     assert_eq!(after.udp_ports, before.udp_ports, "RTP ports");
     assert!(after.threads <= before.threads && after.files <= before.files, "{before:?}, then {after:?}");
-    assert!(memory < memory_before + 6.0, "{memory_before:.1} MiB, then {memory:.1}");
+    assert!(memory < memory_before + 8.0, "{memory_before:.1} MiB, then {memory:.1}");
 }
 
 #[test]
