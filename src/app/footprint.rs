@@ -1,19 +1,69 @@
-//! Driver (reads `/proc/self`). Memory that only the start needed goes back to the system.
+//! Driver (reads `/proc/self`). Memory that only the start needed, or calls that are over, goes back to the system.
 //!
 //! FFmpeg brings a hundred libraries that set themselves up and are never used again, and the proof of the encoder runs
 //! code and takes memory that calls may never need. What is used is read again from the page cache, where it stays.
 
 use std::ffi::c_void;
+use std::time::Duration;
 
 use rustix::mm::{Advice, madvise};
+use rustix::time::{ClockId, clock_gettime};
 
-/// Lets go of free heap and of file pages nobody has written to. Best effort.
-pub fn give_back() {
-    // SAFETY: gives free memory back; what is in use stays.
+use crate::base::stop::{Outcome, StopToken};
+
+/// How often it is looked whether there is something to give back.
+const EVERY: Duration = Duration::from_secs(15);
+/// Less work than this between two looks: no call is there to be held up.
+const QUIET: Duration = Duration::from_millis(300);
+/// More work than this since memory was given back last: it may be worth it.
+const WORKED: Duration = Duration::from_secs(1);
+
+/// From this size on, in bytes, memory comes from the system and goes back to it: pictures. By itself the allocator moves
+/// that limit up with every picture that is freed, and keeps what it should give back.
+const PICTURES_FROM: i32 = 128 << 10;
+
+/// Keeps pictures out of the heap that small things share. Before there are threads.
+pub fn settle() {
+    // SAFETY: sets a parameter of the allocator and touches nothing else.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, PICTURES_FROM);
+    }
+}
+
+/// Gives memory back after the start and whenever calls are over, until it is told to stop.
+pub fn keep_small(token: &StopToken) -> Outcome {
+    give_back();
+    let (mut before, mut given_back) = (used(), used());
+    while !token.wait(EVERY) {
+        let now = used();
+        if now.saturating_sub(before) < QUIET && now.saturating_sub(given_back) > WORKED {
+            trim();
+            given_back = now;
+        }
+        before = now;
+    }
+    Outcome::Done
+}
+
+/// Processor time of this process so far.
+fn used() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Free heap goes back; what is in use stays.
+fn trim() {
+    // SAFETY: gives free memory back and touches nothing else.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Lets go of free heap and of file pages nobody has written to. Best effort.
+pub fn give_back() {
+    trim();
     let Ok(text) = std::fs::read_to_string("/proc/self/smaps") else { return };
     for (start, length) in untouched(&text) {
         // SAFETY: the pages of this mapping are those of its file, unwritten and not writable: the next access reads

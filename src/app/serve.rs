@@ -50,6 +50,7 @@ pub fn run(loaded: &Loaded, sip_trace: Option<Duration>) -> ExitCode {
     }
     service::file_limit_is_an_error();
     service::raise_file_limit();
+    footprint::settle();
     match serve(&loaded.config, sip_trace) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -206,10 +207,8 @@ async fn run_until_told(
         sip.bound().iter().map(|(t, a)| format!("{}:{a}", t.name().to_lowercase())).collect();
     service::ready(&format!("taking calls on {}", bound.join(", ")));
     tracing::info!("ready after {} ms, taking calls on {}", started.elapsed().as_millis(), bound.join(", "));
-    scope.thread("footprint", || {
-        footprint::give_back();
-        Outcome::Done
-    });
+    let token = scope.token();
+    scope.thread("footprint", move || footprint::keep_small(&token));
     let drain = config.appliance.drain;
     // A task like the readers that wake it: what comes is handled on the thread that read it.
     let (tell, over) = oneshot::channel();
