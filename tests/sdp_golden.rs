@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use eyeline::call::negotiate::{self, KeyOffer, MediaSettings, Origin, Refusal, SrtpPolicy};
 use eyeline::engine::plan::{
-    AudioCodec, BoundPorts, Direction, PacketizationMode, Protection, Route, Streams, VideoCodec,
+    AudioCodec, BoundPorts, Direction, PacketizationMode, Protection, Route, Streams, VideoCodec, VideoStream,
 };
 use eyeline::media::frame::Size;
 use eyeline::sdp::{self, SessionDescription};
@@ -156,9 +156,25 @@ fn shown(streams: &Streams) -> String {
         writeln!(text, "  send {} {how}; receive {receive:?}", video.send_payload_type).unwrap();
         let (size, rate) = (video.max_macroblocks, video.max_macroblocks_per_second);
         writeln!(text, "  peer {peer}, {size} macroblocks, {rate}/s, {:?} kbps", video.max_kbps).unwrap();
-        writeln!(text, "  parameter sets {:02x?}; {:?}", video.parameter_sets, video.feedback).unwrap();
+        let sets = &video.parameter_sets;
+        writeln!(text, "  parameter sets {sets:02x?}; feedback {}", shown_feedback(video)).unwrap();
     }
     text
+}
+
+fn shown_feedback(video: &VideoStream) -> String {
+    let feedback = video.feedback;
+    let named = [
+        (feedback.nack, "nack"),
+        (feedback.pli, "nack pli"),
+        (feedback.fir, "ccm fir"),
+        (feedback.tmmbr, "ccm tmmbr"),
+        (feedback.remb, "goog-remb"),
+        (feedback.transport_cc.is_some(), "transport-cc"),
+    ];
+    let words: Vec<&str> = named.iter().filter(|(agreed, _)| *agreed).map(|(_, words)| *words).collect();
+    let again = video.retransmission.send.map_or(String::new(), |number| format!("; again in {number}"));
+    format!("[{}]{again}", words.join(", "))
 }
 
 fn shown_route(route: &Route) -> String {
@@ -307,7 +323,10 @@ fn mirrors(offer: &SessionDescription, answer: &SessionDescription) {
             let offered: Vec<_> =
                 theirs.feedback(number.parse().unwrap()).map(|words| words.join(" ")).collect();
             let same = |offered: &String| offered.to_lowercase().starts_with(wanted);
-            let listed = |offered: &String| wanted == "ccm fir" && offered.to_lowercase().contains("fir");
+            let listed = |offered: &String| {
+                let last = wanted.rsplit(' ').next().unwrap();
+                wanted.starts_with("ccm ") && offered.to_lowercase().contains(last)
+            };
             assert!(offered.iter().any(|words| same(words) || listed(words)), "{words} in {offered:?}");
         }
     }

@@ -2,7 +2,7 @@
 //! pictures and lost packets a thousand times a second.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -75,9 +75,11 @@ fn storm(number: u32) -> Vec<u8> {
     packets
 }
 
-/// One call of a scripted caller; CPU seconds it cost, and key pictures that came a second.
-fn scripted(clip: &Packetized, per_second: u32) -> (f64, f64) {
-    const TIME: Duration = Duration::from_secs(6);
+/// How long one of these calls sends.
+const STORM: Duration = Duration::from_secs(5);
+
+/// One call of a scripted caller; CPU seconds it cost, and key pictures that came after the first second.
+fn scripted(clip: &Packetized, per_second: u32) -> (f64, usize) {
     let appliance = Appliance::start(&[
         BARE[0].replace("record=true", "record=false").as_str(),
         BARE[1],
@@ -87,9 +89,8 @@ fn scripted(clip: &Packetized, per_second: u32) -> (f64, f64) {
     let mut caller = Caller::new(&appliance.uri());
     let line = format!("{}\na=rtcp-fb:97 nack\na=rtcp-fb:97 ccm fir", Caller::h264_offer(1));
     let answer = caller.invite(&caller.offer(Some(&line)));
-    let sending = Sending { time: TIME, video: Some(clip), ..Sending::default() };
+    let sending = Sending { time: STORM, video: Some(clip), ..Sending::default() };
     let (mut sent, before) = (0, usage_of_tree(appliance.process.id()));
-    let start = Instant::now();
     let received = caller.stream_as(&answer, &sending, |lines, at| {
         let (socket, mut to) = lines.video;
         to.set_port(to.port() + 1);
@@ -113,7 +114,7 @@ fn scripted(clip: &Packetized, per_second: u32) -> (f64, f64) {
         .map(|packet| packet.timestamp)
         .collect();
     keys.dedup();
-    (cpu, keys.len() as f64 / (start.elapsed().as_secs_f64() - 1.0))
+    (cpu, keys.len())
 }
 
 #[test]
@@ -122,9 +123,11 @@ fn a_storm_of_requests_costs_a_key_picture_a_second_and_hardly_any_time() {
     let clip = Packetized::read(&media("face.mp4"), 1);
     let (calm, _) = scripted(&clip, 0);
     let (stormy, keys) = scripted(&clip, 1000);
-    assert!((0.5..=1.1).contains(&keys), "{keys:.2} key pictures a second");
+    // Four seconds, of which either end may have one.
+    assert!((3..=5).contains(&keys), "{keys} key pictures in four seconds");
     // A key picture a second costs the encoder something of its own.
-    assert!(stormy - calm < 0.05 * 6.0 + 0.3 * calm, "{calm:.2} s without, {stormy:.2} s with a storm");
+    let most = calm * 1.3 + 0.05 * STORM.as_secs_f64();
+    assert!(stormy < most, "{calm:.2} s without, {stormy:.2} s with a storm");
 }
 
 #[test]

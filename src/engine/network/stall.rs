@@ -125,11 +125,11 @@ mod tests {
             [
                 (5980, Change::Stalled { packets: true }),
                 (8040, Change::Resumed { after: MS(3060) }),
-                (13_000, Change::Stalled { packets: false }),
-                (13_500, Change::Resumed { after: MS(1500) }),
+                (12_940, Change::Stalled { packets: false }),
+                (13_500, Change::Resumed { after: MS(1560) }),
             ]
         );
-        assert_eq!(stall.figures(), (2, MS(4560)));
+        assert_eq!(stall.figures(), (2, MS(4620)));
     }
 
     #[test]

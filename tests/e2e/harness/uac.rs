@@ -6,12 +6,15 @@ use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::capture::{Rtp, Stream};
 use super::mutate::Mutator;
 use super::process::output_of;
 use super::{sound, wait_for};
+
+static CALLERS: AtomicU32 = AtomicU32::new(0);
 
 /// The peer's final answer to an INVITE.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub struct Caller {
     uri: String,
     server: SocketAddr,
     remote_tag: String,
+    /// Of this caller among all of this process: the kernel gives ports out again.
+    number: u32,
     cseq: u32,
     /// Header lines in every INVITE, UPDATE, REFER and MESSAGE, each with its line end.
     pub more: String,
@@ -129,6 +134,7 @@ impl Caller {
             uri: uri.to_owned(),
             server: server.expect("a URI with address and port"),
             remote_tag: String::new(),
+            number: CALLERS.fetch_add(1, Ordering::Relaxed),
             cseq: 1,
             more: String::new(),
             refreshes: 0,
@@ -181,11 +187,12 @@ impl Caller {
         let kind = if named { "" } else { "Content-Type: application/sdp\r\n" };
         let more = if matches!(method, "INVITE" | "UPDATE" | "REFER" | "MESSAGE") { &self.more } else { "" };
         format!(
-            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {local};rport;branch=z9hG4bK{branch}{port}{cseq}\r\n\
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {local};rport;branch=z9hG4bK{branch}{number}x{port}x{cseq}\r\n\
              Max-Forwards: 70\r\nFrom: <sip:script@{local}>;tag=s{port}\r\nTo: <{uri}>{tag}\r\n\
-             Call-ID: script-{port}@127.0.0.1\r\nCSeq: {cseq} {method}\r\nContact: <sip:script@{local}>\r\n{more}{kind}\
+             Call-ID: script-{number}-{port}@127.0.0.1\r\nCSeq: {cseq} {method}\r\nContact: <sip:script@{local}>\r\n{more}{kind}\
              Content-Length: {length}\r\n\r\n{body}",
             uri = self.uri,
+            number = self.number,
             port = local.port(),
             cseq = self.cseq,
             length = body.len(),
