@@ -475,7 +475,7 @@ impl JitterBuffer {
         let pause = now.saturating_duration_since(self.corrected);
         if spare < -BELOW_US {
             // A drifting clock has time; jitter that grows has none.
-            if pause < if spare < -2 * BELOW_US { CORRECT_FAST } else { CORRECT_SLOWLY } {
+            if pause < if spare < -2 * BELOW_US { CORRECT_FAST } else { CORRECT_LEISURELY } {
                 return Pace::Steady;
             }
             self.corrected = now;
