@@ -218,7 +218,7 @@ fn after_loss_vp8_is_clean_again_with_the_next_key_picture() {
         let mut seen = None;
         for (payload, marker) in packets(&mut packetizer, &unit) {
             sent += 1;
-            if sent % 61 == 0 {
+            if sent % 41 == 0 {
                 (gap, lost) = (true, lost + 1);
                 continue;
             }

@@ -93,6 +93,11 @@ impl Concealer {
         if self.invented == 0 {
             self.find_cycle();
         }
+        // Most lines are quiet most of the time, and that must cost nothing.
+        if self.invented >= samples(self.rate, SILENT_US) {
+            self.invented += out.len();
+            return out.fill(0);
+        }
         for sample in out.iter_mut() {
             *sample = self.invent();
         }

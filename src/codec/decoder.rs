@@ -156,7 +156,8 @@ impl Decoder {
             earlier = self.receive(pool)?;
             code = self.send(unit);
         }
-        if code == ffi::AVERROR(libc::ENOMEM) {
+        // FFmpeg's H.265 decoder says so of pictures over the limit as well.
+        if code == ffi::AVERROR(libc::ENOMEM) && unit.codec != VideoCodec::H265 {
             return check(code, &format!("decoding {}", unit.codec.name())).map(|_| None);
         }
         if code < 0 {

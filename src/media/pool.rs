@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::base::time::Pts;
 use crate::media::frame::{FrameMut, Plane, Size};
 
+/// A buffer is used again for pictures that need at least this part of it.
+const KEPT_FACTOR: usize = 2;
+
 struct Shared {
     capacity: usize,
     out: AtomicUsize,
@@ -38,8 +41,10 @@ impl FramePool {
             return None;
         }
         let recycled = self.shared.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut bytes = recycled.unwrap_or_default();
-        bytes.resize(size.i420_len(), 0);
+        let wanted = size.i420_len();
+        // One broken parameter set may speak of huge pictures: what they took is not kept for small ones.
+        let mut bytes = recycled.filter(|bytes| bytes.capacity() <= KEPT_FACTOR * wanted).unwrap_or_default();
+        bytes.resize(wanted, 0);
         Some(FrameMut::new(Buffer { bytes, size, home: self.shared.clone() }, pts))
     }
 
@@ -128,6 +133,19 @@ mod tests {
         assert_eq!(pool.refused(), 1);
         drop(picture);
         assert!(pool.take_sized(Size::new(640, 360), Pts::ZERO).is_some());
+    }
+
+    #[test]
+    fn what_one_huge_picture_took_is_not_kept_for_small_ones() {
+        let pool = FramePool::new(1);
+        let kept = |size: Size| {
+            drop(pool.take_sized(size, Pts::ZERO).expect("room"));
+            pool.shared.free.lock().expect("unbroken")[0].capacity()
+        };
+        let (huge, small) = (Size::new(2048, 1024), Size::new(320, 180));
+        assert!(kept(huge) >= huge.i420_len());
+        assert!(kept(small) <= KEPT_FACTOR * small.i420_len());
+        assert_eq!(kept(Size::new(300, 180)), kept(small), "what fits is used again");
     }
 
     #[test]

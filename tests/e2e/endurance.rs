@@ -134,7 +134,7 @@ fn hundreds_of_short_calls_leave_nothing_behind() {
     let wide = "media.rtp_ports=[3000, 11999]";
     let appliance = Appliance::start(&[ECHO, BARE, wide, "sip.calls_per_second=0"]);
     let clip = Packetized::read(&media("face.mp4"), 1);
-    // As many before: ended transactions are kept for half a minute, and what the first calls make is made once.
+    // As many before: what the first calls make is made once.
     many_calls(&appliance.uri(), 240, 6, &clip);
     let (before, memory_before) = at_rest(&appliance);
     let start = Instant::now();
@@ -147,7 +147,8 @@ fn hundreds_of_short_calls_leave_nothing_behind() {
     assert!(shown >= 200, "{shown} of 240 calls got a picture");
     assert_eq!(after.udp_ports, before.udp_ports, "RTP ports");
     assert!(after.threads <= before.threads && after.files <= before.files, "{before:?}, then {after:?}");
-    assert!(memory < memory_before + 6.0, "{memory_before:.1} MiB, then {memory:.1}");
+    // Transactions outlive their calls by half a minute (RFC 3261 §17.2): 64 KiB each. A picture alone is 345 KiB.
+    assert!(memory < memory_before + 15.0, "{memory_before:.1} MiB, then {memory:.1}");
 }
 
 #[test]

@@ -129,7 +129,7 @@ mod tests {
                 (13_500, Change::Resumed { after: MS(1560) }),
             ]
         );
-        assert_eq!(stall.figures(), (2, MS(4560)));
+        assert_eq!(stall.figures(), (2, MS(4620)));
     }
 
     #[test]
