@@ -474,7 +474,8 @@ impl JitterBuffer {
         let grid_us = self.us(grid);
         let pause = now.saturating_duration_since(self.corrected);
         if spare < -BELOW_US {
-            if pause < CORRECT_FAST {
+            // A drifting clock has time; jitter that grows has none.
+            if pause < if spare < -2 * BELOW_US { CORRECT_FAST } else { CORRECT_LEISURELY } {
                 return Pace::Steady;
             }
             self.corrected = now;

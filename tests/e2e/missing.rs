@@ -7,7 +7,7 @@ use crate::harness::appliance::Appliance;
 use crate::harness::baresip::{Baresip, Settings};
 use crate::harness::capture::{Capture, Stream, streams_to};
 use crate::harness::picture::{self, Clip, Picture, judge_face, median_psnr};
-use crate::harness::{media, sound, turn};
+use crate::harness::{media, sound, turn, wait_for};
 
 const ECHO: &str = r#"agent.mirror={kind="mirror", audio="echo"}"#;
 const OPEN: &str = r#"route=[{to="*", agent="mirror", censor=false}]"#;
@@ -28,8 +28,14 @@ fn call(appliance: &Appliance) -> (Vec<Picture>, Vec<f64>) {
 fn assert_only_slates_and_sound(settings: &[&str], reasons: &[&str]) {
     let _turn = turn();
     let appliance = Appliance::start_alive(&[settings, &[ECHO]].concat());
-    let (status, page) = appliance.get("/readyz").expect("an answer");
-    assert_eq!(status, 503, "{page}");
+    // The console answers before the control loop has gone round for the first time.
+    let page = wait_for(Duration::from_secs(5), || {
+        let (status, page) = appliance.get("/readyz")?;
+        assert_eq!(status, 503, "{page}");
+        reasons.iter().all(|reason| page.contains(reason)).then_some(page)
+    });
+    let page =
+        page.unwrap_or_else(|| panic!("the console names {reasons:?}: {:?}", appliance.get("/readyz")));
     let log = appliance.process.log();
     let loud = log.lines().find(|line| line.contains("ERROR")).unwrap_or_else(|| panic!("no error: {log}"));
     for reason in reasons {
