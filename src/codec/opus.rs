@@ -18,8 +18,9 @@ pub const RATE: u32 = 48_000;
 const PACKET_MAX: usize = 5_760;
 /// Sound that ends without a pause fades out over 10 ms.
 const FADE: usize = 480;
-/// libopus conceals in steps of 2.5 ms.
-const STEP: usize = 120;
+/// libopus goes on smoothly over a gap in steps of 10 ms. It takes steps of 2.5 ms too, but then the sound may jump from
+/// each to the next: what grows too loud is cut to nothing at once.
+const STEP: usize = 480;
 /// Larger packets would not fit where everything passes.
 const BYTES_MAX: usize = 1_200;
 /// Packets of so few bytes only say that the pause goes on (RFC 7587 §3.1.3).
@@ -70,6 +71,8 @@ pub struct OpusDecoder {
     noise: Option<usize>,
     /// Something is heard that silence would cut off.
     rings: bool,
+    /// Made of a gap and not asked for yet: libopus works in whole steps, and what follows goes on where they end.
+    ahead: Vec<i16>,
 }
 
 // SAFETY: libopus keeps no thread-local state; the pointer is owned alone.
@@ -81,7 +84,8 @@ impl OpusDecoder {
         // SAFETY: plain numbers and a pointer to a local.
         let state = unsafe { ffi::opus_decoder_create(RATE as i32, 1, &raw mut code) };
         let state = NonNull::new(state).filter(|_| code == ffi::OPUS_OK);
-        Ok(OpusDecoder { state: state.ok_or_else(|| failed("a decoder", code))?, noise: None, rings: false })
+        let state = state.ok_or_else(|| failed("a decoder", code))?;
+        Ok(OpusDecoder { state, noise: None, rings: false, ahead: Vec::with_capacity(STEP) })
     }
 
     /// Appends up to `samples`, a multiple of [`STEP`] for gaps. No payload: a gap. Gives how many.
@@ -106,15 +110,21 @@ impl OpusDecoder {
         count
     }
 
-    /// Appends exactly `samples` of what libopus makes of a gap.
-    fn fill(&mut self, samples: usize, out: &mut Vec<i16>) {
+    /// Appends exactly `samples` of what libopus makes of a gap, with the help of the packet behind it.
+    fn fill(&mut self, samples: usize, next: Option<&[u8]>, out: &mut Vec<i16>) {
         let end = out.len() + samples;
+        out.append(&mut self.ahead);
         while out.len() < end {
-            let step = (end - out.len()).div_ceil(STEP) * STEP;
-            if !matches!(self.run(None, step.min(PACKET_MAX), false, out), Ok(1..)) {
+            let step = ((end - out.len()).div_ceil(STEP) * STEP).min(PACKET_MAX);
+            // libopus wants the whole rest of the gap at once, and fills what the packet cannot itself.
+            let last = out.len() + step >= end;
+            let mended =
+                next.is_some_and(|next| last && matches!(self.run(Some(next), step, true, out), Ok(1..)));
+            if !mended && !matches!(self.run(None, step, false, out), Ok(1..)) {
                 break;
             }
         }
+        self.ahead.extend(out.drain(end.min(out.len())..));
         out.resize(end, 0);
     }
 }
@@ -137,33 +147,26 @@ impl AudioDecoder for OpusDecoder {
         }
         self.noise = (payload.len() <= PAUSE_BYTES).then_some(0);
         self.rings = true;
+        // The packet begins where they end.
+        out.append(&mut self.ahead);
         self.run(Some(payload), PACKET_MAX, false, out).map(|_| ()).map_err(|code| failed("a packet", code))
     }
 
     fn conceal(&mut self, samples: usize, next: Option<&[u8]>, out: &mut Vec<i16>) {
-        let Some(next) = next.filter(|next| !next.is_empty() && samples >= STEP) else {
-            return self.fill(samples, out);
-        };
-        // libopus wants the whole gap at once, and fills what the packet cannot itself.
-        let end = out.len() + samples;
-        let last = (samples / STEP * STEP).min(PACKET_MAX);
-        self.fill(samples - last, out);
-        if self.run(Some(next), last, true, out).is_err() {
-            self.fill(last, out);
-        }
-        out.resize(end, 0);
+        self.fill(samples, next.filter(|next| !next.is_empty()), out);
     }
 
     fn quiet(&mut self, samples: usize, out: &mut Vec<i16>) {
         match self.noise.filter(|since| *since < NOISE_MAX) {
             Some(since) => {
                 self.noise = Some(since + samples);
-                self.fill(samples, out);
+                self.fill(samples, None, out);
             }
             None => {
                 let from = out.len();
                 if std::mem::take(&mut self.rings) {
-                    self.fill(samples.min(FADE), out);
+                    self.fill(samples.min(FADE), None, out);
+                    self.ahead.clear();
                     for (at, sample) in out[from..].iter_mut().enumerate() {
                         *sample = (i32::from(*sample) * (FADE - at) as i32 / FADE as i32) as i16;
                     }
@@ -380,6 +383,42 @@ mod tests {
         assert!(largest(&out[end - 1..]) <= before, "{:?} after {before:?}", largest(&out[end - 1..]));
         assert_eq!(out[end + FADE..], [0; BLOCK - FADE]);
         assert!(level(&out[end..end + FADE]) > 100.0);
+    }
+
+    #[test]
+    fn a_gap_filled_in_odd_pieces_sounds_as_one_filled_in_steps() {
+        for max_playback_rate in [16_000, 48_000] {
+            let settings = OpusSettings { max_playback_rate, ..Default::default() };
+            let packets = coded(&settings, 5, &voice(300), BLOCK);
+            // Two packets of every ten are lost.
+            let filled = |piece: usize| {
+                let (mut decoder, mut out) = (OpusDecoder::new().expect("a decoder"), Vec::new());
+                for (n, packet) in packets.iter().enumerate() {
+                    match n % 10 {
+                        7 | 8 => {
+                            let end = (n + 1) * BLOCK;
+                            while out.len() < end {
+                                decoder.conceal(piece.min(end - out.len()), None, &mut out);
+                            }
+                        }
+                        _ => decoder.decode(packet, &mut out).expect("sound"),
+                    }
+                }
+                out
+            };
+            let steps = filled(STEP);
+            assert_eq!(steps.len(), 300 * BLOCK);
+            for piece in [1, 119, 120, 137, 240, 479] {
+                assert!(filled(piece) == steps, "{piece} of {max_playback_rate}");
+            }
+            // Longer than the gap: what was made beyond it is heard before the packet, which goes on from there.
+            let (mut decoder, mut out) = (OpusDecoder::new().expect("a decoder"), Vec::new());
+            decoder.decode(&packets[0], &mut out).expect("sound");
+            decoder.conceal(100, None, &mut out);
+            assert_eq!(out.len(), BLOCK + 100);
+            decoder.decode(&packets[1], &mut out).expect("sound");
+            assert_eq!(out.len(), 2 * BLOCK + STEP);
+        }
     }
 
     #[test]

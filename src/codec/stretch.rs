@@ -80,10 +80,20 @@ impl Stretch {
         &mut self.pending
     }
 
-    /// Forgets the samples from this place on, `count` of them.
+    /// Leaves out `count` samples from this place on. What is before them turns into what is behind them.
     pub fn skip(&mut self, from: usize, count: usize) {
         let end = (from + count).min(self.pending.len());
-        self.pending.drain(from.min(end)..end);
+        let count = end - from.min(end);
+        if count == 0 {
+            return;
+        }
+        let joined = samples(self.rate, JOIN_MIN_US).min(self.pending.len() - end);
+        // From behind: what is read must not have been written.
+        for at in (0..joined).rev() {
+            let (old, new) = (self.pending[from + at], self.pending[end + at]);
+            self.pending[end + at] = mix(old, new, at + 1, joined + 1, 1.0);
+        }
+        self.pending.drain(from..end);
     }
 
     /// Leaves a piece of at most `at_most` samples out of what waits, so that `keep` samples stay. Returns how long it
@@ -342,6 +352,21 @@ mod tests {
         }
         assert!(steepest(&heard) <= 10_000 / 25, "{}", steepest(&heard));
         assert_eq!(heard[heard.len() - 160..], [0; 160]);
+    }
+
+    #[test]
+    fn what_is_left_out_leaves_no_step() {
+        let sound = voice(8000, 0, 480);
+        for (from, count) in [(160, 37), (0, 100), (300, 1), (160, 160)] {
+            let mut stretch = Stretch::new(8000);
+            stretch.input().extend_from_slice(&sound);
+            stretch.skip(from, count);
+            assert_eq!(stretch.buffered(), 480 - count);
+            let left = stretch.input();
+            assert!(steepest(left) <= steepest(&sound) * 12 / 10, "{from} {count}: {}", steepest(left));
+            assert_eq!(left[..from], sound[..from]);
+            assert_eq!(left[from + 32..], sound[from + count + 32..]);
+        }
     }
 
     #[test]
