@@ -63,6 +63,18 @@ impl Concealer {
         self.remember(&out[from..]);
     }
 
+    /// Appends what was received last and what was invented since, until it fell silent, and `more` of what would be
+    /// next; gives how much was received. Nothing: nothing was invented.
+    pub fn recent(&self, more: usize, out: &mut Vec<i16>) -> usize {
+        if self.invented == 0 {
+            return 0;
+        }
+        out.extend_from_slice(&self.history);
+        let invented = self.invented.min(samples(self.rate, SILENT_US)) + more;
+        out.extend((0..invented).map(|at| self.invented_at(at)));
+        self.history.len()
+    }
+
     /// How many samples more must be invented for `block` to go on where they end.
     fn phase_of(&self, block: &[i16]) -> usize {
         let compared = samples(self.rate, PHASE_US).min(block.len());
@@ -118,9 +130,12 @@ impl Concealer {
     }
 
     fn invent(&mut self) -> i16 {
-        let (full, silent) = (samples(self.rate, FULL_US), samples(self.rate, SILENT_US));
-        let at = self.invented;
         self.invented += 1;
+        self.invented_at(self.invented - 1)
+    }
+
+    fn invented_at(&self, at: usize) -> i16 {
+        let (full, silent) = (samples(self.rate, FULL_US), samples(self.rate, SILENT_US));
         let Some(sample) = at.checked_rem(self.cycle.len()).and_then(|place| self.cycle.get(place)) else {
             return 0;
         };
