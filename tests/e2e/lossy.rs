@@ -51,9 +51,10 @@ fn with_retransmissions_loss_of_five_percent_is_hardly_seen() {
     let _turn = turn();
     let (report, likeness) = call_through(Impairment { loss: 0.05, ..Impairment::default() }, 8);
     let number = |name: &str| report["video"][name].as_f64().unwrap_or(-1.0);
-    let (asked, recovered) = (number("packets_asked"), number("packets_recovered"));
     assert!(likeness.median_db >= 40.0 && likeness.longest_bad_s <= 0.8, "{likeness:?}");
-    assert!(asked >= 5.0 && recovered >= 0.7 * asked && number("packets_repeated") >= 5.0, "{report:#}");
+    // Eight seconds are some ten bursts, both ways together: how many there were is chance, that they were mended is not.
+    let (asked, repeated, lost) = (number("packets_asked"), number("packets_repeated"), number("packets_lost"));
+    assert!(asked + repeated >= 3.0 && (0.0..=5.0).contains(&lost), "{report:#}");
 }
 
 #[test]
