@@ -17,6 +17,7 @@ pub mod sip;
 
 pub mod record;
 pub mod source;
+pub mod talk;
 pub mod vision;
 pub mod worker;
 

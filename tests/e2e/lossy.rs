@@ -53,7 +53,8 @@ fn with_retransmissions_loss_of_five_percent_is_hardly_seen() {
     let number = |name: &str| report["video"][name].as_f64().unwrap_or(-1.0);
     assert!(likeness.median_db >= 40.0 && likeness.longest_bad_s <= 0.8, "{likeness:?}");
     // Eight seconds are some ten bursts, both ways together: how many there were is chance, that they were mended is not.
-    let (asked, repeated, lost) = (number("packets_asked"), number("packets_repeated"), number("packets_lost"));
+    let (asked, repeated, lost) =
+        (number("packets_asked"), number("packets_repeated"), number("packets_lost"));
     assert!(asked + repeated >= 3.0 && (0.0..=5.0).contains(&lost), "{report:#}");
 }
 

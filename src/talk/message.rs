@@ -1,0 +1,285 @@
+//! A conversation in the words shared by every model: what was said, shown and asked, and what comes back.
+//!
+//! Pure. How each provider writes it is in `talk::wire`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+
+use crate::media::frame::Size;
+
+/// Whose words these are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    System,
+    User,
+    Assistant,
+    /// The answer to a [`ToolCall`].
+    Tool,
+}
+
+/// How an image is coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageType {
+    Jpeg,
+    Png,
+    Webp,
+    Gif,
+}
+
+impl ImageType {
+    pub fn media_type(self) -> &'static str {
+        match self {
+            ImageType::Jpeg => "image/jpeg",
+            ImageType::Png => "image/png",
+            ImageType::Webp => "image/webp",
+            ImageType::Gif => "image/gif",
+        }
+    }
+}
+
+/// How closely a model is asked to look; not every server knows the word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detail {
+    #[default]
+    Auto,
+    Low,
+    High,
+    /// The word is left out.
+    Omit,
+}
+
+/// A picture as it is sent to a model. Made from cleared pictures, or given by who is trusted with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Unique within the call.
+    pub id: u64,
+    pub kind: ImageType,
+    pub bytes: Arc<[u8]>,
+    pub size: Size,
+    pub detail: Detail,
+    /// When it was taken; its age is counted from here. `None`: it has none, as a document.
+    pub taken: Option<Instant>,
+    /// What stands in its place once it is forgotten: `a picture of 12:03:05`.
+    pub note: String,
+    /// Never forgotten.
+    pub pinned: bool,
+}
+
+/// A piece of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    Text(String),
+    Image(Arc<Image>),
+    /// A picture the model fetches itself.
+    Url(String),
+}
+
+/// A model wants something done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolCall {
+    pub id: String,
+    pub name: String,
+    /// JSON as the model wrote it; it may be broken.
+    pub arguments: String,
+    /// What some providers want back unread with the call (Gemini's thought signature).
+    pub signature: Option<String>,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub role: Role,
+    pub parts: Vec<Part>,
+    /// What an assistant wanted done.
+    pub calls: Vec<ToolCall>,
+    /// Of [`Role::Tool`]: the call this answers, and its name.
+    pub answers: Option<(String, String)>,
+}
+
+impl Message {
+    pub fn text(role: Role, text: impl Into<String>) -> Self {
+        Message { role, parts: vec![Part::Text(text.into())], calls: Vec::new(), answers: None }
+    }
+
+    /// The text of all its parts.
+    pub fn words(&self) -> String {
+        let mut words = String::new();
+        for part in &self.parts {
+            if let Part::Text(text) = part {
+                if !words.is_empty() {
+                    words.push('\n');
+                }
+                words.push_str(text);
+            }
+        }
+        words
+    }
+
+    pub fn images(&self) -> impl Iterator<Item = &Arc<Image>> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Image(image) => Some(image),
+            Part::Text(_) | Part::Url(_) => None,
+        })
+    }
+}
+
+/// A tool as a model is told of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolSpec {
+    pub name: String,
+    pub description: String,
+    /// JSON Schema of the arguments: an object.
+    pub parameters: Value,
+}
+
+/// One question to a language model, in every provider's terms at once.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Request {
+    /// The system prompt; empty: none.
+    pub instructions: String,
+    pub messages: Vec<Message>,
+    pub tools: Vec<ToolSpec>,
+    /// The answer must be JSON of this schema: its name and itself.
+    pub schema: Option<(String, Value)>,
+    pub max_tokens: Option<u32>,
+}
+
+impl Request {
+    /// How many pictures it carries.
+    pub fn image_count(&self) -> usize {
+        self.messages.iter().map(|message| message.images().count()).sum()
+    }
+}
+
+/// What a model used up, as it says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub input_tokens: u64,
+    /// Of these, read from its cache; and those that are pictures, where it says.
+    pub cached_tokens: u64,
+    pub image_tokens: u64,
+    pub output_tokens: u64,
+}
+
+/// Why a model stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    Stop,
+    /// It wants tools called.
+    Tools,
+    /// It ran into the limit of its answer.
+    Length,
+    /// It would not answer.
+    Refused,
+}
+
+/// A piece of an answer, as it arrives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delta {
+    Text(String),
+    /// Complete: pieces of arguments are put together in `wire`.
+    Call(ToolCall),
+    Usage(Usage),
+    /// Nothing follows.
+    Finish(Finish),
+}
+
+/// Why a provider did not do what it was asked. `Display` says it to an operator, without secrets.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    #[error("it is not reached: {0}")]
+    Unreached(String),
+    #[error("no answer within {0} ms")]
+    TooSlow(u64),
+    /// 429; milliseconds of Retry-After, where given.
+    #[error("it asks to wait{}", .retry_after_ms.map(|ms| format!(" {ms} ms")).unwrap_or_default())]
+    Busy { retry_after_ms: Option<u64> },
+    #[error("it failed with status {status}: {text}")]
+    Failed { status: u16, text: String },
+    /// 400, 401, 403, 404, 422 and their like: asking again is of no use.
+    #[error("it refuses with status {status}: {text}")]
+    Refused { status: u16, text: String },
+    #[error("its answer cannot be read: {0}")]
+    Garbled(String),
+    #[error("the answer was cut off")]
+    Cut,
+    /// Asked nothing: it failed too often lately.
+    #[error("it is left alone for another {0} ms")]
+    Resting(u64),
+}
+
+impl Failure {
+    /// Whether the same question may be asked again, here or elsewhere.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Failure::Unreached(_)
+            | Failure::TooSlow(_)
+            | Failure::Busy { .. }
+            | Failure::Failed { .. }
+            | Failure::Garbled(_)
+            | Failure::Cut
+            | Failure::Resting(_) => true,
+            Failure::Refused { .. } => false,
+        }
+    }
+}
+
+/// Where and how a provider is reached. Read from `[stt.NAME]`, `[llm.NAME]`, `[tts.NAME]`, `[realtime.NAME]`,
+/// `[vision]`.
+#[derive(Clone, PartialEq)]
+pub struct Endpoint {
+    /// The section's name, for logs and figures.
+    pub name: String,
+    pub vendor: Vendor,
+    /// The API's root as its vendor writes it; empty: the vendor's own.
+    pub base_url: String,
+    pub model: String,
+    /// Empty: none is sent.
+    pub api_key: String,
+    pub voice: String,
+    pub language: String,
+    pub temperature: Option<f64>,
+    /// Put into the request's JSON as they are, over what stands there.
+    pub options: Map<String, Value>,
+    /// Milliseconds without a byte until a question is given up.
+    pub timeout_ms: u64,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Endpoint({} {:?} {} {})", self.name, self.vendor, self.base_url, self.model)
+    }
+}
+
+impl Endpoint {
+    pub fn new(name: impl Into<String>, vendor: Vendor) -> Self {
+        Endpoint {
+            name: name.into(),
+            vendor,
+            base_url: String::new(),
+            model: String::new(),
+            api_key: String::new(),
+            voice: String::new(),
+            language: String::new(),
+            temperature: None,
+            options: Map::new(),
+            timeout_ms: 10_000,
+        }
+    }
+}
+
+/// Whose API a provider speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// OpenAI, and every server that speaks like it.
+    OpenAi,
+    Gemini,
+    Anthropic,
+    Deepgram,
+    /// espeak-ng on this box.
+    Espeak,
+    /// Built in: canned answers after stated times, in `options`.
+    Mock,
+}
