@@ -10,3 +10,4 @@
 
 pub mod link;
 pub mod message;
+pub mod wire;

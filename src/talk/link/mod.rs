@@ -4,7 +4,7 @@
 //! Models, Transcribers, Voices   one agent's list of providers, shared by its calls; the order is the fail-over order
 //!   └ Answer, Transcription, Speech   one question, one caller's ears, one sentence: owned and polled by a call
 //! provider (list, `first`) ─ retry (who is asked when, pure) ─ breaker (who is left alone, pure)
-//! http ─ address (where plain text may go, pure) ─ tls         mock, espeak: without a network
+//! http, websocket ─ address (where plain text may go, pure)   mock, espeak: without a network
 //! ```
 //! Nothing here runs by itself: work is done while its owner polls it and ends when its owner drops it. What providers'
 //! messages look like is in `talk::wire`.
@@ -23,6 +23,7 @@ pub mod provider;
 pub mod retry;
 pub mod transcribers;
 pub mod voices;
+pub mod websocket;
 
 pub use http::Http;
 pub use models::{Answer, Models};
