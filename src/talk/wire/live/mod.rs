@@ -33,6 +33,8 @@ const MUTED_AT_MOST: Duration = Duration::from_secs(1);
 /// The same after an interruption of ours: the server goes on to the end of its turn.
 const MUTED_BY_US: Duration = Duration::from_secs(30);
 const CALLS_AT_ONCE: usize = 16;
+/// Words of the caller are told so long after them.
+const WORDS_WITHIN: Duration = Duration::from_secs(2);
 const TEXTS_MAX: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +126,8 @@ pub struct GeminiLive {
     owed_since: Option<Instant>,
     in_turn: bool,
     local_speaks: bool,
+    /// When the detection on this box last heard the caller end.
+    silent_since: Option<Instant>,
     lost_at: Option<Instant>,
     figures: RealtimeFigures,
 }
@@ -160,10 +164,12 @@ impl GeminiLive {
             talk: Talk::default(),
             turns: 0,
             next_aside: 0,
-            turn_since: Some(now),
+            // What is said before the session is there is told to it; with turns of ours there is none yet.
+            turn_since: (settings.turns != Turns::Ours).then_some(now),
             owed_since: None,
             in_turn: false,
             local_speaks: false,
+            silent_since: None,
             lost_at: None,
             figures: RealtimeFigures::default(),
             endpoint,
@@ -318,7 +324,7 @@ impl GeminiLive {
             None => self.lately.since(from),
         };
         let ours = self.settings.turns == Turns::Ours;
-        let owed = ours && self.turn_since.is_some() && !self.in_turn && self.was_ready;
+        let owed = ours && self.turn_since.is_some() && !self.in_turn;
         if ours && !self.in_turn && !owed {
             return;
         }
@@ -376,6 +382,22 @@ impl GeminiLive {
     }
 
     // Turns and pictures.
+
+    /// Whether the server wrote down words of the turn that goes on.
+    fn has_words(&self) -> bool {
+        let text = self.talk.heard.as_ref().and_then(|item| self.said.text(item));
+        text.is_some_and(|text| !text.is_empty())
+    }
+
+    /// What the detection here took for speech, and no words followed.
+    fn forget_noise(&mut self, now: Instant) {
+        if self.silent_since.is_some_and(|since| now >= since + WORDS_WITHIN) {
+            self.silent_since = None;
+            if self.owed_since.is_none() && self.settings.turns != Turns::Ours && !self.has_words() {
+                self.turn_since = None;
+            }
+        }
+    }
 
     fn hand(&mut self, now: Instant, waiting: Waiting) {
         if self.live().is_none() {
@@ -491,6 +513,7 @@ impl RealtimeMachine for GeminiLive {
             self.lose(now, Failure::TooSlow(self.settings.answer_within.as_millis() as u64));
         }
         self.send_image(now);
+        self.forget_noise(now);
         self.hand_over(now);
     }
 
@@ -509,7 +532,8 @@ impl RealtimeMachine for GeminiLive {
             (Some(_), Some(_)) | (None, _) => None,
         };
         let handover = live.and(handover);
-        waiting.chain(self.reopen_at).chain(owed).chain(image).chain(handover).min()
+        let noise = self.silent_since.map(|since| since + WORDS_WITHIN);
+        waiting.chain(self.reopen_at).chain(owed).chain(image).chain(handover).chain(noise).min()
     }
 
     fn poll_act(&mut self) -> Option<Act> {
@@ -556,18 +580,9 @@ impl RealtimeMachine for GeminiLive {
         if speaks && self.talk.turn.is_none() {
             self.caller_began(now);
         }
-        let words = self
-            .talk
-            .heard
-            .as_ref()
-            .and_then(|item| self.said.text(item))
-            .is_some_and(|text| !text.is_empty());
-        if !speaks && self.talk.turn.is_none() && self.settings.turns != Turns::Ours {
-            match words {
-                true => self.owed_since = Some(now),
-                // A noise, or words the server did not hear.
-                false => self.turn_since = None,
-            }
+        self.silent_since = (!speaks).then_some(now);
+        if !speaks && self.talk.turn.is_none() && self.settings.turns != Turns::Ours && self.has_words() {
+            self.owed_since = Some(now);
         }
         self.hand_over(now);
     }

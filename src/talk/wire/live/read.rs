@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{CALLS_AT_ONCE, GeminiLive, HANDOVER_MARGIN, MUTED_AT_MOST, Stage, Turn};
 use crate::talk::message::{Failure, Role, ToolCall, Usage};
-use crate::talk::realtime::{LinkId, RealtimeEvent, Sound};
+use crate::talk::realtime::{LinkId, RealtimeEvent, Sound, Turns};
 
 /// The value under either writing of its name.
 fn of<'a>(value: &'a Value, camel: &str) -> &'a Value {
@@ -181,6 +181,10 @@ impl GeminiLive {
         let first = self.said.text(&item).is_none_or(str::is_empty);
         if first && !words.trim().is_empty() && self.talk.turn.is_none() {
             self.caller_began(now);
+            if self.silent_since.is_some() && self.settings.turns != Turns::Ours {
+                // The words of what just ended: an answer is due.
+                self.owed_since.get_or_insert(now);
+            }
         }
         self.said.append(&item, if first { words.trim_start() } else { words });
         let last = is(heard, "finished");

@@ -9,8 +9,6 @@ use crate::talk::realtime::{RealtimeSettings, Said, Turns, overlay};
 
 const HOST: &str = "wss://generativelanguage.googleapis.com";
 const SERVICE: &str = "GenerativeService.BidiGenerateContent";
-/// The server's own default picks a window by model; compression begins long before the shortest of them ends.
-const COMPRESSION_FROM_TOKENS: u64 = 25_600;
 /// Keywords of JSON Schema this API knows.
 const KNOWN: [&str; 18] = [
     "anyOf",
@@ -143,7 +141,7 @@ pub fn setup(
         "realtimeInputConfig": input_config(settings),
         "outputAudioTranscription": {},
         "sessionResumption": resumption,
-        "contextWindowCompression": {"triggerTokens": COMPRESSION_FROM_TOKENS, "slidingWindow": {}},
+        "contextWindowCompression": {"triggerTokens": settings.context_tokens, "slidingWindow": {}},
     });
     if settings.transcribe {
         setup["inputAudioTranscription"] = json!({});
