@@ -9,4 +9,6 @@
 //! is in `link` opens sockets. How sound and pictures come here and leave is `engine`'s.
 
 pub mod hear;
+pub mod link;
 pub mod message;
+pub mod wire;
