@@ -11,4 +11,5 @@
 pub mod hear;
 pub mod link;
 pub mod message;
+pub mod realtime;
 pub mod wire;
