@@ -116,10 +116,14 @@ pub fn unescaped(unit: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// The parameter sets in front of the first slice, as Annex B. `None`: a sequence or a picture parameter set is missing.
+/// The parameter sets in front of the first slice, as Annex B, each once: where packets are lost a set stands there as it
+/// came and again as it was known. `None`: a sequence or a picture parameter set is missing.
 pub fn parameter_sets(annexb: &[u8]) -> Option<Vec<u8>> {
     let (mut sets, mut sps, mut pps) = (Vec::new(), false, false);
     for unit in units(annexb) {
+        if units(&sets).any(|known| known == unit) {
+            continue;
+        }
         match NalType::of(unit[0]) {
             NalType::Sps => sps = true,
             NalType::Pps => pps = true,
@@ -202,5 +206,19 @@ mod tests {
         push(&mut stream, &[0x65, 4]);
         push(&mut stream, &[0x68, 5]);
         assert_eq!(parameter_sets(&stream), Some(all));
+    }
+
+    #[test]
+    fn a_set_that_stands_there_twice_counts_once() {
+        let stream = |sets: &[&[u8]]| {
+            let mut stream = Vec::new();
+            for unit in sets.iter().chain(&[&[0x65, 4][..]]) {
+                push(&mut stream, unit);
+            }
+            stream
+        };
+        let (once, twice) =
+            (stream(&[&[0x67, 1], &[0x68, 2]]), stream(&[&[0x67, 1], &[0x68, 2], &[0x67, 1], &[0x68, 2]]));
+        assert_eq!(parameter_sets(&twice), parameter_sets(&once));
     }
 }

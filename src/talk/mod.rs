@@ -9,5 +9,9 @@
 //! is in `link` opens sockets. How sound and pictures come here and leave is `engine`'s.
 
 pub mod context;
+pub mod hear;
+pub mod link;
 pub mod message;
+pub mod realtime;
 pub mod sight;
+pub mod wire;
