@@ -281,14 +281,9 @@ impl Talk {
 fn picture(id: u64, taken: Instant) -> Arc<Image> {
     let mut bytes = b"\xff\xd8\xff\xe0picture".to_vec();
     bytes.extend(id.to_be_bytes());
-    Arc::new(Image {
-        id,
-        kind: ImageType::Jpeg,
-        bytes: bytes.into(),
-        size: Size { width: 640, height: 360 },
-        detail: Detail::Low,
-        taken: Some(taken),
-        note: String::new(),
-        pinned: false,
-    })
+    let size = Size { width: 640, height: 360 };
+    let mut image = Image::given(id, ImageType::Jpeg, bytes, size, "");
+    image.detail = Detail::Low;
+    image.taken = Some(taken);
+    Arc::new(image)
 }

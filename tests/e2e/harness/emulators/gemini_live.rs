@@ -587,7 +587,7 @@ impl Live {
         let mut last = at;
         for n in 0..pieces {
             last = at + Duration::from_millis(40) * n / pace;
-            let sample = |n: usize| if n / 24 % 2 == 0 { 6_000_i16 } else { -6_000 };
+            let sample = |n: usize| if (n / 24).is_multiple_of(2) { 6_000_i16 } else { -6_000 };
             let sound: Vec<u8> = (0..960).flat_map(|n| sample(n).to_le_bytes()).collect();
             let part =
                 json!({"inlineData": {"mimeType": "audio/pcm;rate=24000", "data": STANDARD.encode(sound)}});

@@ -167,7 +167,7 @@ impl Format {
             Format::Mu => (0..count).map(|n| if n / 8 % 2 == 0 { 0x9f } else { 0x1f }).collect(),
             Format::A => (0..count).map(|n| if n / 8 % 2 == 0 { 0xb5 } else { 0x35 }).collect(),
             Format::Pcm => {
-                let sample = |n: usize| if n / 24 % 2 == 0 { 6_000_i16 } else { -6_000 };
+                let sample = |n: usize| if (n / 24).is_multiple_of(2) { 6_000_i16 } else { -6_000 };
                 (0..count / 2).flat_map(|n| sample(n).to_le_bytes()).collect()
             }
         }
