@@ -4,7 +4,6 @@ Usage: gemini_live.py HTTP_URL KEY
 """
 
 import asyncio
-import json
 import sys
 
 from google import genai
@@ -14,12 +13,22 @@ SPEECH = b"".join((5000 if n // 16 % 2 == 0 else -5000).to_bytes(2, "little", si
 SILENCE = bytes(640)
 
 
-class Strict(types.LiveServerMessage):
-    model_config = {**types.LiveServerMessage.model_config, "extra": "forbid"}
+def strictly(session):
+    """The SDK reads what it knows and passes over the rest; here the rest is an error."""
+    receive = session._ws.recv
+
+    async def checked(*arguments, **named):
+        raw = await receive(*arguments, **named)
+        types.LiveServerMessage.model_validate_json(raw)
+        return raw
+
+    session._ws.recv = checked
 
 
 async def main(url, key):
     client = genai.Client(api_key=key, http_options={"base_url": url})
+    # It would speak TLS to anyone.
+    client._api_client._websocket_base_url = lambda *_, **__: url.replace("http://", "ws://")
     config = types.LiveConnectConfig(
         response_modalities=["AUDIO"],
         system_instruction="Be short.",
@@ -33,13 +42,12 @@ async def main(url, key):
     handles = []
     async with client.aio.live.connect(model="gemini-live", config=config) as session:
         assert session.session_id, "setupComplete names the session"
+        strictly(session)
 
         async def until(wanted):
             async def search():
                 while True:
                     message = await session._receive()
-                    known = message.model_dump(exclude_none=True)
-                    Strict.model_validate(known)
                     if message.session_resumption_update and message.session_resumption_update.new_handle:
                         handles.append(message.session_resumption_update.new_handle)
                     if wanted(message):
