@@ -7,7 +7,7 @@ import asyncio
 import sys
 
 from google import genai
-from google.genai import types
+from google.genai import live, types
 
 SPEECH = b"".join((5000 if n // 16 % 2 == 0 else -5000).to_bytes(2, "little", signed=True) for n in range(320))
 SILENCE = bytes(640)
@@ -29,6 +29,8 @@ async def main(url, key):
     client = genai.Client(api_key=key, http_options={"base_url": url})
     # It would speak TLS to anyone.
     client._api_client._websocket_base_url = lambda *_, **__: url.replace("http://", "ws://")
+    connect = live.ws_connect
+    live.ws_connect = lambda *positional, ssl=None, **named: connect(*positional, **named)
     config = types.LiveConnectConfig(
         response_modalities=["AUDIO"],
         system_instruction="Be short.",

@@ -126,7 +126,8 @@ pub struct GeminiLive {
     owed_since: Option<Instant>,
     in_turn: bool,
     local_speaks: bool,
-    /// When the detection on this box last heard the caller end.
+    /// When the detection on this box heard the caller begin, while they speak; and end.
+    speaks_since: Option<Instant>,
     silent_since: Option<Instant>,
     lost_at: Option<Instant>,
     figures: RealtimeFigures,
@@ -169,6 +170,7 @@ impl GeminiLive {
             owed_since: None,
             in_turn: false,
             local_speaks: false,
+            speaks_since: None,
             silent_since: None,
             lost_at: None,
             figures: RealtimeFigures::default(),
@@ -238,7 +240,10 @@ impl GeminiLive {
         self.tell(RealtimeEvent::Trouble(failure.clone()));
         let delay = self.back_off.delay(&failure);
         match self.standby.take() {
-            Some(standby) => self.current = Some(standby),
+            Some(standby) => {
+                self.current = Some(standby);
+                self.resumed = self.standby_handle.is_some();
+            }
             None => self.reopen_at = Some(now + delay),
         }
         if self.current.is_some_and(|line| line.stage == Stage::Configured) {
@@ -576,7 +581,11 @@ impl RealtimeMachine for GeminiLive {
     }
 
     fn caller_speaks(&mut self, now: Instant, speaks: bool) {
+        if speaks == self.local_speaks {
+            return;
+        }
         self.local_speaks = speaks;
+        self.speaks_since = speaks.then_some(now);
         if speaks && self.talk.turn.is_none() {
             self.caller_began(now);
         }

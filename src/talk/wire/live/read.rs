@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use serde_json::Value;
 
 use super::{CALLS_AT_ONCE, GeminiLive, HANDOVER_MARGIN, MUTED_AT_MOST, Stage, Turn};
@@ -171,7 +171,8 @@ impl GeminiLive {
     /// Something was heard of the caller, with or without words.
     pub(super) fn caller_began(&mut self, now: Instant) {
         if self.turn_since.is_none() {
-            self.turn_since = Some(now.checked_sub(super::PRE_ROLL).unwrap_or(now));
+            let since = self.speaks_since.unwrap_or(now);
+            self.turn_since = Some(since.checked_sub(super::PRE_ROLL).unwrap_or(since));
         }
     }
 
@@ -246,7 +247,8 @@ impl GeminiLive {
         let media_type = text(data, "mimeType");
         let rate = media_type.split(';').find_map(|word| word.trim().strip_prefix("rate=")?.parse().ok());
         let rate: u32 = rate.unwrap_or(24_000);
-        let bytes = STANDARD.decode(text(data, "data"));
+        let coded = text(data, "data");
+        let bytes = STANDARD.decode(coded).or_else(|_| URL_SAFE.decode(coded));
         let (Ok(bytes), true) =
             (bytes, media_type.starts_with("audio/pcm") && (4_000..=192_000).contains(&rate))
         else {
@@ -263,7 +265,16 @@ impl GeminiLive {
     }
 
     fn words(&mut self, now: Instant, words: &str) {
-        // Words told after the last sound still belong to it.
+        let asked = self.turn_since.is_some() || self.owed_since.is_some();
+        if self.talk.turn.is_none()
+            && !asked
+            && let Some(item) = self.talk.last_item.clone()
+        {
+            // Words may be told after the turn they belong to.
+            self.said.append(&item, words);
+            self.transcript(&item, Role::Assistant, true);
+            return;
+        }
         let Some(turn) = self.turn(now) else { return };
         let item = turn.item.clone();
         let first = self.said.text(&item).is_none_or(str::is_empty);
@@ -282,6 +293,7 @@ impl GeminiLive {
     /// The caller spoke. It may come after everything was generated, while it still plays.
     fn interrupted(&mut self, now: Instant) {
         self.owed_since = None;
+        self.caller_began(now);
         self.talk.muted = Some(now + MUTED_AT_MOST);
         if let Some(turn) = &mut self.talk.turn {
             turn.done = true;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use serde_json::{Value, json};
 
 use super::socket::{Asked, Core, Out, Refusal, SocketServer};
@@ -157,6 +157,11 @@ fn snake(camel: &str) -> String {
         .collect()
 }
 
+/// Base64 of either alphabet: the vendor's own SDK writes the one of URLs.
+fn decode(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).or_else(|_| URL_SAFE.decode(text)).ok()
+}
+
 /// Every key in snake case.
 fn in_snake(value: Value) -> Value {
     match value {
@@ -233,7 +238,7 @@ impl Live {
         if asked.header("x-goog-api-key").or(by_query) != Some(&shared.key) {
             return Err(Refusal(403, None, "API key not valid".to_owned()));
         }
-        let known_path = ["v1beta", "v1alpha"].iter().any(|version| {
+        let known_path = ["v1", "v1beta", "v1alpha"].iter().any(|version| {
             // The SDK puts two slashes where its base URL ends in one.
             path.replace("//", "/")
                 == format!("/ws/google.ai.generativelanguage.{version}.GenerativeService.BidiGenerateContent")
@@ -427,7 +432,7 @@ impl Live {
             self.refuse(1007, "realtimeInput holds exactly one field");
             return;
         };
-        let data = |blob: &Value| STANDARD.decode(of(blob, "data").as_str().unwrap_or_default()).ok();
+        let data = |blob: &Value| decode(of(blob, "data").as_str().unwrap_or_default());
         match key.replace("_s", "S").replace("_e", "E").as_str() {
             "audio" => {
                 let blob = of(input, "audio");
@@ -688,7 +693,7 @@ impl Core for Live {
             kind = key.clone();
             let data = of(&input[key.as_str()], "data").as_str();
             if let Some(data) = data {
-                sound = STANDARD.decode(data).unwrap_or_default();
+                sound = decode(data).unwrap_or_default();
                 shown = json!({"bytes": sound.len()});
             }
         }
