@@ -17,3 +17,4 @@ pub mod opus;
 pub mod resample;
 pub mod stretch;
 pub mod vp8;
+pub mod wav;

@@ -10,4 +10,5 @@
 
 pub mod link;
 pub mod message;
+pub mod sentences;
 pub mod wire;

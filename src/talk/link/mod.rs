@@ -14,14 +14,19 @@ use std::time::Duration;
 use crate::codec::g711::Law;
 
 pub mod address;
+pub mod asking;
 pub mod breaker;
+pub mod deepgram;
+pub mod espeak;
 pub mod flow;
 pub mod http;
 pub mod mock;
 pub mod models;
 pub mod provider;
 pub mod retry;
+pub mod speaking;
 pub mod transcribers;
+pub mod transcribing;
 pub mod voices;
 pub mod websocket;
 
