@@ -326,9 +326,9 @@ mod tests {
     }
 
     fn image(detail: Detail) -> Part {
-        let (bytes, size) = (Arc::from(*b"jpg"), Size { width: 2, height: 2 });
-        let (kind, note, taken) = (ImageType::Jpeg, String::new(), None);
-        Part::Image(Arc::new(Image { id: 1, kind, bytes, size, detail, taken, note, pinned: false }))
+        let mut image = Image::given(1, ImageType::Jpeg, *b"jpg", Size { width: 2, height: 2 }, "");
+        image.detail = detail;
+        Part::Image(Arc::new(image))
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub mod events;
 pub mod generate;
 pub mod messages;
 pub mod pcm;
+pub mod realtime;
+pub mod sound;
 pub mod speech;
 pub mod transcription;
 
