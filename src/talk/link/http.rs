@@ -71,14 +71,14 @@ impl Http {
     }
 }
 
-fn encrypted() -> Result<ClientBuilder, String> {
+pub(super) fn encrypted() -> Result<ClientBuilder, String> {
     let config = tls()?.with_platform_verifier().map_err(no_tls)?.with_no_client_auth();
     Ok(Client::builder().tls_backend_preconfigured(config).https_only(true))
 }
 
 /// The client of near hosts has its TLS too, which trusts nobody and is never used: without one it would look for a
 /// default of the process.
-fn plain() -> Result<ClientBuilder, String> {
+pub(super) fn plain() -> Result<ClientBuilder, String> {
     let config = tls()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
     Ok(Client::builder().tls_backend_preconfigured(config).dns_resolver(Near))
 }
@@ -92,7 +92,7 @@ fn no_tls(error: rustls::Error) -> String {
     format!("no TLS: {error}")
 }
 
-fn build(builder: ClientBuilder) -> Result<Client, String> {
+pub(super) fn build(builder: ClientBuilder) -> Result<Client, String> {
     builder
         .user_agent(concat!("eyeline/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())

@@ -16,6 +16,7 @@ use crate::codec::g711::Law;
 
 pub mod address;
 pub mod breaker;
+pub mod fetch;
 pub mod flow;
 pub mod http;
 pub mod mock;
