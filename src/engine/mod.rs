@@ -18,6 +18,7 @@ pub mod network;
 mod observe;
 mod paint;
 pub mod plan;
+pub mod playout;
 pub mod ports;
 pub mod report;
 pub mod runtime;
