@@ -1,0 +1,1 @@
+//! A provider's words to ours and back. Pure: bytes and times come in as arguments.
