@@ -24,6 +24,7 @@ pub mod report;
 pub mod runtime;
 mod start;
 mod steering;
+pub mod talk;
 pub mod video_in;
 pub mod video_out;
 mod voice;

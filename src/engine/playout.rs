@@ -53,6 +53,8 @@ struct Switches {
     floor: AtomicU32,
     ducked: AtomicBool,
     held: AtomicBool,
+    /// Something waits to be said.
+    busy: AtomicBool,
     /// [`Position`] in one word.
     position: AtomicU64,
     /// Nanoseconds of the call at which its first block left.
@@ -104,6 +106,7 @@ pub fn playout(epoch: Instant) -> (Say, Playout) {
 impl Say {
     /// Adds a piece behind what waits.
     pub fn say(&self, piece: Piece) {
+        self.switches.busy.store(true, Ordering::Release);
         self.pieces.offer(piece);
     }
 
@@ -122,6 +125,11 @@ impl Say {
         self.switches.floor.store(utterance + 1, Ordering::Release);
         self.switches.held.store(false, Ordering::Release);
         self.switches.ducked.store(false, Ordering::Release);
+    }
+
+    /// Whether everything was said.
+    pub fn is_idle(&self) -> bool {
+        !self.switches.busy.load(Ordering::Acquire)
     }
 
     pub fn position(&self) -> Position {
@@ -146,11 +154,6 @@ impl Say {
 }
 
 impl Playout {
-    /// Whether there is something to be said.
-    pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.pieces.is_empty()
-    }
-
     /// Fills one block at `rate` with what is said now; leaves it alone where nothing is.
     pub fn fill(&mut self, now: Instant, rate: u32, block: &mut [i16]) {
         let floor = self.switches.floor.load(Ordering::Acquire);
@@ -163,6 +166,7 @@ impl Playout {
             (false, false) => 1.0,
         };
         if self.waiting.is_empty() {
+            self.switches.busy.store(!self.pieces.is_empty(), Ordering::Release);
             self.gain = target;
             self.switches.level.store(f32::NEG_INFINITY.to_bits(), Ordering::Relaxed);
             return;
@@ -348,7 +352,7 @@ mod tests {
         assert_eq!(line.say.position(), Position { utterance: 1, ms: 50, whole: true });
         line.block();
         assert_eq!(line.say.position(), Position { utterance: 1, ms: 50, whole: true });
-        assert!(line.say.level_db().is_none() && line.playout.is_idle());
+        assert!(line.say.level_db().is_none() && line.say.is_idle());
     }
 
     #[test]

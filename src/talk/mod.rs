@@ -9,5 +9,6 @@
 //! is in `link` opens sockets. How sound and pictures come here and leave is `engine`'s.
 
 pub mod link;
+pub mod conversation;
 pub mod message;
 pub mod wire;

@@ -16,20 +16,20 @@ mod voicing;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::voicing::Voicing;
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
 use crate::engine::plan::{CallId, Event};
-use crate::engine::playout::{Position, Say};
-use crate::engine::sight::SightHandle;
+use crate::engine::playout::{LONGEST_AHEAD, Position, Say};
+use crate::engine::sight::{SightHandle, SightSettings};
 use crate::media::audio::{Judgement, Pcm};
 use crate::talk::conversation::{Conversation, ConversationSettings, Do, Told};
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
 use crate::talk::link::{Answer, Models, Transcribers, Transcript, Transcription, Voices};
 use crate::talk::message::{Delta, Failure, ToolCall};
-use crate::talk::sight::{Mode, Reason, Sighted};
+use crate::talk::sight::{Reason, Sighted};
 use crate::worker::ears::{Ears, Listener};
 
 /// Blocks of the caller that wait for this task.
@@ -38,8 +38,6 @@ pub const BLOCKS: usize = 50;
 pub const ORDERS: usize = 64;
 /// What our own line carries between words, for the echo gate.
 const PAUSE_DB: f32 = -100.0;
-/// The caller is told apart from our own echo for so long after we fell silent.
-const AFTER_SOUND: Duration = Duration::from_millis(200);
 
 /// An agent that talks, as every call of it needs it.
 #[derive(Clone)]
@@ -47,7 +45,10 @@ pub struct Agent {
     pub name: String,
     pub conversation: ConversationSettings,
     pub hearing: HearingSettings,
-    pub sight: Mode,
+    /// `None`: it gets no pictures.
+    pub sight: Option<SightSettings>,
+    /// Pictures are taken without being asked for.
+    pub samples: bool,
     pub services: Services,
 }
 
@@ -67,9 +68,25 @@ pub struct Services {
     pub ears: Option<Ears>,
 }
 
+/// The line an agent hears and speaks on.
+pub struct Line {
+    /// Hz of the caller's sound and of what is said.
+    pub rate: u32,
+    pub say: Say,
+    pub sound: Receiver<Pcm, Fifo>,
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Line({} Hz)", self.rate)
+    }
+}
+
 /// What the call wants of its agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum TalkOrder {
+    /// A stream of sound begins; one there was before is gone.
+    Attach(Line),
     /// Say a text, behind what is being said.
     Say(String),
     /// A turn without sound.
@@ -97,10 +114,6 @@ pub struct Parts {
     pub call: CallId,
     pub epoch: Instant,
     pub agent: Agent,
-    /// Hz of the caller's sound and of what is said.
-    pub rate: u32,
-    pub say: Say,
-    pub sound: Receiver<Pcm, Fifo>,
     pub orders: Receiver<TalkOrder, Fifo>,
     pub events: Sender<Event, Fifo>,
     pub sight: Option<SightHandle>,
@@ -111,32 +124,47 @@ pub struct Talking {
     call: CallId,
     epoch: Instant,
     agent: Agent,
-    rate: u32,
-    say: Say,
-    sound: Receiver<Pcm, Fifo>,
     orders: Receiver<TalkOrder, Fifo>,
     events: Sender<Event, Fifo>,
     sight: Option<SightHandle>,
     conversation: Conversation,
-    hearing: Hearing,
-    listener: Option<Listener>,
-    transcription: Transcription,
+    /// `None`: there is no sound.
+    ears: Option<Hears>,
     answer: Option<(u32, Answer)>,
     voicing: VecDeque<Voicing>,
     /// Tools that wait for a picture.
     looking: VecDeque<ToolCall>,
     position: Position,
-    /// When our own sound was last heard.
-    loud: Option<Instant>,
     /// The agent wants to hang up once everything is said.
     leaving: Option<String>,
     begun: bool,
     pre_roll: Vec<i16>,
 }
 
+/// All that listens to one stream of sound.
+struct Hears {
+    line: Line,
+    hearing: Hearing,
+    listener: Option<Listener>,
+    transcription: Transcription,
+}
+
+impl Hears {
+    fn new(line: Line, agent: &Agent) -> Hears {
+        let rate = line.rate;
+        Hears {
+            line,
+            hearing: Hearing::new(HearingSettings { rate, ..agent.hearing.clone() }),
+            listener: agent.services.ears.as_ref().map(|ears| ears.listener(rate)),
+            transcription: agent.services.transcribers.open(rate),
+        }
+    }
+}
+
 /// Something happened.
 enum Happened {
-    Block(Pcm),
+    /// `None`: the stream of sound is gone.
+    Block(Option<Pcm>),
     Judged(Judgement),
     Words(Result<Transcript, Failure>),
     Piece(Option<Result<Delta, Failure>>),
@@ -150,27 +178,20 @@ enum Happened {
 
 impl Talking {
     pub fn new(parts: Parts) -> Self {
-        let Parts { call, epoch, agent, rate, say, sound, orders, events, sight } = parts;
-        let hearing = HearingSettings { rate, ..agent.hearing.clone() };
+        let Parts { call, epoch, agent, orders, events, sight } = parts;
         Talking {
             conversation: Conversation::new(agent.conversation.clone()),
-            hearing: Hearing::new(hearing),
-            listener: agent.services.ears.as_ref().map(|ears| ears.listener(rate)),
-            transcription: agent.services.transcribers.open(rate),
+            ears: None,
             answer: None,
             voicing: VecDeque::new(),
             looking: VecDeque::new(),
             position: Position::default(),
-            loud: None,
             leaving: None,
             begun: false,
             pre_roll: Vec::new(),
             call,
             epoch,
             agent,
-            rate,
-            say,
-            sound,
             orders,
             events,
             sight,
@@ -179,12 +200,16 @@ impl Talking {
 
     /// Runs until the call is over.
     pub async fn run(mut self) -> Outcome {
-        let mut hears = true;
         loop {
             self.carry_out();
-            match self.next(&mut hears).await {
-                Happened::Block(block) => self.block(&block),
-                Happened::Judged(judgement) => self.hearing.handle_judgement(Instant::now(), judgement),
+            match self.next().await {
+                Happened::Block(Some(block)) => self.block(&block),
+                Happened::Block(None) => self.ears = None,
+                Happened::Judged(judgement) => {
+                    if let Some(ears) = &mut self.ears {
+                        ears.hearing.handle_judgement(Instant::now(), judgement);
+                    }
+                }
                 Happened::Words(words) => self.words(words),
                 Happened::Piece(piece) => self.piece(piece),
                 Happened::Voiced(sound) => self.voiced(sound),
@@ -196,22 +221,15 @@ impl Talking {
         }
     }
 
-    async fn next(&mut self, hears: &mut bool) -> Happened {
-        let wake = [self.conversation.wake_at(), self.hearing.wake_at()].into_iter().flatten().min();
-        let ahead = voicing::ahead(&self.voicing, self.position) >= crate::engine::playout::LONGEST_AHEAD;
-        let Talking { sound, orders, listener, transcription, answer, voicing, sight, .. } = self;
+    async fn next(&mut self) -> Happened {
+        let hears = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
+        let wake = [self.conversation.wake_at(), hears].into_iter().flatten().min();
+        let ahead = voicing::ahead(&self.voicing, self.position) >= LONGEST_AHEAD;
+        let Talking { orders, ears, answer, voicing, sight, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => order.map_or(Happened::Over, Happened::Order),
-            block = sound.recv(), if *hears => match block {
-                Some(block) => Happened::Block(block),
-                None => {
-                    *hears = false;
-                    Happened::Time
-                }
-            },
-            judgement = judged(listener.as_mut()) => Happened::Judged(judgement),
-            words = transcription.next() => Happened::Words(words),
+            happened = listened(ears.as_mut()) => happened,
             piece = answered(answer.as_mut()) => Happened::Piece(piece),
             sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
             voiced = voicing::next(voicing), if !ahead => Happened::Voiced(voiced),
@@ -223,7 +241,7 @@ impl Talking {
     fn carry_out(&mut self) {
         let now = Instant::now();
         loop {
-            while let Some(heard) = self.hearing.poll() {
+            while let Some(heard) = self.ears.as_mut().and_then(|ears| ears.hearing.poll()) {
                 self.heard(now, heard);
             }
             let Some(wanted) = self.conversation.poll() else { break };
@@ -234,12 +252,7 @@ impl Talking {
 
     fn carry(&mut self, now: Instant, wanted: Do) {
         match wanted {
-            Do::Listen => {
-                self.hearing.pre_roll(&mut self.pre_roll);
-                self.transcription.begin(&self.pre_roll);
-            }
-            Do::Transcribe => self.transcription.commit(),
-            Do::Unlisten => self.transcription.discard(),
+            Do::Listen | Do::Transcribe | Do::Unlisten | Do::Duck(_) | Do::Hold(_) => self.on_line(&wanted),
             Do::Look(reason) => match &self.sight {
                 Some(sight) => sight.want(reason),
                 None => self.conversation.handle_picture(now, None, reason),
@@ -248,25 +261,51 @@ impl Talking {
             Do::Abandon { ask } => {
                 self.answer.take_if(|(asked, _)| *asked == ask);
             }
-            Do::Speak { utterance, text } => {
-                let speech = self.agent.services.voices.say(&text, self.rate);
-                self.voicing.push_back(Voicing::new(utterance, speech));
-            }
+            Do::Speak { utterance, text } => match &self.ears {
+                Some(ears) => {
+                    let speech = self.agent.services.voices.say(&text, ears.line.rate);
+                    self.voicing.push_back(Voicing::new(utterance, speech));
+                }
+                // Nobody could hear it.
+                None => self.conversation.handle_voiced(now, utterance, Ok(0)),
+            },
             Do::Hush { through } => {
                 self.voicing.retain(|voicing| voicing.utterance > through);
-                self.say.drop_through(through);
+                if let Some(ears) = &self.ears {
+                    ears.line.say.drop_through(through);
+                }
             }
-            Do::Duck(ducked) => self.say.duck(ducked),
-            Do::Hold(held) => self.say.hold(held),
             Do::Tool(call) => self.tool(now, call),
             Do::Tell(told) => self.tell(told),
+        }
+    }
+
+    /// What concerns the stream of sound alone.
+    fn on_line(&mut self, wanted: &Do) {
+        let Some(ears) = &mut self.ears else { return };
+        match wanted {
+            Do::Listen => {
+                ears.hearing.pre_roll(&mut self.pre_roll);
+                ears.transcription.begin(&self.pre_roll);
+            }
+            Do::Transcribe => ears.transcription.commit(),
+            Do::Unlisten => ears.transcription.discard(),
+            Do::Duck(ducked) => ears.line.say.duck(*ducked),
+            Do::Hold(held) => ears.line.say.hold(*held),
+            Do::Look(_)
+            | Do::Ask { .. }
+            | Do::Abandon { .. }
+            | Do::Speak { .. }
+            | Do::Hush { .. }
+            | Do::Tool(_)
+            | Do::Tell(_) => {}
         }
     }
 
     fn heard(&mut self, now: Instant, heard: Heard) {
         match heard {
             Heard::AskFinished { spoken } => {
-                if let Some(listener) = &mut self.listener {
+                if let Some(listener) = self.ears.as_mut().and_then(|ears| ears.listener.as_mut()) {
                     listener.ask_finished(spoken);
                 }
             }
@@ -290,44 +329,49 @@ impl Talking {
     /// 20 ms of the caller: also the clock by which the playout is followed.
     fn block(&mut self, block: &Pcm) {
         let now = Instant::now();
-        let level = self.say.level_db();
-        if level.is_some() {
-            self.loud = Some(now);
+        let replying = self.conversation.is_replying();
+        let Some(ears) = &mut self.ears else { return };
+        if block.rate != ears.line.rate {
+            // The codec was changed: what was heard so far is of another kind.
+            ears.line.rate = block.rate;
+            ears.hearing = Hearing::new(HearingSettings { rate: block.rate, ..self.agent.hearing.clone() });
+            ears.listener = self.agent.services.ears.as_ref().map(|ears| ears.listener(block.rate));
+            ears.transcription = self.agent.services.transcribers.open(block.rate);
         }
-        let echoes = self.loud.is_some_and(|at| now.saturating_duration_since(at) < AFTER_SOUND);
-        let playing = (self.conversation.is_replying() && (echoes || self.position.utterance > 0))
-            .then_some(level.unwrap_or(PAUSE_DB));
-        let heard = self.hearing.handle_block(now, &block.samples, playing);
-        if let Some(listener) = &mut self.listener {
+        let playing = replying.then(|| ears.line.say.level_db().unwrap_or(PAUSE_DB));
+        let heard = ears.hearing.handle_block(now, &block.samples, playing);
+        if let Some(listener) = &mut ears.listener {
             listener.hear(heard);
         }
-        self.transcription.push(heard);
+        ears.transcription.push(heard);
         self.follow(now);
     }
 
     /// Tells the conversation how far the caller has heard.
     fn follow(&mut self, now: Instant) {
-        let position = self.say.position();
+        let Some(ears) = &self.ears else { return };
+        let position = ears.line.say.position();
         if position == self.position {
             return;
         }
         self.position = position;
-        let began = self.epoch + self.say.began();
+        let began = self.epoch + ears.line.say.began();
         let Position { utterance, ms, whole } = position;
         self.conversation.handle_played(now, utterance, ms, whole, began);
     }
 
     fn words(&mut self, words: Result<Transcript, Failure>) {
         let now = Instant::now();
+        let Some(ears) = &mut self.ears else { return };
         match words {
             Ok(Transcript::Partial(text)) => {
-                self.hearing.handle_transcript(&text, false);
+                ears.hearing.handle_transcript(&text, false);
                 self.conversation.handle_partial(&text);
             }
             Ok(Transcript::Final(text)) => {
-                self.hearing.handle_transcript(&text, true);
+                ears.hearing.handle_transcript(&text, true);
                 // What the words decide comes before the words are answered.
-                while let Some(heard) = self.hearing.poll() {
+                while let Some(heard) = self.ears.as_mut().and_then(|ears| ears.hearing.poll()) {
                     self.heard(now, heard);
                 }
                 self.conversation.handle_transcript(now, Ok(text));
@@ -346,19 +390,20 @@ impl Talking {
     }
 
     fn voiced(&mut self, sound: Result<Option<Arc<[i16]>>, Failure>) {
-        let Some(voicing) = self.voicing.front_mut() else { return };
-        let utterance = voicing.utterance;
+        let (Some(voicing), Some(ears)) = (self.voicing.front_mut(), &self.ears) else {
+            self.voicing.clear();
+            return;
+        };
+        let (say, rate) = (&ears.line.say, ears.line.rate);
         let ended = match sound {
-            Ok(Some(samples)) => {
-                voicing.pass(&self.say, self.rate, &samples);
-                return;
-            }
-            Ok(None) => Ok(voicing.end(&self.say, self.rate)),
+            Ok(Some(samples)) => return voicing.pass(say, rate, &samples),
+            Ok(None) => Ok(voicing.end(say, rate)),
             Err(failure) => {
-                voicing.end(&self.say, self.rate);
+                voicing.end(say, rate);
                 Err(failure)
             }
         };
+        let utterance = voicing.utterance;
         self.voicing.pop_front();
         self.conversation.handle_voiced(Instant::now(), utterance, ended);
     }
@@ -378,10 +423,22 @@ impl Talking {
     fn order(&mut self, order: TalkOrder) {
         let now = Instant::now();
         match order {
+            TalkOrder::Attach(line) => {
+                self.position = Position::default();
+                self.ears = Some(Hears::new(line, &self.agent));
+            }
             TalkOrder::Say(text) => self.conversation.say(now, &text),
             TalkOrder::Text(text) => self.conversation.handle_text(now, &text),
-            TalkOrder::CommitTurn => self.hearing.commit_turn(now),
-            TalkOrder::ClearTurn => self.hearing.clear_turn(),
+            TalkOrder::CommitTurn => {
+                if let Some(ears) = &mut self.ears {
+                    ears.hearing.commit_turn(now);
+                }
+            }
+            TalkOrder::ClearTurn => {
+                if let Some(ears) = &mut self.ears {
+                    ears.hearing.clear_turn();
+                }
+            }
             TalkOrder::Begin => {
                 if !std::mem::replace(&mut self.begun, true) {
                     self.conversation.start(now);
@@ -393,13 +450,26 @@ impl Talking {
 
     fn time(&mut self) {
         let now = Instant::now();
-        self.hearing.handle_time(now);
+        if let Some(ears) = &mut self.ears {
+            ears.hearing.handle_time(now);
+        }
         self.conversation.handle_time(now);
         self.follow(now);
     }
 
     fn tell(&self, told: Told) {
         self.events.offer(Event::Told { call: self.call, told });
+    }
+}
+
+/// What comes of the stream of sound: blocks first, they keep the time.
+async fn listened(ears: Option<&mut Hears>) -> Happened {
+    let Some(Hears { line, listener, transcription, .. }) = ears else { return std::future::pending().await };
+    tokio::select! {
+        biased;
+        block = line.sound.recv() => Happened::Block(block),
+        judgement = judged(listener.as_mut()) => Happened::Judged(judgement),
+        words = transcription.next() => Happened::Words(words),
     }
 }
 

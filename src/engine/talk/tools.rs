@@ -68,7 +68,8 @@ impl Talking {
 
     /// Hangs up once the goodbye was heard.
     pub(super) fn leave_when_silent(&mut self) {
-        if self.leaving.is_some() && !self.conversation.is_replying() && self.voicing.is_empty() && self.say.is_idle() {
+        let silent = self.ears.as_ref().is_none_or(|ears| ears.line.say.is_idle());
+        if self.leaving.is_some() && !self.conversation.is_replying() && self.voicing.is_empty() && silent {
             let id = self.leaving.take().unwrap_or_default();
             self.wish(id, Wish::HangUp);
         }
