@@ -37,6 +37,7 @@ const RATE: u32 = 8_000;
 pub struct Talkers {
     agents: BTreeMap<String, Agent>,
     ears: Option<Ears>,
+    judges_turns: bool,
     /// What is missing, in words.
     problems: Vec<String>,
 }
@@ -84,8 +85,12 @@ impl Talkers {
         let voice = found(VOICE_MODEL)?;
         let settings =
             EarsSettings { onnxruntime: config.models.onnxruntime.clone(), ..EarsSettings::new(voice, turn) };
+        let judges_turns = settings.turn.is_some();
         match Ears::start(settings) {
-            Ok(ears) => Some(ears),
+            Ok(ears) => {
+                self.judges_turns = judges_turns;
+                Some(ears)
+            }
             Err(error) => {
                 self.problems.push(format!("speech is told by its loudness alone: {error}"));
                 None
@@ -112,7 +117,7 @@ impl Talkers {
         Agent {
             name: name.to_owned(),
             conversation: conversation(config, settings, sees),
-            hearing: hearing(&config.talk, self.ears.is_some()),
+            hearing: hearing(&config.talk, self.judges_turns),
             sight: sees.then(|| sight(&config.vision, clock)),
             samples: settings.sight == Sight::Continuous,
             services: Services {
@@ -186,9 +191,10 @@ fn conversation(config: &Config, agent: &Speaking, sees: bool) -> ConversationSe
     }
 }
 
-fn hearing(talk: &Talk, listens: bool) -> HearingSettings {
+/// `judges_turns`: there is a network that tells ends of turns.
+fn hearing(talk: &Talk, judges_turns: bool) -> HearingSettings {
     let mut hearing = HearingSettings::new(RATE);
-    hearing.voice.activation = talk.vad_threshold;
+    hearing.voice.activation_threshold = talk.vad_threshold;
     hearing.voice.min_silence = talk.min_silence;
     hearing.endpointing.mode = match talk.endpointing {
         Endpointing::Fixed => EndpointingMode::Fixed,
@@ -196,10 +202,10 @@ fn hearing(talk: &Talk, listens: bool) -> HearingSettings {
     };
     hearing.endpointing.min_delay = talk.min_delay;
     hearing.endpointing.max_delay = talk.max_delay;
-    hearing.endpointing.turns = match talk.turn_detection {
-        TurnDetection::Auto | TurnDetection::SmartTurn if listens => Turns::Model,
-        TurnDetection::Auto | TurnDetection::SmartTurn | TurnDetection::Vad => Turns::Voice,
-        TurnDetection::Manual => Turns::Manual,
+    (hearing.endpointing.turns, hearing.endpointing.model) = match talk.turn_detection {
+        TurnDetection::Auto | TurnDetection::SmartTurn => (Turns::Automatic, judges_turns),
+        TurnDetection::Vad => (Turns::Automatic, false),
+        TurnDetection::Manual => (Turns::Manual, false),
     };
     hearing.interruption.enabled = talk.interruptions;
     hearing.interruption.min_duration = talk.min_interruption;
@@ -227,7 +233,7 @@ fn sight(vision: &Vision, clock: Clock) -> SightSettings {
             ..WatchSettings::default()
         },
         still: StillSettings {
-            fit: Fit { max_width: vision.max_width as usize, max_height: vision.max_height as usize, strategy },
+            fit: Fit { width: vision.max_width as usize, height: vision.max_height as usize, strategy },
             format: match vision.format {
                 ImageFormat::Jpeg => StillFormat::Jpeg { quality: vision.quality.min(100) as u8 },
                 ImageFormat::Png => StillFormat::Png,

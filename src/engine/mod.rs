@@ -22,6 +22,7 @@ pub mod playout;
 pub mod ports;
 pub mod report;
 pub mod runtime;
+pub mod sight;
 mod start;
 mod steering;
 pub mod talk;

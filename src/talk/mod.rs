@@ -10,6 +10,10 @@
 
 pub mod hear;
 pub mod link;
+pub mod context;
 pub mod conversation;
 pub mod message;
+pub mod sentences;
+pub mod sight;
+pub mod tools;
 pub mod wire;

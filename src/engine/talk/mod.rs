@@ -410,9 +410,13 @@ impl Talking {
 
     fn seen(&mut self, sighted: Option<Sighted>) {
         let now = Instant::now();
-        let Some(Sighted { image, reason, .. }) = sighted else {
-            self.sight = None;
-            return;
+        let (image, reason) = match sighted {
+            Some(Sighted::Seen { image, reason, .. }) => (Some(image), reason),
+            Some(Sighted::Blind { reason }) => (None, reason),
+            None => {
+                self.sight = None;
+                return;
+            }
         };
         if reason == Reason::Look {
             return self.looked(now, image);

@@ -552,7 +552,7 @@ impl Conversation {
 
     /// Ends the reply if everything of it was said.
     fn finish_reply(&mut self, now: Instant) {
-        let Some(reply) = self.reply.take_if(|reply| reply.is_over()) else { return };
+        let Some(mut reply) = self.reply.take_if(|reply| reply.is_over()) else { return };
         self.figures.replies += 1;
         let text = reply.text();
         self.context.reply(&reply.words_since_calls(), false);

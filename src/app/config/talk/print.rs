@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::settings::{Provider, Sees, Service, Speaking, Talk, Vision};
 use crate::app::config::print::{Page, key, quoted};
-use crate::app::config::settings::{Config, Word};
+use crate::app::config::settings::Config;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -65,8 +65,8 @@ fn print_talk(page: &mut Page, talk: &Talk) {
     page.section("talk");
     page.word("turn_detection", talk.turn_detection);
     page.word("endpointing", talk.endpointing);
-    page.duration("min_delay_s", talk.min_delay, SECOND);
-    page.duration("max_delay_s", talk.max_delay, SECOND);
+    auto(page, "min_delay_s", talk.min_delay);
+    auto(page, "max_delay_s", talk.max_delay);
     page.raw("vad_threshold", talk.vad_threshold);
     page.duration("min_silence_s", talk.min_silence, SECOND);
     page.raw("interruptions", talk.interruptions);
@@ -77,6 +77,13 @@ fn print_talk(page: &mut Page, talk: &Talk) {
     page.raw("preemptive", talk.preemptive);
     page.raw("noise", talk.noise);
     page.raw("agc", talk.agc);
+}
+
+fn auto(page: &mut Page, key: &str, value: Option<Duration>) {
+    match value {
+        Some(value) => page.duration(key, value, SECOND),
+        None => page.text(key, "auto"),
+    }
 }
 
 /// The keys of an agent that speaks, behind its `kind`.

@@ -108,8 +108,8 @@ fn json(node: &Node) -> serde_json::Value {
 pub fn talk(section: &Section, into: &mut Talk) {
     section.word("turn_detection", &mut into.turn_detection);
     section.word("endpointing", &mut into.endpointing);
-    section.duration("min_delay_s", &mut into.min_delay, SECOND, 0.0..=10.0);
-    section.duration("max_delay_s", &mut into.max_delay, SECOND, 0.0..=30.0);
+    auto(section, "min_delay_s", &mut into.min_delay, 10.0);
+    auto(section, "max_delay_s", &mut into.max_delay, 30.0);
     section.share("vad_threshold", &mut into.vad_threshold, 0.05..=0.95);
     section.duration("min_silence_s", &mut into.min_silence, SECOND, 0.05..=5.0);
     section.flag("interruptions", &mut into.interruptions);
@@ -125,8 +125,22 @@ pub fn talk(section: &Section, into: &mut Talk) {
     section.flag("preemptive", &mut into.preemptive);
     section.flag("noise", &mut into.noise);
     section.flag("agc", &mut into.agc);
-    if into.max_delay < into.min_delay {
+    if into.max_delay.zip(into.min_delay).is_some_and(|(most, least)| most < least) {
         section.problem("max_delay_s", "shorter than talk.min_delay_s");
+    }
+}
+
+/// Seconds, or `auto`.
+fn auto(section: &Section, key: &str, into: &mut Option<Duration>, most: f64) {
+    if section.is_text(key) {
+        section.parsed(key, into, |text| match text {
+            "auto" => Ok(None),
+            _ => Err("a number of seconds, or \"auto\"".to_owned()),
+        });
+    } else {
+        let mut time = Duration::MAX;
+        section.duration(key, &mut time, SECOND, 0.0..=most);
+        *into = Some(time).filter(|time| *time != Duration::MAX);
     }
 }
 

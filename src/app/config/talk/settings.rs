@@ -260,8 +260,10 @@ words! {
 pub struct Talk {
     pub turn_detection: TurnDetection,
     pub endpointing: Endpointing,
-    pub min_delay: Duration,
-    pub max_delay: Duration,
+    /// After a turn that sounds finished. `None`: 0.3 s with smart-turn, 0.5 s without.
+    pub min_delay: Option<Duration>,
+    /// After one that does not. `None`: 2.5 s with smart-turn, 3 s without.
+    pub max_delay: Option<Duration>,
     pub vad_threshold: f32,
     pub min_silence: Duration,
     pub interruptions: bool,
@@ -281,8 +283,8 @@ impl Default for Talk {
         Talk {
             turn_detection: TurnDetection::Auto,
             endpointing: Endpointing::Fixed,
-            min_delay: Duration::from_millis(500),
-            max_delay: Duration::from_secs(3),
+            min_delay: None,
+            max_delay: None,
             vad_threshold: 0.5,
             min_silence: Duration::from_millis(250),
             interruptions: true,
