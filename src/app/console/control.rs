@@ -292,6 +292,9 @@ mod tests {
                 | Asked::Hold { .. }
                 | Asked::Resume { .. }
                 | Asked::Digits { .. }
+                | Asked::Say { .. }
+                | Asked::Text { .. }
+                | Asked::Turn { .. }
                 | Asked::Transfer { .. } => Some(Ok(CallId(0xabc))),
             };
             Box::pin(async move { answer })

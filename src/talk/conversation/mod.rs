@@ -51,6 +51,8 @@ pub struct ConversationSettings {
     pub transcript_limit: Duration,
     /// A picture is waited for so long once the words are there.
     pub picture_limit: Duration,
+    /// One that is older than this when the model is asked is taken again.
+    pub picture_stale: Duration,
 }
 
 impl Default for ConversationSettings {
@@ -69,6 +71,7 @@ impl Default for ConversationSettings {
             tool_steps: 3,
             transcript_limit: Duration::from_secs(5),
             picture_limit: Duration::from_millis(80),
+            picture_stale: Duration::from_millis(60),
         }
     }
 }
@@ -349,6 +352,9 @@ impl Conversation {
             return;
         }
         if turn.ask.is_none() && (over || turn.may_ask_ahead(now, &self.settings)) {
+            if self.settings.sees && turn.wants_newer_picture(now, self.settings.picture_stale) {
+                return self.out.push_back(Do::Look(Reason::Turn));
+            }
             self.ask_for_turn(now);
         }
         if over {

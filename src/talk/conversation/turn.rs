@@ -53,6 +53,10 @@ pub struct Turn {
     awaited: u32,
     onset: Option<Arc<Image>>,
     last: Option<Arc<Image>>,
+    /// Since when a picture is waited for.
+    looked: Option<Instant>,
+    /// A newer one was asked for, for the question at hand.
+    renewed: bool,
 }
 
 impl Turn {
@@ -69,6 +73,8 @@ impl Turn {
             awaited: 0,
             onset: None,
             last: None,
+            looked: None,
+            renewed: false,
         }
     }
 
@@ -81,6 +87,7 @@ impl Turn {
     pub fn resume(&mut self, _now: Instant) {
         self.silent = None;
         self.over = None;
+        self.renewed = false;
     }
 
     /// The caller is silent since `at`; the text of what it said is awaited.
@@ -156,7 +163,21 @@ impl Turn {
 
     /// The same of its picture.
     pub fn is_seen(&self, now: Instant, settings: &ConversationSettings) -> bool {
-        !self.picture_wanted || self.understood.is_some_and(|at| now >= at + settings.picture_limit)
+        !self.picture_wanted || self.picture_until(settings).is_some_and(|at| now >= at)
+    }
+
+    fn picture_until(&self, settings: &ConversationSettings) -> Option<Instant> {
+        Some(self.looked.max(self.understood)? + settings.picture_limit)
+    }
+
+    /// Whether a picture is to be taken again before the question: what it shows is over. Once for each question.
+    pub fn wants_newer_picture(&mut self, now: Instant, stale: Duration) -> bool {
+        let taken = self.last.as_ref().and_then(|image| image.taken);
+        let wants = !self.renewed && taken.is_none_or(|at| now.saturating_duration_since(at) > stale);
+        if wants {
+            (self.renewed, self.picture_wanted, self.looked) = (true, true, Some(now));
+        }
+        wants
     }
 
     pub fn may_ask_ahead(&self, now: Instant, settings: &ConversationSettings) -> bool {
@@ -170,6 +191,6 @@ impl Turn {
         if self.awaited > 0 {
             return Some(self.over.map_or(silent, |(at, _)| at) + settings.transcript_limit);
         }
-        self.understood.filter(|_| self.picture_wanted).map(|at| at + settings.picture_limit)
+        self.picture_until(settings).filter(|_| self.picture_wanted)
     }
 }
