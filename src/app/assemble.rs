@@ -7,11 +7,11 @@ use crate::app::config::settings::{
     self, Busy, Config, DEFAULT_RECORDING, MirrorAudio, OnFailure, RecordVideo, Style, Transform, Word,
 };
 use crate::app::detectors::Detectors;
-use crate::app::talkers::Talkers;
 use crate::app::device;
 use crate::app::signalling;
 use crate::app::signalling::origin::Origins;
 use crate::app::signalling::tls::{TlsSettings, TrunkTls};
+use crate::app::talkers::Talkers;
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::talk::Talk as TalkBehaviour;
@@ -77,7 +77,11 @@ pub fn tls(config: &Config) -> TlsSettings {
     }
 }
 
-pub fn user_agent(config: &Config, detectors: &Detectors, talkers: &Talkers) -> Result<useragent::Settings, String> {
+pub fn user_agent(
+    config: &Config,
+    detectors: &Detectors,
+    talkers: &Talkers,
+) -> Result<useragent::Settings, String> {
     Ok(useragent::Settings {
         sip: sip::Settings {
             user_agent: product(),
@@ -295,7 +299,9 @@ fn route(
             echo: audio != MirrorAudio::Silence,
         }),
         settings::Agent::Pipeline(settings) | settings::Agent::Realtime(settings) => {
-            let agent = talkers.agent_named(&route.agent).ok_or_else(|| format!("agent {:?} is not there", route.agent))?;
+            let agent = talkers
+                .agent_named(&route.agent)
+                .ok_or_else(|| format!("agent {:?} is not there", route.agent))?;
             let texts = [settings.disclosure, settings.display_name, route.agent.clone()];
             let text = texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
             Behaviour::Talk(TalkBehaviour { agent: agent.clone(), text })

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::app::config::settings::speech::{
-    Endpointing, ImageDetail, ImageFormat, Provider, Resize, Service, Sight, Speaking, Talk, TurnDetection, Vendor,
-    Vision,
+    Endpointing, ImageDetail, ImageFormat, Provider, Resize, Service, Sight, Speaking, Talk, TurnDetection,
+    Vendor, Vision,
 };
 use crate::app::config::settings::{Agent as AgentConfig, Config};
 use crate::app::config::talk::read::{milliseconds, usual_variable};
@@ -113,7 +113,11 @@ impl Talkers {
             });
         }
         let sees = settings.sight != Sight::Off
-            && settings.llm.first().and_then(|name| config.providers.llm.get(name)).is_some_and(Provider::can_see);
+            && settings
+                .llm
+                .first()
+                .and_then(|name| config.providers.llm.get(name))
+                .is_some_and(Provider::can_see);
         Agent {
             name: name.to_owned(),
             conversation: conversation(config, settings, sees),
@@ -122,7 +126,11 @@ impl Talkers {
             samples: settings.sight == Sight::Continuous,
             services: Services {
                 models: Arc::new(Models::new(http, list(Service::Language, &settings.llm), links)),
-                transcribers: Arc::new(Transcribers::new(http, list(Service::Transcription, &settings.stt), links)),
+                transcribers: Arc::new(Transcribers::new(
+                    http,
+                    list(Service::Transcription, &settings.stt),
+                    links,
+                )),
                 voices: Arc::new(Voices::new(http, voices, links)),
                 ears: self.ears.clone(),
             },
@@ -173,7 +181,8 @@ fn key(provider: &Provider) -> String {
 }
 
 fn conversation(config: &Config, agent: &Speaking, sees: bool) -> ConversationSettings {
-    let tools = agent.tools.iter().filter(|name| sees || *name != "look").filter_map(|name| tools::spec(name));
+    let tools =
+        agent.tools.iter().filter(|name| sees || *name != "look").filter_map(|name| tools::spec(name));
     ConversationSettings {
         context: ContextSettings {
             instructions: agent.instructions.clone(),

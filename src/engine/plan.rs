@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::talk::{Agent, TalkOrder, Wish};
 pub use crate::media::access_unit::VideoCodec;
 use crate::media::frame::Size;
-use crate::engine::talk::{Agent, TalkOrder, Wish};
 use crate::record::recorder::RecorderReport;
 pub use crate::rtp::feedback::{NegotiatedFeedback as Feedback, Retransmission};
 use crate::rtp::reach::Reach;

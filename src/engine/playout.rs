@@ -134,11 +134,7 @@ impl Say {
 
     pub fn position(&self) -> Position {
         let word = self.switches.position.load(Ordering::Acquire);
-        Position {
-            utterance: (word >> 32) as u32,
-            ms: (word as u32) >> 1,
-            whole: word & 1 == 1,
-        }
+        Position { utterance: (word >> 32) as u32, ms: (word as u32) >> 1, whole: word & 1 == 1 }
     }
 
     /// When the first block of the utterance being played left, from the epoch on.
@@ -246,7 +242,8 @@ impl Playout {
     }
 
     fn publish(&self, rate: u32, whole: bool) {
-        let ms = u32::try_from(self.played * 1000 / u64::from(rate.max(1))).unwrap_or(u32::MAX) & (u32::MAX >> 1);
+        let ms =
+            u32::try_from(self.played * 1000 / u64::from(rate.max(1))).unwrap_or(u32::MAX) & (u32::MAX >> 1);
         let word = u64::from(self.utterance) << 32 | u64::from(ms) << 1 | u64::from(whole);
         self.switches.position.store(word, Ordering::Release);
     }
@@ -287,7 +284,8 @@ fn convert(resampler: &mut Option<(u32, u32, Resampler)>, piece: &mut Piece, rat
     if resampler.as_ref().is_none_or(|(from, to, _)| (*from, *to) != (piece.rate, rate)) {
         *resampler = Resampler::new(piece.rate, rate).ok().map(|made| (piece.rate, rate, made));
     }
-    let mut converted = Vec::with_capacity(piece.samples.len() * rate as usize / piece.rate.max(1) as usize + 1);
+    let mut converted =
+        Vec::with_capacity(piece.samples.len() * rate as usize / piece.rate.max(1) as usize + 1);
     if let Some((_, _, resampler)) = resampler {
         let _ = resampler.process(&piece.samples, &mut converted);
     }

@@ -7,7 +7,9 @@ impl Sentences {
         while let Some(at) = self.0.find(['.', '!', '?']) {
             let rest = self.0.split_off(at + 1);
             let s = std::mem::replace(&mut self.0, rest);
-            if !s.trim().is_empty() { out.push(s.trim().to_owned()); }
+            if !s.trim().is_empty() {
+                out.push(s.trim().to_owned());
+            }
         }
         out
     }

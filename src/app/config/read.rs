@@ -312,7 +312,10 @@ fn agent(section: &Section, default: Option<AgentKind>) -> Option<Agent> {
     section.parsed("kind", &mut kind, |text| word(text, &section.path_of("kind")).map(Some));
     let Some(kind) = kind else {
         if !section.has("kind") {
-            section.problem("kind", "say what it does: kind = \"mirror\", \"record\", \"pipeline\" or \"realtime\"");
+            section.problem(
+                "kind",
+                "say what it does: kind = \"mirror\", \"record\", \"pipeline\" or \"realtime\"",
+            );
         }
         section.texts();
         return None;

@@ -10,11 +10,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::secret::Secret;
-pub use super::talk::settings as speech;
-use super::talk::settings::{Providers, Speaking, Talk, Vision};
 pub use super::sip::settings::{
     Account, Busy, Listen, Sip, SipPeer, SrtpOffer, SrtpPolicy, Strangers, Tls, Transport, User,
 };
+pub use super::talk::settings as speech;
+use super::talk::settings::{Providers, Speaking, Talk, Vision};
 use crate::engine::plan::{AudioCodec, VideoCodec};
 use crate::media::frame::Size;
 

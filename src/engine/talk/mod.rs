@@ -97,7 +97,10 @@ pub enum TalkOrder {
     /// The call was answered: now the agent speaks.
     Begin,
     /// What came of a wish.
-    Done { id: String, result: String },
+    Done {
+        id: String,
+        result: String,
+    },
 }
 
 /// What an agent wants of its call; answered by [`TalkOrder::Done`].

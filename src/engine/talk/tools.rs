@@ -29,7 +29,13 @@ impl Talking {
                 None => self.refuse(now, &call, "There is no picture of the caller."),
             },
             "hang_up" => {
-                self.conversation.handle_tool(now, &call.id, "The call ends when you have said goodbye.", &[], true);
+                self.conversation.handle_tool(
+                    now,
+                    &call.id,
+                    "The call ends when you have said goodbye.",
+                    &[],
+                    true,
+                );
                 self.leaving = Some(call.id);
             }
             "dtmf" => match text("digits") {

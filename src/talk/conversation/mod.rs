@@ -86,13 +86,23 @@ pub enum Do {
     /// It was none.
     Unlisten,
     Look(Reason),
-    Ask { ask: u32, request: Arc<Request> },
+    Ask {
+        ask: u32,
+        request: Arc<Request>,
+    },
     /// The answer is not wanted any more.
-    Abandon { ask: u32 },
+    Abandon {
+        ask: u32,
+    },
     /// Have it spoken; utterances are played in their order.
-    Speak { utterance: u32, text: String },
+    Speak {
+        utterance: u32,
+        text: String,
+    },
     /// Nothing of this utterance or an earlier one is to be heard any more.
-    Hush { through: u32 },
+    Hush {
+        through: u32,
+    },
     Duck(bool),
     Hold(bool),
     /// Answered by [`Conversation::handle_tool`].
@@ -240,6 +250,7 @@ impl Conversation {
         let unheard = self.reply.take_if(|reply| !reply.is_spoken() && reply.turn.is_some());
         if let Some(reply) = unheard {
             self.abandon(&reply);
+            self.context.retract();
             self.turn = reply.turn.map(Turn::reopened);
         }
         let mut turn = self.turn.take().unwrap_or_else(|| Turn::new(at));
@@ -415,7 +426,9 @@ impl Conversation {
 
     /// A piece of an answer, or why there is none.
     pub fn handle_delta(&mut self, now: Instant, ask: u32, delta: Result<Delta, Failure>) {
-        if let Some(ahead) = self.turn.as_mut().and_then(|turn| turn.ask.as_mut()).filter(|ahead| ahead.ask == ask) {
+        if let Some(ahead) =
+            self.turn.as_mut().and_then(|turn| turn.ask.as_mut()).filter(|ahead| ahead.ask == ask)
+        {
             return ahead.keep(delta);
         }
         let Some(reply) = self.reply.as_mut().filter(|reply| reply.ask == Some(ask)) else { return };
@@ -460,13 +473,24 @@ impl Conversation {
         self.context.calls(&words, calls.clone());
         for call in calls {
             self.figures.tools += 1;
-            self.tell(Told::new("agent.tool_called").with("tool", call.name.clone()).with("arguments", call.arguments.clone()));
+            self.tell(
+                Told::new("agent.tool_called")
+                    .with("tool", call.name.clone())
+                    .with("arguments", call.arguments.clone()),
+            );
             self.out.push_back(Do::Tool(call));
         }
     }
 
     /// What came of a tool, with pictures if it brought any. `silently`: the model need not say anything to it.
-    pub fn handle_tool(&mut self, now: Instant, id: &str, result: &str, images: &[Arc<Image>], silently: bool) {
+    pub fn handle_tool(
+        &mut self,
+        now: Instant,
+        id: &str,
+        result: &str,
+        images: &[Arc<Image>],
+        silently: bool,
+    ) {
         if !self.context.answer(id, result, images) {
             return;
         }

@@ -174,7 +174,10 @@ impl Reply {
     /// Nothing more will come, and everything that could be said was heard.
     pub fn is_over(&self) -> bool {
         let said = |sentence: &Sentence| sentence.whole || sentence.mute;
-        self.ask.is_none() && self.open_calls == 0 && self.beside.is_empty() && self.sentences.iter().all(said)
+        self.ask.is_none()
+            && self.open_calls == 0
+            && self.beside.is_empty()
+            && self.sentences.iter().all(said)
     }
 
     pub fn text(&self) -> String {

@@ -59,7 +59,8 @@ impl Talk {
 
     fn picture(&mut self) -> Arc<Image> {
         self.images += 1;
-        let mut image = Image::given(self.images, ImageType::Jpeg, [0xff, 0xd8], Size::new(64, 36), "a picture");
+        let mut image =
+            Image::given(self.images, ImageType::Jpeg, [0xff, 0xd8], Size::new(64, 36), "a picture");
         image.taken = Some(self.now);
         Arc::new(image)
     }
@@ -161,7 +162,11 @@ fn a_question_is_asked_before_the_turn_is_over_with_the_picture_of_that_turn() {
     assert_eq!(word(&talk.told("agent.reply")[0], "text").as_deref(), Some("A person. With a hat."));
     assert!(!talk.conversation.is_replying());
     talk.says("And now?", 500);
-    let expected = [(Role::User, "What do you see?"), (Role::Assistant, "A person. With a hat."), (Role::User, "And now?")];
+    let expected = [
+        (Role::User, "What do you see?"),
+        (Role::Assistant, "A person. With a hat."),
+        (Role::User, "And now?"),
+    ];
     assert_eq!(talk.messages(), expected.map(|(role, text)| (role, text.to_owned())));
 }
 
@@ -239,7 +244,10 @@ fn a_backchannel_does_not_stop_a_reply_and_is_no_turn() {
     assert_eq!(talk.conversation.figures().questions, 1, "nobody answers a mhm");
     talk.conversation.handle_played(talk.now, 1, 3_000, true, talk.start);
     talk.settle();
-    assert_eq!(word(&talk.told("agent.reply")[0], "text").as_deref(), Some("It is a long explanation indeed."));
+    assert_eq!(
+        word(&talk.told("agent.reply")[0], "text").as_deref(),
+        Some("It is a long explanation indeed.")
+    );
 }
 
 #[test]
@@ -271,7 +279,12 @@ fn a_model_that_calls_tools_for_ever_has_to_answer_at_last() {
     talk.turn_ends();
     for step in 1..=3 {
         let id = format!("c{step}");
-        talk.delta(Delta::Call(ToolCall { id: id.clone(), name: "look".into(), arguments: "{}".into(), signature: None }));
+        talk.delta(Delta::Call(ToolCall {
+            id: id.clone(),
+            name: "look".into(),
+            arguments: "{}".into(),
+            signature: None,
+        }));
         talk.delta(Delta::Finish(Finish::Tools));
         talk.conversation.handle_tool(talk.now, &id, "nothing", &[], false);
         talk.settle();
@@ -320,9 +333,8 @@ fn a_picture_that_never_comes_does_not_hold_the_question() {
     let mut talk = Talk::new();
     talk.heard(Heard::SpeechStarted { at: talk.now });
     talk.heard(Heard::SpeechEnded { at: talk.now, spoken_for: MS(500) });
-    talk.did.clear();
+    talk.wait(200);
     let conversation = &mut talk.conversation;
-    conversation.handle_picture(talk.now, None, Reason::Turn);
     conversation.handle_transcript(talk.now, Ok("Hello".to_owned()));
     while conversation.poll().is_some() {}
     let at = conversation.wake_at().expect("an end to the waiting");

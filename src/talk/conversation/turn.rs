@@ -147,7 +147,8 @@ impl Turn {
 
     /// Milliseconds from each picture to the question.
     pub fn ages(&self, asked: Instant) -> Vec<String> {
-        let age = |image: &Arc<Image>| Some(asked.saturating_duration_since(image.taken?).as_millis().to_string());
+        let age =
+            |image: &Arc<Image>| Some(asked.saturating_duration_since(image.taken?).as_millis().to_string());
         self.pictures().iter().filter_map(age).collect()
     }
 

@@ -54,17 +54,30 @@ fn check_url(reading: &Reading, path: &str, provider: &Provider) {
         Ok(IpAddr::V6(address)) => {
             address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
         }
-        Err(_) => bare == "localhost" || bare.ends_with(".local") || bare.ends_with(".internal") || !bare.contains('.'),
+        Err(_) => {
+            bare == "localhost"
+                || bare.ends_with(".local")
+                || bare.ends_with(".internal")
+                || !bare.contains('.')
+        }
     };
     if !near {
         reading.problem(
             &format!("{path}.base_url"),
-            format!("{bare} is not on this site: write https, plain http is for loopback and private addresses"),
+            format!(
+                "{bare} is not on this site: write https, plain http is for loopback and private addresses"
+            ),
         );
     }
 }
 
-fn named<'a>(config: &'a Config, reading: &Reading, path: &str, service: Service, names: &[String]) -> Vec<&'a Provider> {
+fn named<'a>(
+    config: &'a Config,
+    reading: &Reading,
+    path: &str,
+    service: Service,
+    names: &[String],
+) -> Vec<&'a Provider> {
     let providers = config.providers.of(service);
     let mut found = Vec::new();
     for name in names {
@@ -73,7 +86,8 @@ fn named<'a>(config: &'a Config, reading: &Reading, path: &str, service: Service
             None => {
                 let section = service.section();
                 let help = did_you_mean(name, known(providers));
-                reading.problem(&format!("{path}.{section}"), format!("there is no [{section}.{name}]{help}"));
+                reading
+                    .problem(&format!("{path}.{section}"), format!("there is no [{section}.{name}]{help}"));
             }
         }
     }
@@ -96,7 +110,10 @@ fn pipeline(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
         reading.problem(&format!("{path}.realtime"), "only an agent of kind \"realtime\" has it");
     }
     if agent.sight == Sight::Live {
-        reading.problem(&format!("{path}.sight"), "\"live\" is for kind = \"realtime\"; write \"turn\" or \"continuous\"");
+        reading.problem(
+            &format!("{path}.sight"),
+            "\"live\" is for kind = \"realtime\"; write \"turn\" or \"continuous\"",
+        );
     }
     blind(reading, path, agent, &models);
     tools(reading, path, agent);
@@ -105,7 +122,10 @@ fn pipeline(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
 fn realtime(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
     for (key, names) in [("stt", &agent.stt), ("llm", &agent.llm), ("tts", &agent.tts)] {
         if !names.is_empty() {
-            reading.problem(&format!("{path}.{key}"), "a realtime model hears, thinks and speaks itself: leave it out");
+            reading.problem(
+                &format!("{path}.{key}"),
+                "a realtime model hears, thinks and speaks itself: leave it out",
+            );
         }
     }
     let names = [agent.realtime.clone()];
@@ -123,9 +143,13 @@ fn blind(reading: &Reading, path: &str, agent: &Speaking, models: &[&Provider]) 
     for model in models.iter().filter(|model| !model.can_see()) {
         let key = format!("{path}.sight");
         if model.sees == super::settings::Sees::False {
-            reading.problem(&key, format!("{:?} cannot see (sees = false): write sight = \"off\"", model.model));
+            reading
+                .problem(&key, format!("{:?} cannot see (sees = false): write sight = \"off\"", model.model));
         } else {
-            let text = format!("{:?} is not known to see: it gets no pictures; say sees = true if it does", model.model);
+            let text = format!(
+                "{:?} is not known to see: it gets no pictures; say sees = true if it does",
+                model.model
+            );
             reading.warning(&key, text);
         }
     }

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use serde_json::Map;
 
-use super::settings::{
-    Context, ContextRole, Provider, Sees, Service, Speaking, Talk, Vendor, Vision,
-};
+use super::settings::{Context, ContextRole, Provider, Sees, Service, Speaking, Talk, Vendor, Vision};
 use crate::app::config::file::{Node, Value};
 use crate::app::config::read::{SECOND, display_name};
 use crate::app::config::section::Section;
@@ -85,7 +83,8 @@ fn base_url(text: &str) -> Result<String, String> {
 fn language(text: &str) -> Result<String, String> {
     let good = text.is_empty()
         || text == "auto"
-        || (2..=8).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        || (2..=8).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if good { Ok(text.to_owned()) } else { Err(format!("{text:?} is no language; write \"en\" or \"de\"")) }
 }
 
@@ -222,7 +221,9 @@ fn context(section: &Section) -> Context {
 /// One name or several.
 fn names(section: &Section, key: &str, into: &mut Vec<String>) {
     if section.is_text(key) {
-        section.parsed(key, into, |text| Ok(Some(text.to_owned()).filter(|text| !text.is_empty()).into_iter().collect()));
+        section.parsed(key, into, |text| {
+            Ok(Some(text.to_owned()).filter(|text| !text.is_empty()).into_iter().collect())
+        });
     } else {
         section.list(key, into, |text| Ok(text.to_owned()));
     }

@@ -105,8 +105,18 @@ impl Default for Provider {
 
 /// Models known not to see, by what their name begins with.
 const BLIND: [&str; 12] = [
-    "gpt-3.5", "o1-mini", "o3-mini", "deepseek", "mistral-large", "mixtral", "codestral", "phi3", "phi-3-mini",
-    "qwen2.5:", "qwen3:", "llama3.1",
+    "gpt-3.5",
+    "o1-mini",
+    "o3-mini",
+    "deepseek",
+    "mistral-large",
+    "mixtral",
+    "codestral",
+    "phi3",
+    "phi-3-mini",
+    "qwen2.5:",
+    "qwen3:",
+    "llama3.1",
 ];
 
 impl Provider {
