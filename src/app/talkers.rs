@@ -35,7 +35,7 @@ const RATE: u32 = 8_000;
 /// Every agent that talks, ready for calls.
 #[derive(Default)]
 pub struct Talkers {
-    agents: BTreeMap<String, Agent>,
+    agents: BTreeMap<String, Arc<Agent>>,
     ears: Option<Ears>,
     judges_turns: bool,
     /// What is missing, in words.
@@ -55,13 +55,13 @@ impl Talkers {
         for (name, agent) in &config.agents {
             if let AgentConfig::Pipeline(settings) = agent {
                 let agent = talkers.agent(config, clock, &http, name, settings);
-                talkers.agents.insert(name.clone(), agent);
+                talkers.agents.insert(name.clone(), Arc::new(agent));
             }
         }
         talkers
     }
 
-    pub fn agent_named(&self, name: &str) -> Option<&Agent> {
+    pub fn agent_named(&self, name: &str) -> Option<&Arc<Agent>> {
         self.agents.get(name)
     }
 

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::talk::{Agent, TalkOrder, Wish};
@@ -416,7 +417,7 @@ pub struct Plan {
     pub video_out: VideoOut,
     pub voice: Voice,
     /// An agent that talks; beside it, `voice` is silent.
-    pub talk: Option<Agent>,
+    pub talk: Option<Arc<Agent>>,
     pub recording: Option<Recording>,
     pub timeouts: Timeouts,
 }

@@ -1,12 +1,14 @@
 //! The agent that talks: hears, looks, thinks and speaks with the caller. Until it has a face, it shows a still.
 
+use std::sync::Arc;
+
 use super::Room;
 use crate::engine::plan::{Label, Picture, Plan, Streams, Then, VideoOut, Voice};
 use crate::engine::talk::Agent;
 
 #[derive(Clone, Debug)]
 pub struct Talk {
-    pub agent: Agent,
+    pub agent: Arc<Agent>,
     /// Written on the still: who is talking, and that it is a machine.
     pub text: String,
 }

@@ -116,7 +116,7 @@ pub enum Wish {
 pub struct Parts {
     pub call: CallId,
     pub epoch: Instant,
-    pub agent: Agent,
+    pub agent: Arc<Agent>,
     pub orders: Receiver<TalkOrder, Fifo>,
     pub events: Sender<Event, Fifo>,
     pub sight: Option<SightHandle>,
@@ -126,7 +126,7 @@ pub struct Parts {
 pub struct Talking {
     call: CallId,
     epoch: Instant,
-    agent: Agent,
+    agent: Arc<Agent>,
     orders: Receiver<TalkOrder, Fifo>,
     events: Sender<Event, Fifo>,
     sight: Option<SightHandle>,
