@@ -217,8 +217,8 @@ impl Conversation {
             return;
         }
         let mut reply = Reply::said(now);
-        let sentences = reply.cut(text);
-        let sentences: Vec<String> = sentences.into_iter().chain(reply.finish()).collect();
+        let mut sentences = reply.cut(text);
+        sentences.extend(reply.finish());
         self.reply = Some(reply);
         self.speak(sentences);
     }
@@ -455,7 +455,7 @@ impl Conversation {
         let Some(reply) = &mut self.reply else { return };
         reply.ask = None;
         reply.filler_at = None;
-        let sentences: Vec<String> = reply.finish().into_iter().collect();
+        let sentences = reply.finish();
         let calls = std::mem::take(&mut reply.calls);
         self.speak(sentences);
         if calls.is_empty() {
@@ -522,7 +522,7 @@ impl Conversation {
         reply.ask = None;
         reply.filler_at = None;
         reply.open_calls = 0;
-        let rest: Vec<String> = reply.finish().into_iter().collect();
+        let rest = reply.finish();
         self.speak(rest);
         let silent = self.reply.as_ref().is_some_and(|reply| reply.sentences.is_empty());
         if silent && !self.settings.fallback.is_empty() {

@@ -104,11 +104,13 @@ impl Reply {
     }
 
     pub fn cut(&mut self, text: &str) -> Vec<String> {
-        self.cutter.push(text)
+        self.cutter.push(text);
+        std::iter::from_fn(|| self.cutter.poll()).collect()
     }
 
-    pub fn finish(&mut self) -> Option<String> {
-        self.cutter.finish()
+    /// The answer is over: what is left of it.
+    pub fn finish(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.cutter.finish()).collect()
     }
 
     pub fn first_words(&mut self, now: Instant) {

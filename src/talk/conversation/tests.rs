@@ -151,20 +151,23 @@ fn a_question_is_asked_before_the_turn_is_over_with_the_picture_of_that_turn() {
     assert_eq!(request.messages[0].words(), "What do you see?");
     let taken = request.messages[0].images().next().and_then(|image| image.taken).expect("a time");
     assert!(talk.now - taken <= MS(60), "taken when it was asked, not when the caller fell silent");
-    talk.answers("A person. With a hat.");
+    talk.answers("I see one person. It wears a red hat.");
     assert_eq!(talk.spoken(), [], "nothing is said before the turn is over");
     talk.turn_ends();
-    assert_eq!(talk.spoken(), [(1, "A person.".to_owned()), (2, "With a hat.".to_owned())]);
+    assert_eq!(talk.spoken(), [(1, "I see one person.".to_owned()), (2, "It wears a red hat.".to_owned())]);
     assert_eq!(talk.conversation.figures().questions, 1);
     assert_eq!(word(&talk.told("transcript.final")[0], "pictures").as_deref(), Some("1"));
     talk.plays(1, 700, 700);
     talk.plays(2, 800, 800);
-    assert_eq!(word(&talk.told("agent.reply")[0], "text").as_deref(), Some("A person. With a hat."));
+    assert_eq!(
+        word(&talk.told("agent.reply")[0], "text").as_deref(),
+        Some("I see one person. It wears a red hat.")
+    );
     assert!(!talk.conversation.is_replying());
     talk.says("And now?", 500);
     let expected = [
         (Role::User, "What do you see?"),
-        (Role::Assistant, "A person. With a hat."),
+        (Role::Assistant, "I see one person. It wears a red hat."),
         (Role::User, "And now?"),
     ];
     assert_eq!(talk.messages(), expected.map(|(role, text)| (role, text.to_owned())));
@@ -369,7 +372,7 @@ fn a_voice_that_fails_does_not_leave_the_reply_open() {
     let mut talk = Talk::new();
     talk.says("Hello", 400);
     talk.turn_ends();
-    talk.answers("One. Two.");
+    talk.answers("One whole sentence. Two whole sentences.");
     talk.conversation.handle_voiced(talk.now, 1, Err(Failure::Cut));
     talk.conversation.handle_voiced(talk.now, 2, Err(Failure::Cut));
     talk.settle();
