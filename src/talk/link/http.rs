@@ -70,14 +70,14 @@ impl Http {
     }
 }
 
-fn encrypted() -> Result<ClientBuilder, String> {
+pub(super) fn encrypted() -> Result<ClientBuilder, String> {
     let config = (*system_tls()?).clone();
     Ok(Client::builder().tls_backend_preconfigured(config).https_only(true))
 }
 
 /// The client of near hosts has its TLS too, which trusts nobody and is never used: without one it would look for a
 /// default of the process.
-fn plain() -> Result<ClientBuilder, String> {
+pub(super) fn plain() -> Result<ClientBuilder, String> {
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("no TLS: {error}"))?
@@ -86,7 +86,7 @@ fn plain() -> Result<ClientBuilder, String> {
     Ok(Client::builder().tls_backend_preconfigured(config).dns_resolver(Near))
 }
 
-fn build(builder: ClientBuilder) -> Result<Client, String> {
+pub(super) fn build(builder: ClientBuilder) -> Result<Client, String> {
     builder
         .user_agent(concat!("eyeline/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())

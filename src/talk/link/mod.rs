@@ -19,6 +19,7 @@ pub mod asking;
 pub mod breaker;
 pub mod deepgram;
 pub mod espeak;
+pub mod fetch;
 pub mod flow;
 pub mod http;
 pub mod mock;
