@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use eyeline::app::cli::{self, BAD_CONFIG, Command, CommandLine, ConfigCommand, FAILED, USAGE};
+use eyeline::app::cli::{self, BAD_CONFIG, Command, CommandLine, ConfigCommand, FAILED, USAGE, WorkerPart};
 use eyeline::app::config::{Given, Loaded, load, print};
 use eyeline::app::models::{self, ModelsCommand, ModelsSettings};
 use eyeline::app::{dial, log, serve};
@@ -12,8 +12,11 @@ use eyeline::app::{dial, log, serve};
 fn main() -> ExitCode {
     let line = CommandLine::parse();
     let options = line.options();
-    if let Command::Worker = line.command {
-        return code(eyeline::worker::child::run(std::io::stdin()));
+    if let Command::Worker { part } = line.command {
+        return code(match part {
+            WorkerPart::Pictures => eyeline::worker::child::run(std::io::stdin()),
+            WorkerPart::Ears => eyeline::worker::ears::child::run(std::io::stdin()),
+        });
     }
     let level = if matches!(line.command, Command::Serve(_)) { "info" } else { "warn" };
     if let Err(message) = log::start(&options, level) {
@@ -42,7 +45,7 @@ fn main() -> ExitCode {
             let settings = ModelsSettings { dir: loaded.config.models.dir.clone() };
             code(models::run(&models_command(arguments.command), &settings, &mut std::io::stdout()))
         }
-        Command::Worker => ExitCode::from(USAGE),
+        Command::Worker { .. } => ExitCode::from(USAGE),
     }
 }
 

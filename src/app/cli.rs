@@ -74,6 +74,16 @@ pub enum LogFormat {
     Journald,
 }
 
+/// What a child process does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum WorkerPart {
+    /// Looks at pictures.
+    #[default]
+    Pictures,
+    /// Listens to callers.
+    Ears,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the appliance
@@ -86,9 +96,12 @@ pub enum Command {
     Config(ConfigArguments),
     /// List, fetch and verify detection models
     Models(ModelsArguments),
-    /// The inference child process, with its control socket as standard input
+    /// A child process of our own, with its control socket as standard input
     #[command(hide = true)]
-    Worker,
+    Worker {
+        #[arg(value_enum, default_value_t)]
+        part: WorkerPart,
+    },
 }
 
 impl CommandLine {
@@ -108,7 +121,7 @@ impl CommandLine {
                 | ModelsCommand::Import { global, .. }) = &arguments.command;
                 arguments.global.clone().and(global.clone())
             }
-            Command::Worker => Global::default(),
+            Command::Worker { .. } => Global::default(),
         };
         self.global.clone().and(inner)
     }

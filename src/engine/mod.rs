@@ -21,6 +21,7 @@ pub mod plan;
 pub mod ports;
 pub mod report;
 pub mod runtime;
+pub mod sight;
 mod start;
 mod steering;
 pub mod video_in;

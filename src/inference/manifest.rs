@@ -14,6 +14,10 @@ use crate::media::frame::Size;
 /// The models tried for faces when a detector says `model = "auto"`, best first.
 pub const FACE_MODELS: [&str; 3] = ["yunet-dyn", "yunet-640", "centerface"];
 
+/// The networks that listen to callers: speech or not, and whether a turn is finished.
+pub const VOICE_MODEL: &str = "silero-vad";
+pub const TURN_MODEL: &str = "smart-turn-v3.2";
+
 /// Where a packaged installation keeps models; the first is also where a root-owned `pull` writes.
 const SYSTEM_DIRECTORIES: [&str; 2] = ["/var/lib/eyeline/models", "/usr/share/eyeline/models"];
 

@@ -16,6 +16,7 @@ use ort::value::TensorRef;
 
 use crate::inference::family::{self, Family, Found, Limits, Output};
 use crate::inference::manifest::{Contract, ModelSpec};
+use crate::inference::store::ModelFile;
 use crate::inference::tensor::{Filler, Picture, Placement};
 use crate::inference::{onnx, store};
 
@@ -87,6 +88,13 @@ impl Runtime {
             }
         }
         Err(SessionError::NoRuntime(reasons.join("; ")))
+    }
+
+    /// Reads, checks (SHA-256) and loads a file as it is.
+    pub(super) fn session(&self, file: &ModelFile) -> Result<Session, SessionError> {
+        let fail = |problem: String| SessionError::Model { model: file.name.clone(), problem };
+        let bytes = store::read_checked(&file.path, &file.sha256).map_err(|error| fail(error.to_string()))?;
+        commit(&self.environment, &bytes).map_err(|error| fail(error.to_string()))
     }
 }
 

@@ -6,6 +6,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::inference::manifest::{
@@ -30,6 +31,15 @@ pub enum StoreError {
     AbsentAny { names: String, searched: String },
     #[error("model {name}: this build cannot read decode = {decode:?} yet")]
     Undecodable { name: String, decode: String },
+}
+
+/// A model file on its own, for networks that have no picture contract.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFile {
+    pub name: String,
+    pub path: PathBuf,
+    /// Accepted SHA-256 values in lower-case hex; empty: any file is taken.
+    pub sha256: Vec<String>,
 }
 
 /// The manifest together with the folders its files may lie in.
@@ -102,6 +112,13 @@ impl Store {
             None => self.manifest.by_file(&file).ok_or(StoreError::Unknown { name: wanted.to_owned() })?,
         };
         self.spec_of(model, path, sizing)
+    }
+
+    /// The file of the model `name`, whatever the network in it is for.
+    pub fn file(&self, name: &str) -> Result<ModelFile, StoreError> {
+        let model = self.manifest.model(name).ok_or_else(|| StoreError::Unknown { name: name.to_owned() })?;
+        let path = self.locate(model).ok_or_else(|| self.absent(model.name.clone()))?;
+        Ok(ModelFile { name: model.name.clone(), path, sha256: model.sha256.clone() })
     }
 
     /// The classes a detector's `model` setting stands for, whether its file is here or not; empty when unknown.

@@ -21,3 +21,17 @@ pub struct Pcm {
 pub const fn block_samples(rate: u32) -> usize {
     (rate / 1000 * BLOCK_MS) as usize
 }
+
+/// What somebody who listens to a stream of sound says of it. Positions count the samples heard so far, at the
+/// stream's own rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Judgement {
+    /// How likely the sound between the last such judgement and `until` is speech, 0 to 1.
+    Speech { probability: f32, until: u64 },
+    /// How likely the speaker had finished, 0 to 1, at the position at which this was asked.
+    Finished { probability: f32, until: u64 },
+    /// Nobody can say whether he had.
+    Unanswered,
+    /// Nobody listens at present; judgements may come again later.
+    Gone,
+}

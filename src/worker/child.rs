@@ -28,7 +28,7 @@ pub fn run(control: impl AsFd) -> i32 {
         eprintln!("eyeline worker is started by eyeline itself");
         return 2;
     }
-    isolate();
+    isolate(c"eyeline-worker");
     let mut child = Child::new(control);
     loop {
         let limit = child.has_requests().then_some(Duration::ZERO);
@@ -48,13 +48,13 @@ pub fn run(control: impl AsFd) -> i32 {
 }
 
 /// Dies with its parent and leaves no picture behind in a core file.
-fn isolate() {
+pub(super) fn isolate(name: &std::ffi::CStr) {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         // The program may get these to finish its calls first, and its gates need us until then.
         // SAFETY: ignoring a signal installs no handler and touches no memory.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    let name = rustix::thread::set_name(c"eyeline-worker");
+    let name = rustix::thread::set_name(name);
     let death = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let core = rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let dumpable = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);

@@ -4,14 +4,20 @@
 //! call thread ─ client::Worker ══ control socket (SEQPACKET) ══ child::run ─ inference::session
 //!                    └──────────── memfd, one picture ───────────────┘
 //! ```
+//! Sound is judged in a second child, so that neither holds the other up:
+//! ```text
+//! network task ─ ears::Listener ══ control socket ══ ears::child ─ inference::hearing
+//! ```
 //! A stalled native call cannot be stopped in a thread; a process can be killed. What is looked for and what
 //! happens to the boxes belongs to `vision/`.
 
 pub mod child;
 pub mod client;
 mod control;
+pub mod ears;
 #[cfg(feature = "faults")]
 mod fault;
+mod launch;
 mod picture;
 mod supervise;
 mod wire;

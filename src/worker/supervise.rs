@@ -5,8 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "heartbeats and back-off are measured on the clock")]
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,22 +14,15 @@ use rustix::io::Errno;
 use crate::media::codec::DetectError;
 use crate::worker::client::{Link, ModelState, Seat, Shared, ask_hello, ask_load, refused};
 use crate::worker::control::{self, Blocking, Received};
+use crate::worker::launch::{self, BACK_OFF_FIRST, BACK_OFF_LAST, GOOD_WHILE};
 use crate::worker::wire::{Answer, Ask, MAX_MESSAGE, Reply};
 
 /// Heartbeats while pictures are looked at, and while nothing is.
 const PING_BUSY: Duration = Duration::from_millis(250);
 const PING_IDLE: Duration = Duration::from_secs(2);
 
-/// Pause before a new child: doubled from the first to the last, and back to the first after a good while.
-const BACK_OFF_FIRST: Duration = Duration::from_millis(100);
-const BACK_OFF_LAST: Duration = Duration::from_secs(5);
-const GOOD_WHILE: Duration = Duration::from_secs(30);
-
 /// A model that was sent so often to a child that died over it is given up.
 const MODEL_ATTEMPTS: u32 = 3;
-
-/// What the child may have of our environment. Secrets of the configuration are not its business.
-const ENVIRONMENT: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "ORT_DYLIB_PATH", "RUST_BACKTRACE", "TMPDIR"];
 
 /// Keeps a child running until the worker is dropped.
 pub(super) fn run(shared: &Arc<Shared>) {
@@ -42,7 +34,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 running.go(shared, generation);
                 let why = running.watch(shared);
                 bring_down(shared, &why);
-                let status = running.end();
+                let status = launch::end(running.child, &running.socket);
                 why.map(|why| format!("{why} ({status})"))
             }
             Err(error) => {
@@ -127,17 +119,8 @@ struct Running {
 
 impl Running {
     fn launch(shared: &Shared) -> std::io::Result<Running> {
-        let (ours, theirs) = control::pair()?;
         let settings = &shared.settings;
-        let mut command = Command::new(&settings.executable);
-        command.arg0("eyeline").arg("worker").stdin(Stdio::from(theirs)).stdout(Stdio::null()).env_clear();
-        // A Ctrl-C at the terminal is for the program alone.
-        command.process_group(0);
-        command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-        #[cfg(feature = "faults")]
-        command.envs(std::env::var_os("EYELINE_FAULTS").map(|plan| ("EYELINE_FAULTS", plan)));
-        command.envs(settings.environment.iter().map(|(name, value)| (name, value)));
-        let child = command.spawn()?;
+        let (child, ours) = launch::launch(&settings.executable, &["worker"], &settings.environment)?;
         let socket = Arc::new(ours);
         let incoming = vec![0; MAX_MESSAGE];
         Ok(Running { child, socket, incoming, outgoing: Vec::new(), unanswered: None, pings: 0 })
@@ -259,19 +242,6 @@ impl Running {
                 }
             }
         }
-    }
-
-    /// Kills the child unless it is gone, and takes its exit status.
-    fn end(mut self) -> String {
-        // It may have ended by itself, which is what the status then says.
-        if let Ok(None) = self.child.try_wait() {
-            let _ = control::wait(&[&*self.socket], Some(Duration::from_millis(20)));
-        }
-        if let Ok(Some(status)) = self.child.try_wait() {
-            return status.to_string();
-        }
-        let _ = self.child.kill();
-        self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
     }
 }
 
