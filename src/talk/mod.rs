@@ -9,9 +9,12 @@
 //! is in `link` opens sockets. How sound and pictures come here and leave is `engine`'s.
 
 pub mod context;
+pub mod conversation;
 pub mod hear;
 pub mod link;
 pub mod message;
 pub mod realtime;
+pub mod sentences;
 pub mod sight;
+pub mod tools;
 pub mod wire;
