@@ -115,7 +115,7 @@ fn a_question_is_answered_with_the_picture_of_that_turn_and_hardly_any_time_of_o
 }
 
 #[test]
-fn a_caller_who_interrupts_is_listened_to_at_once_and_one_who_nods_is_not() {
+fn a_caller_who_interrupts_is_listened_to_at_once() {
     let _turn = turn();
     let long = "This is a very long answer, and it goes on and on. ".repeat(12);
     let appliance = appliance(&[("100", &format!(r#"text="{long}""#))]);
@@ -190,7 +190,7 @@ fn models_that_fail_leave_no_caller_in_silence() {
         let first = levels(heard).into_iter().find(|(at, level)| *at > end_s && *level > -30.0);
         let after = first.map_or(f64::INFINITY, |(at, _)| at - end_s);
         println!("{user}: something is said {after:.2} s after the question");
-        assert!(after <= 3.6, "{user}: silence for {after:.2} s");
+        assert!(after <= 3.2, "{user}: silence for {after:.2} s");
     }
     appliance.finished_recording();
     let records: Vec<Value> =
