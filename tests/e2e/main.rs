@@ -23,6 +23,7 @@ mod lossy;
 mod missing;
 mod offers;
 mod peers;
+mod realtime;
 mod recordings;
 mod reoffers;
 mod shutdown;

@@ -177,7 +177,8 @@ impl OpenAiRealtime {
             asides: Vec::new(),
             next_aside: 0,
             next_item: 0,
-            turn_since: Some(now),
+            // What is said before the session is there is told to it; with turns of ours there is none yet.
+            turn_since: (settings.turns != Turns::Ours).then_some(now),
             owed_since: None,
             in_turn: false,
             local_speaks: false,
@@ -310,7 +311,7 @@ impl OpenAiRealtime {
         if self.settings.turns != Turns::Ours && !self.was_ready {
             self.turn_since = None;
         }
-        if self.settings.turns == Turns::Ours && owed && self.was_ready {
+        if self.settings.turns == Turns::Ours && owed {
             self.commit(now);
         }
         self.tell(match exchanged {
