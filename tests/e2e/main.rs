@@ -31,6 +31,7 @@ mod sipp_scenarios;
 mod slides;
 mod srtp;
 mod strangers;
+mod talk;
 mod transfer;
 mod transports;
 mod video_codecs;
