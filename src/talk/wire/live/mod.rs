@@ -1,8 +1,7 @@
 //! Gemini Live (BidiGenerateContent): a session that survives its connections.
 //!
 //! Source: the vendor's SDK (message types, live client). Server messages are in `read`, client messages in `write`,
-//! losses and exchanges of connections in `connections`;
-//! here are connections, hand-over, turns and pictures. Sockets are the driver's.
+//! losses and hand-over in `connections`; here are turns and pictures. Sockets are the driver's.
 
 mod connections;
 mod read;

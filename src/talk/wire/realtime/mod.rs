@@ -1,8 +1,7 @@
 //! OpenAI Realtime (GA, over WebSocket): a session that survives its connections.
 //!
 //! Source: the vendor's OpenAPI description and SDK. Server events are in `read`, client events in `write`, losses and
-//! exchanges of connections in `connections`; here are
-//! connections, turns, pictures and what is asked. Sockets are the driver's.
+//! exchanges in `connections`; here are turns, pictures and what is asked. Sockets are the driver's.
 
 mod connections;
 mod read;
