@@ -278,6 +278,16 @@ pub fn overlay(onto: &mut Map<String, Value>, over: &Map<String, Value>) {
     }
 }
 
+/// What two answers used up together; what a server counts may be anything.
+pub fn add(one: Usage, other: Usage) -> Usage {
+    Usage {
+        input_tokens: one.input_tokens.saturating_add(other.input_tokens),
+        cached_tokens: one.cached_tokens.saturating_add(other.cached_tokens),
+        image_tokens: one.image_tokens.saturating_add(other.image_tokens),
+        output_tokens: one.output_tokens.saturating_add(other.output_tokens),
+    }
+}
+
 /// Something said, kept as text for the next connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {

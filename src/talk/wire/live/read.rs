@@ -8,7 +8,10 @@ use serde_json::Value;
 
 use super::{CALLS_AT_ONCE, GeminiLive, HANDOVER_MARGIN, MUTED_AT_MOST, Stage, Turn};
 use crate::talk::message::{Failure, Role, ToolCall, Usage};
-use crate::talk::realtime::{LinkId, RealtimeEvent, Sound, Turns};
+use crate::talk::realtime::{LinkId, RealtimeEvent, Sound, Turns, add};
+
+/// No server says so long before that it goes.
+const LONGEST_LEAVE: Duration = Duration::from_secs(3600);
 
 /// The value under either writing of its name.
 fn of<'a>(value: &'a Value, camel: &str) -> &'a Value {
@@ -36,7 +39,7 @@ fn is(value: &Value, camel: &str) -> bool {
 /// `50s`, `1.5s`.
 fn duration(text: &str) -> Option<Duration> {
     let seconds: f64 = text.strip_suffix('s')?.parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
+    Duration::try_from_secs_f64(seconds).ok().map(|left| left.min(LONGEST_LEAVE))
 }
 
 fn usage(metadata: &Value) -> Usage {
@@ -48,7 +51,9 @@ fn usage(metadata: &Value) -> Usage {
     Usage {
         input_tokens: count("promptTokenCount"),
         cached_tokens: count("cachedContentTokenCount"),
-        image_tokens: pictures.map(|part| of(part, "tokenCount").as_u64().unwrap_or_default()).sum(),
+        image_tokens: pictures
+            .map(|part| of(part, "tokenCount").as_u64().unwrap_or_default())
+            .fold(0, u64::saturating_add),
         output_tokens: count("responseTokenCount"),
     }
 }
@@ -97,7 +102,7 @@ impl GeminiLive {
         }
         let consumed = of(update, "lastConsumedClientMessageIndex");
         let consumed = consumed.as_u64().or_else(|| consumed.as_str().and_then(|number| number.parse().ok()));
-        self.consumed = consumed.map(|index| self.sent_before + index);
+        self.consumed = consumed.map(|index| self.sent_before.saturating_add(index));
         self.handle = Some(handle.to_owned());
         self.handle_at = now;
     }
@@ -322,11 +327,7 @@ impl GeminiLive {
             self.tell(RealtimeEvent::Trouble(Failure::Failed { status: 0, text: reason.to_owned() }));
         }
         let usage = std::mem::take(&mut self.talk.usage);
-        let total = &mut self.figures.usage;
-        total.input_tokens += usage.input_tokens;
-        total.cached_tokens += usage.cached_tokens;
-        total.image_tokens += usage.image_tokens;
-        total.output_tokens += usage.output_tokens;
+        self.figures.usage = add(self.figures.usage, usage);
         self.tell(RealtimeEvent::TurnDone { usage });
     }
 }

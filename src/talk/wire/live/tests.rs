@@ -69,7 +69,7 @@ fn nothing_a_server_says_hurts() {
     machine.handle_opened(now, link);
     machine.handle_frame(now, link, br#"{"setupComplete": {}}"#);
     assert_eq!(machine.poll_event(), Some(RealtimeEvent::Ready));
-    let value = |random: &mut StdRng| match random.random_range(0..9) {
+    let value = |random: &mut StdRng| match random.random_range(0..10) {
         0 => Value::Null,
         1 => json!(random.random::<u64>()),
         2 => json!({"text": " ö".repeat(random.random_range(0..40)), "finished": true}),
@@ -80,8 +80,10 @@ fn nothing_a_server_says_hurts() {
         }
         6 => json!({"functionCalls": [{"id": "c", "name": "n"}, {}], "ids": ["c", 4]}),
         7 => {
-            json!({"newHandle": "h", "resumable": true, "lastConsumedClientMessageIndex": "12", "timeLeft": "1e400s"})
+            json!({"newHandle": "h", "resumable": true, "lastConsumedClientMessageIndex": u64::MAX, "timeLeft": "9e18s"})
         }
+        8 => json!({"promptTokenCount": u64::MAX, "responseTokenCount": u64::MAX,
+            "promptTokensDetails": [{"modality": "IMAGE", "tokenCount": u64::MAX}, {"modality": "VIDEO", "tokenCount": 9}]}),
         _ => json!({"timeLeft": "9s", "voiceActivityType": "ACTIVITY_START"}),
     };
     for _ in 0..20_000 {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Active, CALLS_AT_ONCE, OpenAiRealtime, REMEMBERED, Spoken, Stage, write};
 use crate::talk::message::{Failure, Role, ToolCall, Usage};
-use crate::talk::realtime::{LinkId, RealtimeEvent, Sound, SoundFormat, Turns};
+use crate::talk::realtime::{LinkId, RealtimeEvent, Sound, SoundFormat, Turns, add};
 
 /// Errors no new connection mends, and what they count as.
 const FATAL: [(&str, u16); 5] = [
@@ -372,18 +372,10 @@ impl OpenAiRealtime {
         }
     }
 
-    fn count(&mut self, usage: Usage) {
-        let total = &mut self.figures.usage;
-        total.input_tokens += usage.input_tokens;
-        total.cached_tokens += usage.cached_tokens;
-        total.image_tokens += usage.image_tokens;
-        total.output_tokens += usage.output_tokens;
-    }
-
     fn response_done(&mut self, now: Instant, response: &Value) {
         let (id, status) = (text(response, "id"), text(response, "status"));
         let usage = usage(response);
-        self.count(usage);
+        self.figures.usage = add(self.figures.usage, usage);
         let error = &response["status_details"]["error"];
         let code = code_of(error);
         if let Some((_, number)) = FATAL.iter().find(|(fatal, _)| *fatal == code) {

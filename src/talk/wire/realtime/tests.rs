@@ -140,7 +140,7 @@ fn nothing_a_server_says_hurts() {
     ];
     let mut random = StdRng::seed_from_u64(7);
     let (mut now, link, mut machine) = live(RealtimeSettings { sees: true, ..RealtimeSettings::default() });
-    let value = |random: &mut StdRng| match random.random_range(0..7) {
+    let value = |random: &mut StdRng| match random.random_range(0..8) {
         0 => Value::Null,
         1 => json!(random.random::<u64>()),
         2 => json!("ö".repeat(random.random_range(0..40))),
@@ -149,6 +149,7 @@ fn nothing_a_server_says_hurts() {
             json!({"id": "r", "status": "failed", "type": "function_call", "call_id": "c", "output": [{}, 3]})
         }
         5 => json!("1dXV1Q=="),
+        6 => json!({"id": "r1", "usage": {"input_tokens": u64::MAX, "output_tokens": u64::MAX}}),
         _ => json!(format!("r{}", random.random_range(0..3))),
     };
     for round in 0..20_000 {
