@@ -183,7 +183,7 @@ enum Turn {
     Upright,
     /// Mirrored from left to right.
     Mirrored,
-    HalfTurn,
+    OnItsHead,
     UpsideDown,
     Transposed,
     /// A quarter, clockwise.
@@ -197,7 +197,7 @@ impl Turn {
     fn of(file: &[u8]) -> Turn {
         match orientation(file) {
             Some(2) => Turn::Mirrored,
-            Some(3) => Turn::HalfTurn,
+            Some(3) => Turn::OnItsHead,
             Some(4) => Turn::UpsideDown,
             Some(5) => Turn::Transposed,
             Some(6) => Turn::Right,
@@ -210,7 +210,7 @@ impl Turn {
     /// The size after turning.
     fn size(self, size: Size) -> Size {
         match self {
-            Turn::Upright | Turn::Mirrored | Turn::HalfTurn | Turn::UpsideDown => size,
+            Turn::Upright | Turn::Mirrored | Turn::OnItsHead | Turn::UpsideDown => size,
             Turn::Transposed | Turn::Right | Turn::Transverse | Turn::Left => {
                 Size::new(size.height, size.width)
             }
@@ -224,7 +224,7 @@ impl Turn {
         match self {
             Turn::Upright => (x, y),
             Turn::Mirrored => (across(x), y),
-            Turn::HalfTurn => (across(x), down(y)),
+            Turn::OnItsHead => (across(x), down(y)),
             Turn::UpsideDown => (x, down(y)),
             Turn::Transposed => (y, x),
             Turn::Right => (y, down(x)),
