@@ -414,15 +414,15 @@ impl RealtimeTalking {
     }
 
     fn seen(&mut self, sighted: Option<Sighted>) {
-        let (image, reason) = match sighted {
-            Some(Sighted::Seen { image, reason, .. }) => (Some(image), reason),
-            Some(Sighted::Blind { reason }) => (None, reason),
+        // What the model has seen already it is not sent again.
+        let (image, shown, reason) = match sighted {
+            Some(Sighted::Seen { image, reason, again }) => ((!again).then_some(image), true, reason),
+            Some(Sighted::Blind { reason }) => (None, false, reason),
             None => {
                 self.sight = None;
                 return;
             }
         };
-        let shown = image.is_some();
         if let (Some(session), Some(image)) = (&mut self.session, image) {
             let age = image.taken.map_or(0, |taken| taken.elapsed().as_millis());
             session.push_image(image);
