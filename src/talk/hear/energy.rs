@@ -73,7 +73,8 @@ impl Energy {
         level
     }
 
-    fn noise(&self) -> f32 {
+    /// The level of the line without a voice.
+    pub fn noise(&self) -> f32 {
         self.noise_db.unwrap_or(QUIET_DB)
     }
 

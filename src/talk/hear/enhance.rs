@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 
 use sonora_agc2::adaptive_digital_gain_controller::{AdaptiveDigitalGainController, FrameInfo};
 use sonora_agc2::limiter::Limiter;
-use sonora_agc2::noise_level_estimator::NoiseLevelEstimator;
 use sonora_agc2::saturation_protector::SaturationProtector;
 use sonora_agc2::speech_level_estimator::{AdaptiveDigitalConfig, SpeechLevelEstimator};
 use sonora_ns::config::{NS_FRAME_SIZE as FRAME, NsConfig, SuppressionLevel};
@@ -49,8 +48,9 @@ impl Enhance {
         self.noise.is_none() && self.gain.is_none()
     }
 
-    /// Replaces `copy` by as many samples as `sound` has, at most a frame later. `speech`: how likely the caller speaks.
-    pub fn process(&mut self, sound: &[i16], speech: f32, copy: &mut Vec<i16>) {
+    /// Replaces `copy` by as many samples as `sound` has, at most a frame later. `speech`: how likely the caller speaks;
+    /// `noise_db`: the level of the line without him.
+    pub fn process(&mut self, sound: &[i16], speech: f32, noise_db: f32, copy: &mut Vec<i16>) {
         self.waiting.extend(sound.iter().map(|sample| f32::from(*sample)));
         let mut done = 0;
         while let Some(frame) = self.waiting.get_mut(done..done + FRAME) {
@@ -59,7 +59,7 @@ impl Enhance {
                 noise.process(frame);
             }
             if let Some(gain) = &mut self.gain {
-                gain.process(frame, speech);
+                gain.process(frame, speech, noise_db);
             }
             // `as` saturates, which is what an overshoot needs.
             self.ready.extend(frame.iter().map(|sample| sample.round() as i16));
@@ -79,7 +79,6 @@ struct Gain {
     /// Samples of 10 ms.
     frame: usize,
     speech: SpeechLevelEstimator,
-    noise: NoiseLevelEstimator,
     saturation: SaturationProtector,
     controller: AdaptiveDigitalGainController,
     limiter: Limiter,
@@ -96,19 +95,18 @@ impl Gain {
         Gain {
             frame,
             speech: SpeechLevelEstimator::new(&config, SPEECH_FRAMES),
-            noise: NoiseLevelEstimator::default(),
             saturation: SaturationProtector::new(HEADROOM_DB, SPEECH_FRAMES),
             controller: AdaptiveDigitalGainController::new(config, SPEECH_FRAMES),
             limiter: Limiter::new(frame),
         }
     }
 
-    fn process(&mut self, sound: &mut [f32], speech_probability: f32) {
+    fn process(&mut self, sound: &mut [f32], speech_probability: f32, noise_db: f32) {
+        let noise_rms_dbfs = noise_db.clamp(SILENT_DB, 0.0);
         let speech_probability = speech_probability.clamp(0.0, 1.0);
         for frame in sound.chunks_exact_mut(self.frame) {
             let power = frame.iter().map(|sample| sample * sample).sum::<f32>() / frame.len() as f32;
             let peak = frame.iter().fold(0.0f32, |peak, sample| peak.max(sample.abs()));
-            let noise_rms_dbfs = self.noise.analyze(&[frame]).clamp(SILENT_DB, 0.0);
             self.speech.update(dbfs(power.sqrt()), speech_probability);
             self.saturation.analyze(speech_probability, dbfs(peak), self.speech.level_dbfs());
             let info = FrameInfo {
@@ -147,9 +145,10 @@ mod tests {
     }
 
     fn through(enhance: &mut Enhance, sound: &[i16], block: usize, speech: f32) -> Vec<i16> {
+        let noise_db = if speech < 0.5 { -45.0 } else { -75.0 };
         let mut copy = Vec::new();
         let blocks = sound.chunks(block).flat_map(|part| {
-            enhance.process(part, speech, &mut copy);
+            enhance.process(part, speech, noise_db, &mut copy);
             assert_eq!(copy.len(), part.len());
             copy.clone()
         });

@@ -243,7 +243,8 @@ impl Hearing {
             self.copy.clear();
             self.copy.extend_from_slice(block);
         } else {
-            self.enhance.process(block, self.probability, &mut self.copy);
+            let noise = self.energy.noise();
+            self.enhance.process(block, self.probability, noise, &mut self.copy);
         }
         self.history.push(&self.copy);
         let playing = playing.is_some();
