@@ -11,8 +11,10 @@ use crate::app::device;
 use crate::app::signalling;
 use crate::app::signalling::origin::Origins;
 use crate::app::signalling::tls::{TlsSettings, TrunkTls};
+use crate::app::talkers::Talkers;
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
+use crate::call::behaviour::talk::Talk as TalkBehaviour;
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::negotiate::{KeyOffer, MediaSettings, SrtpPolicy};
 use crate::codec::h264::encoder::EncoderKind;
@@ -75,7 +77,11 @@ pub fn tls(config: &Config) -> TlsSettings {
     }
 }
 
-pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::Settings, String> {
+pub fn user_agent(
+    config: &Config,
+    detectors: &Detectors,
+    talkers: &Talkers,
+) -> Result<useragent::Settings, String> {
     Ok(useragent::Settings {
         sip: sip::Settings {
             user_agent: product(),
@@ -96,7 +102,7 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
         routes: config
             .routes
             .iter()
-            .map(|found| route(config, detectors, found))
+            .map(|found| route(config, detectors, talkers, found))
             .collect::<Result<_, _>>()?,
         media: media(config),
         name: config.appliance.name.clone(),
@@ -109,7 +115,7 @@ pub fn user_agent(config: &Config, detectors: &Detectors) -> Result<useragent::S
         },
         max_call: config.sip.max_call,
         ring_timeout: config.sip.ring_timeout,
-        agents: agents(config, detectors)?,
+        agents: agents(config, detectors, talkers)?,
         trunks: trunks(config),
         accounts: config.sip.accounts.iter().map(|found| account(config, found)).collect(),
         registrar: registrar(config),
@@ -262,13 +268,13 @@ fn trunks(config: &Config) -> Vec<(String, Uri)> {
 
 /// Every agent with what the first route to it gives it, so that calls can be made with it. One without a route is
 /// treated as the last route says, which takes what no other did.
-fn agents(config: &Config, detectors: &Detectors) -> Result<Vec<Agent>, String> {
+fn agents(config: &Config, detectors: &Detectors, talkers: &Talkers) -> Result<Vec<Agent>, String> {
     let of_route = |name: &String| {
         let own = config.routes.iter().find(|route| route.agent == *name).or(config.routes.last())?;
         Some(settings::Route { agent: name.clone(), ..own.clone() })
     };
     let agent = |found: settings::Route| {
-        let route = route(config, detectors, &found)?;
+        let route = route(config, detectors, talkers, &found)?;
         Ok(Agent {
             name: route.agent,
             behaviour: route.behaviour,
@@ -280,13 +286,26 @@ fn agents(config: &Config, detectors: &Detectors) -> Result<Vec<Agent>, String> 
     config.agents.keys().filter_map(of_route).map(agent).collect()
 }
 
-fn route(config: &Config, detectors: &Detectors, route: &settings::Route) -> Result<Route, String> {
+fn route(
+    config: &Config,
+    detectors: &Detectors,
+    talkers: &Talkers,
+    route: &settings::Route,
+) -> Result<Route, String> {
     let agent = config.agents.get(&route.agent).cloned().unwrap_or_default();
     let behaviour = match agent {
         settings::Agent::Mirror { audio, greeting } => Behaviour::Mirror(Mirror {
             greeting: if audio == MirrorAudio::Greeting { greeting } else { String::new() },
             echo: audio != MirrorAudio::Silence,
         }),
+        settings::Agent::Pipeline(settings) | settings::Agent::Realtime(settings) => {
+            let agent = talkers
+                .agent_named(&route.agent)
+                .ok_or_else(|| format!("agent {:?} is not there", route.agent))?;
+            let texts = [settings.disclosure, settings.display_name, route.agent.clone()];
+            let text = texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
+            Behaviour::Talk(TalkBehaviour { agent: agent.clone(), text })
+        }
         settings::Agent::Record => {
             Behaviour::Record(Record { greeting: String::new(), text: "this call is recorded".to_owned() })
         }

@@ -20,6 +20,7 @@ pub mod service;
 pub mod signalling;
 pub mod sip_trace;
 mod streams;
+mod talkers;
 pub mod target;
 pub mod timeline;
 pub mod watch;

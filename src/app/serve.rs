@@ -27,6 +27,7 @@ use crate::app::footprint;
 use crate::app::load;
 use crate::app::service::{self, Ask, Heartbeat, Signals};
 use crate::app::signalling::{self, Order, Signalling};
+use crate::app::talkers::Talkers;
 use crate::app::watch::{Shared, Watching};
 use crate::base::queue::{self, Fifo, Sender};
 use crate::base::stop::{Outcome, Scope, joined_thread};
@@ -74,11 +75,14 @@ fn serve(config: &Config, sip_trace: Option<Duration>) -> anyhow::Result<()> {
     let prober = prove_encoder(config).context("cannot start the encoder proof")?;
     let detectors = Arc::new(Detectors::load(config));
     report_detectors(&detectors);
+    let talkers = Talkers::start(config, Clock::new(started, SystemTime::now()));
+    talkers.problems().iter().for_each(|problem| tracing::warn!("{problem}"));
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
     let result = runtime.block_on(run_until_told(
         config,
         started,
         detectors,
+        talkers,
         media,
         runtime.handle().clone(),
         sip_trace,
@@ -167,6 +171,7 @@ async fn run_until_told(
     config: &Config,
     started: Instant,
     detectors: Arc<Detectors>,
+    talkers: Talkers,
     media: Handle,
     handle: Handle,
     sip_trace: Option<Duration>,
@@ -177,7 +182,7 @@ async fn run_until_told(
     let choice = u64::from_le_bytes(seed()?.first_chunk().copied().unwrap_or_default());
     let sockets = assemble::sockets(config, choice);
     let sip = Signalling::bind(sockets, Scope::new("sip", handle.clone())).await?;
-    let mut settings = assemble::user_agent(config, &detectors).map_err(|why| anyhow!(why))?;
+    let mut settings = assemble::user_agent(config, &detectors, &talkers).map_err(|why| anyhow!(why))?;
     let dtls = assemble::dtls();
     settings.media.dtls_fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
     settings.registrar.clock = Some(clock);
@@ -301,7 +306,7 @@ fn prepare_greetings(scope: &mut Scope, config: &Config, speaker: Speaker) {
         .values()
         .filter_map(|agent| match agent {
             Agent::Mirror { greeting, .. } if !greeting.is_empty() => Some(greeting.clone()),
-            Agent::Mirror { .. } | Agent::Record => None,
+            Agent::Mirror { .. } | Agent::Record | Agent::Pipeline(_) | Agent::Realtime(_) => None,
         })
         .collect();
     let codecs = config.media.audio_codecs.iter();

@@ -234,7 +234,7 @@ impl Call {
         let early = self.flowing;
         self.answered.get_or_insert(now);
         self.flow(streams);
-        if early {
+        if early || self.settings.behaviour.talks() {
             self.out.push_back(Do::Engine(Command::Answered { call: self.id }));
         }
         self.tell(Tell::Answered { streams: Box::new(self.streams.clone()) });

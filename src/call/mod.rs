@@ -374,6 +374,9 @@ impl Call {
             Event::PictureStalled { packets, .. } => self.tell(Tell::Moment(story::stalled(packets))),
             Event::PictureResumed { after_ms, .. } => self.tell(Tell::Moment(story::resumed(after_ms))),
             Event::Digit { digit, .. } => self.tell(Tell::Digit(digit)),
+            Event::Told { told, .. } => self.tell(Tell::Moment(story::told(told))),
+            // Whoever has all calls grants them.
+            Event::Wish { .. } => {}
             Event::Fault { text, .. } => self.finish(now, EndReason::EngineFault(text)),
             Event::Stopped { report, .. } => {
                 self.engine = Engine::Stopped;

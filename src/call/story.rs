@@ -3,6 +3,7 @@
 //! Pure: what changed between two sets of streams is read from the streams alone.
 
 use crate::engine::plan::{Direction, Streams, VideoStream};
+use crate::talk::conversation::Told;
 
 /// One thing that happened. When, is known to whoever is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,11 @@ impl Moment {
 /// The peer's picture stands still, though packets come or because none do.
 pub fn stalled(packets: bool) -> Moment {
     Moment::new("video.stalled").with("packets", if packets { "come" } else { "none" })
+}
+
+/// Something of the conversation.
+pub fn told(told: Told) -> Moment {
+    Moment { kind: told.kind, data: told.data }
 }
 
 /// It moves again.

@@ -15,5 +15,6 @@ pub mod g722;
 pub mod h264;
 pub mod opus;
 pub mod resample;
+pub mod still;
 pub mod stretch;
 pub mod vp8;

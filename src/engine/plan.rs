@@ -4,14 +4,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::talk::{Agent, TalkOrder, Wish};
 pub use crate::media::access_unit::VideoCodec;
 use crate::media::frame::Size;
 use crate::record::recorder::RecorderReport;
 pub use crate::rtp::feedback::{NegotiatedFeedback as Feedback, Retransmission};
 use crate::rtp::reach::Reach;
 pub use crate::secure::keys::{SrtpKeys, SrtpSuite};
+use crate::talk::conversation::Told;
 use crate::vision::censor::CensorSettings;
 use crate::vision::filters::Transform;
 use crate::vision::overlay::OverlaySettings;
@@ -269,6 +272,8 @@ pub enum Command {
     SendKey { call: CallId },
     /// Press keys, one after the other (RFC 4733).
     SendDigits { call: CallId, digits: String },
+    /// Something for the agent that talks on this call.
+    Talk { call: CallId, order: TalkOrder },
     /// The end; answered by `Stopped`.
     Stop { call: CallId },
 }
@@ -282,6 +287,7 @@ impl Command {
             | Command::Answered { call }
             | Command::SendKey { call }
             | Command::SendDigits { call, .. }
+            | Command::Talk { call, .. }
             | Command::Stop { call } => *call,
         }
     }
@@ -321,6 +327,17 @@ pub enum Event {
         call: CallId,
         digit: char,
     },
+    /// Something of the conversation for the call record.
+    Told {
+        call: CallId,
+        told: Told,
+    },
+    /// The agent wants something of the call; answered by [`TalkOrder::Done`].
+    Wish {
+        call: CallId,
+        id: String,
+        wish: Wish,
+    },
     /// A stream that must be protected cannot be; nothing was sent on it.
     Unprotected {
         call: CallId,
@@ -347,6 +364,8 @@ impl Event {
             | Event::PictureStalled { call, .. }
             | Event::PictureResumed { call, .. }
             | Event::Digit { call, .. }
+            | Event::Told { call, .. }
+            | Event::Wish { call, .. }
             | Event::Unprotected { call, .. }
             | Event::Fault { call, .. }
             | Event::Stopped { call, .. } => *call,
@@ -397,6 +416,8 @@ pub struct Plan {
     pub video_in: VideoIn,
     pub video_out: VideoOut,
     pub voice: Voice,
+    /// An agent that talks; beside it, `voice` is silent.
+    pub talk: Option<Arc<Agent>>,
     pub recording: Option<Recording>,
     pub timeouts: Timeouts,
 }

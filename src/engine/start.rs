@@ -18,6 +18,7 @@ use crate::engine::lateness::LatenessFigures;
 use crate::engine::network::Order;
 use crate::engine::plan::{BoundPorts, CallId, Command, Event, Plan, Streams, Wanted};
 use crate::engine::ports::{Pair, PortRange};
+use crate::engine::talk::TalkOrder;
 use crate::engine::voice::Speaker;
 use crate::media::codec::Detector;
 use crate::secure::dtls::Identity;
@@ -94,11 +95,12 @@ impl Engines {
         let start = rng.next_u32() as u16;
         let engines = Engines {
             ports: PortRange::new(low, high, start),
-            closing: Scope::new("engines", runtime),
+            closing: Scope::new("engines", runtime.clone()),
             calls: HashMap::new(),
             supplies: Supplies {
                 settings,
                 media,
+                runtime: runtime.clone(),
                 speaker: Speaker::default(),
                 rng,
                 events,
@@ -134,7 +136,11 @@ impl Engines {
             Command::Prepare { call, wanted, address } => self.prepare(now, call, wanted, address),
             Command::Start { call, plan } => self.start(call, *plan),
             Command::Update { call, streams } => self.update(now, call, *streams),
-            Command::Answered { call } => self.order(call, Order::Answered),
+            Command::Answered { call } => {
+                self.talk(call, TalkOrder::Begin);
+                self.order(call, Order::Answered);
+            }
+            Command::Talk { call, order } => self.talk(call, order),
             Command::SendKey { call } => self.order(call, Order::SendKey),
             Command::SendDigits { call, digits } => self.order(call, Order::SendDigits(digits)),
             Command::Stop { call } => self.stop(now, call),
@@ -213,6 +219,12 @@ impl Engines {
         let running = self.calls.get(&call).and_then(|entry| entry.running.as_ref());
         let taken = running.is_none_or(|running| running.order(order));
         self.tell_unless(taken, call);
+    }
+
+    fn talk(&self, call: CallId, order: TalkOrder) {
+        if let Some(running) = self.running(call) {
+            running.talk(order);
+        }
     }
 
     fn tell_unless(&self, taken: bool, call: CallId) {

@@ -378,6 +378,7 @@ impl World {
                 encoder: "auto".to_owned(),
             },
             voice: Voice { greeting: None, then: Then::Echo },
+            talk: None,
             recording: Some(Recording {
                 place: Place::Exact(self.folder.path().join("call.mp4")),
                 audio: RecordAudio::Stereo,

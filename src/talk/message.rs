@@ -7,7 +7,10 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
+use crate::codec::still::encode::Still;
 use crate::media::frame::Size;
+
+pub use crate::codec::still::ImageType;
 
 /// Whose words these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,26 +20,6 @@ pub enum Role {
     Assistant,
     /// The answer to a [`ToolCall`].
     Tool,
-}
-
-/// How an image is coded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImageType {
-    Jpeg,
-    Png,
-    Webp,
-    Gif,
-}
-
-impl ImageType {
-    pub fn media_type(self) -> &'static str {
-        match self {
-            ImageType::Jpeg => "image/jpeg",
-            ImageType::Png => "image/png",
-            ImageType::Webp => "image/webp",
-            ImageType::Gif => "image/gif",
-        }
-    }
 }
 
 /// How closely a model is asked to look; not every server knows the word.
@@ -50,8 +33,9 @@ pub enum Detail {
     Omit,
 }
 
-/// A picture as it is sent to a model. Made from cleared pictures, or given by who is trusted with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A picture as it is sent to a model. It has two makers: [`Image::of`] takes a [`Still`], which is made of cleared
+/// pictures only, and [`Image::given`] says in so many words that whoever gave it is trusted.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Image {
     /// Unique within the call.
     pub id: u64,
@@ -65,6 +49,52 @@ pub struct Image {
     pub note: String,
     /// Never forgotten.
     pub pinned: bool,
+    origin: Origin,
+}
+
+/// Why a picture may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A gate has cleared it.
+    Cleared,
+    /// It came from someone the route trusts, and nobody here has looked at it.
+    Given,
+}
+
+impl Image {
+    /// What a cleared picture became.
+    pub fn of(still: &Still, id: u64, note: impl Into<String>) -> Self {
+        let (kind, size) = (still.kind(), still.size());
+        Image::new(id, kind, still.bytes().clone(), size, note.into(), Origin::Cleared)
+    }
+
+    /// Bytes of someone the route trusts with sending pictures uncleared: the operator's own file, an application
+    /// that was given that right.
+    pub fn given(
+        id: u64,
+        kind: ImageType,
+        bytes: impl Into<Arc<[u8]>>,
+        size: Size,
+        note: impl Into<String>,
+    ) -> Self {
+        Image::new(id, kind, bytes.into(), size, note.into(), Origin::Given)
+    }
+
+    fn new(id: u64, kind: ImageType, bytes: Arc<[u8]>, size: Size, note: String, origin: Origin) -> Self {
+        Image { id, kind, bytes, size, detail: Detail::Auto, taken: None, note, pinned: false, origin }
+    }
+
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+}
+
+/// Without the bytes: they are of people, and logs are not for them.
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Image { id, kind, bytes, size, note, .. } = self;
+        write!(f, "Image({id} {kind:?} {size} {} bytes, {note:?})", bytes.len())
+    }
 }
 
 /// A piece of a message.

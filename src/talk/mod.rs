@@ -8,7 +8,13 @@
 //! `message` holds the words all of them share. What is in `wire` is pure: a provider's events to ours and back. What
 //! is in `link` opens sockets. How sound and pictures come here and leave is `engine`'s.
 
+pub mod context;
+pub mod conversation;
 pub mod hear;
 pub mod link;
 pub mod message;
+pub mod realtime;
+pub mod sentences;
+pub mod sight;
+pub mod tools;
 pub mod wire;

@@ -7,17 +7,20 @@ use std::time::Instant;
 use super::dialling::DialReason;
 use super::metadata::check_headers;
 use super::transfer::TransferTo;
-use super::{Dial, UserAgent, Way};
+use super::{Dial, Do, UserAgent, Way};
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
-use crate::engine::plan::{CallId, Label};
+use crate::engine::plan::{CallId, Command, Label};
+use crate::engine::talk::{TalkOrder, Wish};
 use crate::sip::party::shown;
 use crate::sip::uri::Scheme;
 use crate::sip::{NameAddr, Uri};
 
 /// Keys pressed at once.
 const DIGITS_MAX: usize = 64;
+/// Letters of a text for an agent.
+const TEXT_MAX: usize = 4_000;
 /// The longest target that is looked at, bytes.
 const TARGET_MAX: usize = 512;
 
@@ -62,6 +65,21 @@ pub enum Asked {
     Digits {
         call: String,
         digits: String,
+    },
+    /// The agent says this, behind what it is saying.
+    Say {
+        call: String,
+        text: String,
+    },
+    /// A turn of the caller in writing.
+    Text {
+        call: String,
+        text: String,
+    },
+    /// The caller's turn is over, or was none.
+    Turn {
+        call: String,
+        commit: bool,
     },
     /// `to` or `with`.
     Transfer {
@@ -117,6 +135,12 @@ impl Refused {
     }
 }
 
+/// What is to be said or was written.
+fn text_of(text: String) -> Result<String, Refused> {
+    let good = !text.trim().is_empty() && text.chars().count() <= TEXT_MAX;
+    if good { Ok(text) } else { Err(Refused::bad("text", format!("1 to {TEXT_MAX} characters"))) }
+}
+
 impl UserAgent {
     /// Does what is asked; the call it concerned.
     ///
@@ -150,6 +174,12 @@ impl UserAgent {
                 self.send_digits(now, call, &digits);
                 Ok(call)
             }
+            Asked::Say { call, text } => self.talk(now, &call, text_of(text)?, TalkOrder::Say),
+            Asked::Text { call, text } => self.talk(now, &call, text_of(text)?, TalkOrder::Text),
+            Asked::Turn { call, commit } => {
+                let order = if commit { TalkOrder::CommitTurn } else { TalkOrder::ClearTurn };
+                self.talk(now, &call, String::new(), |_| order)
+            }
             Asked::Transfer { call, to, with } => {
                 let call = self.find_established(&call)?;
                 let to = match (to, with) {
@@ -166,6 +196,43 @@ impl UserAgent {
                 Ok(call)
             }
         }
+    }
+
+    /// Something for the agent of a call.
+    fn talk(
+        &mut self,
+        now: Instant,
+        call: &str,
+        text: String,
+        order: impl FnOnce(String) -> TalkOrder,
+    ) -> Result<CallId, Refused> {
+        let call = self.find_established(call)?;
+        let talks = self.calls.get(&call).is_some_and(|call| call.settings().behaviour.talks());
+        if !talks {
+            let text = "the agent of this call does not talk: kind = \"pipeline\" or \"realtime\"";
+            return Err(Refused::new(Kind::Conflict, "no_conversation", text));
+        }
+        self.out.push_back(Do::Engine(Command::Talk { call, order: order(text) }));
+        self.settle(now);
+        Ok(call)
+    }
+
+    /// An agent wants something of its own call; it is told what came of it.
+    pub(super) fn grant(&mut self, now: Instant, call: CallId, id: String, wish: Wish) {
+        let name = call.to_string();
+        let (asked, done) = match wish {
+            Wish::HangUp => (Asked::HangUp { call: name }, "The call ends."),
+            Wish::Digits(digits) => (Asked::Digits { call: name, digits }, "The keys are being pressed."),
+            Wish::Transfer(to) => {
+                (Asked::Transfer { call: name, to: Some(to), with: None }, "The call is being transferred.")
+            }
+            Wish::Hold => (Asked::Hold { call: name }, "The caller is on hold."),
+        };
+        let result = match self.control(now, asked) {
+            Ok(_) => done.to_owned(),
+            Err(refused) => format!("That was refused: {refused}."),
+        };
+        self.out.push_back(Do::Engine(Command::Talk { call, order: TalkOrder::Done { id, result } }));
     }
 
     fn place(&mut self, now: Instant, place: &Place) -> Result<CallId, Refused> {

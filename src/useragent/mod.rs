@@ -331,7 +331,10 @@ impl UserAgent {
 
     pub fn handle_engine(&mut self, now: Instant, event: EngineEvent) {
         let call = event.call();
-        self.step(now, call, |call| call.handle_engine(now, event));
+        match event {
+            EngineEvent::Wish { id, wish, .. } => self.grant(now, call, id, wish),
+            event => self.step(now, call, |call| call.handle_engine(now, event)),
+        }
         self.settle(now);
     }
 

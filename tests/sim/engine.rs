@@ -78,7 +78,8 @@ impl Engine {
             | Command::Update { .. }
             | Command::Answered { .. }
             | Command::SendKey { .. }
-            | Command::SendDigits { .. } => None,
+            | Command::SendDigits { .. }
+            | Command::Talk { .. } => None,
         };
         self.commands.push(command);
         if let Some(event) = event {
@@ -110,6 +111,7 @@ impl Engine {
             Command::Answered { .. } => "answered",
             Command::SendKey { .. } => "key",
             Command::SendDigits { .. } => "digits",
+            Command::Talk { .. } => "talk",
             Command::Stop { .. } => "stop",
         };
         self.commands.iter().map(name).collect::<Vec<_>>().join(" ")

@@ -5,6 +5,7 @@ use super::section::{Reading, did_you_mean};
 use super::settings::{Agent, Config, DEFAULT_RECORDING, Listen, Transport};
 use super::sip;
 use super::sip::check::collide;
+use super::talk;
 
 /// Two ports for audio, two for video: one call.
 const PORTS_MIN: u16 = 4;
@@ -14,6 +15,7 @@ pub fn check(config: &Config, reading: &Reading) {
     sip::check::check(config, reading);
     rtp_ports(config, reading);
     routes(config, reading);
+    talk::check::check(config, reading);
     console(config, reading);
 }
 
@@ -185,7 +187,7 @@ mod tests {
         check("route=[{source='10.0.0.0/33'}]", "is no network");
         check("route=[{agnt='mirror'}]", "did you mean \"agent\"?");
         check("route=[{header={'X Door'='a'}}]", "no header of SIP");
-        check("agent.x={kind='pipeline'}", "not in this version");
+        check("agent.x={kind='avatar'}", "not in this version");
         check("agent.x={kind='record', greeting='hello'}", "only an agent of kind \"mirror\"");
         check("agent.x={audio='echo'}", "say what it does");
         assert_eq!(problems(&["console.listen='0.0.0.0:8080'", "console.token=abc"]), [""; 0]);

@@ -5,7 +5,6 @@
 const KEYS: &[&str] = &[
     "detector.*.device",
     "overlay.captions",
-    "vision",
     "recording.wav",
     "recording.consent",
     "recording.retain_days",
@@ -18,22 +17,7 @@ const KEYS: &[&str] = &[
     "recording.*.max_gib",
     "recording.*.key",
     "recording.*.upload",
-    "agent.*.display_name",
-    "agent.*.instructions",
-    "agent.*.stt",
-    "agent.*.llm",
-    "agent.*.tts",
-    "agent.*.voice",
-    "agent.*.language",
-    "agent.*.sight",
-    "agent.*.tools",
-    "agent.*.keep_images",
     "agent.*.avatar",
-    "agent.*.realtime",
-    "stt",
-    "llm",
-    "tts",
-    "realtime",
     "avatar",
     "source",
     "events",
@@ -41,10 +25,8 @@ const KEYS: &[&str] = &[
 ];
 
 /// Words that later versions take, by key.
-const WORDS: &[(&str, &[&str])] = &[
-    ("recording.video", &["agent", "side_by_side"]),
-    ("agent.*.kind", &["pipeline", "realtime", "avatar", "bridge", "source"]),
-];
+const WORDS: &[(&str, &[&str])] =
+    &[("recording.video", &["agent", "side_by_side"]), ("agent.*.kind", &["avatar", "bridge", "source"])];
 
 /// Whether a key (`overlay.captions`) belongs to a later version.
 pub fn is_later_key(path: &str) -> bool {
@@ -73,7 +55,7 @@ mod tests {
     #[test]
     fn later_keys_and_words_are_known_by_their_path() {
         assert!(is_later_key("overlay.captions"));
-        assert!(is_later_key("agent.reception.llm"));
+        assert!(is_later_key("agent.reception.avatar"));
         assert!(!is_later_key("sip.listen"));
         assert!(!is_later_key("overlay.caption"));
         assert!(!is_later_word("media.audio_codecs[0]", "opus"));

@@ -17,6 +17,7 @@ pub mod secret;
 pub mod section;
 pub mod settings;
 pub mod sip;
+pub mod talk;
 
 use std::path::PathBuf;
 

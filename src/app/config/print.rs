@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::settings::*;
 use super::sip;
+use super::talk;
 use crate::media::frame::Size;
 
 /// The whole configuration as TOML.
@@ -17,6 +18,7 @@ pub fn print(config: &Config) -> String {
     appliance_and_sip(&mut page, config);
     media_and_video(&mut page, config);
     vision(&mut page, config);
+    talk::print::talk(&mut page, config);
     recordings(&mut page, config);
     agents_and_routes(&mut page, config);
     page.section("console");
@@ -27,7 +29,7 @@ pub fn print(config: &Config) -> String {
 }
 
 /// TOML as it grows.
-pub(super) struct Page(String);
+pub struct Page(String);
 
 impl Page {
     pub(super) fn section(&mut self, header: impl Display) {
@@ -74,12 +76,12 @@ impl Page {
     }
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
 /// A name as a key or a part of a header.
-fn key(name: &str) -> String {
+pub(super) fn key(name: &str) -> String {
     toml_edit::Key::new(name).to_string()
 }
 
@@ -173,9 +175,14 @@ fn agents_and_routes(page: &mut Page, config: &Config) {
     for (name, agent) in &config.agents {
         page.section(format_args!("agent.{}", key(name)));
         page.word("kind", agent.kind());
-        if let Agent::Mirror { audio, greeting } = agent {
-            page.word("audio", *audio);
-            page.text("greeting", greeting);
+        match agent {
+            Agent::Mirror { audio, greeting } => {
+                page.word("audio", *audio);
+                page.text("greeting", greeting);
+            }
+            Agent::Record => {}
+            Agent::Pipeline(agent) => talk::print::speaking(page, name, agent, false),
+            Agent::Realtime(agent) => talk::print::speaking(page, name, agent, true),
         }
     }
     if config.routes.is_empty() {

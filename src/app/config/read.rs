@@ -11,6 +11,7 @@ use super::file::{Table, Value};
 use super::section::{Reading, Section, did_you_mean, word};
 use super::settings::*;
 use super::sip;
+use super::talk;
 use crate::media::frame::Size;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -31,6 +32,9 @@ pub fn config(reading: &Reading, tree: &Table) -> Config {
     censor(&root.table("censor"), &mut config.censor);
     filters(&root.table("filters"), &mut config.filters);
     overlay(&root.table("overlay"), &mut config.overlay);
+    talk::read::vision(&root.table("vision"), &mut config.vision);
+    talk::read::talk(&root.table("talk"), &mut config.talk);
+    talk::read::providers(&root, &mut config);
     recordings(&root.table("recording"), &mut config);
     agents(&root.table("agent"), &mut config);
     console(&root.table("console"), &mut config.console);
@@ -308,7 +312,10 @@ fn agent(section: &Section, default: Option<AgentKind>) -> Option<Agent> {
     section.parsed("kind", &mut kind, |text| word(text, &section.path_of("kind")).map(Some));
     let Some(kind) = kind else {
         if !section.has("kind") {
-            section.problem("kind", "say what it does: kind = \"mirror\" or \"record\"");
+            section.problem(
+                "kind",
+                "say what it does: kind = \"mirror\", \"record\", \"pipeline\" or \"realtime\"",
+            );
         }
         section.texts();
         return None;
@@ -331,6 +338,8 @@ fn agent(section: &Section, default: Option<AgentKind>) -> Option<Agent> {
             }
             Some(Agent::Record)
         }
+        AgentKind::Pipeline => Some(Agent::Pipeline(Box::new(talk::read::speaking(section, false)))),
+        AgentKind::Realtime => Some(Agent::Realtime(Box::new(talk::read::speaking(section, true)))),
     }
 }
 

@@ -13,6 +13,8 @@ use super::secret::Secret;
 pub use super::sip::settings::{
     Account, Busy, Listen, Sip, SipPeer, SrtpOffer, SrtpPolicy, Strangers, Tls, Transport, User,
 };
+pub use super::talk::settings as speech;
+use super::talk::settings::{Providers, Speaking, Talk, Vision};
 use crate::engine::plan::{AudioCodec, VideoCodec};
 use crate::media::frame::Size;
 
@@ -57,6 +59,9 @@ pub struct Config {
     pub censor: Censor,
     pub filters: Filters,
     pub overlay: Overlay,
+    pub vision: Vision,
+    pub talk: Talk,
+    pub providers: Providers,
     /// By name; [`DEFAULT_RECORDING`] is `[recording]` itself, the others start from its values.
     pub recording: BTreeMap<String, Recording>,
     /// By name; `mirror` is built in.
@@ -81,6 +86,9 @@ impl Default for Config {
             censor: Censor::default(),
             filters: Filters::default(),
             overlay: Overlay::default(),
+            vision: Vision::default(),
+            talk: Talk::default(),
+            providers: Providers::default(),
             recording: BTreeMap::from([(named(DEFAULT_RECORDING), Recording::default())]),
             agents: BTreeMap::from([(named("mirror"), Agent::default())]),
             routes: Vec::new(),
@@ -423,7 +431,7 @@ words! {
 
 words! {
     /// What an agent does.
-    AgentKind { Mirror = "mirror", Record = "record" }
+    AgentKind { Mirror = "mirror", Record = "record", Pipeline = "pipeline", Realtime = "realtime" }
 }
 
 /// `[agent.NAME]`
@@ -433,6 +441,10 @@ pub enum Agent {
     Mirror { audio: MirrorAudio, greeting: String },
     /// Answers, listens and records; sends a still and silence.
     Record,
+    /// Hears, thinks and speaks through three models.
+    Pipeline(Box<Speaking>),
+    /// One model does all of it.
+    Realtime(Box<Speaking>),
 }
 
 /// What the mirror says when nothing else is written.
@@ -444,6 +456,8 @@ impl Agent {
         match self {
             Agent::Mirror { .. } => AgentKind::Mirror,
             Agent::Record => AgentKind::Record,
+            Agent::Pipeline(_) => AgentKind::Pipeline,
+            Agent::Realtime(_) => AgentKind::Realtime,
         }
     }
 }

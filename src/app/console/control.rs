@@ -51,7 +51,7 @@ pub(super) async fn hang_up(
     answer(&shared, Asked::HangUp { call: id.clone() }, Some(&id), StatusCode::OK).await
 }
 
-/// POST /api/v1/calls/{id}/{hold,resume,dtmf,transfer}
+/// POST /api/v1/calls/{id}/{hold,resume,dtmf,transfer,say,text,turn}
 pub(super) async fn act(
     State(shared): State<Arc<Shared>>,
     Path((id, verb)): Path<(String, String)>,
@@ -61,6 +61,8 @@ pub(super) async fn act(
         "hold" | "resume" => &[],
         "dtmf" => &["digits"],
         "transfer" => &["to", "with"],
+        "say" | "text" => &["text"],
+        "turn" => &["action"],
         _ => return super::nowhere().await,
     };
     let fields = match read(request, known).await {
@@ -72,6 +74,12 @@ pub(super) async fn act(
         "hold" => Ok((Asked::Hold { call }, StatusCode::OK)),
         "resume" => Ok((Asked::Resume { call }, StatusCode::OK)),
         "dtmf" => fields.needed("digits").map(|digits| (Asked::Digits { call, digits }, StatusCode::OK)),
+        "say" => fields.needed("text").map(|text| (Asked::Say { call, text }, StatusCode::ACCEPTED)),
+        "text" => fields.needed("text").map(|text| (Asked::Text { call, text }, StatusCode::ACCEPTED)),
+        "turn" => fields.needed("action").and_then(|action| match action.as_str() {
+            "commit" | "clear" => Ok((Asked::Turn { call, commit: action == "commit" }, StatusCode::OK)),
+            _ => Err(Wrong::bad("action", "commit or clear")),
+        }),
         _ => fields.text("to").and_then(|to| {
             let with = fields.text("with")?;
             Ok((Asked::Transfer { call, to, with }, StatusCode::ACCEPTED))
@@ -284,6 +292,9 @@ mod tests {
                 | Asked::Hold { .. }
                 | Asked::Resume { .. }
                 | Asked::Digits { .. }
+                | Asked::Say { .. }
+                | Asked::Text { .. }
+                | Asked::Turn { .. }
                 | Asked::Transfer { .. } => Some(Ok(CallId(0xabc))),
             };
             Box::pin(async move { answer })

@@ -18,6 +18,7 @@ impl Dialled {
             video_in: room.video_in(),
             video_out: VideoOut { picture: self.picture.clone(), ..room.video_out.clone() },
             voice: Voice { greeting: None, then: self.sound.clone() },
+            talk: None,
             recording: room.recording.clone(),
             timeouts: room.timeouts,
         }

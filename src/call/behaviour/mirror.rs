@@ -23,6 +23,7 @@ impl Mirror {
             video_in: room.video_in(),
             video_out: VideoOut { picture: Picture::Mirror, ..room.video_out.clone() },
             voice: Voice { greeting, then },
+            talk: None,
             recording: room.recording.clone(),
             timeouts: room.timeouts,
         }

@@ -6,6 +6,7 @@
 pub mod dialled;
 pub mod mirror;
 pub mod record;
+pub mod talk;
 
 use crate::engine::plan::{
     GatedRecord, Gating, Label, Look, OpenRecord, Plan, Recording, Streams, Timeouts, VideoIn, VideoOut,
@@ -17,6 +18,7 @@ use crate::rtp::reach::Reach;
 pub enum Behaviour {
     Mirror(mirror::Mirror),
     Record(record::Record),
+    Talk(talk::Talk),
     /// `eyeline call`: we dialled and send a clip or a test picture.
     Dialled(dialled::Dialled),
 }
@@ -34,11 +36,17 @@ pub struct Room {
 }
 
 impl Behaviour {
+    /// Whether an agent talks with the caller.
+    pub fn talks(&self) -> bool {
+        matches!(self, Behaviour::Talk(_))
+    }
+
     /// Plans one call's media.
     pub fn plan(&self, label: Label, streams: Streams, room: &Room) -> Plan {
         match self {
             Behaviour::Mirror(agent) => agent.plan(label, streams, room),
             Behaviour::Record(agent) => agent.plan(label, streams, room),
+            Behaviour::Talk(agent) => agent.plan(label, streams, room),
             Behaviour::Dialled(agent) => agent.plan(label, streams, room),
         }
     }

@@ -24,6 +24,7 @@ impl Record {
                 greeting: (!self.greeting.is_empty()).then(|| self.greeting.clone()),
                 then: Then::Silence,
             },
+            talk: None,
             recording: room.recording.clone(),
             timeouts: room.timeouts,
         }

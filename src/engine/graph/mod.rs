@@ -6,6 +6,7 @@
 mod audio;
 mod gate;
 mod record;
+mod talk;
 mod video;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::base::queue::{self, Fifo, Offered, Sender};
 use crate::base::stop::{Outcome, Scope};
 use crate::engine::coding::Coder;
 use crate::engine::graph::record::Taps;
+use crate::engine::graph::talk::Talk;
 use crate::engine::lateness::Lateness;
 use crate::engine::network::audio::AudioPart;
 use crate::engine::network::guard::Guard;
@@ -43,6 +45,8 @@ const ORDERS_DEPTH: usize = 64;
 pub(super) struct Supplies {
     pub settings: Settings,
     pub media: Handle,
+    /// Where conversations run.
+    pub runtime: Handle,
     pub speaker: Speaker,
     pub rng: StdRng,
     pub events: Sender<Event, Fifo>,
@@ -90,6 +94,7 @@ pub struct Running {
     /// How pictures are coded for the peer now.
     coder: Option<Coder>,
     greeted: bool,
+    talk: Option<Talk>,
 }
 
 impl Running {
@@ -117,7 +122,9 @@ impl Running {
             slides_recorded: Arc::new(Mutex::new(None)),
             coder: None,
             greeted: false,
+            talk: None,
         };
+        running.prepare_talk(supplies);
         let audio = running.audio_part(supplies, pairs.audio);
         let video = running.video_part(supplies, pairs.video);
         if audio.is_none() && video.is_none() {
@@ -141,6 +148,7 @@ impl Running {
             token: running.scope.token(),
         };
         running.scope.task("network", network.run());
+        running.start_talk(supplies);
         Ok(running)
     }
 
@@ -181,10 +189,14 @@ impl Running {
 
     /// Stops everything, waits for it and says how it was.
     pub(super) async fn take_down(self) -> Report {
-        let Running { call, scope, gauges, slides, recorded, slides_recorded, taps, orders, .. } = self;
+        let Running { call, scope, gauges, slides, recorded, slides_recorded, taps, orders, talk, .. } = self;
         // The recorder drains once the last writing end is gone; the network task wakes when no more orders can come.
         drop((taps, orders));
-        let outcomes = scope.close(CLOSE_LIMIT).await;
+        let mut outcomes = match talk {
+            Some(talk) => talk.close().await,
+            None => Vec::new(),
+        };
+        outcomes.extend(scope.close(CLOSE_LIMIT).await);
         let mut report = gauges.report();
         for (name, outcome) in outcomes {
             let text = match outcome {

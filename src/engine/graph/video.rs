@@ -76,6 +76,9 @@ impl Running {
         if let Some(recorder) = &self.taps.pictures {
             bus.add(recorder.clone());
         }
+        if let Some(sight) = self.talk.as_ref().and_then(|talk| talk.sight.as_ref()) {
+            bus.add(sight.camera.clone());
+        }
         let encoded = self.video_out(supplies, stream, steered);
         let recoded = self.taps.recoded.clone();
         let inbound = Inbound { bus, recoded, gauges: self.gauges.clone(), observed: true };
@@ -94,6 +97,9 @@ impl Running {
         let mut bus = Bus::default();
         if let Some(recorder) = self.slides_recorder(supplies) {
             bus.add(recorder);
+        }
+        if let Some(sight) = self.talk.as_ref().and_then(|talk| talk.sight.as_ref()) {
+            bus.add(sight.screen.clone());
         }
         let (steering, _) = steering(false);
         let inbound = Inbound { bus, recoded: None, gauges: self.slides.clone(), observed: false };

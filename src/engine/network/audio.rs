@@ -13,6 +13,7 @@ use crate::engine::network::hearing::Hearing;
 use crate::engine::network::sockets::Sockets;
 use crate::engine::network::speaking::Speaking;
 use crate::engine::plan::{AudioCodec, AudioStream as AudioStreamPlan, Direction, StreamReport};
+use crate::engine::playout::Playout;
 use crate::media::audio::{Pcm, block_samples};
 use crate::media::codec::CodecError;
 use crate::rtp::audio::{AudioFormat, AudioStream, AudioTerms};
@@ -47,6 +48,9 @@ pub struct AudioPart {
     pub digits: VecDeque<char>,
     pub caller: Option<Sender<Pcm, Fifo>>,
     pub agent: Option<Sender<Pcm, Fifo>>,
+    /// What an agent hears, every block of it, and what it says.
+    pub listener: Option<Sender<Pcm, Fifo>>,
+    pub playout: Option<Playout>,
     pub beat: Beat,
 }
 
@@ -217,6 +221,9 @@ impl AudioPart {
         if let (true, Some(recorder)) = (heard && self.receives(), &self.caller) {
             recorder.offer(Pcm { rate, pts, samples: self.beat.heard.as_slice().into() });
         }
+        if let Some(listener) = &self.listener {
+            listener.offer(Pcm { rate, pts, samples: self.beat.heard.as_slice().into() });
+        }
         if !self.sends() {
             return;
         }
@@ -224,6 +231,9 @@ impl AudioPart {
         self.follow_loss();
         let Beat { heard, said, speaking, first_sent, .. } = &mut self.beat;
         self.mixer.fill(heard, said);
+        if let Some(playout) = &mut self.playout {
+            playout.fill(now, rate, said);
+        }
         if let Some(recorder) = &self.agent {
             recorder.offer(Pcm { rate, pts, samples: said.as_slice().into() });
         }

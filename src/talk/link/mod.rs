@@ -3,6 +3,7 @@
 //! ```text
 //! Models, Transcribers, Voices   one agent's list of providers, shared by its calls; the order is the fail-over order
 //!   └ Answer, Transcription, Speech   one question, one caller's ears, one sentence: owned and polled by a call
+//! RealtimeSession                one call with a model that hears and speaks itself
 //! provider (list, `first`) ─ retry (who is asked when, pure) ─ breaker (who is left alone, pure)
 //! http, websocket ─ address (where plain text may go, pure)   mock, espeak: without a network
 //! ```
@@ -20,6 +21,7 @@ pub mod http;
 pub mod mock;
 pub mod models;
 pub mod provider;
+pub mod realtime;
 pub mod retry;
 pub mod transcribers;
 pub mod voices;
@@ -27,6 +29,7 @@ pub mod websocket;
 
 pub use http::Http;
 pub use models::{Answer, Models};
+pub use realtime::RealtimeSession;
 pub use transcribers::{Transcribers, Transcript, Transcription};
 pub use voices::{Speech, Voices};
 

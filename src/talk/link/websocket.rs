@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -30,6 +30,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 pub use tokio_tungstenite::tungstenite::{Bytes, Utf8Bytes};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use crate::talk::link::address::is_near;
 use crate::talk::message::Failure;
 
 /// Limits of one connection.
@@ -297,14 +298,6 @@ fn frame_of(message: Message) -> Result<Option<Frame>, Ended> {
     }
 }
 
-/// Whether sound, pictures and keys may travel to it in the clear: this box, and networks of its site.
-pub fn is_near(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    }
-}
-
 /// Where a URL leads.
 struct Place {
     uri: Uri,
@@ -438,7 +431,7 @@ impl AsyncWrite for Wire {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
     use rustls::RootCertStore;

@@ -1,0 +1,260 @@
+//! Driver. The agents that talk: from the sections of the configuration to what each call of them needs. Their
+//! providers, and the networks that listen, are shared by all calls.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::app::config::settings::speech::{
+    Endpointing, ImageDetail, ImageFormat, Provider, Resize, Service, Sight, Speaking, Talk, TurnDetection,
+    Vendor, Vision,
+};
+use crate::app::config::settings::{Agent as AgentConfig, Config};
+use crate::app::config::talk::read::{milliseconds, usual_variable};
+use crate::base::time::Clock;
+use crate::codec::still::encode::{StillFormat, StillSettings};
+use crate::codec::still::fit::{Fit, Strategy};
+use crate::engine::sight::SightSettings;
+use crate::engine::talk::{Agent, Services};
+use crate::inference::store::{ModelFile, Store};
+use crate::talk::context::ContextSettings;
+use crate::talk::conversation::ConversationSettings;
+use crate::talk::hear::{EndpointingMode, HearingSettings, Turns};
+use crate::talk::link::{Http, LinkSettings, Models, Transcribers, Voices};
+use crate::talk::message::{self, Detail, Endpoint};
+use crate::talk::sight::sampler::SamplerSettings;
+use crate::talk::sight::watch::WatchSettings;
+use crate::talk::tools;
+use crate::worker::ears::{Ears, EarsSettings};
+
+/// The models that listen, by their names in the manifest.
+const VOICE_MODEL: &str = "silero-vad";
+const TURN_MODEL: &str = "smart-turn-v3.2";
+/// Hz until a call says otherwise.
+const RATE: u32 = 8_000;
+
+/// Every agent that talks, ready for calls.
+#[derive(Default)]
+pub struct Talkers {
+    agents: BTreeMap<String, Arc<Agent>>,
+    ears: Option<Ears>,
+    judges_turns: bool,
+    /// What is missing, in words.
+    problems: Vec<String>,
+}
+
+impl Talkers {
+    /// Starts what the configured agents need. What cannot be had costs only itself.
+    pub fn start(config: &Config, clock: Clock) -> Self {
+        let mut talkers = Talkers::default();
+        let speaking = |agent: &AgentConfig| matches!(agent, AgentConfig::Pipeline(_));
+        if !config.agents.values().any(speaking) {
+            return talkers;
+        }
+        talkers.ears = talkers.listen(config);
+        let http = Http::new();
+        for (name, agent) in &config.agents {
+            if let AgentConfig::Pipeline(settings) = agent {
+                let agent = talkers.agent(config, clock, &http, name, settings);
+                talkers.agents.insert(name.clone(), Arc::new(agent));
+            }
+        }
+        talkers
+    }
+
+    pub fn agent_named(&self, name: &str) -> Option<&Arc<Agent>> {
+        self.agents.get(name)
+    }
+
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    /// The networks that tell speech and ends of turns, where they are installed.
+    fn listen(&mut self, config: &Config) -> Option<Ears> {
+        let mut found = |name: &str| match model_file(config, name) {
+            Ok(file) => Some(file),
+            Err(why) => {
+                self.problems.push(format!("{name} is not used: {why}"));
+                None
+            }
+        };
+        let turn = match config.talk.turn_detection {
+            TurnDetection::Auto | TurnDetection::SmartTurn => found(TURN_MODEL),
+            TurnDetection::Vad | TurnDetection::Manual => None,
+        };
+        let voice = found(VOICE_MODEL)?;
+        let settings =
+            EarsSettings { onnxruntime: config.models.onnxruntime.clone(), ..EarsSettings::new(voice, turn) };
+        let judges_turns = settings.turn.is_some();
+        match Ears::start(settings) {
+            Ok(ears) => {
+                self.judges_turns = judges_turns;
+                Some(ears)
+            }
+            Err(error) => {
+                self.problems.push(format!("speech is told by its loudness alone: {error}"));
+                None
+            }
+        }
+    }
+
+    fn agent(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
+        let list = |service: Service, names: &[String]| -> Vec<Endpoint> {
+            let known = config.providers.of(service);
+            names.iter().filter_map(|name| Some(endpoint(name, known.get(name)?, settings))).collect()
+        };
+        let links = LinkSettings::default();
+        let mut voices = list(Service::Speech, &settings.tts);
+        // When no other voice answers, the box still speaks.
+        if !voices.iter().any(|voice| voice.vendor == message::Vendor::Espeak) {
+            voices.push(Endpoint {
+                language: language(&settings.language),
+                ..Endpoint::new("espeak", message::Vendor::Espeak)
+            });
+        }
+        let sees = settings.sight != Sight::Off
+            && settings
+                .llm
+                .first()
+                .and_then(|name| config.providers.llm.get(name))
+                .is_some_and(Provider::can_see);
+        Agent {
+            name: name.to_owned(),
+            conversation: conversation(config, settings, sees),
+            hearing: hearing(&config.talk, self.judges_turns),
+            sight: sees.then(|| sight(&config.vision, clock)),
+            samples: settings.sight == Sight::Continuous,
+            services: Services {
+                models: Arc::new(Models::new(http, list(Service::Language, &settings.llm), links)),
+                transcribers: Arc::new(Transcribers::new(
+                    http,
+                    list(Service::Transcription, &settings.stt),
+                    links,
+                )),
+                voices: Arc::new(Voices::new(http, voices, links)),
+                ears: self.ears.clone(),
+            },
+        }
+    }
+}
+
+fn model_file(config: &Config, name: &str) -> Result<ModelFile, String> {
+    let store = Store::open(config.models.dir.as_deref()).map_err(|error| error.to_string())?;
+    store.file(name).map_err(|error| error.to_string())
+}
+
+fn language(configured: &str) -> String {
+    if configured == "auto" { String::new() } else { configured.to_owned() }
+}
+
+fn endpoint(name: &str, provider: &Provider, agent: &Speaking) -> Endpoint {
+    let vendor = match provider.vendor {
+        Vendor::Openai => message::Vendor::OpenAi,
+        Vendor::Gemini => message::Vendor::Gemini,
+        Vendor::Anthropic => message::Vendor::Anthropic,
+        Vendor::Deepgram => message::Vendor::Deepgram,
+        Vendor::Espeak => message::Vendor::Espeak,
+        Vendor::Mock => message::Vendor::Mock,
+    };
+    let or = |own: &str, other: &str| if own.is_empty() { other.to_owned() } else { own.to_owned() };
+    Endpoint {
+        base_url: provider.base_url.clone(),
+        model: provider.model.clone(),
+        api_key: key(provider),
+        voice: or(&agent.voice, &provider.voice),
+        language: or(&provider.language, &language(&agent.language)),
+        temperature: provider.temperature,
+        options: provider.options.clone(),
+        timeout_ms: milliseconds(provider.timeout),
+        ..Endpoint::new(name, vendor)
+    }
+}
+
+/// The key as written, else the vendor's usual variable; that one is not shown to whoever listens on the way.
+fn key(provider: &Provider) -> String {
+    let plain = provider.base_url.starts_with("http://") || provider.base_url.starts_with("ws://");
+    let usual = usual_variable(provider.vendor).filter(|_| provider.api_key.is_empty() && !plain);
+    match usual {
+        Some(name) => std::env::var(name).unwrap_or_default(),
+        None => provider.api_key.expose().to_owned(),
+    }
+}
+
+fn conversation(config: &Config, agent: &Speaking, sees: bool) -> ConversationSettings {
+    let tools =
+        agent.tools.iter().filter(|name| sees || *name != "look").filter_map(|name| tools::spec(name));
+    ConversationSettings {
+        context: ContextSettings {
+            instructions: agent.instructions.clone(),
+            tools: tools.collect(),
+            keep_images: agent.keep_images as usize,
+            ..ContextSettings::default()
+        },
+        disclosure: agent.disclosure.clone(),
+        greeting: agent.greeting.clone(),
+        fallback: agent.fallback.clone(),
+        preemptive: config.talk.preemptive,
+        sees,
+        tool_steps: agent.max_tool_steps,
+        ..ConversationSettings::default()
+    }
+}
+
+/// `judges_turns`: there is a network that tells ends of turns.
+fn hearing(talk: &Talk, judges_turns: bool) -> HearingSettings {
+    let mut hearing = HearingSettings::new(RATE);
+    hearing.voice.activation_threshold = talk.vad_threshold;
+    hearing.voice.min_silence = talk.min_silence;
+    hearing.endpointing.mode = match talk.endpointing {
+        Endpointing::Fixed => EndpointingMode::Fixed,
+        Endpointing::Dynamic => EndpointingMode::Dynamic,
+    };
+    hearing.endpointing.min_delay = talk.min_delay;
+    hearing.endpointing.max_delay = talk.max_delay;
+    (hearing.endpointing.turns, hearing.endpointing.model) = match talk.turn_detection {
+        TurnDetection::Auto | TurnDetection::SmartTurn => (Turns::Automatic, judges_turns),
+        TurnDetection::Vad => (Turns::Automatic, false),
+        TurnDetection::Manual => (Turns::Manual, false),
+    };
+    hearing.interruption.enabled = talk.interruptions;
+    hearing.interruption.min_duration = talk.min_interruption;
+    hearing.interruption.min_words = talk.min_words as usize;
+    hearing.interruption.resume_false_interruption = talk.resume_false_interruption;
+    hearing.interruption.false_interruption_timeout = talk.false_interruption_timeout;
+    hearing
+}
+
+fn sight(vision: &Vision, clock: Clock) -> SightSettings {
+    let strategy = match vision.resize {
+        Resize::CenterAspectFit => Strategy::CenterAspectFit,
+        Resize::CenterAspectCover => Strategy::CenterAspectCover,
+        Resize::ScaleAspectFit => Strategy::ScaleAspectFit,
+        Resize::ScaleAspectCover => Strategy::ScaleAspectCover,
+        Resize::Skew => Strategy::Skew,
+    };
+    SightSettings {
+        watch: WatchSettings {
+            sampler: SamplerSettings {
+                speaking_fps: vision.speaking_fps.into(),
+                silent_fps: vision.silent_fps.into(),
+                onset: vision.onset_frame,
+            },
+            ..WatchSettings::default()
+        },
+        still: StillSettings {
+            fit: Fit { width: vision.max_width as usize, height: vision.max_height as usize, strategy },
+            format: match vision.format {
+                ImageFormat::Jpeg => StillFormat::Jpeg { quality: vision.quality.min(100) as u8 },
+                ImageFormat::Png => StillFormat::Png,
+            },
+        },
+        detail: match vision.detail {
+            ImageDetail::Auto => Detail::Auto,
+            ImageDetail::Low => Detail::Low,
+            ImageDetail::High => Detail::High,
+            ImageDetail::Omit => Detail::Omit,
+        },
+        clock,
+        first_id: 1,
+    }
+}

@@ -1,0 +1,87 @@
+//! Driver. Builds the conversation of a call: the line its agent hears and speaks on, its sight, its task.
+//!
+//! The task runs beside the network tasks, not among them: it waits for models and must not hold up a beat.
+
+use std::time::Duration;
+
+use super::{Running, Supplies};
+use crate::base::queue::{self, Fifo, Sender};
+use crate::base::stop::{Name, Outcome, Scope};
+use crate::engine::playout::{Playout, playout};
+use crate::engine::sight::{Sight, SightHandle, SightInputs};
+use crate::engine::talk::{BLOCKS, Line, ORDERS, Parts, TalkOrder, Talking};
+use crate::media::audio::Pcm;
+
+/// A conversation waits for networks only: it ends at once.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// The conversation of a running call.
+pub(super) struct Talk {
+    orders: Sender<TalkOrder, Fifo>,
+    scope: Scope,
+    /// Until the task runs.
+    beginning: Option<Beginning>,
+    /// Where cleared pictures go for it.
+    pub sight: Option<SightInputs>,
+}
+
+struct Beginning {
+    given: queue::Receiver<TalkOrder, Fifo>,
+    sight: Option<SightHandle>,
+}
+
+impl Talk {
+    pub(super) async fn close(self) -> Vec<(Name, Outcome)> {
+        let Talk { orders, scope, .. } = self;
+        drop(orders);
+        scope.close(CLOSE_LIMIT).await
+    }
+}
+
+impl Running {
+    /// Before the streams are built: they join in.
+    pub(super) fn prepare_talk(&mut self, supplies: &Supplies) {
+        let Some(agent) = &self.plan.talk else { return };
+        let (orders, given) = queue::queue(Fifo { depth: ORDERS });
+        let mut scope = Scope::new(format!("talk {}", self.call), supplies.runtime.clone());
+        let (sight, handle) = match &agent.sight {
+            None => (None, None),
+            Some(settings) => {
+                let (inputs, handle) = Sight::start(settings.clone(), &mut scope);
+                handle.open(agent.samples);
+                (Some(inputs), Some(handle))
+            }
+        };
+        self.talk = Some(Talk { orders, scope, beginning: Some(Beginning { given, sight: handle }), sight });
+    }
+
+    /// The line of a stream of sound that begins: what its agent hears, and what it says.
+    pub(super) fn talk_line(&mut self, rate: u32) -> Option<(Sender<Pcm, Fifo>, Playout)> {
+        let talk = self.talk.as_ref()?;
+        let (listener, sound) = queue::queue(Fifo { depth: BLOCKS });
+        let (say, playout) = playout(self.epoch);
+        talk.orders.offer(TalkOrder::Attach(Line { rate, say, sound }));
+        Some((listener, playout))
+    }
+
+    pub(super) fn start_talk(&mut self, supplies: &Supplies) {
+        let (Some(agent), Some(talk)) = (self.plan.talk.clone(), &mut self.talk) else { return };
+        let Some(Beginning { given, sight }) = talk.beginning.take() else { return };
+        let parts = Parts {
+            call: self.call,
+            epoch: self.epoch,
+            agent,
+            orders: given,
+            events: supplies.events.clone(),
+            sight,
+        };
+        talk.scope.task("talk", Talking::new(parts).run());
+    }
+
+    /// Something for the agent; one that is not there needs nothing.
+    pub(in crate::engine) fn talk(&self, order: TalkOrder) {
+        if let Some(talk) = &self.talk {
+            talk.orders.offer(order);
+        }
+    }
+}

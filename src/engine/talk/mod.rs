@@ -1,0 +1,509 @@
+//! Driver. The task of one call whose agent talks: carries sound, judgements, words, pictures and answers into the
+//! pure conversation, and does what comes out of it.
+//!
+//! ```text
+//! caller's block ─▶ hear ─▶ conversation ─▶ Ask ═ models    Speak ═ voices ─▶ Say ─▶ beat of the network task
+//!        └▶ ears, transcriber ─┘   ▲                └ Look ═ sight      Tool ─▶ tools ─▶ wish of the call
+//! ```
+//! It waits for networks and never computes for long; the beat does not wait for it. A call whose agent is stuck goes on
+//! as a silent call.
+
+#![expect(clippy::disallowed_methods, reason = "turns and replies are timed")]
+
+mod tools;
+mod voicing;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use self::voicing::Voicing;
+use crate::base::queue::{Fifo, Receiver, Sender};
+use crate::base::stop::Outcome;
+use crate::engine::plan::{CallId, Event};
+use crate::engine::playout::{LONGEST_AHEAD, Position, Say};
+use crate::engine::sight::{SightHandle, SightSettings};
+use crate::media::audio::{Judgement, Pcm};
+use crate::talk::conversation::{Conversation, ConversationSettings, Do, Told};
+use crate::talk::hear::{Heard, Hearing, HearingSettings};
+use crate::talk::link::{Answer, Models, Transcribers, Transcript, Transcription, Voices};
+use crate::talk::message::{Delta, Failure, ToolCall};
+use crate::talk::sight::{Reason, Sighted};
+use crate::worker::ears::{Ears, Listener};
+
+/// Blocks of the caller that wait for this task.
+pub const BLOCKS: usize = 50;
+/// Orders that wait for it.
+pub const ORDERS: usize = 64;
+/// What our own line carries between words, for the echo gate.
+const PAUSE_DB: f32 = -100.0;
+
+/// An agent that talks, as every call of it needs it.
+#[derive(Clone)]
+pub struct Agent {
+    pub name: String,
+    pub conversation: ConversationSettings,
+    pub hearing: HearingSettings,
+    /// `None`: it gets no pictures.
+    pub sight: Option<SightSettings>,
+    /// Pictures are taken without being asked for.
+    pub samples: bool,
+    pub services: Services,
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Agent({})", self.name)
+    }
+}
+
+/// Whom it talks through; shared by its calls.
+#[derive(Clone)]
+pub struct Services {
+    pub models: Arc<Models>,
+    pub transcribers: Arc<Transcribers>,
+    pub voices: Arc<Voices>,
+    /// `None`: speech is told by its energy alone.
+    pub ears: Option<Ears>,
+}
+
+/// The line an agent hears and speaks on.
+pub struct Line {
+    /// Hz of the caller's sound and of what is said.
+    pub rate: u32,
+    pub say: Say,
+    pub sound: Receiver<Pcm, Fifo>,
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Line({} Hz)", self.rate)
+    }
+}
+
+/// What the call wants of its agent.
+#[derive(Debug)]
+pub enum TalkOrder {
+    /// A stream of sound begins; one there was before is gone.
+    Attach(Line),
+    /// Say a text, behind what is being said.
+    Say(String),
+    /// A turn without sound.
+    Text(String),
+    /// The turn is over, whatever is heard.
+    CommitTurn,
+    ClearTurn,
+    /// The call was answered: now the agent speaks.
+    Begin,
+    /// What came of a wish.
+    Done {
+        id: String,
+        result: String,
+    },
+}
+
+/// What an agent wants of its call; answered by [`TalkOrder::Done`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    HangUp,
+    Digits(String),
+    Transfer(String),
+    Hold,
+}
+
+/// What the task is made of.
+pub struct Parts {
+    pub call: CallId,
+    pub epoch: Instant,
+    pub agent: Arc<Agent>,
+    pub orders: Receiver<TalkOrder, Fifo>,
+    pub events: Sender<Event, Fifo>,
+    pub sight: Option<SightHandle>,
+}
+
+/// The running conversation.
+pub struct Talking {
+    call: CallId,
+    epoch: Instant,
+    agent: Arc<Agent>,
+    orders: Receiver<TalkOrder, Fifo>,
+    events: Sender<Event, Fifo>,
+    sight: Option<SightHandle>,
+    conversation: Conversation,
+    /// `None`: there is no sound.
+    ears: Option<Hears>,
+    answer: Option<(u32, Answer)>,
+    voicing: VecDeque<Voicing>,
+    /// Tools that wait for a picture.
+    looking: VecDeque<ToolCall>,
+    position: Position,
+    /// The agent wants to hang up once everything is said.
+    leaving: Option<String>,
+    begun: bool,
+    pre_roll: Vec<i16>,
+}
+
+/// All that listens to one stream of sound.
+struct Hears {
+    line: Line,
+    hearing: Hearing,
+    listener: Option<Listener>,
+    transcription: Transcription,
+}
+
+impl Hears {
+    fn new(line: Line, agent: &Agent) -> Hears {
+        let rate = line.rate;
+        Hears {
+            line,
+            hearing: Hearing::new(HearingSettings { rate, ..agent.hearing.clone() }),
+            listener: agent.services.ears.as_ref().map(|ears| ears.listener(rate)),
+            transcription: agent.services.transcribers.open(rate),
+        }
+    }
+}
+
+/// Something happened.
+enum Happened {
+    /// `None`: the stream of sound is gone.
+    Block(Option<Pcm>),
+    Judged(Judgement),
+    Words(Result<Transcript, Failure>),
+    Piece(Option<Result<Delta, Failure>>),
+    Voiced(Result<Option<Arc<[i16]>>, Failure>),
+    Seen(Option<Sighted>),
+    Order(TalkOrder),
+    Time,
+    /// Nobody gives orders any more: the call is over.
+    Over,
+}
+
+impl Talking {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { call, epoch, agent, orders, events, sight } = parts;
+        Talking {
+            conversation: Conversation::new(agent.conversation.clone()),
+            ears: None,
+            answer: None,
+            voicing: VecDeque::new(),
+            looking: VecDeque::new(),
+            position: Position::default(),
+            leaving: None,
+            begun: false,
+            pre_roll: Vec::new(),
+            call,
+            epoch,
+            agent,
+            orders,
+            events,
+            sight,
+        }
+    }
+
+    /// Runs until the call is over.
+    pub async fn run(mut self) -> Outcome {
+        loop {
+            self.carry_out();
+            match self.next().await {
+                Happened::Block(Some(block)) => self.block(&block),
+                Happened::Block(None) => self.ears = None,
+                Happened::Judged(judgement) => {
+                    if let Some(ears) = &mut self.ears {
+                        ears.hearing.handle_judgement(Instant::now(), judgement);
+                    }
+                }
+                Happened::Words(words) => self.words(words),
+                Happened::Piece(piece) => self.piece(piece),
+                Happened::Voiced(sound) => self.voiced(sound),
+                Happened::Seen(sighted) => self.seen(sighted),
+                Happened::Order(order) => self.order(order),
+                Happened::Time => self.time(),
+                Happened::Over => return Outcome::Done,
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Happened {
+        let hears = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
+        let wake = [self.conversation.wake_at(), hears].into_iter().flatten().min();
+        let ahead = voicing::ahead(&self.voicing, self.position) >= LONGEST_AHEAD;
+        let Talking { orders, ears, answer, voicing, sight, .. } = self;
+        tokio::select! {
+            biased;
+            order = orders.recv() => order.map_or(Happened::Over, Happened::Order),
+            happened = listened(ears.as_mut()) => happened,
+            piece = answered(answer.as_mut()) => Happened::Piece(piece),
+            sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
+            voiced = voicing::next(voicing), if !ahead => Happened::Voiced(voiced),
+            () = until(wake) => Happened::Time,
+        }
+    }
+
+    /// Does what the conversation wants, and tells it what was heard, until neither has anything more.
+    fn carry_out(&mut self) {
+        let now = Instant::now();
+        loop {
+            while let Some(heard) = self.ears.as_mut().and_then(|ears| ears.hearing.poll()) {
+                self.heard(now, heard);
+            }
+            let Some(wanted) = self.conversation.poll() else { break };
+            self.carry(now, wanted);
+        }
+        self.leave_when_silent();
+    }
+
+    fn carry(&mut self, now: Instant, wanted: Do) {
+        match wanted {
+            Do::Listen | Do::Transcribe | Do::Unlisten | Do::Duck(_) | Do::Hold(_) => self.on_line(&wanted),
+            Do::Look(reason) => match &self.sight {
+                Some(sight) => sight.want(reason),
+                None => self.conversation.handle_picture(now, None, reason),
+            },
+            Do::Ask { ask, request } => self.answer = Some((ask, self.agent.services.models.ask(request))),
+            Do::Abandon { ask } => {
+                self.answer.take_if(|(asked, _)| *asked == ask);
+            }
+            Do::Speak { utterance, text } => match &self.ears {
+                Some(ears) => {
+                    let speech = self.agent.services.voices.say(&text, ears.line.rate);
+                    self.voicing.push_back(Voicing::new(utterance, speech));
+                }
+                // Nobody could hear it.
+                None => self.conversation.handle_voiced(now, utterance, Ok(0)),
+            },
+            Do::Hush { through } => {
+                self.voicing.retain(|voicing| voicing.utterance > through);
+                if let Some(ears) = &self.ears {
+                    ears.line.say.drop_through(through);
+                }
+            }
+            Do::Tool(call) => self.tool(now, call),
+            Do::Tell(told) => self.tell(told),
+        }
+    }
+
+    /// What concerns the stream of sound alone.
+    fn on_line(&mut self, wanted: &Do) {
+        let Some(ears) = &mut self.ears else { return };
+        match wanted {
+            Do::Listen => {
+                ears.hearing.pre_roll(&mut self.pre_roll);
+                ears.transcription.begin(&self.pre_roll);
+            }
+            Do::Transcribe => ears.transcription.commit(),
+            Do::Unlisten => ears.transcription.discard(),
+            Do::Duck(ducked) => ears.line.say.duck(*ducked),
+            Do::Hold(held) => ears.line.say.hold(*held),
+            Do::Look(_)
+            | Do::Ask { .. }
+            | Do::Abandon { .. }
+            | Do::Speak { .. }
+            | Do::Hush { .. }
+            | Do::Tool(_)
+            | Do::Tell(_) => {}
+        }
+    }
+
+    fn heard(&mut self, now: Instant, heard: Heard) {
+        match heard {
+            Heard::AskFinished { spoken } => {
+                if let Some(listener) = self.ears.as_mut().and_then(|ears| ears.listener.as_mut()) {
+                    listener.ask_finished(spoken);
+                }
+            }
+            Heard::SpeechStarted { .. } => self.speaking(true),
+            Heard::SpeechEnded { .. } => self.speaking(false),
+            Heard::TurnEnded { .. }
+            | Heard::Duck
+            | Heard::Pause
+            | Heard::Interrupt
+            | Heard::Resume { .. } => {}
+        }
+        self.conversation.handle_heard(now, heard);
+    }
+
+    fn speaking(&self, speaking: bool) {
+        if let Some(sight) = &self.sight {
+            sight.speaking(speaking);
+        }
+    }
+
+    /// 20 ms of the caller: also the clock by which the playout is followed.
+    fn block(&mut self, block: &Pcm) {
+        let now = Instant::now();
+        let replying = self.conversation.is_replying();
+        let Some(ears) = &mut self.ears else { return };
+        if block.rate != ears.line.rate {
+            // The codec was changed: what was heard so far is of another kind.
+            ears.line.rate = block.rate;
+            ears.hearing = Hearing::new(HearingSettings { rate: block.rate, ..self.agent.hearing.clone() });
+            ears.listener = self.agent.services.ears.as_ref().map(|ears| ears.listener(block.rate));
+            ears.transcription = self.agent.services.transcribers.open(block.rate);
+        }
+        let playing = replying.then(|| ears.line.say.level_db().unwrap_or(PAUSE_DB));
+        let heard = ears.hearing.handle_block(now, &block.samples, playing);
+        if let Some(listener) = &mut ears.listener {
+            listener.hear(heard);
+        }
+        ears.transcription.push(heard);
+        self.follow(now);
+    }
+
+    /// Tells the conversation how far the caller has heard.
+    fn follow(&mut self, now: Instant) {
+        let Some(ears) = &self.ears else { return };
+        let position = ears.line.say.position();
+        if position == self.position {
+            return;
+        }
+        self.position = position;
+        let began = self.epoch + ears.line.say.began();
+        let Position { utterance, ms, whole } = position;
+        self.conversation.handle_played(now, utterance, ms, whole, began);
+    }
+
+    fn words(&mut self, words: Result<Transcript, Failure>) {
+        let now = Instant::now();
+        let Some(ears) = &mut self.ears else { return };
+        match words {
+            Ok(Transcript::Partial(text)) => {
+                ears.hearing.handle_transcript(&text, false);
+                self.conversation.handle_partial(&text);
+            }
+            Ok(Transcript::Final(text)) => {
+                ears.hearing.handle_transcript(&text, true);
+                // What the words decide comes before the words are answered.
+                while let Some(heard) = self.ears.as_mut().and_then(|ears| ears.hearing.poll()) {
+                    self.heard(now, heard);
+                }
+                self.conversation.handle_transcript(now, Ok(text));
+            }
+            Err(failure) => self.conversation.handle_transcript(now, Err(failure)),
+        }
+    }
+
+    fn piece(&mut self, piece: Option<Result<Delta, Failure>>) {
+        let Some((ask, _)) = self.answer else { return };
+        let ends = piece.as_ref().is_none_or(|piece| matches!(piece, Ok(Delta::Finish(_)) | Err(_)));
+        if ends {
+            self.answer = None;
+        }
+        self.conversation.handle_delta(Instant::now(), ask, piece.unwrap_or(Err(Failure::Cut)));
+    }
+
+    fn voiced(&mut self, sound: Result<Option<Arc<[i16]>>, Failure>) {
+        let (Some(voicing), Some(ears)) = (self.voicing.front_mut(), &self.ears) else {
+            self.voicing.clear();
+            return;
+        };
+        let (say, rate) = (&ears.line.say, ears.line.rate);
+        let ended = match sound {
+            Ok(Some(samples)) => return voicing.pass(say, rate, &samples),
+            Ok(None) => Ok(voicing.end(say, rate)),
+            Err(failure) => {
+                voicing.end(say, rate);
+                Err(failure)
+            }
+        };
+        let utterance = voicing.utterance;
+        self.voicing.pop_front();
+        self.conversation.handle_voiced(Instant::now(), utterance, ended);
+    }
+
+    fn seen(&mut self, sighted: Option<Sighted>) {
+        let now = Instant::now();
+        let (image, reason) = match sighted {
+            Some(Sighted::Seen { image, reason, .. }) => (Some(image), reason),
+            Some(Sighted::Blind { reason }) => (None, reason),
+            None => {
+                self.sight = None;
+                return;
+            }
+        };
+        if reason == Reason::Look {
+            return self.looked(now, image);
+        }
+        self.conversation.handle_picture(now, image, reason);
+    }
+
+    fn order(&mut self, order: TalkOrder) {
+        let now = Instant::now();
+        match order {
+            TalkOrder::Attach(line) => {
+                self.position = Position::default();
+                self.ears = Some(Hears::new(line, &self.agent));
+            }
+            TalkOrder::Say(text) => self.conversation.say(now, &text),
+            TalkOrder::Text(text) => self.conversation.handle_text(now, &text),
+            TalkOrder::CommitTurn => {
+                if let Some(ears) = &mut self.ears {
+                    ears.hearing.commit_turn(now);
+                }
+            }
+            TalkOrder::ClearTurn => {
+                if let Some(ears) = &mut self.ears {
+                    ears.hearing.clear_turn();
+                }
+            }
+            TalkOrder::Begin => {
+                if !std::mem::replace(&mut self.begun, true) {
+                    self.conversation.start(now);
+                }
+            }
+            TalkOrder::Done { id, result } => self.conversation.handle_tool(now, &id, &result, &[], false),
+        }
+    }
+
+    fn time(&mut self) {
+        let now = Instant::now();
+        if let Some(ears) = &mut self.ears {
+            ears.hearing.handle_time(now);
+        }
+        self.conversation.handle_time(now);
+        self.follow(now);
+    }
+
+    fn tell(&self, told: Told) {
+        self.events.offer(Event::Told { call: self.call, told });
+    }
+}
+
+/// What comes of the stream of sound: blocks first, they keep the time.
+async fn listened(ears: Option<&mut Hears>) -> Happened {
+    let Some(Hears { line, listener, transcription, .. }) = ears else { return std::future::pending().await };
+    tokio::select! {
+        biased;
+        block = line.sound.recv() => Happened::Block(block),
+        judgement = judged(listener.as_mut()) => Happened::Judged(judgement),
+        words = transcription.next() => Happened::Words(words),
+    }
+}
+
+async fn judged(listener: Option<&mut Listener>) -> Judgement {
+    match listener {
+        Some(listener) => listener.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn answered(answer: Option<&mut (u32, Answer)>) -> Option<Result<Delta, Failure>> {
+    match answer {
+        Some((_, answer)) => answer.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn seen(sight: Option<&mut SightHandle>) -> Option<Sighted> {
+    match sight {
+        Some(sight) => sight.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

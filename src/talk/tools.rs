@@ -1,0 +1,57 @@
+//! The tools an agent can be given, as its model is told of them. Doing what they say is the engine's and the call's.
+//!
+//! Pure.
+
+use serde_json::{Value, json};
+
+use crate::talk::message::ToolSpec;
+
+/// Every tool there is, by its name in the configuration.
+pub const NAMES: [&str; 5] = ["look", "hang_up", "dtmf", "transfer", "hold"];
+
+/// The tool of this name.
+pub fn spec(name: &str) -> Option<ToolSpec> {
+    let (description, parameters) = match name {
+        "look" => (
+            "Look at the caller now. You get the picture their camera shows at this moment. Use it when you are asked \
+             what you see, or when it matters for your answer.",
+            object(json!({}), &[]),
+        ),
+        "hang_up" => (
+            "End the call. Say goodbye first: the call ends when you have finished speaking.",
+            object(json!({}), &[]),
+        ),
+        "dtmf" => (
+            "Press keys of the telephone, for example to open a door.",
+            object(json!({"digits": {"type": "string", "description": "0-9, *, #, A-D"}}), &["digits"]),
+        ),
+        "transfer" => (
+            "Transfer the caller to somebody else. Your part of the call ends with it.",
+            object(
+                json!({"to": {"type": "string", "description": "an extension, a user's name or a SIP URI"}}),
+                &["to"],
+            ),
+        ),
+        "hold" => ("Put the caller on hold.", object(json!({}), &[])),
+        _ => return None,
+    };
+    Some(ToolSpec { name: name.to_owned(), description: description.to_owned(), parameters })
+}
+
+fn object(properties: Value, required: &[&str]) -> Value {
+    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tool_has_words_and_a_schema() {
+        for name in NAMES {
+            let tool = spec(name).expect("a tool");
+            assert!(tool.name == name && tool.description.len() > 10 && tool.parameters["type"] == "object");
+        }
+        assert_eq!(spec("unlock_everything"), None);
+    }
+}
