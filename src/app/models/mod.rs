@@ -256,7 +256,8 @@ impl Models<'_> {
             (VOICE_MODEL, "speech is told from silence by its loudness only"),
             (TURN_MODEL, "only silence tells that a caller has finished"),
         ] {
-            let absent = self.store.manifest.model(name).is_some_and(|model| self.store.locate(model).is_none());
+            let absent =
+                self.store.manifest.model(name).is_some_and(|model| self.store.locate(model).is_none());
             if absent {
                 self.say(&format!("note: without {name} {without}; agents that talk still work"));
             }
