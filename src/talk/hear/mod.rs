@@ -271,13 +271,16 @@ impl Hearing {
 
     pub fn handle_judgement(&mut self, now: Instant, judgement: Judgement) {
         match judgement {
-            // A position not heard yet, or judged already by energy, is of no use.
-            Judgement::Speech { until, .. } if until > self.heard || until <= self.judged => {}
+            // A position not heard yet is nonsense.
+            Judgement::Speech { until, .. } if until > self.heard => {}
             Judgement::Speech { probability, until } => {
-                if self.heard - until <= time_samples(JUDGE_LAG, self.rate) {
+                if self.heard - until <= time_samples(JUDGE_LAG, self.rate) / 2 {
                     self.judge = Judge::Network;
                 }
-                self.judge(now, probability, until);
+                // What energy has judged already stays judged.
+                if until > self.judged && self.judge == Judge::Network {
+                    self.judge(now, probability, until);
+                }
             }
             Judgement::Finished { probability, until } => {
                 if self.moments(now).of(until) >= self.turn.silent_since().unwrap_or(now) {
@@ -429,5 +432,71 @@ impl Hearing {
             self.figures.events_lost += 1;
         }
         self.events.push_back(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks of 20 ms at 8 kHz, silent, each judged at once unless `judged` is `None`.
+    fn blocks(hearing: &mut Hearing, at: &mut Instant, count: u64, judged: Option<f32>) -> Vec<Heard> {
+        let mut events = Vec::new();
+        for _ in 0..count {
+            *at += Duration::from_millis(20);
+            hearing.handle_block(*at, &[0; 160], None);
+            if let Some(probability) = judged {
+                let until = hearing.heard;
+                hearing.handle_judgement(*at, Judgement::Speech { probability, until });
+            }
+            hearing.handle_time(*at);
+            events.extend(std::iter::from_fn(|| hearing.poll()));
+        }
+        events
+    }
+
+    #[test]
+    fn a_network_that_went_away_is_believed_again_when_it_is_back() {
+        let (mut hearing, mut at) = (Hearing::new(HearingSettings::new(8_000)), Instant::now());
+        assert!(blocks(&mut hearing, &mut at, 50, Some(0.1)).is_empty());
+        // Silent sound, whatever the network last said: energy hears nothing in it.
+        assert!(blocks(&mut hearing, &mut at, 50, None).is_empty());
+        let figures = hearing.figures();
+        assert!(figures.judges_lost == 1 && figures.blocks_by_energy >= 29, "{figures:?}");
+        let events = blocks(&mut hearing, &mut at, 20, Some(0.9));
+        assert!(matches!(events[0], Heard::SpeechStarted { .. }), "{events:?}");
+        assert_eq!(
+            hearing.figures().blocks_by_energy,
+            figures.blocks_by_energy + 1,
+            "the one before it was back"
+        );
+        // Told that it is gone, nobody waits for it to be late.
+        hearing.handle_judgement(at, Judgement::Gone);
+        let events = blocks(&mut hearing, &mut at, 20, None);
+        let ended = events.iter().filter(|event| matches!(event, Heard::SpeechEnded { .. })).count();
+        assert_eq!(ended, 1, "{events:?}");
+    }
+
+    #[test]
+    fn judgements_that_make_no_sense_change_nothing() {
+        let (mut hearing, mut at) = (Hearing::new(HearingSettings::new(8_000)), Instant::now());
+        blocks(&mut hearing, &mut at, 10, Some(0.0));
+        for until in [0, 1, u64::MAX, 1_000_000] {
+            hearing.handle_judgement(at, Judgement::Speech { probability: 1.0, until });
+            hearing.handle_judgement(at, Judgement::Finished { probability: f32::NAN, until });
+        }
+        hearing.handle_judgement(at, Judgement::Unanswered);
+        for _ in 0..5 {
+            assert!(blocks(&mut hearing, &mut at, 1, Some(f32::NAN)).is_empty());
+        }
+        assert!(!hearing.is_speaking() && hearing.wake_at().is_none());
+    }
+
+    #[test]
+    fn events_nobody_fetches_are_bounded() {
+        let (mut hearing, at) = (Hearing::new(HearingSettings::new(8_000)), Instant::now());
+        (0..200).for_each(|_| hearing.commit_turn(at));
+        assert_eq!(hearing.figures().events_lost, 200 - EVENTS_MAX as u64);
+        assert_eq!(std::iter::from_fn(|| hearing.poll()).count(), EVENTS_MAX);
     }
 }
