@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         return code(match part {
             WorkerPart::Pictures => eyeline::worker::child::run(std::io::stdin()),
             WorkerPart::Ears => eyeline::worker::ears::child::run(std::io::stdin()),
+            WorkerPart::Stills => eyeline::worker::stills::run(std::io::stdin()),
         });
     }
     let level = if matches!(line.command, Command::Serve(_)) { "info" } else { "warn" };

@@ -82,6 +82,8 @@ pub enum WorkerPart {
     Pictures,
     /// Listens to callers.
     Ears,
+    /// Opens one picture that was given.
+    Stills,
 }
 
 #[derive(Debug, Subcommand)]

@@ -18,3 +18,4 @@ pub mod resample;
 pub mod still;
 pub mod stretch;
 pub mod vp8;
+pub mod wav;

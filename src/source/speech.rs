@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::codec::resample::Resampler;
+use crate::codec::wav;
 use crate::source::tone;
 
 /// More text than this is cut: an announcement, not a book.
@@ -77,7 +78,7 @@ pub fn say(text: &str, settings: &SpeechSettings) -> Result<Vec<i16>, SpeechErro
     let unusable = |why: String| SpeechError::Unusable { program: settings.program.clone(), why };
     match read {
         Some(Ok(Some(wav))) => {
-            let (rate, samples) = parse_wav(&wav).map_err(|why| unusable(why.to_owned()))?;
+            let (rate, samples) = wav::read(&wav).map_err(|why| unusable(why.to_owned()))?;
             convert(rate, &samples, settings.rate).map_err(unusable)
         }
         Some(Ok(None)) => {
@@ -120,34 +121,6 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Rate and samples of 16-bit mono PCM in a RIFF file whose lengths may be those of an unfinished stream.
-fn parse_wav(wav: &[u8]) -> Result<(u32, Vec<i16>), &'static str> {
-    let mut rest = match wav {
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'A', b'V', b'E', rest @ ..] => rest,
-        _ => return Err("not a WAV file"),
-    };
-    let mut rate = None;
-    while let Some((header, body)) = rest.split_first_chunk::<8>() {
-        let (name, length) = header.split_at(4);
-        let length = length.try_into().map_or(0, u32::from_le_bytes) as usize;
-        let chunk = body.get(..length).unwrap_or(body);
-        match (name, chunk) {
-            (b"fmt ", [1, 0, 1, 0, a, b, c, d, _, _, _, _, _, _, 16, 0, ..]) => {
-                rate = Some(u32::from_le_bytes([*a, *b, *c, *d]));
-            }
-            (b"fmt ", _) => return Err("not 16-bit mono PCM"),
-            (b"data", _) => {
-                let samples = chunk.as_chunks::<2>().0.iter().map(|pair| i16::from_le_bytes(*pair)).collect();
-                return rate.map(|rate| (rate, samples)).ok_or("sound before its format");
-            }
-            _ => {}
-        }
-        // Chunks are padded to an even length.
-        rest = body.get(length.saturating_add(length & 1)..).unwrap_or_default();
-    }
-    Err("no sound in the WAV file")
-}
-
 fn convert(from: u32, samples: &[i16], to: u32) -> Result<Vec<i16>, String> {
     let mut resampler = Resampler::new(from, to).map_err(|error| error.to_string())?;
     let mut out = Vec::new();
@@ -163,27 +136,6 @@ fn convert(from: u32, samples: &[i16], to: u32) -> Result<Vec<i16>, String> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-
-    fn wav(rate: u32, data_length: u32, samples: &[i16]) -> Vec<u8> {
-        let mut out = b"RIFF\xff\xff\xff\x7fWAVEfmt \x10\0\0\0\x01\0\x01\0".to_vec();
-        out.extend(rate.to_le_bytes());
-        out.extend((rate * 2).to_le_bytes());
-        out.extend([2, 0, 16, 0]);
-        out.extend(b"LIST\x03\0\0\0abc\0data");
-        out.extend(data_length.to_le_bytes());
-        out.extend(samples.iter().flat_map(|s| s.to_le_bytes()));
-        out
-    }
-
-    #[test]
-    fn a_stream_of_unknown_length_is_read_to_its_end() {
-        assert_eq!(parse_wav(&wav(22_050, 0x7fff_f000, &[1, -2, 3])), Ok((22_050, vec![1, -2, 3])));
-        assert_eq!(parse_wav(&wav(8_000, 4, &[1, -2, 3])), Ok((8_000, vec![1, -2])));
-        assert!(parse_wav(b"RIFF").is_err());
-        for cut in 0..40 {
-            let _ = parse_wav(&wav(8_000, 4, &[1])[..cut]);
-        }
-    }
 
     #[test]
     fn a_missing_program_is_a_chime_at_the_calls_rate() {
@@ -213,7 +165,7 @@ mod tests {
     fn a_programs_sound_comes_at_the_wanted_rate() {
         let dir = tempfile::tempdir().expect("a directory");
         let samples = tone::sine(22_050, 440.0, 1_000, 0.5);
-        std::fs::write(dir.path().join("sound.wav"), wav(22_050, 0x7fff_f000, &samples)).expect("written");
+        std::fs::write(dir.path().join("sound.wav"), wav::write(22_050, &samples)).expect("written");
         let program = script(&dir, &format!("exec cat {}", dir.path().join("sound.wav").display()));
         let spoken = say("hello", &SpeechSettings { program, ..SpeechSettings::new(8_000) }).expect("sound");
         assert!((8_000..8_800).contains(&spoken.len()), "{}", spoken.len());

@@ -8,6 +8,10 @@
 //! ```text
 //! network task ─ ears::Listener ══ control socket ══ ears::child ─ inference::hearing
 //! ```
+//! Pictures that strangers give are decoded in a third, one child for each:
+//! ```text
+//! Opener ══ control socket, memfd with the file ══ stills::run ─ codec::still ═ memfd with the picture ═▶ RawFrame
+//! ```
 //! A stalled native call cannot be stopped in a thread; a process can be killed. What is looked for and what
 //! happens to the boxes belongs to `vision/`.
 
@@ -19,6 +23,7 @@ pub mod ears;
 mod fault;
 mod launch;
 mod picture;
+pub mod stills;
 mod supervise;
 mod wire;
 

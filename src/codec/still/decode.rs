@@ -71,10 +71,14 @@ pub fn admit(bytes: &[u8], limits: &Limits) -> Result<Claim, Unusable> {
 
 /// Decodes one file. It takes as long as FFmpeg takes: a thread or another process calls this, never a task.
 pub fn open(bytes: &[u8], pool: &FramePool, pts: Pts, limits: &Limits) -> Result<RawFrame, Unusable> {
+    pixels(bytes, pool, pts, limits).map(|picture| RawFrame::new(picture.freeze()))
+}
+
+/// As [`open`], for a process that hands the pixels to another, which locks them up again: nobody has cleared them.
+pub fn pixels(bytes: &[u8], pool: &FramePool, pts: Pts, limits: &Limits) -> Result<FrameMut, Unusable> {
     let claim = admit(bytes, limits)?;
     let picture = decode(bytes, claim, limits)?;
-    let frame = settle(&picture, claim.kind, pool, pts, limits)?;
-    Ok(RawFrame::new(frame.freeze()))
+    settle(&picture, claim.kind, pool, pts, limits)
 }
 
 fn decode(bytes: &[u8], claim: Claim, limits: &Limits) -> Result<Picture, Unusable> {

@@ -12,20 +12,19 @@ use bytes::Bytes;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
-use rustls_platform_verifier::BuilderVerifierExt;
-use serde_json::Value;
+use rustls::{ClientConfig, RootCertStore};
 
 use super::address::{is_encrypted, is_near, with_scheme};
+use super::websocket::system_tls;
 use crate::talk::message::{Endpoint, Failure};
+use crate::talk::wire::body::complaint;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Servers close idle connections after 5 s to several minutes; hyper notices and opens another.
 const KEEP_IDLE: Duration = Duration::from_secs(120);
 const IDLE_CONNECTIONS: usize = 16;
-/// Of an error's body that is read, and of it that is shown.
+/// Of an error's body that is read.
 const ERROR_BYTES: usize = 16 << 10;
-const ERROR_LETTERS: usize = 200;
 /// The end of a body is waited for so long when all that matters of it has come.
 const TAIL_LIMIT: Duration = Duration::from_millis(300);
 
@@ -71,28 +70,23 @@ impl Http {
     }
 }
 
-fn encrypted() -> Result<ClientBuilder, String> {
-    let config = tls()?.with_platform_verifier().map_err(no_tls)?.with_no_client_auth();
+pub(super) fn encrypted() -> Result<ClientBuilder, String> {
+    let config = (*system_tls()?).clone();
     Ok(Client::builder().tls_backend_preconfigured(config).https_only(true))
 }
 
 /// The client of near hosts has its TLS too, which trusts nobody and is never used: without one it would look for a
 /// default of the process.
-fn plain() -> Result<ClientBuilder, String> {
-    let config = tls()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+pub(super) fn plain() -> Result<ClientBuilder, String> {
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("no TLS: {error}"))?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
     Ok(Client::builder().tls_backend_preconfigured(config).dns_resolver(Near))
 }
 
-fn tls() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(no_tls)
-}
-
-fn no_tls(error: rustls::Error) -> String {
-    format!("no TLS: {error}")
-}
-
-fn build(builder: ClientBuilder) -> Result<Client, String> {
+pub(super) fn build(builder: ClientBuilder) -> Result<Client, String> {
     builder
         .user_agent(concat!("eyeline/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
@@ -164,18 +158,18 @@ impl Reply {
     pub async fn tail(&mut self) -> Option<Bytes> {
         tokio::time::timeout(TAIL_LIMIT, self.response.chunk()).await.ok()?.ok()?
     }
+}
 
-    /// All of it; longer than `most` bytes is [`Failure::Garbled`].
-    pub async fn whole(mut self, most: usize) -> Result<Vec<u8>, Failure> {
-        let mut body = Vec::new();
-        while let Some(bytes) = self.chunk().await? {
-            body.extend_from_slice(&bytes);
-            if body.len() > most {
-                return Err(Failure::Garbled(format!("more than {most} bytes")));
-            }
+/// All of the rest; longer than `most` bytes is [`Failure::Garbled`].
+pub async fn whole(reply: &mut Reply, most: usize) -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
+    while let Some(bytes) = reply.chunk().await? {
+        body.extend_from_slice(&bytes);
+        if body.len() > most {
+            return Err(Failure::Garbled(format!("more than {most} bytes")));
         }
-        Ok(body)
     }
+    Ok(body)
 }
 
 async fn within<T>(timeout_ms: u64, work: impl Future<Output = T>) -> Result<T, Failure> {
@@ -227,17 +221,6 @@ pub fn failure(status: StatusCode, retry_after_ms: Option<u64>, body: &[u8], key
     }
 }
 
-/// What an error's body says, in a line, without the key.
-pub fn complaint(body: &str, key: &str) -> String {
-    let json = serde_json::from_str::<Value>(body).unwrap_or_default();
-    let places =
-        ["/error/message", "/0/error/message", "/error", "/message", "/detail", "/err_msg", "/description"];
-    let said = places.iter().find_map(|place| json.pointer(place).and_then(Value::as_str)).unwrap_or(body);
-    let said = if key.is_empty() { said.to_owned() } else { said.replace(key, "***") };
-    let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().filter(|letter| !letter.is_control()).take(ERROR_LETTERS).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,8 +240,6 @@ mod tests {
         assert_eq!(poor, Failure::Refused { status: 429, text: "You exceeded your quota".to_owned() });
         let key = of(401, None, r#"{"error":{"message":"Incorrect API key provided: sk-1"}}"#);
         assert_eq!(key, Failure::Refused { status: 401, text: "Incorrect API key provided: ***".to_owned() });
-        assert_eq!(complaint("<html>\n  bad\u{7}  gateway </html>", ""), "<html> bad gateway </html>");
-        assert_eq!(complaint(&"x".repeat(999), "").len(), ERROR_LETTERS);
     }
 
     #[test]

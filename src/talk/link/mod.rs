@@ -15,7 +15,11 @@ use std::time::Duration;
 use crate::codec::g711::Law;
 
 pub mod address;
+pub mod asking;
 pub mod breaker;
+pub mod deepgram;
+pub mod espeak;
+pub mod fetch;
 pub mod flow;
 pub mod http;
 pub mod mock;
@@ -23,7 +27,9 @@ pub mod models;
 pub mod provider;
 pub mod realtime;
 pub mod retry;
+pub mod speaking;
 pub mod transcribers;
+pub mod transcribing;
 pub mod voices;
 pub mod websocket;
 

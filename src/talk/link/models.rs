@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::asking::{self, Streamed};
 use super::flow::{Flow, Outlet};
 use super::mock::CannedAnswer;
 use super::provider::{Provider, Providers};
@@ -29,6 +30,15 @@ impl Models {
         Answer {
             flow: Flow::new(|out| answer(providers, request, asked_at, out)),
             figures: AskFigures::default(),
+        }
+    }
+
+    /// Has a connection ready for a question that comes soon: at the start of a call, and when the caller begins to
+    /// speak. Polled by its owner like all else; takes as long as the handshakes.
+    pub async fn warm(&self) {
+        let first = self.providers.list.iter().find(|provider| provider.is_awake());
+        if let Some(Ok(url)) = first.and_then(|provider| asking::place(&provider.endpoint)) {
+            self.providers.http.warm(url).await;
         }
     }
 
@@ -70,44 +80,49 @@ impl Answer {
 /// An answer that has begun.
 enum Source {
     Canned(CannedAnswer),
+    Streamed(Box<Streamed>),
 }
 
 impl Source {
-    async fn begin(provider: Arc<Provider>, request: Arc<Request>, number: u64) -> Result<Self, Failure> {
+    async fn begin(
+        http: &Http,
+        provider: &Provider,
+        request: &Request,
+        number: u64,
+    ) -> Result<Self, Failure> {
         let endpoint = &provider.endpoint;
         match endpoint.vendor {
-            Vendor::Mock => CannedAnswer::begin(endpoint, &request, number).await.map(Source::Canned),
-            Vendor::OpenAi | Vendor::Gemini | Vendor::Anthropic => {
-                Err(Failure::Unreached("this vendor is not spoken yet".to_owned()))
+            Vendor::Mock => CannedAnswer::begin(endpoint, request, number).await.map(Source::Canned),
+            Vendor::OpenAi | Vendor::Gemini | Vendor::Anthropic | Vendor::Deepgram | Vendor::Espeak => {
+                let streamed = Streamed::begin(http, endpoint, request).await?;
+                Ok(Source::Streamed(Box::new(streamed)))
             }
-            Vendor::Deepgram | Vendor::Espeak => Err(no_model(endpoint)),
         }
     }
 
     async fn next(&mut self) -> Result<Option<Delta>, Failure> {
         match self {
             Source::Canned(answer) => answer.next().await,
+            Source::Streamed(answer) => answer.next().await,
         }
     }
 }
 
-fn no_model(endpoint: &Endpoint) -> Failure {
-    Failure::Refused { status: 0, text: format!("{:?} has no language models", endpoint.vendor) }
-}
-
 /// The first piece of an answer and what follows.
 async fn begin(
+    http: &Http,
     provider: Arc<Provider>,
-    request: Arc<Request>,
+    request: &Request,
     number: u64,
 ) -> Result<(Delta, Source), Failure> {
-    let mut source = Source::begin(provider, request, number).await?;
+    let mut source = Source::begin(http, &provider, request, number).await?;
     let first = source.next().await?.ok_or(Failure::Cut)?;
     Ok((first, source))
 }
 
 async fn answer(providers: Arc<Providers>, request: Arc<Request>, asked_at: Instant, out: Outlet<Told>) {
-    let begun = providers.first(asked_at, |provider, number| begin(provider, request.clone(), number)).await;
+    let begin = |provider, number| begin(&providers.http, provider, &request, number);
+    let begun = providers.first(asked_at, begin).await;
     let ((first, mut source), provider, figures) = match begun {
         Ok(begun) => begun,
         Err((failure, figures)) => {

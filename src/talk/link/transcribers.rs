@@ -11,10 +11,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::deepgram::DeepgramEars;
 use super::mock;
 use super::provider::{Provider, Providers};
+use super::transcribing::transcribe;
 use super::{AskFigures, Http, LinkSettings, ProviderFigures, Sound};
 use crate::talk::message::{Endpoint, Failure, Vendor};
+use crate::talk::wire::deepgram_listen::Heard;
 
 /// Sound of one turn that is kept, in seconds; what was said longer ago is not transcribed.
 const TURN_MAX_S: usize = 120;
@@ -34,16 +37,20 @@ impl Transcribers {
 
     /// Ears for one call.
     pub fn open(&self, sound: impl Into<Sound>) -> Transcription {
-        Transcription {
+        let mut transcription = Transcription {
             providers: self.providers.clone(),
             sound: sound.into(),
             turn: None,
             turns: 0,
-            told: VecDeque::new(),
+            told: None,
             jobs: VecDeque::new(),
+            live: None,
             figures: AskFigures::default(),
             lost_samples: 0,
-        }
+        };
+        // Its handshakes are done when the caller begins to speak.
+        transcription.connect();
+        transcription
     }
 
     pub fn figures(&self) -> Vec<ProviderFigures> {
@@ -63,6 +70,12 @@ pub enum Transcript {
 type Job = Pin<Box<dyn Future<Output = (Result<String, Failure>, AskFigures)> + Send>>;
 
 enum Pending {
+    /// The live connection is to tell it.
+    Live {
+        samples: Arc<[i16]>,
+        number: usize,
+        asked_at: Instant,
+    },
     Running(Job),
     Done(Result<String, Failure>, AskFigures),
 }
@@ -70,8 +83,16 @@ enum Pending {
 /// The turn being spoken.
 struct Turn {
     samples: Vec<i16>,
-    /// The last partial text.
+    /// The live connection has all of it.
+    is_live: bool,
+    /// The last partial text of a canned transcriber.
     partial: String,
+}
+
+/// A connection that hears a turn while it is spoken.
+struct Live {
+    provider: Arc<Provider>,
+    ears: DeepgramEars,
 }
 
 /// One caller's words.
@@ -81,9 +102,11 @@ pub struct Transcription {
     turn: Option<Turn>,
     /// Committed so far.
     turns: usize,
-    told: VecDeque<String>,
+    /// The newest partial text.
+    told: Option<String>,
     /// Committed, in order.
     jobs: VecDeque<Pending>,
+    live: Option<Live>,
     figures: AskFigures,
     lost_samples: u64,
 }
@@ -91,8 +114,27 @@ pub struct Transcription {
 impl Transcription {
     /// A turn begins, with the sound that came just before it was noticed. One that was not committed is discarded.
     pub fn begin(&mut self, pre_roll: &[i16]) {
-        self.turn = Some(Turn { samples: Vec::new(), partial: String::new() });
+        self.discard();
+        self.connect();
+        if let Some(live) = &mut self.live {
+            live.ears.begin();
+        }
+        let is_live = self.live.is_some();
+        self.turn = Some(Turn { samples: Vec::new(), is_live, partial: String::new() });
         self.push(pre_roll);
+    }
+
+    /// Opens the live connection, where the provider whose turn it is has one.
+    fn connect(&mut self) {
+        let first = self.providers.list.iter().find(|provider| provider.is_awake());
+        let Some(first) = first.filter(|first| first.endpoint.vendor == Vendor::Deepgram) else { return };
+        if self.live.as_ref().is_some_and(|live| Arc::ptr_eq(&live.provider, first)) {
+            return;
+        }
+        match DeepgramEars::open(&first.endpoint, self.sound) {
+            Ok(ears) => self.live = Some(Live { provider: first.clone(), ears }),
+            Err(failure) => first.count_failed(Instant::now(), &failure, &self.providers.settings),
+        }
     }
 
     /// Sound of the turn; outside of one it is not listened to.
@@ -106,15 +148,22 @@ impl Transcription {
             turn.samples.drain(..beyond);
             self.lost_samples += beyond as u64;
         }
-        if let Some(provider) = self.providers.list.iter().find(|provider| provider.is_awake())
-            && provider.endpoint.vendor == Vendor::Mock
-        {
+        match &mut self.live {
+            Some(live) if turn.is_live => live.ears.push(samples),
+            _ => self.tell_canned(),
+        }
+    }
+
+    /// The words a canned transcriber has by now.
+    fn tell_canned(&mut self) {
+        let Some(turn) = &mut self.turn else { return };
+        let first = self.providers.list.iter().find(|provider| provider.is_awake());
+        if let Some(first) = first.filter(|first| first.endpoint.vendor == Vendor::Mock) {
             let spoken_ms = turn.samples.len() as u64 * 1_000 / u64::from(self.sound.rate.max(1));
-            let partial = mock::canned_partial(&provider.endpoint, self.turns, spoken_ms);
+            let partial = mock::canned_partial(&first.endpoint, self.turns, spoken_ms);
             if let Some(partial) = partial.filter(|partial| *partial != turn.partial) {
                 turn.partial.clone_from(&partial);
-                self.told.clear();
-                self.told.push_back(partial);
+                self.told = Some(partial);
             }
         }
     }
@@ -124,26 +173,73 @@ impl Transcription {
         let Some(turn) = self.turn.take() else { return };
         let (number, asked_at) = (self.turns, Instant::now());
         self.turns += 1;
-        self.told.clear();
+        self.told = None;
         if self.jobs.len() >= JOBS_MAX {
             let failure = Failure::Unreached(format!("the texts of {JOBS_MAX} turns are still awaited"));
             return self.jobs.push_back(Pending::Done(Err(failure), AskFigures::default()));
         }
-        let (providers, sound) = (self.providers.clone(), self.sound);
         let samples: Arc<[i16]> = turn.samples.into();
-        self.jobs.push_back(Pending::Running(Box::pin(async move {
-            let begin = |provider, asked| transcribe(provider, samples.clone(), sound, number, asked);
+        match &mut self.live {
+            Some(live) if turn.is_live => {
+                let _ = live.provider.count_asked();
+                let committed = live.ears.commit(false);
+                self.jobs.push_back(Pending::Live { samples, number, asked_at });
+                if let Err(failure) = committed {
+                    self.lose_live(&failure);
+                }
+            }
+            _ => {
+                let job = self.job(samples, number, asked_at);
+                self.jobs.push_back(Pending::Running(job));
+            }
+        }
+    }
+
+    /// The text of a whole turn from whoever gives it.
+    fn job(&self, samples: Arc<[i16]>, number: usize, asked_at: Instant) -> Job {
+        let (providers, rate) = (self.providers.clone(), self.sound.rate);
+        Box::pin(async move {
+            let http = &providers.http;
+            let begin = |provider, asked| whole(http, provider, samples.clone(), rate, number, asked);
             match providers.first(asked_at, begin).await {
                 Ok((text, _, figures)) => (Ok(text), figures),
                 Err((failure, figures)) => (Err(failure), figures),
             }
-        })));
+        })
     }
 
     /// The turn was none: nothing more is told of it.
     pub fn discard(&mut self) {
-        self.turn = None;
-        self.told.clear();
+        self.told = None;
+        let Some(turn) = self.turn.take() else { return };
+        if let Some(live) = &mut self.live
+            && turn.is_live
+            && let Err(failure) = live.ears.commit(true)
+        {
+            self.lose_live(&failure);
+        }
+    }
+
+    /// The live connection is lost: what it was to tell is asked for anew, all of it.
+    fn lose_live(&mut self, failure: &Failure) {
+        let Some(live) = self.live.take() else { return };
+        let mut waited = false;
+        for at in 0..self.jobs.len() {
+            let Some(Pending::Live { samples, number, asked_at }) = self.jobs.get(at) else { continue };
+            let job = self.job(samples.clone(), *number, *asked_at);
+            waited = true;
+            if let Some(pending) = self.jobs.get_mut(at) {
+                *pending = Pending::Running(job);
+            }
+        }
+        if let Some(turn) = &mut self.turn {
+            waited |= turn.is_live;
+            turn.is_live = false;
+        }
+        // One that nobody was using may close as it likes.
+        if waited {
+            live.provider.count_failed(Instant::now(), failure, &self.providers.settings);
+        }
     }
 
     /// What comes next; waits for ever while nothing is said. A failure stands for the text of one commit. Cancel-safe.
@@ -152,6 +248,7 @@ impl Transcription {
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Transcript, Failure>> {
+        self.poll_live(context);
         for job in &mut self.jobs {
             if let Pending::Running(work) = job
                 && let Poll::Ready((result, figures)) = work.as_mut().poll(context)
@@ -165,9 +262,31 @@ impl Transcription {
             self.figures = figures;
             return Poll::Ready(result.map(Transcript::Final));
         }
-        match self.told.pop_front() {
+        match self.told.take() {
             Some(partial) => Poll::Ready(Ok(Transcript::Partial(partial))),
             None => Poll::Pending,
+        }
+    }
+
+    fn poll_live(&mut self, context: &mut Context<'_>) {
+        while let Some(live) = &mut self.live
+            && let Poll::Ready(heard) = live.ears.poll_next(context)
+        {
+            match heard {
+                Ok(Heard::Partial(text)) => self.told = self.turn.is_some().then_some(text),
+                Ok(Heard::Final(text)) => {
+                    live.provider.count_answered();
+                    let provider = live.provider.endpoint.name.clone();
+                    let waits = |pending: &&mut Pending| matches!(pending, Pending::Live { .. });
+                    if let Some(pending) = self.jobs.iter_mut().find(waits)
+                        && let Pending::Live { asked_at, .. } = pending
+                    {
+                        let figures = AskFigures { provider, first: asked_at.elapsed(), tries: 1 };
+                        *pending = Pending::Done(Ok(text), figures);
+                    }
+                }
+                Err(failure) => self.lose_live(&failure),
+            }
         }
     }
 
@@ -183,20 +302,18 @@ impl Transcription {
 }
 
 /// All of one turn at once.
-async fn transcribe(
+async fn whole(
+    http: &Http,
     provider: Arc<Provider>,
     samples: Arc<[i16]>,
-    sound: Sound,
+    rate: u32,
     turn: usize,
     number: u64,
 ) -> Result<String, Failure> {
     let endpoint = &provider.endpoint;
-    let _ = (samples, sound);
     match endpoint.vendor {
         Vendor::Mock => mock::transcribe(endpoint, turn, number).await,
-        Vendor::OpenAi | Vendor::Deepgram => {
-            Err(Failure::Unreached("this vendor is not spoken yet".to_owned()))
-        }
+        Vendor::OpenAi | Vendor::Deepgram => transcribe(http, endpoint, rate, &samples).await,
         Vendor::Gemini | Vendor::Anthropic | Vendor::Espeak => Err(Failure::Refused {
             status: 0,
             text: format!("{:?} transcribes nothing here", endpoint.vendor),

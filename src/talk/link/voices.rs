@@ -5,9 +5,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::deepgram::{self, DeepgramSpeech, Idle};
+use super::espeak::Espeak;
 use super::flow::{Flow, Outlet};
 use super::mock::CannedSpeech;
 use super::provider::{Provider, Providers};
+use super::speaking::{self, Spoken};
 use super::{AskFigures, Http, LinkSettings, ProviderFigures, Sound};
 use crate::talk::message::{Endpoint, Failure, Vendor};
 
@@ -15,21 +18,38 @@ use crate::talk::message::{Endpoint, Failure, Vendor};
 #[derive(Clone)]
 pub struct Voices {
     providers: Arc<Providers>,
+    idle: Arc<Idle>,
 }
 
 impl Voices {
     pub fn new(http: &Http, endpoints: Vec<Endpoint>, settings: LinkSettings) -> Self {
-        Voices { providers: Arc::new(Providers::new(http.clone(), endpoints, settings)) }
+        let providers = Arc::new(Providers::new(http.clone(), endpoints, settings));
+        Voices { providers, idle: Arc::default() }
     }
 
     /// Has a sentence spoken; nothing happens until the speech is polled, and dropping it stops the provider.
     pub fn say(&self, text: &str, sound: impl Into<Sound>) -> Speech {
-        let (providers, text, sound) = (self.providers.clone(), Arc::from(text), sound.into());
+        let (voices, text, sound) = (self.clone(), Arc::from(text), sound.into());
         let asked_at = Instant::now();
         Speech {
-            flow: Flow::new(|out| speech(providers, text, sound, asked_at, out)),
+            flow: Flow::new(|out| speech(voices, text, sound, asked_at, out)),
             figures: AskFigures::default(),
             over: false,
+        }
+    }
+
+    /// Has a connection ready for a sentence that comes soon. Polled by its owner like all else.
+    pub async fn warm(&self, sound: impl Into<Sound>) {
+        let Some(first) = self.providers.list.iter().find(|provider| provider.is_awake()) else { return };
+        let endpoint = &first.endpoint;
+        match endpoint.vendor {
+            Vendor::Deepgram => deepgram::warm(endpoint, &self.idle, sound.into()).await,
+            Vendor::OpenAi => {
+                if let Ok(url) = speaking::place(endpoint) {
+                    self.providers.http.warm(url).await;
+                }
+            }
+            Vendor::Espeak | Vendor::Mock | Vendor::Gemini | Vendor::Anthropic => {}
         }
     }
 
@@ -84,30 +104,39 @@ impl Speech {
 /// Sound that has begun.
 enum Source {
     Canned(CannedSpeech),
+    Http(Box<Spoken>),
+    Deepgram(Box<DeepgramSpeech>),
+    Espeak(Box<Espeak>),
 }
 
 impl Source {
     async fn begin(
-        provider: Arc<Provider>,
+        voices: &Voices,
+        provider: &Provider,
         text: Arc<str>,
         sound: Sound,
         number: u64,
     ) -> Result<Self, Failure> {
         let endpoint = &provider.endpoint;
-        match endpoint.vendor {
-            Vendor::Mock => {
-                CannedSpeech::begin(endpoint, &text, sound.rate, number).await.map(Source::Canned)
+        let http = &voices.providers.http;
+        Ok(match endpoint.vendor {
+            Vendor::Mock => Source::Canned(CannedSpeech::begin(endpoint, &text, sound.rate, number).await?),
+            Vendor::OpenAi => Source::Http(Box::new(Spoken::begin(http, endpoint, &text, sound.rate).await?)),
+            Vendor::Deepgram => {
+                let speech = DeepgramSpeech::begin(endpoint, voices.idle.clone(), text, sound).await?;
+                Source::Deepgram(Box::new(speech))
             }
-            Vendor::OpenAi | Vendor::Deepgram | Vendor::Espeak => {
-                Err(Failure::Unreached("this vendor is not spoken yet".to_owned()))
-            }
-            Vendor::Gemini | Vendor::Anthropic => Err(no_voice(endpoint)),
-        }
+            Vendor::Espeak => Source::Espeak(Box::new(Espeak::begin(endpoint, &text, sound.rate)?)),
+            Vendor::Gemini | Vendor::Anthropic => return Err(no_voice(endpoint)),
+        })
     }
 
     async fn next(&mut self) -> Result<Option<Vec<i16>>, Failure> {
         match self {
             Source::Canned(speech) => speech.next().await,
+            Source::Http(speech) => speech.next().await,
+            Source::Deepgram(speech) => speech.next().await,
+            Source::Espeak(speech) => speech.next().await,
         }
     }
 }
@@ -118,23 +147,19 @@ fn no_voice(endpoint: &Endpoint) -> Failure {
 
 /// The first sound and what follows; `None`: there is none, as of a text without words.
 async fn begin(
+    voices: &Voices,
     provider: Arc<Provider>,
     text: Arc<str>,
     sound: Sound,
     number: u64,
 ) -> Result<(Option<Vec<i16>>, Source), Failure> {
-    let mut source = Source::begin(provider, text, sound, number).await?;
+    let mut source = Source::begin(voices, &provider, text, sound, number).await?;
     Ok((source.next().await?, source))
 }
 
-async fn speech(
-    providers: Arc<Providers>,
-    text: Arc<str>,
-    sound: Sound,
-    asked_at: Instant,
-    out: Outlet<Told>,
-) {
-    let begin = |provider, number| begin(provider, text.clone(), sound, number);
+async fn speech(voices: Voices, text: Arc<str>, sound: Sound, asked_at: Instant, out: Outlet<Told>) {
+    let providers = &voices.providers;
+    let begin = |provider, number| begin(&voices, provider, text.clone(), sound, number);
     let ((mut next, mut source), provider, figures) = match providers.first(asked_at, begin).await {
         Ok(begun) => begun,
         Err((failure, figures)) => {

@@ -3,17 +3,20 @@
 //! ```text
 //! cleared pictures ─ watch (sampler, window, scene) ─ a still of engine's ─ Image ─ memory, budget ─ Context ─ model
 //! ```
-//! Pure. `sampler` says when, `scene` whether anything changed and which picture is sharp, `watch` puts them together.
-//! `memory` keeps the last pictures and says which are to be forgotten, `budget` what they may cost, `result` reads a
-//! model's structured answer about a picture. Threads and encoders are `engine::sight`'s. A picture alone never starts
-//! a turn.
+//! `sampler` says when, `scene` whether anything changed and which picture is sharp, `watch` puts them together. `memory`
+//! keeps the last pictures and says which are to be forgotten, `budget` what they may cost. `describe` asks a model of
+//! its own about pictures, `result` reads its answer. `given` is about pictures that are not the caller's. All but
+//! `describe` is pure. Threads and encoders are `engine::sight`'s. A picture alone never starts a turn.
 
 use std::sync::Arc;
 
 use crate::talk::message::Image;
 
 pub mod budget;
+pub mod describe;
+pub mod given;
 pub mod memory;
+pub mod result;
 pub mod sampler;
 pub mod scene;
 pub mod watch;
