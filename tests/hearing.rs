@@ -425,7 +425,7 @@ fn who_speaks_over_us_is_let_speak_within_a_tenth_of_a_second() {
         let mut result = barge_in(rate, noise, echo, |_| {});
         let [duck, silent, late, _] =
             report(&format!("{rate} Hz, noise {noise} dB, echo {echo:?}"), &mut result);
-        assert!(duck <= 50.0 && silent <= 80.0 && late <= 170.0, "{duck:.0} {silent:.0} {late:.0} ms");
+        assert!(duck <= 70.0 && silent <= 85.0 && late <= 180.0, "{duck:.0} {silent:.0} {late:.0} ms");
         assert!(result.missed == 0, "{} missed", result.missed);
     }
 }

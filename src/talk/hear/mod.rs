@@ -439,12 +439,12 @@ impl Hearing {
 mod tests {
     use super::*;
 
-    /// Blocks of 20 ms at 8 kHz, silent, each judged at once unless `judged` is `None`.
+    /// Blocks of 20 ms at 8 kHz, too quiet for a voice, each judged at once unless `judged` is `None`.
     fn blocks(hearing: &mut Hearing, at: &mut Instant, count: u64, judged: Option<f32>) -> Vec<Heard> {
         let mut events = Vec::new();
         for _ in 0..count {
             *at += Duration::from_millis(20);
-            hearing.handle_block(*at, &[0; 160], None);
+            hearing.handle_block(*at, &[50; 160], None);
             if let Some(probability) = judged {
                 let until = hearing.heard;
                 hearing.handle_judgement(*at, Judgement::Speech { probability, until });
@@ -459,7 +459,7 @@ mod tests {
     fn a_network_that_went_away_is_believed_again_when_it_is_back() {
         let (mut hearing, mut at) = (Hearing::new(HearingSettings::new(8_000)), Instant::now());
         assert!(blocks(&mut hearing, &mut at, 50, Some(0.1)).is_empty());
-        // Silent sound, whatever the network last said: energy hears nothing in it.
+        // Energy hears nothing in it, whatever the network last said.
         assert!(blocks(&mut hearing, &mut at, 50, None).is_empty());
         let figures = hearing.figures();
         assert!(figures.judges_lost == 1 && figures.blocks_by_energy >= 29, "{figures:?}");
