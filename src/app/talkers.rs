@@ -251,6 +251,7 @@ fn hearing(talk: &Talk, judges_turns: bool) -> HearingSettings {
         TurnDetection::Vad => (Turns::Automatic, false),
         TurnDetection::Manual => (Turns::Manual, false),
     };
+    (hearing.noise, hearing.agc) = (talk.noise, talk.agc);
     hearing.interruption.enabled = talk.interruptions;
     hearing.interruption.min_duration = talk.min_interruption;
     hearing.interruption.min_words = talk.min_words as usize;
