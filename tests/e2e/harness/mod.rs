@@ -10,6 +10,7 @@ pub mod baresip;
 pub mod browser;
 pub mod capture;
 pub mod certificates;
+pub mod emulators;
 pub mod endurance;
 pub mod impaired;
 pub mod kamailio;

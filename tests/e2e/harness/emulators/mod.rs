@@ -1,0 +1,8 @@
+//! Emulators of the providers' APIs: strict about what they are sent, with faults on demand. What each got is logged
+//! with its time.
+
+pub mod audio;
+pub mod deepgram;
+pub mod models;
+pub mod providers;
+pub mod server;
