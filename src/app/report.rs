@@ -104,7 +104,9 @@ pub struct AudioReport {
     pub peer_mos: Option<f64>,
     /// From the arrival of sound to its playing.
     pub wait_ms: Option<f64>,
+    /// Made up for what was lost, and got back from the packet behind it (Opus).
     pub concealed_ms: Option<u64>,
+    pub repaired_ms: Option<u64>,
     #[serde(flatten)]
     pub packets: PacketsReport,
 }
@@ -305,6 +307,7 @@ fn audio_report(streams: &Streams, media: Option<&Report>) -> Option<AudioReport
         peer_mos: quality.and_then(|quality| quality.peer_mos).map(round),
         wait_ms: quality.map(|quality| round(quality.wait_ms)),
         concealed_ms: quality.map(|quality| quality.concealed_ms),
+        repaired_ms: quality.map(|quality| quality.repaired_ms),
         packets: packets_report(report),
     })
 }

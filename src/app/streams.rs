@@ -85,6 +85,7 @@ pub fn quality_record(report: &QualityReport) -> QualityRecord {
         burst_ratio: rounded(report.burst_ratio),
         wait_ms: rounded(report.wait_ms),
         concealed_ms: report.concealed_ms,
+        repaired_ms: report.repaired_ms,
         stretched_ms: report.stretched_ms,
         peer_mos: report.peer_mos.map(rounded),
     }

@@ -83,8 +83,9 @@ impl AudioDecoder for G722Decoder {
         }
     }
 
-    fn conceal(&mut self, samples: usize, _next: Option<&[u8]>, out: &mut Vec<i16>) {
+    fn conceal(&mut self, samples: usize, _next: Option<&[u8]>, out: &mut Vec<i16>) -> usize {
         self.concealer.append(samples, out);
+        0
     }
 
     fn quiet(&mut self, samples: usize, out: &mut Vec<i16>) {

@@ -25,14 +25,17 @@ const STEP: usize = 480;
 const BYTES_MAX: usize = 1_200;
 /// Packets of so few bytes only say that the pause goes on (RFC 7587 §3.1.3).
 const PAUSE_BYTES: usize = 2;
+/// The bit of a packet's first byte that all modes without SILK have (RFC 6716 §3.1).
+const CELT: u8 = 0x80;
 /// A pause without an update of its noise for this long is silence: senders refresh it every 400 ms.
 const NOISE_MAX: usize = RATE as usize * 2;
 
 /// How one stream is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpusSettings {
-    /// Bits a second, 6,000 to 510,000.
+    /// Bits a second, 6,000 to 510,000, and as many while packets are lost and `fec` repeats them.
     pub bitrate: u32,
+    pub repeating_bitrate: u32,
     /// The highest rate in Hz the receiver plays.
     pub max_playback_rate: u32,
     /// Adds what helps over lost packets, as much as [`AudioEncoder::set_loss`] makes useful.
@@ -49,6 +52,7 @@ impl Default for OpusSettings {
     fn default() -> Self {
         OpusSettings {
             bitrate: 32_000,
+            repeating_bitrate: 40_000,
             max_playback_rate: RATE,
             fec: false,
             dtx: false,
@@ -69,6 +73,8 @@ pub struct OpusDecoder {
     state: NonNull<ffi::OpusDecoder>,
     /// The sender pauses, and its background noise goes on: samples since it was last told of.
     noise: Option<usize>,
+    /// The last packet was of CELT alone: what the next one repeats of it means nothing to libopus.
+    celt: bool,
     /// Something is heard that silence would cut off.
     rings: bool,
     /// Made of a gap and not asked for yet: libopus works in whole steps, and what follows goes on where they end.
@@ -85,7 +91,7 @@ impl OpusDecoder {
         let state = unsafe { ffi::opus_decoder_create(RATE as i32, 1, &raw mut code) };
         let state = NonNull::new(state).filter(|_| code == ffi::OPUS_OK);
         let state = state.ok_or_else(|| failed("a decoder", code))?;
-        Ok(OpusDecoder { state, noise: None, rings: false, ahead: Vec::with_capacity(STEP) })
+        Ok(OpusDecoder { state, noise: None, celt: false, rings: false, ahead: Vec::with_capacity(STEP) })
     }
 
     /// Appends up to `samples`, a multiple of [`STEP`] for gaps. No payload: a gap. Gives how many.
@@ -110,9 +116,11 @@ impl OpusDecoder {
         count
     }
 
-    /// Appends exactly `samples` of what libopus makes of a gap, with the help of the packet behind it.
-    fn fill(&mut self, samples: usize, next: Option<&[u8]>, out: &mut Vec<i16>) {
-        let end = out.len() + samples;
+    /// Appends exactly `samples` of what libopus makes of a gap, with the help of the packet behind it. Gives how many
+    /// that packet held.
+    fn fill(&mut self, samples: usize, next: Option<&[u8]>, out: &mut Vec<i16>) -> usize {
+        let (end, held) = (out.len() + samples, next.map_or(0, |next| self.held_of(next)));
+        let mut repaired = 0;
         out.append(&mut self.ahead);
         while out.len() < end {
             let step = ((end - out.len()).div_ceil(STEP) * STEP).min(PACKET_MAX);
@@ -120,12 +128,29 @@ impl OpusDecoder {
             let last = out.len() + step >= end;
             let mended =
                 next.is_some_and(|next| last && matches!(self.run(Some(next), step, true, out), Ok(1..)));
+            // Where the gap is shorter than a packet, it is made up after all.
+            if mended && step >= held {
+                repaired = held;
+            }
             if !mended && !matches!(self.run(None, step, false, out), Ok(1..)) {
                 break;
             }
         }
         self.ahead.extend(out.drain(end.min(out.len())..));
         out.resize(end, 0);
+        repaired
+    }
+
+    /// How much of what came before it a packet can hold once more: its frame. Nothing where either mode is CELT alone.
+    fn held_of(&self, packet: &[u8]) -> usize {
+        match packet.first() {
+            Some(first) if !self.celt && first & CELT == 0 => {
+                // SAFETY: only the first byte is read.
+                let frame = unsafe { ffi::opus_packet_get_samples_per_frame(packet.as_ptr(), RATE as i32) };
+                usize::try_from(frame).unwrap_or(0)
+            }
+            _ => 0,
+        }
     }
 }
 
@@ -149,11 +174,13 @@ impl AudioDecoder for OpusDecoder {
         self.rings = true;
         // The packet begins where they end.
         out.append(&mut self.ahead);
-        self.run(Some(payload), PACKET_MAX, false, out).map(|_| ()).map_err(|code| failed("a packet", code))
+        self.run(Some(payload), PACKET_MAX, false, out).map_err(|code| failed("a packet", code))?;
+        self.celt = payload[0] & CELT != 0;
+        Ok(())
     }
 
-    fn conceal(&mut self, samples: usize, next: Option<&[u8]>, out: &mut Vec<i16>) {
-        self.fill(samples, next.filter(|next| !next.is_empty()), out);
+    fn conceal(&mut self, samples: usize, next: Option<&[u8]>, out: &mut Vec<i16>) -> usize {
+        self.fill(samples, next.filter(|next| !next.is_empty()), out)
     }
 
     fn quiet(&mut self, samples: usize, out: &mut Vec<i16>) {
@@ -181,6 +208,8 @@ impl AudioDecoder for OpusDecoder {
 pub struct OpusEncoder {
     state: NonNull<ffi::OpusEncoder>,
     loss: u8,
+    /// Without and with packets repeated.
+    bitrates: [c_int; 2],
 }
 
 // SAFETY: as for the decoder.
@@ -193,7 +222,11 @@ impl OpusEncoder {
         let state =
             unsafe { ffi::opus_encoder_create(RATE as i32, 1, ffi::OPUS_APPLICATION_VOIP, &raw mut code) };
         let state = NonNull::new(state).filter(|_| code == ffi::OPUS_OK);
-        let mut encoder = OpusEncoder { state: state.ok_or_else(|| failed("an encoder", code))?, loss: 0 };
+        let state = state.ok_or_else(|| failed("an encoder", code))?;
+        let bits = |bitrate: u32| bitrate.clamp(6_000, 510_000) as c_int;
+        let repeating = if settings.fec { settings.repeating_bitrate } else { settings.bitrate };
+        let bitrates = [bits(settings.bitrate), bits(repeating)];
+        let mut encoder = OpusEncoder { state, loss: 0, bitrates };
         let bandwidth = match settings.max_playback_rate {
             0..=8_000 => ffi::OPUS_BANDWIDTH_NARROWBAND,
             8_001..=12_000 => ffi::OPUS_BANDWIDTH_MEDIUMBAND,
@@ -201,9 +234,8 @@ impl OpusEncoder {
             16_001..=24_000 => ffi::OPUS_BANDWIDTH_SUPERWIDEBAND,
             24_001.. => ffi::OPUS_BANDWIDTH_FULLBAND,
         };
-        let bitrate = settings.bitrate.clamp(6_000, 510_000) as c_int;
         for (request, value) in [
-            (ffi::OPUS_SET_BITRATE_REQUEST, bitrate),
+            (ffi::OPUS_SET_BITRATE_REQUEST, bitrates[0]),
             (ffi::OPUS_SET_MAX_BANDWIDTH_REQUEST, bandwidth),
             (ffi::OPUS_SET_COMPLEXITY_REQUEST, c_int::from(settings.complexity.min(10))),
             (ffi::OPUS_SET_INBAND_FEC_REQUEST, c_int::from(settings.fec)),
@@ -256,8 +288,9 @@ impl AudioEncoder for OpusEncoder {
     fn set_loss(&mut self, percent: u8) {
         let percent = percent.min(100);
         if percent != std::mem::replace(&mut self.loss, percent) {
-            // Cannot fail for a percentage.
+            // Cannot fail for a percentage and for what was clamped.
             let _ = self.set(ffi::OPUS_SET_PACKET_LOSS_PERC_REQUEST, c_int::from(percent));
+            let _ = self.set(ffi::OPUS_SET_BITRATE_REQUEST, self.bitrates[usize::from(percent > 0)]);
         }
     }
 }
@@ -339,9 +372,9 @@ mod tests {
             out
         };
         let whole = decoded(&|decoder, n, out| decoder.decode(&packets[n], out).expect("sound"));
-        let guessed = decoded(&|decoder, _, out| decoder.conceal(BLOCK, None, out));
+        let guessed = decoded(&|decoder, _, out| assert_eq!(decoder.conceal(BLOCK, None, out), 0));
         let mended = decoded(&|decoder, n, out| {
-            decoder.conceal(BLOCK, packets.get(n + 1).map(Vec::as_slice), out);
+            assert_eq!(decoder.conceal(BLOCK, packets.get(n + 1).map(Vec::as_slice), out), BLOCK);
         });
         let at_losses = |other: &[i16]| {
             let places = (20..98).filter(|n| n % 7 == 6).map(|n| n * BLOCK..(n + 1) * BLOCK);
@@ -350,6 +383,38 @@ mod tests {
         };
         let (guess, mend) = (at_losses(&guessed), at_losses(&mended));
         assert!(mend > 0.75 && mend > guess + 0.1, "guessed {guess:.3}, mended {mend:.3}");
+    }
+
+    #[test]
+    fn what_is_said_to_be_taken_from_the_next_packet_is_taken_from_there() {
+        let repeating = OpusSettings { fec: true, max_playback_rate: 16_000, ..Default::default() };
+        let speech = coded(&repeating, 20, &voice(60), BLOCK);
+        let music = coded(&OpusSettings { bitrate: 128_000, ..Default::default() }, 0, &voice(60), BLOCK);
+        assert!(music[40][0] & CELT != 0 && speech[40][0] & CELT == 0);
+        let taken = |before: &[Vec<u8>], samples: usize, next: Option<&Vec<u8>>| {
+            let (mut decoder, mut out) = (OpusDecoder::new().expect("a decoder"), Vec::new());
+            for packet in before {
+                decoder.decode(packet, &mut out).expect("sound");
+            }
+            out.clear();
+            let repaired = decoder.conceal(samples, next.map(Vec::as_slice), &mut out);
+            (repaired, out)
+        };
+        let differs = |n: &usize| {
+            let before = &speech[..*n - 1];
+            taken(before, BLOCK, speech.get(*n)).1 != taken(before, BLOCK, None).1
+        };
+        let next = (31..59).find(differs).expect("a packet that repeats");
+        let (before, behind) = (&speech[..next - 1], speech.get(next));
+        let (all, guess) = (taken(before, BLOCK, behind), taken(before, BLOCK, None));
+        assert!(all.0 == BLOCK && all.1 != guess.1);
+        assert_eq!(taken(before, 3 * BLOCK, behind).0, BLOCK, "only the end of a longer gap");
+        // Less than a packet, behind another codec's mode, or of a packet that holds nothing: it is all made up.
+        for (before, samples, next) in
+            [(before, BLOCK / 2, behind), (&music[..30], BLOCK, behind), (before, BLOCK, music.get(next))]
+        {
+            assert_eq!(taken(before, samples, next), taken(before, samples, None));
+        }
     }
 
     #[test]
@@ -550,7 +615,7 @@ mod tests {
             packet.truncate(random.random_range(0..=packet.len()));
             out.clear();
             match n % 3 {
-                0 => decoder.conceal(BLOCK, Some(&packet), &mut out),
+                0 => drop(decoder.conceal(BLOCK, Some(&packet), &mut out)),
                 _ => drop(decoder.decode(&packet, &mut out)),
             }
             assert!(out.len() <= PACKET_MAX);

@@ -673,7 +673,9 @@ pub struct QualityReport {
     pub burst_ratio: f64,
     /// How long sound waits here from its arrival to its playing.
     pub wait_ms: f64,
+    /// Made up for what was lost, and got back from the packet behind it.
     pub concealed_ms: u64,
+    pub repaired_ms: u64,
     /// Left out and put in to follow the network and the peer's clock.
     pub stretched_ms: u64,
     /// Of what the peer hears, when it said enough about it.

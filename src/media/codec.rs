@@ -50,10 +50,10 @@ pub trait AudioDecoder: Send {
     /// Appends the sound of one payload. An error means that nothing was appended: conceal what it should have lasted.
     fn decode(&mut self, payload: &[u8], out: &mut Vec<i16>) -> Result<(), CodecError>;
 
-    /// Appends exactly `samples` in place of sound that was lost. `next`: the packet behind the gap, when it is here
-    /// already; codecs with forward error correction take the end of the gap from it. It is decoded after that as any
-    /// other.
-    fn conceal(&mut self, samples: usize, next: Option<&[u8]>, out: &mut Vec<i16>);
+    /// Appends exactly `samples` in place of sound that was lost. `next`: the packet behind the gap, if it holds the end
+    /// of it once more; codecs with forward error correction take it from there. It is decoded after that as any other.
+    /// Gives how much it took from there, in samples; 0: all of it is made up.
+    fn conceal(&mut self, samples: usize, next: Option<&[u8]>, out: &mut Vec<i16>) -> usize;
 
     /// Appends exactly `samples` while the sender has nothing to say: silence, or the background noise it announced.
     fn quiet(&mut self, samples: usize, out: &mut Vec<i16>);

@@ -157,7 +157,10 @@ pub struct QualityRecord {
     pub burst_ratio: f64,
     /// From the arrival of sound to its playing.
     pub wait_ms: f64,
+    /// Made up for what was lost, and got back from the packet behind it (Opus).
     pub concealed_ms: u64,
+    #[serde(default)]
+    pub repaired_ms: u64,
     /// Left out and put in to follow the network and the peer's clock.
     pub stretched_ms: u64,
     /// Of what the peer heard, where it told.

@@ -98,7 +98,8 @@ pub enum Playout<'a> {
         /// The sender's clock, at the same rate.
         timestamp: u32,
     },
-    /// Conceal so much. `following`: the packet behind it, if that may hold what was lost.
+    /// Conceal so much. `following`: the packet behind it, if that may hold what was lost; if it did, say so
+    /// ([`AudioStream::repaired`]).
     Lost { samples: u32, following: Option<&'a [u8]> },
     /// Enough is decoded: play a block of it.
     Play(Pace),
@@ -276,8 +277,8 @@ impl AudioStream {
             Next::Packet { payload_type, timestamp, samples, skip } => {
                 Playout::Packet { payload_type, payload: self.jitter.payload(), samples, skip, timestamp }
             }
-            Next::Lost { samples, repaired } => {
-                Playout::Lost { samples, following: self.jitter.following().filter(|_| repaired) }
+            Next::Lost { samples, repairable } => {
+                Playout::Lost { samples, following: self.jitter.following().filter(|_| repairable) }
             }
             Next::Play(pace) => Playout::Play(pace),
             Next::Quiet => Playout::Quiet,
@@ -417,6 +418,11 @@ impl AudioStream {
         self.session.malformed_payload();
     }
 
+    /// So much of the last [`Playout::Lost`] was in the packet behind it, at [`AudioStream::playout_rate`].
+    pub fn repaired(&mut self, samples: u32) {
+        self.jitter.repaired(samples);
+    }
+
     pub fn statistics(&self) -> StreamStatistics {
         StreamStatistics { packets_late: self.jitter.counters().late, ..self.session.statistics() }
     }
@@ -444,9 +450,12 @@ impl AudioStream {
     /// How the peer is heard here; `None`: too little was played.
     pub fn quality(&self) -> Option<Quality> {
         let counters = self.jitter.counters();
-        // What the packet behind it held is not missed.
-        let missing = counters.missing.saturating_sub(counters.repaired);
-        let loss = Loss { played: counters.played, missing, gaps: counters.gaps.min(missing) };
+        // What the packet behind it held was heard.
+        let loss = Loss {
+            played: counters.played + counters.repaired,
+            missing: counters.missing - counters.repaired,
+            gaps: counters.gaps - counters.gaps_repaired,
+        };
         if counters.played < JUDGED_FROM {
             return None;
         }
@@ -478,13 +487,17 @@ impl AudioStream {
         let (counters, bursts) = (self.jitter.counters(), self.jitter.bursts());
         let statistics = self.session.statistics();
         let expected = (counters.played + counters.missing).max(1) as f64;
-        let late = (counters.late as f64 / expected).min(quality.lost);
+        // RFC 3611 §4.7.1: the one once repair has had its effect, without what was thrown away; the other whether it was
+        // repaired or not.
+        let late = counters.late - counters.repaired_late;
+        let lost = (counters.missing - counters.repaired).saturating_sub(late) as f64 / expected;
+        let discarded = ((counters.late + counters.overflow) as f64 / expected).min(1.0);
         let ms = |value: f64| value.round().clamp(0.0, 65_535.0) as u16;
         let waits_ms = self.jitter.delay().as_secs_f64() * 1e3;
         Some(VoipMetrics {
             ssrc: self.session.remote_ssrc()?,
-            loss: quality.lost - late,
-            discard: late,
+            loss: lost,
+            discard: discarded,
             burst_density: bursts.burst_density,
             gap_density: bursts.gap_density,
             burst_ms: ms(bursts.burst_packets * PACKET_MS),

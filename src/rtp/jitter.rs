@@ -40,6 +40,8 @@ const PACKETS_MAX: usize = 64;
 const PAYLOAD_MAX: usize = 2048;
 /// Timestamps this far off both arrival and numbering have jumped.
 const JUMP_US: i64 = 500_000;
+/// A repaired packet that comes after all is known for one among so many.
+const REPAIRS_KEPT: usize = 16;
 /// Loss above this is worth waiting for the packet that repairs it.
 const REPAIR_FROM: f32 = 0.01;
 
@@ -74,9 +76,9 @@ pub enum Pace {
 pub enum Next {
     /// Decode [`JitterBuffer::payload`], `samples` long on the RTP clock, and leave out the first `skip` of them.
     Packet { payload_type: u8, timestamp: u32, samples: u32, skip: u32 },
-    /// Conceal so many samples of the RTP clock. `repaired`: the packet behind them ([`JitterBuffer::following`]) may
-    /// hold them.
-    Lost { samples: u32, repaired: bool },
+    /// Conceal so many samples of the RTP clock. `repairable`: the packet behind them ([`JitterBuffer::following`]) may
+    /// hold them; if it did, say so ([`JitterBuffer::repaired`]).
+    Lost { samples: u32, repairable: bool },
     /// Enough is decoded for a block.
     Play(Pace),
     /// Nobody speaks: play what is left, then silence.
@@ -92,10 +94,14 @@ pub struct JitterCounters {
     pub missing: u64,
     /// Runs of missing packets.
     pub gaps: u64,
-    /// Of them, those the packet behind them held once more.
+    /// Of the missing, those whose sound was taken from the packet behind them, and runs of which nothing else missed.
     pub repaired: u64,
-    /// Microseconds concealed.
+    pub gaps_repaired: u64,
+    /// Of the repaired, those that came after all.
+    pub repaired_late: u64,
+    /// Microseconds made up, and those the packet behind them held.
     pub concealed_us: u64,
+    pub repaired_us: u64,
     /// Packets that came too late to be played.
     pub late: u64,
     pub overflow: u64,
@@ -161,6 +167,10 @@ pub struct JitterBuffer {
     /// Share of packets missing lately.
     missed: f32,
     bursts: Bursts,
+    /// The packet before the next one was taken from that one.
+    mended: bool,
+    /// Numbers of the last packets that were.
+    repairs: VecDeque<u64>,
     /// How long what is played waits, beyond the fastest packets; smoothed.
     wait_us: i64,
     /// How much less it could wait.
@@ -191,6 +201,8 @@ impl JitterBuffer {
             late_since: 0,
             missed: 0.0,
             bursts: Bursts::default(),
+            mended: false,
+            repairs: VecDeque::with_capacity(REPAIRS_KEPT),
             wait_us: 0,
             spare_us: 0,
             playing: None,
@@ -209,6 +221,8 @@ impl JitterBuffer {
         self.state = State::Idle;
         self.last_played = None;
         self.late_since = 0;
+        self.mended = false;
+        self.repairs.clear();
     }
 
     pub fn counters(&self) -> JitterCounters {
@@ -298,6 +312,7 @@ impl JitterBuffer {
             && timestamp + samples <= next
         {
             self.counters.late += 1;
+            self.counters.repaired_late += u64::from(self.repairs.contains(&packet.extended));
             // Behind a packet that was played it was missed already.
             self.late_since += u64::from(self.last_played.is_none_or(|last| packet.extended > last));
             return;
@@ -353,8 +368,7 @@ impl JitterBuffer {
     pub fn next(&mut self, now: Instant, buffered: u32, sequence: &Sequence) -> Next {
         let next = self.decide(now, i64::from(buffered), sequence);
         match next {
-            Next::Lost { repaired: true, .. } => self.counters.repaired += 1,
-            Next::Lost { samples, repaired: false } => {
+            Next::Lost { samples, .. } => {
                 self.counters.concealed_us += self.us(i64::from(samples)).unsigned_abs();
             }
             Next::Play(_) => self.pace = None,
@@ -409,10 +423,10 @@ impl JitterBuffer {
     /// Conceals some of a gap; the part the next packet can repair on its own.
     fn lose(&mut self, next: i64, last: u64, gap: i64) -> Next {
         let repairable = self.slots.front().filter(|head| head.repairs).map_or(0, |head| head.samples);
-        let repaired = gap <= repairable;
-        let samples = if repaired { gap } else { (gap - repairable).min(self.block_samples) };
+        let whole = gap <= repairable;
+        let samples = if whole { gap } else { (gap - repairable).min(self.block_samples) };
         self.state = State::Playing { next: next + samples, last, concealed: 0 };
-        Next::Lost { samples: samples as u32, repaired }
+        Next::Lost { samples: samples as u32, repairable: whole }
     }
 
     fn begin(&mut self, now: Instant, sequence: &Sequence) -> Next {
@@ -442,7 +456,7 @@ impl JitterBuffer {
         // No more than this block needs: what comes next may be there in the next tick.
         let samples = self.block_samples - buffered;
         self.state = State::Playing { next, last, concealed: concealed + samples };
-        Next::Lost { samples: samples as u32, repaired: false }
+        Next::Lost { samples: samples as u32, repairable: false }
     }
 
     /// While the packets behind it are due as well, the first of too many is left out.
@@ -514,6 +528,15 @@ impl JitterBuffer {
         }
     }
 
+    /// So many samples of the RTP clock of the last [`Next::Lost`] were in the packet behind it: the listener missed
+    /// nothing but a little quality.
+    pub fn repaired(&mut self, samples: u32) {
+        let us = self.us(i64::from(samples)).unsigned_abs().min(self.counters.concealed_us);
+        self.counters.concealed_us -= us;
+        self.counters.repaired_us += us;
+        self.mended = true;
+    }
+
     /// Gives the first packet out.
     fn give(&mut self, sequence: &Sequence) -> Next {
         let (Some(mut slot), State::Playing { next, .. }) = (self.slots.pop_front(), self.state) else {
@@ -538,10 +561,23 @@ impl JitterBuffer {
         let since = self.last_played.map_or(0, |last| extended.saturating_sub(last + 1));
         let unseen = (extended.saturating_sub(since.min(512))..extended).filter(|at| !sequence.seen(*at));
         let missing = unseen.count() as u64 + std::mem::take(&mut self.late_since);
+        let mended = std::mem::take(&mut self.mended) && missing > 0;
         self.counters.missing += missing;
         self.counters.gaps += u64::from(missing > 0);
         self.counters.played += 1;
-        self.bursts.note(missing);
+        if mended {
+            // The one before this one, as good as received.
+            self.counters.repaired += 1;
+            self.counters.gaps_repaired += u64::from(missing == 1);
+            if self.repairs.len() >= REPAIRS_KEPT {
+                self.repairs.pop_front();
+            }
+            self.repairs.push_back(extended.saturating_sub(1));
+            self.bursts.note(missing - 1);
+            self.bursts.note(0);
+        } else {
+            self.bursts.note(missing);
+        }
         for _ in 0..missing.min(32) {
             self.missed += (1.0 - self.missed) * Timing::WEIGHT;
         }
@@ -884,11 +920,15 @@ mod tests {
             loop {
                 match buffer.next(now + MS(12), buffered, &sequence) {
                     Next::Packet { samples, skip, .. } => buffered += samples - skip,
-                    Next::Lost { samples, repaired: yes } => {
+                    Next::Lost { samples, repairable: yes } => {
                         buffered += samples;
                         *(if yes { &mut repaired } else { &mut concealed }) += u32::from(tick > 500);
                         if yes {
                             assert_eq!(buffer.following().map(|bytes| bytes[0]), Some(6));
+                            // What the first half of them held could not be used.
+                            if tick >= 500 {
+                                buffer.repaired(samples);
+                            }
                         }
                     }
                     Next::Play(Pace::Slower) => {
@@ -907,6 +947,28 @@ mod tests {
             }
         }
         assert!(repaired >= 45 && concealed <= 4, "{repaired} repaired, {concealed} concealed");
+        let counters = buffer.counters();
+        let told = u64::from(repaired);
+        assert_eq!(
+            (counters.repaired, counters.gaps_repaired, counters.repaired_us),
+            (told, told, told * 20_000)
+        );
+        assert!(counters.missing >= 98 && counters.concealed_us >= 45 * 20_000, "{counters:?}");
+        // One that was repaired comes after all: it is late, and was not missed.
+        let crate::rtp::sequence::Arrival::Counted(extended) = sequence.arrive(995) else {
+            panic!("it is new")
+        };
+        let packet = Incoming {
+            extended,
+            timestamp: 995 * 960,
+            payload_type: 111,
+            payload: &[5, 2],
+            samples: Some(960),
+            repairs: true,
+        };
+        buffer.push(start + MS(1000 * 20), packet);
+        let after = buffer.counters();
+        assert_eq!((after.late, after.repaired_late), (counters.late + 1, 1));
     }
 
     #[test]

@@ -247,9 +247,11 @@ impl Context {
         self.left_out
     }
 
+    /// What was shown since the last turn and `images`, each picture once: where it is newest.
     fn with_shown(&self, images: &[Arc<Image>]) -> Vec<Arc<Image>> {
-        let is_newer = |shown: &&Arc<Image>| images.iter().all(|image| image.id != shown.id);
-        self.shown.iter().filter(is_newer).chain(images).cloned().collect()
+        let all: Vec<&Arc<Image>> = self.shown.iter().chain(images).collect();
+        let is_last = |at: usize| all[at + 1..].iter().all(|later| later.id != all[at].id);
+        (0..all.len()).filter(|at| is_last(*at)).map(|at| all[at].clone()).collect()
     }
 
     /// Puts notes in the place of pictures.
@@ -435,6 +437,11 @@ mod tests {
         context.reply("hi", false);
         context.user("and now?", &[image(1)]);
         assert_eq!(told(&context.request()), ["U:[picture 1] hello", "A:hi", "U:and now? #1"]);
+        // Nothing changed from the beginning of the turn to its end.
+        context.reply("the same", false);
+        context.show(image(2));
+        context.user("sure?", &[image(2), image(1), image(2)]);
+        assert_eq!(told(&context.request())[4..], ["U:sure? #1 #2"]);
     }
 
     #[test]

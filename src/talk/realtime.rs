@@ -81,7 +81,9 @@ pub struct RealtimeSettings {
     pub sees: bool,
     /// Pictures the model keeps; older ones are deleted where the provider can, pinned ones never.
     pub keep_images: usize,
-    /// The shortest time between two pictures; those in between are replaced by newer ones.
+    /// Tokens of talk the model keeps; beyond, the oldest are forgotten by the provider.
+    pub context_tokens: u32,
+    /// The shortest time between two pictures to Gemini; those in between are replaced by newer ones.
     pub image_interval: Duration,
     /// When a session is exchanged for a fresh one at the next quiet moment, and when without waiting for one.
     pub recycle_after: Duration,
@@ -106,6 +108,7 @@ impl Default for RealtimeSettings {
             transcription_model: String::new(),
             sees: false,
             keep_images: 2,
+            context_tokens: 16_000,
             image_interval: Duration::from_secs(1),
             recycle_after: Duration::from_secs(20 * 60),
             recycle_at_last: Duration::from_secs(55 * 60),

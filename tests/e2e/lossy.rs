@@ -22,7 +22,7 @@ const BARE: [&str; 5] = [
     "recording.min_free_gib=0",
 ];
 
-/// One call of `eyeline call` through the network; its report and what the appliance received.
+/// One call of `eyeline call` through the network; its report and what the appliance received, in one file.
 fn call_through(impairment: Impairment, seconds: u32) -> (Value, Likeness) {
     let appliance = Appliance::start(&BARE);
     let network = Impaired::before(appliance.sip, impairment);
@@ -36,9 +36,10 @@ fn call_through(impairment: Impairment, seconds: u32) -> (Value, Likeness) {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    appliance.finished_recording();
-    let recordings = appliance.recordings();
-    let likeness = judged(recordings.first().expect("a recording"));
+    let recording = appliance.finished_recording();
+    // Lost packets do not make another stream of it, which another file would have to hold.
+    assert_eq!(appliance.recordings().len(), 1, "{recording:?} and no other");
+    let likeness = judged(&recording);
     (serde_json::from_str(&text).expect("JSON"), likeness)
 }
 
@@ -56,6 +57,48 @@ fn with_retransmissions_loss_of_five_percent_is_hardly_seen() {
     let (asked, repeated, lost) =
         (number("packets_asked"), number("packets_repeated"), number("packets_lost"));
     assert!(asked + repeated >= 3.0 && (0.0..=5.0).contains(&lost), "{report:#}");
+}
+
+#[test]
+fn after_bursts_the_picture_is_clean_again_by_key_requests_alone() {
+    let _turn = turn();
+    let bursts = Some(Duration::from_millis(1700));
+    let (report, likeness) =
+        call_through(Impairment { bursts, without_nack: true, ..Impairment::default() }, 9);
+    let number = |name: &str| report["video"][name].as_f64().unwrap_or(-1.0);
+    println!("{likeness:.2?}, {:#}", report["video"]);
+    // Five or so, each way, every one of which costs a key picture.
+    assert!(number("key_requests_sent") >= 3.0 && number("packets_repeated") <= 0.0, "{report:#}");
+    assert!(likeness.longest_bad_s > 0.0 && likeness.longest_bad_s <= 0.8, "{likeness:?}");
+}
+
+/// The clip without one of the two parameter sets in front of each key picture but the first, as if its packet had been
+/// lost: now the one, now the other.
+fn without_a_set(mut clip: Packetized) -> Packetized {
+    let is = |packet: &Vec<u8>, kind: u8| packet[0] & 31 == kind;
+    let keys = clip.units.iter_mut().filter(|unit| unit.iter().any(|packet| is(packet, 7)));
+    for (number, unit) in keys.enumerate().skip(1) {
+        assert!(unit.iter().any(|packet| is(packet, 8)), "sets go in packets of their own");
+        let lost = if number.is_multiple_of(2) { 7 } else { 8 };
+        unit.retain(|packet| !is(packet, lost));
+    }
+    clip
+}
+
+#[test]
+fn a_parameter_set_that_is_lost_does_not_begin_another_file() {
+    let _turn = turn();
+    let clip = without_a_set(Packetized::read(&media("face.mp4"), 1));
+    let appliance = Appliance::start(&BARE);
+    let mut caller = Caller::new(&appliance.uri());
+    let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(1))));
+    let sending = Sending { time: Duration::from_secs(4), video: Some(&clip), fps: 30, ..Sending::default() };
+    caller.stream_as(&answer, &sending, |_, _| ());
+    caller.hang_up();
+    let recording = appliance.finished_recording();
+    assert_eq!(appliance.recordings().len(), 1, "{recording:?} and no other");
+    let pictures = picture::read(&recording).len();
+    assert!(pictures > 100, "{pictures} pictures of four key pictures and those behind them");
 }
 
 #[test]

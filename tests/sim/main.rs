@@ -8,6 +8,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "virtual time starts at a real instant")]
 
+mod emulators;
 mod engine;
 mod network;
 mod phone;
@@ -27,5 +28,6 @@ mod refused;
 mod reoffer;
 mod sessions;
 mod storm;
+mod talking;
 mod torture;
 mod transfer;

@@ -298,11 +298,15 @@ fn sound(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
     let waits = live().map(|(id, quality)| ([label(("call", id))], quality.wait_ms / 1000.0));
     out.gauges("jitter_buffer_seconds", "From the arrival of sound to its playing, of live calls", waits)?;
     let total = totals.audio.quality.clone().unwrap_or_default();
-    let made = [("concealed", total.concealed_ms), ("stretched", total.stretched_ms)];
+    let made = [
+        ("concealed", total.concealed_ms),
+        ("repaired", total.repaired_ms),
+        ("stretched", total.stretched_ms),
+    ];
     out.family(
         (
             "audio_made",
-            "Seconds of sound invented for lost packets, and left out or put in to follow a clock",
+            "Seconds of sound invented for lost packets, got back from those behind them, and left out or put in",
         ),
         MetricType::Counter,
         made.map(|(how, ms)| ([label(("how", how))], ms as f64 / 1000.0)),
@@ -406,7 +410,13 @@ mod tests {
             pictures_withheld: 2,
             ..VideoView::default()
         };
-        let quality = QualityRecord { mos: 4.1, wait_ms: 20.0, concealed_ms: 60, ..QualityRecord::default() };
+        let quality = QualityRecord {
+            mos: 4.1,
+            wait_ms: 20.0,
+            concealed_ms: 60,
+            repaired_ms: 40,
+            ..QualityRecord::default()
+        };
         let stream = StreamView { quality: Some(quality), ..stream };
         CallView {
             id: id.into(),
@@ -445,6 +455,7 @@ mod tests {
             "eyeline_mos_estimate{call=\"8\",dir=\"in\"} 4.1",
             "eyeline_jitter_buffer_seconds{call=\"8\"} 0.02",
             "eyeline_audio_made_total{how=\"concealed\"} 0.12",
+            "eyeline_audio_made_total{how=\"repaired\"} 0.08",
             "eyeline_tick_lateness_seconds_bucket{le=\"0.001\"} 7",
             "eyeline_tick_lateness_seconds_count 8",
             "eyeline_video_fps{call=\"8\",dir=\"in\"} 15",

@@ -365,6 +365,7 @@ impl StreamView {
         if let Some(other) = &other.quality {
             let quality = self.quality.get_or_insert_default();
             quality.concealed_ms += other.concealed_ms;
+            quality.repaired_ms += other.repaired_ms;
             quality.stretched_ms += other.stretched_ms;
         }
     }

@@ -13,7 +13,7 @@ use crate::codec::ffmpeg::{CodecContext, Options, Packet, Picture, text_of};
 use crate::codec::still::ImageType;
 use crate::codec::still::fit::{Fit, Strategy};
 use crate::codec::still::scale::{Planes, Scaling, Shape};
-use crate::codec::still::sniff::{Claim, sniff};
+use crate::codec::still::sniff::{Claim, orientation, sniff};
 use crate::media::codec::CodecError;
 use crate::media::frame::{FrameMut, Plane, RawFrame, Size};
 use crate::media::pool::FramePool;
@@ -78,7 +78,7 @@ pub fn open(bytes: &[u8], pool: &FramePool, pts: Pts, limits: &Limits) -> Result
 pub fn pixels(bytes: &[u8], pool: &FramePool, pts: Pts, limits: &Limits) -> Result<FrameMut, Unusable> {
     let claim = admit(bytes, limits)?;
     let picture = decode(bytes, claim, limits)?;
-    settle(&picture, claim.kind, pool, pts, limits)
+    settle(&picture, claim.kind, Turn::of(bytes), pool, pts, limits)
 }
 
 fn decode(bytes: &[u8], claim: Claim, limits: &Limits) -> Result<Picture, Unusable> {
@@ -116,6 +116,7 @@ fn decode(bytes: &[u8], claim: Claim, limits: &Limits) -> Result<Picture, Unusab
 fn settle(
     picture: &Picture,
     kind: ImageType,
+    turn: Turn,
     pool: &FramePool,
     pts: Pts,
     limits: &Limits,
@@ -129,12 +130,12 @@ fn settle(
     }
     // SAFETY: the number is one of this binding's pixel formats, checked above.
     let format: AVPixelFormat = unsafe { std::mem::transmute(fields.format) };
-    let fit =
-        Fit { width: limits.size.width, height: limits.size.height, strategy: Strategy::ScaleAspectFit };
+    let most = turn.size(limits.size);
+    let fit = Fit { width: most.width, height: most.height, strategy: Strategy::ScaleAspectFit };
     let fitted = fit.lay_out(size).canvas;
     let even = |length: usize| (length & !1).max(2);
     let to = Size::new(even(fitted.width), even(fitted.height));
-    let mut frame = pool.take_sized(to, pts).ok_or(Unusable::NoRoom)?;
+    let mut frame = pool.take_sized(turn.size(to), pts).ok_or(Unusable::NoRoom)?;
     let (width, height) = (fields.width, fields.height);
     // Of the four only WebP's lossy pictures are video; for RGB the word means nothing.
     let full = kind != ImageType::Webp;
@@ -159,13 +160,78 @@ fn settle(
     // SAFETY: the decoder filled a picture of the size and format it says; the target was just allocated.
     unsafe { scaling.run(from, into)? };
     for (index, plane) in Plane::ALL.into_iter().enumerate() {
-        let Size { width, .. } = if plane == Plane::Y { to } else { to.chroma() };
+        let size = if plane == Plane::Y { to } else { to.chroma() };
+        let lost = || Unusable::Damaged("a plane is missing".to_owned());
+        let width = turn.size(size).width;
         for (row, line) in frame.plane_mut(plane).chunks_exact_mut(width).enumerate() {
-            let lost = || Unusable::Damaged("a plane is missing".to_owned());
-            line.copy_from_slice(roomy.row(index, row, width).ok_or_else(lost)?);
+            if turn == Turn::Upright {
+                line.copy_from_slice(roomy.row(index, row, width).ok_or_else(lost)?);
+                continue;
+            }
+            for (column, pixel) in line.iter_mut().enumerate() {
+                let (x, y) = turn.source(column, row, size);
+                *pixel = roomy.row(index, y, size.width).ok_or_else(lost)?[x];
+            }
         }
     }
     Ok(frame)
+}
+
+/// How a camera was held, and so how its picture must be turned to be seen upright (Exif 2.3 §4.6.4, Orientation).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Upright,
+    /// Mirrored from left to right.
+    Mirrored,
+    OnItsHead,
+    UpsideDown,
+    Transposed,
+    /// A quarter, clockwise.
+    Right,
+    Transverse,
+    /// A quarter, against the clock.
+    Left,
+}
+
+impl Turn {
+    fn of(file: &[u8]) -> Turn {
+        match orientation(file) {
+            Some(2) => Turn::Mirrored,
+            Some(3) => Turn::OnItsHead,
+            Some(4) => Turn::UpsideDown,
+            Some(5) => Turn::Transposed,
+            Some(6) => Turn::Right,
+            Some(7) => Turn::Transverse,
+            Some(8) => Turn::Left,
+            Some(_) | None => Turn::Upright,
+        }
+    }
+
+    /// The size after turning.
+    fn size(self, size: Size) -> Size {
+        match self {
+            Turn::Upright | Turn::Mirrored | Turn::OnItsHead | Turn::UpsideDown => size,
+            Turn::Transposed | Turn::Right | Turn::Transverse | Turn::Left => {
+                Size::new(size.height, size.width)
+            }
+        }
+    }
+
+    /// Where the pixel that is seen at `x`, `y` stands in a file of `size`.
+    fn source(self, x: usize, y: usize, size: Size) -> (usize, usize) {
+        let across = |at: usize| size.width - 1 - at;
+        let down = |at: usize| size.height - 1 - at;
+        match self {
+            Turn::Upright => (x, y),
+            Turn::Mirrored => (across(x), y),
+            Turn::OnItsHead => (across(x), down(y)),
+            Turn::UpsideDown => (x, down(y)),
+            Turn::Transposed => (y, x),
+            Turn::Right => (y, down(x)),
+            Turn::Transverse => (across(y), down(x)),
+            Turn::Left => (across(y), x),
+        }
+    }
 }
 
 /// The same format without the range in its name, which swscale is told apart.
@@ -211,6 +277,58 @@ mod tests {
     fn one_pixel_becomes_a_small_picture() {
         let picture = opened(GIF, &Limits::default()).expect("a picture");
         assert_eq!(picture.size(), Size::new(2, 2));
+    }
+
+    /// A picture whose left half is dark, as phones write it when they are held otherwise.
+    #[test]
+    fn a_picture_of_a_turned_camera_is_seen_upright() {
+        use crate::codec::still::encode::{StillFormat, StillSettings, Stills};
+        use crate::media::frame::CleanFrame;
+        let mut picture = FramePool::new(1).take_sized(Size::new(64, 32), Pts::ZERO).expect("room");
+        for (at, luma) in picture.plane_mut(Plane::Y).iter_mut().enumerate() {
+            // The corner at the top left is bright, the rest of the left half dark.
+            let (x, y) = (at % 64, at / 64);
+            *luma = if x < 16 && y < 16 {
+                220
+            } else if x < 32 {
+                40
+            } else {
+                120
+            };
+        }
+        picture.plane_mut(Plane::U).fill(128);
+        picture.plane_mut(Plane::V).fill(128);
+        let settings =
+            StillSettings { format: StillFormat::Jpeg { quality: 90 }, ..StillSettings::default() };
+        let still =
+            Stills::new(settings).and_then(|mut stills| stills.encode(&CleanFrame::drawn_here(picture)));
+        let file = still.expect("a still").bytes().to_vec();
+        // Where the bright corner is seen: left or right, top or bottom.
+        for (value, turned, right, bottom) in [
+            (1, false, false, false),
+            (2, false, true, false),
+            (3, false, true, true),
+            (4, false, false, true),
+            (5, true, false, false),
+            (6, true, true, false),
+            (7, true, true, true),
+            (8, true, false, true),
+        ] {
+            let exif = [
+                b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".as_slice(),
+                &[value],
+                &[0; 6],
+            ]
+            .concat();
+            let file = [&file[..2], &exif, &file[2..]].concat();
+            assert_eq!(orientation(&file), Some(u16::from(value)));
+            let seen = pixels(&file, &FramePool::new(1), Pts::ZERO, &Limits::default()).expect("a picture");
+            let size = if turned { Size::new(32, 64) } else { Size::new(64, 32) };
+            assert_eq!(seen.size(), size, "{value}");
+            let x = if right { size.width - 5 } else { 4 };
+            let y = if bottom { size.height - 5 } else { 4 };
+            assert!(seen.plane(Plane::Y)[y * size.width + x] > 190, "{value}");
+        }
     }
 
     #[test]

@@ -59,6 +59,43 @@ fn jpeg(bytes: &[u8]) -> Option<Size> {
     }
 }
 
+/// What a JPEG's Exif says of how the camera was held: 1 is upright, up to 8. `None`: nothing.
+pub fn orientation(bytes: &[u8]) -> Option<u16> {
+    if !bytes.starts_with(&[0xff, 0xd8]) {
+        return None;
+    }
+    let mut at = 2;
+    // Exif is among the first segments; none that stands after the picture begins counts.
+    loop {
+        let (start, marker) = (*bytes.get(at)?, *bytes.get(at + 1)?);
+        let len = big16(bytes, at + 2)?;
+        match marker {
+            0xe1 if bytes.get(at + 4..at + 10) == Some(b"Exif\0\0") => {
+                return exif_orientation(bytes.get(at + 10..(at + 2 + len).min(bytes.len()))?);
+            }
+            0xe0..=0xef | 0xfe if start == 0xff && len >= 2 => at += 2 + len,
+            _ => return None,
+        }
+    }
+}
+
+/// The tag 0x0112 of the first directory (TIFF 6.0 §2).
+fn exif_orientation(tiff: &[u8]) -> Option<u16> {
+    const ENTRY: usize = 12;
+    let big = match tiff.get(..4)? {
+        b"MM\0*" => true,
+        b"II*\0" => false,
+        _ => return None,
+    };
+    let two = |at: usize| if big { big16(tiff, at) } else { little16(tiff, at) };
+    let (first, second) = (two(4)?, two(6)?);
+    let directory = if big { first << 16 | second } else { second << 16 | first };
+    let entries = two(directory)?;
+    let is_it = |at: &usize| two(*at) == Some(0x0112);
+    let entry = (0..entries.min(256)).map(|number| directory + 2 + number * ENTRY).find(is_it)?;
+    u16::try_from(two(entry + 8)?).ok()
+}
+
 fn png(bytes: &[u8]) -> Option<Size> {
     if bytes.get(12..16)? != b"IHDR" {
         return None;
@@ -129,18 +166,19 @@ mod tests {
         for other in [&b""[..], b"%PDF-1.7", b"<svg>", b"BM\0\0", b"GIF89a\0\0\0\0", b"\xff\xd8\xff\xd9"] {
             assert_eq!(claim(other), None);
         }
-        let whole: [&[u8]; 3] = [
+        let whole: [&[u8]; 4] = [
+            b"\xff\xd8\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0",
             b"\xff\xd8\xff\xe0\x00\x04ab\xff\xc0\x00\x11\x08\x01\x68\x02\x80\x03",
             b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x02\x80\0\0\x01\x68\x08\x02\0\0\0",
             b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\x7f\x02\0\x67\x01\0",
         ];
         for bytes in whole {
             for end in 0..bytes.len() {
-                let _ = sniff(&bytes[..end]);
+                let _ = (sniff(&bytes[..end]), orientation(&bytes[..end]));
                 for value in [0, 0x7f, 0xff] {
                     let mut broken = bytes.to_vec();
                     broken[end] = value;
-                    let _ = sniff(&broken);
+                    let _ = (sniff(&broken), orientation(&broken));
                 }
             }
         }

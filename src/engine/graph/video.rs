@@ -19,6 +19,7 @@ use crate::engine::paint::{FIRST_SLATE, Playing, Still};
 use crate::engine::plan::{PacketizationMode, Picture, VideoCodec, VideoStream};
 use crate::engine::ports::Pair;
 use crate::engine::report::Gauges;
+use crate::engine::sight;
 use crate::engine::steering::{Steered, Steering, steering};
 use crate::engine::video_in::VideoIn;
 use crate::engine::video_out::{Painter, Source, VideoOut};
@@ -30,7 +31,7 @@ use crate::source::test_picture::TestCard;
 use crate::vision::filters::{Resize, Transforms};
 use crate::vision::overlay::Overlay;
 
-/// Decoder hand 1 + gate copy 1 + {observers 2, video-out, recorder, preview} × (slot 1 + working 1) + slate 1 +
+/// Beside what sight holds: decoder hand 1 + gate copy 1 + {observers 2, video-out, recorder, preview} × (slot 1 + working 1) + slate 1 +
 /// burst 1.
 const POOL_IN: usize = 14;
 /// Source 1 + resized 1 + encoder 1 + next of a file 2.
@@ -282,7 +283,7 @@ impl Running {
             overlay: Overlay::new(look.overlay),
             label: self.plan.label.clone(),
             clock: supplies.settings.clock,
-            pool: FramePool::new(POOL_IN),
+            pool: FramePool::new(POOL_IN + if self.plan.talk.is_some() { sight::HELD } else { 0 }),
             undrawn,
             seen,
             bus,

@@ -98,6 +98,7 @@ pub fn quality_report(machine: &AudioStream, stretched_ms: u64) -> Option<Qualit
         burst_ratio: quality.burst_ratio,
         wait_ms: machine.playout_delay().as_secs_f64() * 1e3,
         concealed_ms: machine.playout_counters().concealed_us / 1000,
+        repaired_ms: machine.playout_counters().repaired_us / 1000,
         stretched_ms,
         peer_mos: machine.remote_quality().map(|quality| quality.opinion),
     })

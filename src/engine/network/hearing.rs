@@ -103,16 +103,18 @@ impl Hearing {
         block.resize(self.block(), 0);
         for _ in 0..STEPS_MAX {
             let waits = self.ready.buffered();
-            let mut broken = false;
+            let (mut broken, mut repaired) = (false, 0);
             match machine.playout(now, (waits as u64 * units / rate) as u32) {
                 Playout::Packet { payload_type, payload, samples: ticks, skip, .. } => {
                     broken = self.packet(payload_type, payload).is_err();
                     if broken {
-                        self.lost(samples(ticks), None);
+                        let _ = self.lost(samples(ticks), None);
                     }
                     self.ready.skip(waits, samples(skip));
                 }
-                Playout::Lost { samples: ticks, following } => self.lost(samples(ticks), following),
+                Playout::Lost { samples: ticks, following } => {
+                    repaired = self.lost(samples(ticks), following);
+                }
                 Playout::Play(pace) => {
                     self.stretch(pace, samples);
                     self.ready.take(block);
@@ -130,6 +132,9 @@ impl Hearing {
             }
             if broken {
                 machine.undecodable();
+            }
+            if repaired > 0 {
+                machine.repaired((repaired as u64 * units / rate) as u32);
             }
         }
         self.ready.take(block);
@@ -159,11 +164,14 @@ impl Hearing {
         Ok(())
     }
 
-    /// So many samples were lost. `next`: the packet behind them, when it may hold them.
-    fn lost(&mut self, samples: usize, next: Option<&[u8]>) {
-        let repairs = self.voices.get(self.last).is_some_and(|voice| voice.codec == AudioCodec::Opus);
-        let next = next.filter(|_| repairs);
-        self.fill(samples, |decoder, samples, out| decoder.conceal(samples, next, out));
+    /// So many samples were lost. `next`: the packet behind them, when it may hold them. Gives how many it did hold.
+    fn lost(&mut self, samples: usize, next: Option<&[u8]>) -> usize {
+        let voice = self.voices.get(self.last).filter(|voice| voice.codec == AudioCodec::Opus);
+        let own_rate = voice.map_or(self.rate, |voice| voice.decoder.sample_rate()) as usize;
+        let next = next.filter(|_| voice.is_some());
+        let mut held = 0;
+        self.fill(samples, |decoder, samples, out| held += decoder.conceal(samples, next, out));
+        held * self.rate as usize / own_rate
     }
 
     /// The sender has nothing to say: what is short of a block is silence, or the noise it announced.
@@ -183,7 +191,7 @@ impl Hearing {
     }
 
     /// Appends `samples` or a little more of `make`, by the one who spoke last; silence when nobody has.
-    fn fill(&mut self, samples: usize, make: impl Fn(&mut dyn AudioDecoder, usize, &mut Vec<i16>)) {
+    fn fill(&mut self, samples: usize, mut make: impl FnMut(&mut dyn AudioDecoder, usize, &mut Vec<i16>)) {
         let end = self.ready.buffered() + samples;
         for _ in 0..FILLS_MAX {
             let short = end.saturating_sub(self.ready.buffered());

@@ -15,7 +15,8 @@ use crate::engine::plan::{AudioCodec, OpusTerms};
 use crate::media::audio::block_samples;
 use crate::media::codec::AudioDecoder as _;
 use crate::record::timeline::{Side, SoundTimeline};
-use crate::rtp::audio::{AudioFormat, AudioSettings, AudioStream, AudioTerms};
+use crate::rtp::audio::{AudioFormat, AudioSettings, AudioStream, AudioTerms, Quality};
+use crate::rtp::jitter::JitterCounters;
 use crate::rtp::lipsync::LipSync;
 use crate::rtp::packet::{Header, Writer};
 use crate::rtp::payload::opus;
@@ -131,19 +132,38 @@ fn voice(rate: u32, blocks: usize) -> Vec<i16> {
     (0..blocks * block_samples(rate)).map(&mut at).collect()
 }
 
-fn coded(codec: AudioCodec, sound: &[i16], fec: bool) -> Vec<Vec<u8>> {
-    // Only what is coded as speech carries its repair, and that is what narrow bands are.
-    let max_playback_rate = if fec { 16_000 } else { 48_000 };
-    let terms = OpusTerms { fec, max_playback_rate, ..OpusTerms::default() };
-    let mut encoder = encoder(codec, &terms).expect("an encoder");
-    // What the peer's reports would have told.
-    encoder.set_loss(if fec { 20 } else { 5 });
+/// Words of 400 ms with short pauses between them: what a voice detector takes for speech.
+fn speech(blocks: usize) -> Vec<i16> {
+    let mut sound = voice(48_000, blocks);
+    for (at, sample) in sound.iter_mut().enumerate() {
+        let within = at % 24_000;
+        let envelope = (within.min(19_200_usize.saturating_sub(within)) as f64 / 1_440.0).min(1.0);
+        *sample = (f64::from(*sample) * envelope.max(0.01)) as i16;
+    }
+    sound
+}
+
+fn coded(codec: AudioCodec, sound: &[i16]) -> Vec<Vec<u8>> {
+    coded_for(codec, &OpusTerms::default(), 5, sound)
+}
+
+/// For a line of which the peer's reports say that it loses so many percent.
+fn coded_for(codec: AudioCodec, terms: &OpusTerms, percent: u8, sound: &[i16]) -> Vec<Vec<u8>> {
+    let mut encoder = encoder(codec, terms).expect("an encoder");
+    encoder.set_loss(percent);
     let packet = |block: &[i16]| {
         let mut out = Vec::new();
         encoder.encode(block, &mut out).expect("encoded");
         out
     };
     sound.chunks_exact(block_samples(codec.sample_rate())).map(packet).collect()
+}
+
+const REPEATING: OpusTerms =
+    OpusTerms { max_playback_rate: 48_000, max_bitrate: None, fec: true, dtx: false, constant: false };
+
+fn repeats(packets: &[Vec<u8>]) -> usize {
+    packets.iter().filter(|packet| opus::repairs(packet)).count()
 }
 
 /// Which packets are lost: in runs of three on average, `percent` of all.
@@ -196,7 +216,7 @@ fn lost_packets_leave_neither_holes_nor_clicks() {
     for codec in CODECS {
         let rate = codec.sample_rate();
         let sound = voice(rate, 3000);
-        let packets = coded(codec, &sound, false);
+        let packets = coded(codec, &sound);
         let mut clean = Line::new(codec);
         clean.run(&packets, |_| Some(3_000));
         let settled = rate as usize / 5;
@@ -237,26 +257,99 @@ fn lost_packets_leave_neither_holes_nor_clicks() {
 #[test]
 fn forward_error_correction_brings_back_what_was_lost() {
     let codec = AudioCodec::Opus;
-    let packets = coded(codec, &voice(48_000, 1500), true);
+    let packets = coded_for(codec, &REPEATING, 20, &speech(1500));
     let heard = |lost: &dyn Fn(u64) -> bool| {
         let mut line = Line::new(codec);
         line.run(&packets, |number| (!lost(number)).then_some(3_000));
         line.machine.playout_counters()
     };
-    let repairing = packets.iter().filter(|packet| opus::repairs(packet)).count();
+    let repairing = repeats(&packets);
     let counters = heard(&|number| number % 10 == 5);
     println!("{repairing} of {} packets repeat the one before them; {counters:?}", packets.len());
     // The encoder repeats what it thinks worth it.
     let possible =
         (0..packets.len() - 1).filter(|n| n % 10 == 5 && opus::repairs(&packets[n + 1])).count() as u64;
-    assert!(possible >= 30 && counters.repaired >= possible * 8 / 10, "{possible} could be: {counters:?}");
+    assert!(possible >= 100 && counters.repaired >= possible * 8 / 10, "{possible} could be: {counters:?}");
+}
+
+#[test]
+fn a_peer_that_takes_repeats_gets_them_from_the_first_loss_on() {
+    let sound = speech(400);
+    for max_playback_rate in [8_000, 16_000, 48_000] {
+        let terms = OpusTerms { max_playback_rate, ..REPEATING };
+        let of = |percent| repeats(&coded_for(AudioCodec::Opus, &terms, percent, &sound));
+        assert_eq!(of(0), 0);
+        for percent in [1, 2, 5, 10] {
+            assert!(of(percent) > 240, "{max_playback_rate} Hz, {percent} %: {} of 400", of(percent));
+        }
+        let unwanted = OpusTerms { fec: false, ..terms };
+        assert_eq!(repeats(&coded_for(AudioCodec::Opus, &unwanted, 10, &sound)), 0);
+    }
+}
+
+/// How the listener would judge a line that loses so many percent in runs of three on average.
+fn judged(codec: AudioCodec, packets: &[Vec<u8>], percent: f64) -> (Quality, JitterCounters) {
+    let is_near = |value: f64, wanted: f64| (value / wanted - 1.0).abs() < 0.02;
+    // Few packets lose by chance more or less than that, in longer or shorter runs.
+    let as_said = |lost: &Vec<bool>| {
+        let count = lost.iter().filter(|lost| **lost).count() as f64;
+        let runs = lost.windows(2).filter(|pair| !pair[0] && pair[1]).count() as f64;
+        is_near(count / lost.len() as f64 * 100.0, percent) && is_near(count / runs.max(1.0), 3.0)
+    };
+    let lost = (0..).map(|seed| bursts(percent, packets.len(), seed)).find(as_said).expect("a seed");
+    let mut line = Line::new(codec);
+    line.run(packets, |number| (!lost[number as usize]).then_some(3_000));
+    (line.machine.quality().expect("judged"), line.machine.playout_counters())
+}
+
+#[test]
+fn the_opinion_of_a_line_knows_what_was_repaired_and_nothing_else() {
+    let sound = speech(6000);
+    let plain = coded(AudioCodec::Opus, &sound);
+    for (percent, wanted) in [(1.0, 4.2), (5.0, 3.8), (10.0, 3.2)] {
+        let repairing = coded_for(AudioCodec::Opus, &REPEATING, percent as u8, &sound);
+        let (with, counters) = judged(AudioCodec::Opus, &repairing, percent);
+        let (without, bare) = judged(AudioCodec::Opus, &plain, percent);
+        let what = format!(
+            "Opus, {percent} % in runs of three: MOS {:.2} (missing {:.1} %, BurstR {:.2}), without repair {:.2} \
+             (missing {:.1} %, BurstR {:.2}); {} of 6000 repeat; {counters:?}",
+            with.opinion,
+            with.lost * 100.0,
+            with.burst_ratio,
+            without.opinion,
+            without.lost * 100.0,
+            without.burst_ratio,
+            repeats(&repairing),
+        );
+        println!("{what}");
+        assert!(with.opinion >= wanted && with.opinion > without.opinion, "{what}");
+        // The same packets were lost, and of each run one at most can be had back: the last.
+        assert_eq!(counters.missing, bare.missing);
+        assert!(counters.repaired * 2 > counters.gaps && counters.repaired <= counters.gaps, "{what}");
+        assert_eq!(counters.repaired_us, counters.repaired * 20_000);
+        assert_eq!((bare.repaired, bare.repaired_us), (0, 0));
+        let made_up = (counters.missing - counters.repaired) as f64 * 20_000.0;
+        assert!((0.9..1.1).contains(&(counters.concealed_us as f64 / made_up)), "{what}");
+    }
+}
+
+#[test]
+fn the_opinion_of_a_line_without_repair_is_what_the_recommendation_says() {
+    let codec = AudioCodec::Pcmu;
+    let packets = coded(codec, &voice(8_000, 9000));
+    for (percent, expected) in [(1.0, 4.30), (5.0, 3.84), (10.0, 3.11)] {
+        let (quality, counters) = judged(codec, &packets, percent);
+        println!("G.711, {percent} % in runs of three: {quality:?}");
+        assert!((quality.opinion - expected).abs() < 0.04, "{percent} %: {quality:?}");
+        assert_eq!((counters.repaired, counters.repaired_us, counters.gaps_repaired), (0, 0, 0));
+    }
 }
 
 #[test]
 fn wild_jitter_is_followed_up_and_down() {
     for codec in CODECS {
         let rate = codec.sample_rate();
-        let packets = coded(codec, &voice(rate, 3500), false);
+        let packets = coded(codec, &voice(rate, 3500));
         let mut random = StdRng::seed_from_u64(3);
         let delays: Vec<u64> =
             (0..3500).map(|n| if n < 3000 { random.random_range(0..200_000) } else { 0 }).collect();
@@ -299,7 +392,7 @@ fn a_tone_over_a_bad_line_stays_one_tone() {
     let tone: Vec<i16> = (0..160 * 1500)
         .map(|n| (8000.0 * (std::f64::consts::TAU * 425.0 * f64::from(n) / 8000.0).sin()) as i16)
         .collect();
-    let packets = coded(codec, &tone, false);
+    let packets = coded(codec, &tone);
     let mut clean = Line::new(codec);
     clean.run(&packets, |_| Some(3_000));
     // What mu-law alone adds.
@@ -319,7 +412,7 @@ fn an_hour_of_drift_is_stretched_away() {
     for ppm in [200_i64, -200] {
         let codec = AudioCodec::Pcmu;
         let second = voice(8000, 50);
-        let packets = coded(codec, &second, false);
+        let packets = coded(codec, &second);
         let mut line = Line::new(codec);
         let mut picture_times = Timeline::new(90_000, line.start);
         let mut sync = LipSync::default();

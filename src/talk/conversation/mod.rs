@@ -63,7 +63,7 @@ impl Default for ConversationSettings {
             greeting: String::new(),
             fallback: "I am sorry, I cannot answer right now.".to_owned(),
             filler: "One moment, please.".to_owned(),
-            filler_after: Duration::from_millis(2_500),
+            filler_after: Duration::from_secs(2),
             preemptive: true,
             preemptive_longest: Duration::from_secs(10),
             preemptive_most: 3,

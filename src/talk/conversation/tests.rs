@@ -300,7 +300,7 @@ fn a_slow_model_is_covered_for_and_a_broken_one_apologised_for() {
     let mut talk = Talk::new();
     talk.says("Hello?", 500);
     talk.turn_ends();
-    talk.wait(2_600);
+    talk.wait(2_100);
     assert_eq!(talk.spoken(), [(1, "One moment, please.".to_owned())]);
     let ask = talk.asked().0;
     talk.conversation.handle_delta(talk.now, ask, Err(Failure::TooSlow(10_000)));

@@ -16,6 +16,7 @@ use crate::codec::g711::Law;
 use crate::talk::link::websocket::{Ended, Frame, WebSocket, WebSocketSettings};
 use crate::talk::message::{Endpoint, Failure, Image, Request, ToolSpec, Vendor};
 use crate::talk::realtime::{Act, LinkId, RealtimeEvent, RealtimeFigures, RealtimeMachine, RealtimeSettings};
+use crate::talk::wire::live::GeminiLive;
 use crate::talk::wire::realtime::OpenAiRealtime;
 use crate::talk::wire::sound::{Inward, Outward};
 
@@ -73,7 +74,8 @@ impl RealtimeSession {
         let (now, sound) = (Instant::now(), settings.sound);
         let machine: Box<dyn RealtimeMachine> = match endpoint.vendor {
             Vendor::OpenAi => Box::new(OpenAiRealtime::new(now, endpoint, settings)),
-            Vendor::Gemini | Vendor::Anthropic | Vendor::Deepgram | Vendor::Espeak | Vendor::Mock => {
+            Vendor::Gemini => Box::new(GeminiLive::new(now, endpoint, settings)),
+            Vendor::Anthropic | Vendor::Deepgram | Vendor::Espeak | Vendor::Mock => {
                 let text = format!("{:?} has no model that hears and speaks", endpoint.vendor);
                 return Err(Failure::Refused { status: 0, text });
             }

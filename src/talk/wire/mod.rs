@@ -11,6 +11,7 @@ pub mod deepgram_listen;
 pub mod deepgram_speak;
 pub mod events;
 pub mod generate;
+pub mod live;
 pub mod messages;
 pub mod pcm;
 pub mod realtime;

@@ -7,6 +7,22 @@ use crate::codec::resample::Resampler;
 use crate::media::codec::CodecError;
 use crate::talk::realtime::{Sound, SoundFormat};
 
+/// 16-bit samples of bytes that may be cut anywhere; `odd` keeps the half of one.
+pub fn samples(bytes: Vec<u8>, odd: &mut Option<u8>) -> Vec<i16> {
+    let mut all = Vec::with_capacity(bytes.len() / 2 + 1);
+    let mut rest = bytes.into_iter();
+    while let Some(low) = odd.take().or_else(|| rest.next()) {
+        match rest.next() {
+            Some(high) => all.push(i16::from_le_bytes([low, high])),
+            None => {
+                *odd = Some(low);
+                break;
+            }
+        }
+    }
+    all
+}
+
 /// The caller's sound, on its way to the provider.
 pub struct Inward {
     to: SoundFormat,

@@ -27,6 +27,10 @@ pub struct Impairment {
     /// Share that comes 15 ms late, share that comes twice.
     pub overtaken: f64,
     pub doubled: f64,
+    /// Pause between bursts of exactly `burst` packets of the picture, each way.
+    pub bursts: Option<Duration>,
+    /// Nobody offers to send lost packets again.
+    pub without_nack: bool,
     pub seed: u64,
 }
 
@@ -38,6 +42,8 @@ impl Default for Impairment {
             delay: Duration::from_millis(20),
             overtaken: 0.0,
             doubled: 0.0,
+            bursts: None,
+            without_nack: false,
             seed: 1,
         }
     }
@@ -74,6 +80,7 @@ impl Impaired {
             impairment,
             random: StdRng::seed_from_u64(impairment.seed),
             losing: [false; 2],
+            bursts: [(Instant::now(), 0); 2],
             flying: BinaryHeap::new(),
             order: 0,
             passed: passed.clone(),
@@ -174,6 +181,8 @@ struct Path {
     impairment: Impairment,
     random: StdRng,
     losing: [bool; 2],
+    /// When the last burst began, and how many packets it has left.
+    bursts: [(Instant, u32); 2],
     flying: BinaryHeap<Flying>,
     order: u64,
     passed: Arc<Mutex<[Vec<Rtp>; 2]>>,
@@ -217,7 +226,7 @@ impl Path {
         let enter = loss * leave / (1.0 - loss);
         let losing = &mut self.losing[toward as usize];
         *losing = self.random.random_bool(if *losing { 1.0 - leave } else { enter });
-        if *losing {
+        if *losing || (self.lines[line].is_video && control == 0 && self.is_in_burst(toward)) {
             return;
         }
         let late =
@@ -234,6 +243,17 @@ impl Path {
                 bytes: bytes.to_vec(),
             });
         }
+    }
+
+    fn is_in_burst(&mut self, toward: Toward) -> bool {
+        let Some(pause) = self.impairment.bursts else { return false };
+        let (began, left) = &mut self.bursts[toward as usize];
+        if began.elapsed() >= pause {
+            (*began, *left) = (Instant::now(), self.impairment.burst as u32);
+        }
+        let lost = *left > 0;
+        *left = left.saturating_sub(1);
+        lost
     }
 
     /// Leaves from the socket whose port that side knows as the other's.
@@ -274,6 +294,11 @@ impl Path {
                 ours.is_video = *kind == "m=video";
                 let shown = if port == 0 { 0 } else { ours.ports[toward as usize] };
                 lines.push(format!("{kind} {shown} {}", rest.join(" ")));
+            } else if self.impairment.without_nack
+                && line.starts_with("a=rtcp-fb:")
+                && line.ends_with(" nack")
+            {
+                // PLI is another: `nack pli`.
             } else if !line.starts_with("a=rtcp:") {
                 lines.push(line.to_owned());
             }

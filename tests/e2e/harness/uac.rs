@@ -74,6 +74,8 @@ pub struct Sending<'a> {
     pub fps: u32,
     /// A tone in Hz; `None`: silence with a click every second.
     pub tone: Option<f64>,
+    /// Samples at 8 kHz from -1 to 1, sent once from the beginning; silence behind them.
+    pub sound: Option<&'a [f64]>,
     /// Sends no media at all.
     pub silent: bool,
     /// Spoils what is sent.
@@ -87,6 +89,7 @@ impl Default for Sending<'_> {
             video: None,
             fps: 15,
             tone: None,
+            sound: None,
             silent: false,
             mutates: None,
         }
@@ -96,6 +99,10 @@ impl Default for Sending<'_> {
 impl Sending<'_> {
     /// PCMU of block `number`.
     fn block(&self, number: u32) -> [u8; 160] {
+        if let Some(sound) = self.sound {
+            let at = |n: usize| sound.get(number as usize * 160 + n).copied().unwrap_or(0.0);
+            return std::array::from_fn(|n| sound::to_mu_law(at(n)));
+        }
         let Some(hertz) = self.tone else {
             return [if number.is_multiple_of(50) { 0x80 } else { 0xff }; 160];
         };

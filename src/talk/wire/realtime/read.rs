@@ -296,7 +296,7 @@ impl OpenAiRealtime {
         let sound = match self.format {
             SoundFormat::Law(law) => Sound::Payload { law, bytes },
             SoundFormat::Samples { rate } => {
-                Sound::Samples { rate, samples: samples(bytes, &mut self.talk.odd) }
+                Sound::Samples { rate, samples: super::super::sound::samples(bytes, &mut self.talk.odd) }
             }
         };
         self.talk.unflushed = true;
@@ -431,20 +431,4 @@ impl OpenAiRealtime {
             self.tell(RealtimeEvent::Interrupted { item });
         }
     }
-}
-
-/// 16-bit samples of bytes that may be cut anywhere; `odd` keeps the half of one.
-fn samples(bytes: Vec<u8>, odd: &mut Option<u8>) -> Vec<i16> {
-    let mut all = Vec::with_capacity(bytes.len() / 2 + 1);
-    let mut rest = bytes.into_iter();
-    while let Some(low) = odd.take().or_else(|| rest.next()) {
-        match rest.next() {
-            Some(high) => all.push(i16::from_le_bytes([low, high])),
-            None => {
-                *odd = Some(low);
-                break;
-            }
-        }
-    }
-    all
 }

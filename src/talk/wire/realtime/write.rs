@@ -70,6 +70,8 @@ pub fn session(endpoint: &Endpoint, settings: &RealtimeSettings, sound: SoundFor
     let mut session = json!({
         "type": "realtime", "output_modalities": ["audio"], "instructions": settings.instructions,
         "tools": tools(&settings.tools), "tool_choice": "auto",
+        "truncation": {"type": "retention_ratio", "retention_ratio": 0.8,
+            "token_limits": {"post_instructions": settings.context_tokens}},
         "audio": {"input": input, "output": output},
     });
     if let Some(session) = session.as_object_mut() {

@@ -3,6 +3,9 @@
 
 pub mod audio;
 pub mod deepgram;
+pub mod gemini_live;
 pub mod models;
+pub mod openai_realtime;
 pub mod providers;
 pub mod server;
+pub mod socket;
