@@ -100,6 +100,23 @@ impl Listener {
         (((self.heard - self.began) / INTERIM_S) as usize).min(self.words.len())
     }
 
+    /// So many seconds more; what is told for them.
+    fn hear(&mut self, seconds: f64, interim: bool) -> Option<String> {
+        self.heard += seconds;
+        if self.heard - self.start >= SETTLED_S {
+            // Settled, though the speech goes on.
+            let known = self.known();
+            let text = self.results(self.settled, known, true, false);
+            (self.settled, self.start, self.told) = (known, self.heard, self.heard);
+            return Some(text);
+        }
+        if interim && self.heard - self.told >= INTERIM_S {
+            self.told = self.heard;
+            return Some(self.results(self.settled, self.known(), false, false));
+        }
+        None
+    }
+
     fn results(&self, from: usize, to: usize, is_final: bool, from_finalize: bool) -> String {
         let words = self.words.get(from..to).unwrap_or_default().join(" ");
         json!({ "type": "Results", "channel_index": [0, 1], "duration": self.heard - self.start, "start": self.start,
@@ -133,17 +150,9 @@ pub fn listen(seen: &Seen, exchange: &mut Exchange<'_>, next: &dyn Fn() -> Strin
                     ears.began = ears.heard;
                 }
                 session.sound.extend_from_slice(&bytes);
-                ears.heard += bytes.len() as f64 / wide / rate;
-                if ears.heard - ears.start >= SETTLED_S {
-                    // Settled, though the speech goes on.
-                    let known = ears.known();
-                    let text = ears.results(ears.settled, known, true, false);
-                    (ears.settled, ears.start, ears.told) = (known, ears.heard, ears.heard);
+                let heard = bytes.len() as f64 / wide / rate;
+                if let Some(text) = ears.hear(heard, interim) {
                     let _ = socket.send(Message::text(text));
-                } else if interim && ears.heard - ears.told >= INTERIM_S {
-                    ears.told = ears.heard;
-                    let _ =
-                        socket.send(Message::text(ears.results(ears.settled, ears.known(), false, false)));
                 }
             }
             Message::Text(text) => {

@@ -341,8 +341,12 @@ pub fn answer_generate(seen: &Seen, reply: &Reply, asked: &Asked, exchange: &mut
 
 /// Checks a request to `/messages`.
 pub fn check_messages(seen: &Seen, quirks: Quirks) -> Result<Asked, Refusal> {
-    key_of(seen, "x-api-key", "")?;
-    if seen.header("anthropic-version") != Some("2023-06-01") {
+    // The reference names the first, the SDK of today sends the second; so with the versions.
+    match seen.header("x-api-key") {
+        Some(_) => key_of(seen, "x-api-key", "")?,
+        None => key_of(seen, "authorization", "Bearer ")?,
+    };
+    if !matches!(seen.header("anthropic-version"), Some("2023-06-01" | "2026-10-21")) {
         return refuse("anthropic-version: header is required", "");
     }
     let body = seen.json();

@@ -3,7 +3,7 @@
 //! | API | name | path |
 //! |---|---|---|
 //! | OpenAI chat completions | `chat` | `/v1/chat/completions` |
-//! | Gemini | `generate` | `/v1beta/models/…` |
+//! | Gemini | `generate` | `/v1beta/models/…`, `/v1/models/…` |
 //! | Anthropic | `messages` | `/v1/messages` |
 //! | OpenAI transcription, speech | `transcriptions`, `speech` | `/v1/audio/…` |
 //! | Deepgram | `listen`, `speak` | `/v1/listen`, `/v1/speak` |
@@ -165,6 +165,12 @@ impl Script {
     }
 }
 
+/// Both versions there are: the SDK of today asks the one, older ones and we the other.
+fn is_gemini(path: &str) -> bool {
+    ["/v1/models/", "/v1beta/models/"].iter().any(|start| path.starts_with(start))
+        && path.contains("enerateContent")
+}
+
 impl Api for Script {
     fn name(&self, seen: &Seen) -> &'static str {
         match seen.path.as_str() {
@@ -174,7 +180,7 @@ impl Api for Script {
             "/v1/audio/speech" => "speech",
             "/v1/listen" => "listen",
             "/v1/speak" => "speak",
-            path if path.starts_with("/v1beta/models/") && path.contains("enerateContent") => "generate",
+            path if is_gemini(path) => "generate",
             _ => "none",
         }
     }
