@@ -14,13 +14,15 @@ use crate::base::time::Clock;
 use crate::codec::still::encode::{StillFormat, StillSettings};
 use crate::codec::still::fit::{Fit, Strategy};
 use crate::engine::sight::SightSettings;
-use crate::engine::talk::{Agent, Services};
+use crate::engine::talk::realtime::Realtime;
+use crate::engine::talk::{Agent, Mind, Pipeline};
 use crate::inference::store::{ModelFile, Store};
 use crate::talk::context::ContextSettings;
 use crate::talk::conversation::ConversationSettings;
 use crate::talk::hear::{EndpointingMode, HearingSettings, Turns};
 use crate::talk::link::{Http, LinkSettings, Models, Transcribers, Voices};
 use crate::talk::message::{self, Detail, Endpoint};
+use crate::talk::realtime::RealtimeSettings;
 use crate::talk::sight::sampler::SamplerSettings;
 use crate::talk::sight::watch::WatchSettings;
 use crate::talk::tools;
@@ -46,17 +48,20 @@ impl Talkers {
     /// Starts what the configured agents need. What cannot be had costs only itself.
     pub fn start(config: &Config, clock: Clock) -> Self {
         let mut talkers = Talkers::default();
-        let speaking = |agent: &AgentConfig| matches!(agent, AgentConfig::Pipeline(_));
+        let speaking =
+            |agent: &AgentConfig| matches!(agent, AgentConfig::Pipeline(_) | AgentConfig::Realtime(_));
         if !config.agents.values().any(speaking) {
             return talkers;
         }
         talkers.ears = talkers.listen(config);
         let http = Http::new();
         for (name, agent) in &config.agents {
-            if let AgentConfig::Pipeline(settings) = agent {
-                let agent = talkers.agent(config, clock, &http, name, settings);
-                talkers.agents.insert(name.clone(), Arc::new(agent));
-            }
+            let made = match agent {
+                AgentConfig::Pipeline(settings) => talkers.agent(config, clock, &http, name, settings),
+                AgentConfig::Realtime(settings) => talkers.realtime(config, clock, &http, name, settings),
+                AgentConfig::Mirror { .. } | AgentConfig::Record => continue,
+            };
+            talkers.agents.insert(name.clone(), Arc::new(made));
         }
         talkers
     }
@@ -124,7 +129,7 @@ impl Talkers {
             hearing: hearing(&config.talk, self.judges_turns),
             sight: sees.then(|| sight(&config.vision, clock)),
             samples: settings.sight == Sight::Continuous,
-            services: Services {
+            mind: Mind::Pipeline(Pipeline {
                 models: Arc::new(Models::new(http, list(Service::Language, &settings.llm), links)),
                 transcribers: Arc::new(Transcribers::new(
                     http,
@@ -132,8 +137,38 @@ impl Talkers {
                     links,
                 )),
                 voices: Arc::new(Voices::new(http, voices, links)),
-                ears: self.ears.clone(),
+            }),
+            ears: self.ears.clone(),
+        }
+    }
+
+    fn realtime(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
+        let provider = config.providers.realtime.get(&settings.realtime).cloned().unwrap_or_default();
+        let sees = settings.sight != Sight::Off && provider.can_see();
+        let talks = conversation(config, settings, sees);
+        let espeak = Endpoint {
+            language: language(&settings.language),
+            ..Endpoint::new("espeak", message::Vendor::Espeak)
+        };
+        let realtime = Realtime {
+            endpoint: endpoint(&settings.realtime, &provider, settings),
+            settings: RealtimeSettings {
+                instructions: settings.instructions.clone(),
+                tools: talks.context.tools.clone(),
+                sees,
+                keep_images: settings.keep_images as usize,
+                ..RealtimeSettings::default()
             },
+            voices: Arc::new(Voices::new(http, vec![espeak], LinkSettings::default())),
+        };
+        Agent {
+            name: name.to_owned(),
+            conversation: talks,
+            hearing: hearing(&config.talk, self.judges_turns),
+            sight: sees.then(|| sight(&config.vision, clock)),
+            samples: settings.sight == Sight::Live,
+            mind: Mind::Realtime(Box::new(realtime)),
+            ears: self.ears.clone(),
         }
     }
 }
@@ -216,6 +251,7 @@ fn hearing(talk: &Talk, judges_turns: bool) -> HearingSettings {
         TurnDetection::Vad => (Turns::Automatic, false),
         TurnDetection::Manual => (Turns::Manual, false),
     };
+    (hearing.noise, hearing.agc) = (talk.noise, talk.agc);
     hearing.interruption.enabled = talk.interruptions;
     hearing.interruption.min_duration = talk.min_interruption;
     hearing.interruption.min_words = talk.min_words as usize;

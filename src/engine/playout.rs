@@ -55,6 +55,8 @@ struct Switches {
     held: AtomicBool,
     /// Something waits to be said.
     busy: AtomicBool,
+    /// Pieces nobody has taken yet.
+    waiting: AtomicU32,
     /// [`Position`] in one word.
     position: AtomicU64,
     /// Nanoseconds of the call at which its first block left.
@@ -107,7 +109,13 @@ impl Say {
     /// Adds a piece behind what waits.
     pub fn say(&self, piece: Piece) {
         self.switches.busy.store(true, Ordering::Release);
+        self.switches.waiting.fetch_add(1, Ordering::AcqRel);
         self.pieces.offer(piece);
+    }
+
+    /// Pieces on their way.
+    pub fn waiting(&self) -> u32 {
+        self.switches.waiting.load(Ordering::Acquire)
     }
 
     /// Quieter, or as loud as it was.
@@ -198,6 +206,7 @@ impl Playout {
         while self.waiting.len() < 64
             && let Taken::Item(piece) = self.pieces.try_take()
         {
+            self.switches.waiting.fetch_sub(1, Ordering::AcqRel);
             if piece.utterance >= floor {
                 self.waiting.push_back(piece);
             }

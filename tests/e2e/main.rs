@@ -24,6 +24,7 @@ mod missing;
 mod offers;
 mod peers;
 mod realtime;
+mod realtime_calls;
 mod recordings;
 mod reoffers;
 mod shutdown;

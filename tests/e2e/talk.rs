@@ -20,7 +20,7 @@ const LLM_MS: u64 = 120;
 const TTS_MS: u64 = 50;
 
 /// The text as espeak-ng says it, without the silence around it, between -1 and 1.
-fn spoken(text: &str) -> Vec<f64> {
+pub fn spoken(text: &str) -> Vec<f64> {
     let file = tempfile::Builder::new().suffix(".wav").tempfile().expect("a temporary file");
     output_of(Command::new("espeak-ng").args(["-s", "160", "-w"]).arg(file.path()).arg(text));
     let samples = sound::read(file.path(), 1).remove(0);
@@ -31,7 +31,7 @@ fn spoken(text: &str) -> Vec<f64> {
 }
 
 /// Silence for `ms`, in samples.
-fn silence(ms: usize) -> Vec<f64> {
+pub fn silence(ms: usize) -> Vec<f64> {
     vec![0.0; ms * 8]
 }
 
@@ -68,12 +68,12 @@ fn levels(heard: &Stream) -> Vec<(f64, f64)> {
         .collect()
 }
 
-fn events<'a>(record: &'a Value, kind: &str) -> Vec<&'a Value> {
+pub fn events<'a>(record: &'a Value, kind: &str) -> Vec<&'a Value> {
     let all = record["events"].as_array().expect("events");
     all.iter().filter(|event| event["kind"] == kind).map(|event| &event["data"]).collect()
 }
 
-fn number(event: &Value, name: &str) -> f64 {
+pub fn number(event: &Value, name: &str) -> f64 {
     event[name].as_str().and_then(|text| text.parse().ok()).unwrap_or(f64::NAN)
 }
 

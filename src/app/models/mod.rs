@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use self::fetch::Fetcher;
-use crate::inference::manifest::{FACE_MODELS, Model};
+use crate::inference::manifest::{FACE_MODELS, Model, TURN_MODEL, VOICE_MODEL};
 use crate::inference::store::{Store, StoreError, hash_file};
 
 const OK: i32 = 0;
@@ -22,6 +22,9 @@ const USAGE: i32 = 2;
 const MAX_DEPTH: usize = 8;
 /// Unknown files beyond this many are only counted.
 const MAX_SKIPPED_LINES: usize = 20;
+
+/// Networks that listen; they have no picture contract.
+const LISTENING: [&str; 2] = [VOICE_MODEL, TURN_MODEL];
 
 /// One subcommand of `eyeline models`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +81,7 @@ struct Listed<'a> {
     license: &'a str,
     bytes: u64,
     default: bool,
-    /// Whether this build can use it as a detector.
+    /// Whether this build can use it.
     usable: bool,
     present: bool,
     path: Option<PathBuf>,
@@ -101,7 +104,7 @@ impl Models<'_> {
                 license: &model.license,
                 bytes: model.max_bytes(),
                 default: model.default,
-                usable: model.contract.is_some(),
+                usable: model.contract.is_some() || LISTENING.contains(&model.name.as_str()),
                 present: path.is_some(),
                 path,
             }
@@ -248,6 +251,16 @@ impl Models<'_> {
             self.say(&format!(
                 "note: without {name} things other than faces are not detected; the rest works"
             ));
+        }
+        for (name, without) in [
+            (VOICE_MODEL, "speech is told from silence by its loudness only"),
+            (TURN_MODEL, "only silence tells that a caller has finished"),
+        ] {
+            let absent =
+                self.store.manifest.model(name).is_some_and(|model| self.store.locate(model).is_none());
+            if absent {
+                self.say(&format!("note: without {name} {without}; agents that talk still work"));
+            }
         }
         if let Some(name) = self.face_model() {
             let line = format!("faces are detected with {name}");

@@ -33,7 +33,7 @@ impl Running {
         let (tell, prepared) = queue::queue(Latest);
         // Nobody is greeted twice, however often the sound comes back.
         let greets = self.plan.voice.greeting.is_some() && !std::mem::replace(&mut self.greeted, true);
-        let (listener, playout) = self.talk_line(rate).unzip();
+        let (listener, playout) = self.talk_line(stream.codec).unzip();
         let mixer = Mixer::new(steady(&self.plan.voice.then), rate, greets);
         let beat = Beat::new(stream).map_err(|error| error.to_string())?;
         self.voice(supplies.speaker.clone(), rate, greets, tell);

@@ -7,13 +7,24 @@ use std::time::Duration;
 use super::{Running, Supplies};
 use crate::base::queue::{self, Fifo, Sender};
 use crate::base::stop::{Name, Outcome, Scope};
+use crate::codec::g711::Law;
+use crate::engine::plan::AudioCodec;
 use crate::engine::playout::{Playout, playout};
 use crate::engine::sight::{Sight, SightHandle, SightInputs};
-use crate::engine::talk::{BLOCKS, Line, ORDERS, Parts, TalkOrder, Talking};
+use crate::engine::talk::realtime::RealtimeTalking;
+use crate::engine::talk::{BLOCKS, Line, Mind, ORDERS, Parts, TalkOrder, Talking};
 use crate::media::audio::Pcm;
 
 /// A conversation waits for networks only: it ends at once.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+fn law_of(codec: AudioCodec) -> Option<Law> {
+    match codec {
+        AudioCodec::Pcmu => Some(Law::Mu),
+        AudioCodec::Pcma => Some(Law::A),
+        AudioCodec::G722 | AudioCodec::Opus => None,
+    }
+}
 
 /// The conversation of a running call.
 pub(super) struct Talk {
@@ -56,11 +67,12 @@ impl Running {
     }
 
     /// The line of a stream of sound that begins: what its agent hears, and what it says.
-    pub(super) fn talk_line(&mut self, rate: u32) -> Option<(Sender<Pcm, Fifo>, Playout)> {
+    pub(super) fn talk_line(&mut self, codec: AudioCodec) -> Option<(Sender<Pcm, Fifo>, Playout)> {
         let talk = self.talk.as_ref()?;
         let (listener, sound) = queue::queue(Fifo { depth: BLOCKS });
         let (say, playout) = playout(self.epoch);
-        talk.orders.offer(TalkOrder::Attach(Line { rate, say, sound }));
+        let (rate, law) = (codec.sample_rate(), law_of(codec));
+        talk.orders.offer(TalkOrder::Attach(Line { rate, law, say, sound }));
         Some((listener, playout))
     }
 
@@ -75,7 +87,12 @@ impl Running {
             events: supplies.events.clone(),
             sight,
         };
-        talk.scope.task("talk", Talking::new(parts).run());
+        match parts.agent.mind.clone() {
+            Mind::Pipeline(pipeline) => talk.scope.task("talk", Talking::new(parts, pipeline).run()),
+            Mind::Realtime(realtime) => {
+                talk.scope.task("talk", RealtimeTalking::new(parts, *realtime).run());
+            }
+        }
     }
 
     /// Something for the agent; one that is not there needs nothing.

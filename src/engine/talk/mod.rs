@@ -10,6 +10,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "turns and replies are timed")]
 
+pub mod realtime;
 mod tools;
 mod voicing;
 
@@ -18,16 +19,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use self::realtime::Realtime;
 use self::voicing::Voicing;
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
+use crate::codec::g711::Law;
 use crate::engine::plan::{CallId, Event};
 use crate::engine::playout::{LONGEST_AHEAD, Position, Say};
 use crate::engine::sight::{SightHandle, SightSettings};
 use crate::media::audio::{Judgement, Pcm};
 use crate::talk::conversation::{Conversation, ConversationSettings, Do, Told};
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
-use crate::talk::link::{Answer, Models, Transcribers, Transcript, Transcription, Voices};
+use crate::talk::link::{self, Answer, Models, Transcribers, Transcript, Transcription, Voices};
 use crate::talk::message::{Delta, Failure, ToolCall};
 use crate::talk::sight::{Reason, Sighted};
 use crate::worker::ears::{Ears, Listener};
@@ -49,7 +52,9 @@ pub struct Agent {
     pub sight: Option<SightSettings>,
     /// Pictures are taken without being asked for.
     pub samples: bool,
-    pub services: Services,
+    pub mind: Mind,
+    /// `None`: speech is told by its energy alone.
+    pub ears: Option<Ears>,
 }
 
 impl fmt::Debug for Agent {
@@ -58,20 +63,27 @@ impl fmt::Debug for Agent {
     }
 }
 
-/// Whom it talks through; shared by its calls.
+/// Whom it talks through.
 #[derive(Clone)]
-pub struct Services {
+pub enum Mind {
+    Pipeline(Pipeline),
+    Realtime(Box<Realtime>),
+}
+
+/// Three models, each a list in the order of trying; shared by the calls of an agent.
+#[derive(Clone)]
+pub struct Pipeline {
     pub models: Arc<Models>,
     pub transcribers: Arc<Transcribers>,
     pub voices: Arc<Voices>,
-    /// `None`: speech is told by its energy alone.
-    pub ears: Option<Ears>,
 }
 
 /// The line an agent hears and speaks on.
 pub struct Line {
     /// Hz of the caller's sound and of what is said.
     pub rate: u32,
+    /// The call is G.711 by this law.
+    pub law: Option<Law>,
     pub say: Say,
     pub sound: Receiver<Pcm, Fifo>,
 }
@@ -127,6 +139,7 @@ pub struct Talking {
     call: CallId,
     epoch: Instant,
     agent: Arc<Agent>,
+    pipeline: Pipeline,
     orders: Receiver<TalkOrder, Fifo>,
     events: Sender<Event, Fifo>,
     sight: Option<SightHandle>,
@@ -153,13 +166,13 @@ struct Hears {
 }
 
 impl Hears {
-    fn new(line: Line, agent: &Agent) -> Hears {
-        let rate = line.rate;
+    fn new(line: Line, agent: &Agent, pipeline: &Pipeline) -> Hears {
+        let (rate, law) = (line.rate, line.law);
         Hears {
             line,
             hearing: Hearing::new(HearingSettings { rate, ..agent.hearing.clone() }),
-            listener: agent.services.ears.as_ref().map(|ears| ears.listener(rate)),
-            transcription: agent.services.transcribers.open(rate),
+            listener: agent.ears.as_ref().map(|ears| ears.listener(rate)),
+            transcription: pipeline.transcribers.open(link::Sound { rate, law }),
         }
     }
 }
@@ -180,7 +193,7 @@ enum Happened {
 }
 
 impl Talking {
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: Parts, pipeline: Pipeline) -> Self {
         let Parts { call, epoch, agent, orders, events, sight } = parts;
         Talking {
             conversation: Conversation::new(agent.conversation.clone()),
@@ -195,6 +208,7 @@ impl Talking {
             call,
             epoch,
             agent,
+            pipeline,
             orders,
             events,
             sight,
@@ -260,13 +274,16 @@ impl Talking {
                 Some(sight) => sight.want(reason),
                 None => self.conversation.handle_picture(now, None, reason),
             },
-            Do::Ask { ask, request } => self.answer = Some((ask, self.agent.services.models.ask(request))),
+            Do::Ask { ask, request } => self.answer = Some((ask, self.pipeline.models.ask(request))),
             Do::Abandon { ask } => {
                 self.answer.take_if(|(asked, _)| *asked == ask);
             }
             Do::Speak { utterance, text } => match &self.ears {
                 Some(ears) => {
-                    let speech = self.agent.services.voices.say(&text, ears.line.rate);
+                    let speech = self
+                        .pipeline
+                        .voices
+                        .say(&text, link::Sound { rate: ears.line.rate, law: ears.line.law });
                     self.voicing.push_back(Voicing::new(utterance, speech));
                 }
                 // Nobody could hear it.
@@ -338,8 +355,9 @@ impl Talking {
             // The codec was changed: what was heard so far is of another kind.
             ears.line.rate = block.rate;
             ears.hearing = Hearing::new(HearingSettings { rate: block.rate, ..self.agent.hearing.clone() });
-            ears.listener = self.agent.services.ears.as_ref().map(|ears| ears.listener(block.rate));
-            ears.transcription = self.agent.services.transcribers.open(block.rate);
+            ears.listener = self.agent.ears.as_ref().map(|ears| ears.listener(block.rate));
+            ears.line.law = None;
+            ears.transcription = self.pipeline.transcribers.open(block.rate);
         }
         let playing = replying.then(|| ears.line.say.level_db().unwrap_or(PAUSE_DB));
         let heard = ears.hearing.handle_block(now, &block.samples, playing);
@@ -432,7 +450,7 @@ impl Talking {
         match order {
             TalkOrder::Attach(line) => {
                 self.position = Position::default();
-                self.ears = Some(Hears::new(line, &self.agent));
+                self.ears = Some(Hears::new(line, &self.agent, &self.pipeline));
             }
             TalkOrder::Say(text) => self.conversation.say(now, &text),
             TalkOrder::Text(text) => self.conversation.handle_text(now, &text),

@@ -10,44 +10,58 @@ use serde_json::Value;
 use super::{Talking, Wish};
 use crate::engine::plan::Event;
 use crate::talk::conversation::Told;
-use crate::talk::message::{Image, ToolCall};
+use crate::talk::message::{Image, ToolCall, ToolSpec};
 use crate::talk::sight::Reason;
 
+/// What a tool call comes to.
+pub(super) enum Act {
+    Look,
+    HangUp,
+    Wish(Wish),
+    Refuse(&'static str),
+}
+
+/// Reads what a model asks for. A tool it was not given is refused: what somebody says or shows cannot widen that.
+pub(super) fn act(offered: &[ToolSpec], call: &ToolCall, sees: bool) -> Act {
+    let arguments = serde_json::from_str::<Value>(&call.arguments).unwrap_or(Value::Null);
+    let text = |name: &str| arguments[name].as_str().unwrap_or_default().trim().to_owned();
+    if !offered.iter().any(|tool| tool.name == call.name) {
+        return Act::Refuse("There is no such tool.");
+    }
+    match call.name.as_str() {
+        "look" if sees => Act::Look,
+        "look" => Act::Refuse("There is no picture of the caller."),
+        "hang_up" => Act::HangUp,
+        "dtmf" => match text("digits") {
+            digits if digits.is_empty() => Act::Refuse("Say which digits."),
+            digits => Act::Wish(Wish::Digits(digits)),
+        },
+        "transfer" => match text("to") {
+            to if to.is_empty() => Act::Refuse("Say to whom."),
+            to => Act::Wish(Wish::Transfer(to)),
+        },
+        "hold" => Act::Wish(Wish::Hold),
+        _ => Act::Refuse("There is no such tool."),
+    }
+}
+
 impl Talking {
-    /// Does what a model asks for. A tool it was not given is refused: what somebody says or shows cannot widen it.
+    /// Does what a model asks for.
     pub(super) fn tool(&mut self, now: Instant, call: ToolCall) {
-        let offered = self.agent.conversation.context.tools.iter().any(|tool| tool.name == call.name);
-        let arguments = serde_json::from_str::<Value>(&call.arguments).unwrap_or(Value::Null);
-        let text = |name: &str| arguments[name].as_str().unwrap_or_default().trim().to_owned();
-        match call.name.as_str() {
-            _ if !offered => self.refuse(now, &call, "There is no such tool."),
-            "look" => match &self.sight {
-                Some(sight) => {
+        match act(&self.agent.conversation.context.tools, &call, self.sight.is_some()) {
+            Act::Look => {
+                if let Some(sight) = &self.sight {
                     sight.want(Reason::Look);
-                    self.looking.push_back(call);
                 }
-                None => self.refuse(now, &call, "There is no picture of the caller."),
-            },
-            "hang_up" => {
-                self.conversation.handle_tool(
-                    now,
-                    &call.id,
-                    "The call ends when you have said goodbye.",
-                    &[],
-                    true,
-                );
+                self.looking.push_back(call);
+            }
+            Act::HangUp => {
+                let result = "The call ends when you have said goodbye.";
+                self.conversation.handle_tool(now, &call.id, result, &[], true);
                 self.leaving = Some(call.id);
             }
-            "dtmf" => match text("digits") {
-                digits if digits.is_empty() => self.refuse(now, &call, "Say which digits."),
-                digits => self.wish(call.id, Wish::Digits(digits)),
-            },
-            "transfer" => match text("to") {
-                to if to.is_empty() => self.refuse(now, &call, "Say to whom."),
-                to => self.wish(call.id, Wish::Transfer(to)),
-            },
-            "hold" => self.wish(call.id, Wish::Hold),
-            _ => self.refuse(now, &call, "There is no such tool."),
+            Act::Wish(wish) => self.wish(call.id, wish),
+            Act::Refuse(why) => self.refuse(now, &call, why),
         }
     }
 

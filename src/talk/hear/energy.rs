@@ -9,7 +9,7 @@ use crate::talk::hear::echo::SILENT_DB;
 const QUIET_DB: f32 = -50.0;
 /// Above the noise by this: something sounds; and by this: something begins.
 const LOUD_DB: f32 = 9.0;
-const JUMP_DB: f32 = 15.0;
+const JUMP_DB: f32 = 10.0;
 /// Where the probability by energy alone is one half, and what makes it 0.73.
 const HALF_DB: f32 = 12.0;
 const SLOPE_DB: f32 = 3.0;
@@ -55,7 +55,7 @@ impl Energy {
     pub fn handle_block(&mut self, block: &[i16], from: u64, speaking: bool) -> f32 {
         let level = level_db(block);
         self.before_db = std::mem::replace(&mut self.level_db, level);
-        let noise = self.noise_db.get_or_insert(level.min(QUIET_DB));
+        let noise = self.noise_db.get_or_insert(level);
         if level < *noise {
             *noise += (level - *noise) * NOISE_FALL;
         } else {
@@ -73,7 +73,8 @@ impl Energy {
         level
     }
 
-    fn noise(&self) -> f32 {
+    /// The level of the line without a voice.
+    pub fn noise(&self) -> f32 {
         self.noise_db.unwrap_or(QUIET_DB)
     }
 
@@ -86,6 +87,11 @@ impl Energy {
     pub fn has_jumped(&self) -> bool {
         let floor = (self.noise() + JUMP_DB).max(QUIET_DB);
         self.level_db > floor && self.level_db > self.before_db + 6.0
+    }
+
+    /// The last block is far above the noise.
+    pub fn is_loud(&self) -> bool {
+        self.level_db > (self.noise() + LOUD_DB).max(QUIET_DB)
     }
 
     /// How likely the last block is speech if nothing is known but its level.

@@ -17,6 +17,7 @@
 
 mod echo;
 mod energy;
+mod enhance;
 mod history;
 mod interruption;
 mod turn;
@@ -28,8 +29,10 @@ use std::time::{Duration, Instant};
 
 pub use crate::media::audio::Judgement;
 
+use crate::codec::resample::Resampler;
 use crate::talk::hear::echo::EchoGate;
 use crate::talk::hear::energy::Energy;
+use crate::talk::hear::enhance::Enhance;
 use crate::talk::hear::history::History;
 use crate::talk::hear::interruption::Interruption;
 use crate::talk::hear::turn::Turn;
@@ -54,6 +57,9 @@ pub struct HearingSettings {
     pub endpointing: EndpointingSettings,
     pub interruption: InterruptionSettings,
     pub echo: EchoSettings,
+    /// Noise is taken out of the copy that is listened to; a quiet voice is brought up in it.
+    pub noise: bool,
+    pub agc: bool,
 }
 
 impl HearingSettings {
@@ -64,6 +70,8 @@ impl HearingSettings {
             endpointing: EndpointingSettings::default(),
             interruption: InterruptionSettings::default(),
             echo: EchoSettings::default(),
+            noise: false,
+            agc: true,
         }
     }
 }
@@ -76,7 +84,7 @@ pub enum Heard {
     /// The caller is silent since `at`, after having spoken for `spoken_for`.
     SpeechEnded { at: Instant, spoken_for: Duration },
     /// The network that knows ends of turns is to be asked about what was heard so far
-    /// (`worker::ears::Listener::ask_finished`); `spoken`: how long the turn is by now.
+    /// (`worker::ears::Listener::ask_finished`); `spoken`: how long the turn is by now, with its pre-roll.
     AskFinished { spoken: Duration },
     /// The caller's turn is over, `waited` after the last sound of it.
     TurnEnded { waited: Duration },
@@ -113,7 +121,15 @@ pub struct HearingFigures {
 
 /// One caller's ears.
 pub struct Hearing {
+    /// Hz of the copy.
     rate: u32,
+    /// `None`: sound comes at the copy's rate.
+    resampler: Option<Resampler>,
+    plain: Vec<i16>,
+    enhance: Enhance,
+    copy: Vec<i16>,
+    /// The last judgement.
+    probability: f32,
     prefix: u64,
     history: History,
     energy: Energy,
@@ -136,6 +152,11 @@ pub struct Hearing {
 enum Judge {
     Network,
     Energy,
+}
+
+/// What the networks take without another conversion.
+fn copy_rate(rate: u32) -> u32 {
+    if rate == 8_000 { 8_000 } else { 16_000 }
 }
 
 /// A moment in samples and on the clock.
@@ -164,12 +185,20 @@ fn time_samples(time: Duration, rate: u32) -> u64 {
 
 impl Hearing {
     pub fn new(settings: HearingSettings) -> Self {
-        let HearingSettings { rate, voice, endpointing, interruption, echo } = settings;
+        let HearingSettings { rate: of_sound, voice, endpointing, interruption, echo, noise, agc } = settings;
+        let rate = copy_rate(of_sound);
+        // Rates beyond all sense are taken as they are: nothing in them would be speech.
+        let resampler = if rate == of_sound { None } else { Resampler::new(of_sound, rate).ok() };
         let prefix = time_samples(voice.prefix_padding, rate);
         // The onset is told late by what it takes to be sure of it.
         let kept = prefix + u64::from(rate);
         Hearing {
             rate,
+            resampler,
+            plain: Vec::new(),
+            enhance: Enhance::new(rate, noise, agc),
+            copy: Vec::new(),
+            probability: 0.0,
             prefix,
             history: History::new(kept as usize),
             energy: Energy::default(),
@@ -189,20 +218,42 @@ impl Hearing {
     /// The caller's sound as it is heard, normally in blocks of 20 ms. `playing`: a reply is being spoken, and this is
     /// the level in dBFS of what we sent during this block (-100 in a pause between its words); `None`: no reply.
     ///
-    /// The result is the copy for [`Judgement`]s and transcribers, as long as the block.
-    pub fn handle_block<'a>(&'a mut self, now: Instant, block: &'a [i16], playing: Option<f32>) -> &'a [i16] {
+    /// The result is the copy for [`Judgement`]s and transcribers, at [`Hearing::copy_rate`].
+    pub fn handle_block(&mut self, now: Instant, block: &[i16], playing: Option<f32>) -> &[i16] {
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.clear();
+        match &mut self.resampler {
+            // It fails for rates it was not made for only.
+            Some(resampler) => resampler.process(block, &mut plain).unwrap_or_default(),
+            None => plain.extend_from_slice(block),
+        }
+        self.hear(now, &plain, playing);
+        self.plain = plain;
+        &self.copy
+    }
+
+    fn hear(&mut self, now: Instant, block: &[i16], playing: Option<f32>) {
         let from = self.heard;
         self.heard += block.len() as u64;
         self.last_block = Some(now);
         self.figures.blocks += 1;
         let level = self.energy.handle_block(block, from, self.voice.is_speaking());
         self.echo.handle_block(self.heard, level, playing);
-        self.history.push(block);
+        if self.enhance.does_nothing() {
+            self.copy.clear();
+            self.copy.extend_from_slice(block);
+        } else {
+            let noise = self.energy.noise();
+            self.enhance.process(block, self.probability, noise, &mut self.copy);
+        }
+        self.history.push(&self.copy);
         let playing = playing.is_some();
         self.interruption.handle_playing(now, playing, self.voice.is_speaking());
-        if playing && self.energy.has_jumped() && self.echo.passes(from, self.heard, false) {
+        let loud = playing && self.energy.is_loud() && self.echo.passes(from, self.heard, false);
+        if loud && self.energy.has_jumped() {
             self.interruption.handle_jump(now);
         }
+        self.interruption.handle_loudness(now, loud);
         if self.judge == Judge::Network && self.heard - self.judged > time_samples(JUDGE_LAG, self.rate) {
             self.lose_judge(now);
         }
@@ -211,18 +262,25 @@ impl Hearing {
             self.judge(now, self.energy.probability(), self.heard);
         }
         self.collect();
-        block
+    }
+
+    /// Hz of the copy: 8000 for sound of 8000 Hz, 16000 for all other.
+    pub fn copy_rate(&self) -> u32 {
+        self.rate
     }
 
     pub fn handle_judgement(&mut self, now: Instant, judgement: Judgement) {
         match judgement {
-            // A position not heard yet, or judged already by energy, is of no use.
-            Judgement::Speech { until, .. } if until > self.heard || until <= self.judged => {}
+            // A position not heard yet is nonsense.
+            Judgement::Speech { until, .. } if until > self.heard => {}
             Judgement::Speech { probability, until } => {
-                if self.heard - until <= time_samples(JUDGE_LAG, self.rate) {
+                if self.heard - until <= time_samples(JUDGE_LAG, self.rate) / 2 {
                     self.judge = Judge::Network;
                 }
-                self.judge(now, probability, until);
+                // What energy has judged already stays judged.
+                if until > self.judged && self.judge == Judge::Network {
+                    self.judge(now, probability, until);
+                }
             }
             Judgement::Finished { probability, until } => {
                 if self.moments(now).of(until) >= self.turn.silent_since().unwrap_or(now) {
@@ -280,7 +338,7 @@ impl Hearing {
         self.figures
     }
 
-    /// Replaces `into` by the sound from before the last onset (`prefix_padding` of it) up to now.
+    /// Replaces `into` by the copy of the sound from before the last onset (`prefix_padding` of it) up to now.
     pub fn pre_roll(&self, into: &mut Vec<i16>) {
         let from = self.voice.onset().unwrap_or(self.heard).saturating_sub(self.prefix);
         self.history.last((self.heard - from) as usize, into);
@@ -306,6 +364,7 @@ impl Hearing {
             self.figures.echoes += u64::from(probability >= self.voice.activation());
             probability = 0.0;
         }
+        self.probability = probability;
         let moments = self.moments(now);
         let change = self.voice.judge(probability, from, until, self.energy.last_loud());
         let spoken = samples_time(self.voice.spoken(), self.rate);
@@ -339,7 +398,17 @@ impl Hearing {
     /// Brings the parts' own events into one order.
     fn collect(&mut self) {
         while let Some(event) = self.interruption.poll().or_else(|| self.turn.poll()) {
-            self.tell(event);
+            let prefix = samples_time(self.prefix, self.rate);
+            self.tell(match event {
+                Heard::AskFinished { spoken } => Heard::AskFinished { spoken: spoken + prefix },
+                Heard::SpeechStarted { .. }
+                | Heard::SpeechEnded { .. }
+                | Heard::TurnEnded { .. }
+                | Heard::Duck
+                | Heard::Pause
+                | Heard::Interrupt
+                | Heard::Resume { .. } => event,
+            });
         }
     }
 
@@ -363,5 +432,71 @@ impl Hearing {
             self.figures.events_lost += 1;
         }
         self.events.push_back(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks of 20 ms at 8 kHz, too quiet for a voice, each judged at once unless `judged` is `None`.
+    fn blocks(hearing: &mut Hearing, at: &mut Instant, count: u64, judged: Option<f32>) -> Vec<Heard> {
+        let mut events = Vec::new();
+        for _ in 0..count {
+            *at += Duration::from_millis(20);
+            hearing.handle_block(*at, &[50; 160], None);
+            if let Some(probability) = judged {
+                let until = hearing.heard;
+                hearing.handle_judgement(*at, Judgement::Speech { probability, until });
+            }
+            hearing.handle_time(*at);
+            events.extend(std::iter::from_fn(|| hearing.poll()));
+        }
+        events
+    }
+
+    #[test]
+    fn a_network_that_went_away_is_believed_again_when_it_is_back() {
+        let (mut hearing, mut at) = (Hearing::new(HearingSettings::new(8_000)), Instant::now());
+        assert!(blocks(&mut hearing, &mut at, 50, Some(0.1)).is_empty());
+        // Energy hears nothing in it, whatever the network last said.
+        assert!(blocks(&mut hearing, &mut at, 50, None).is_empty());
+        let figures = hearing.figures();
+        assert!(figures.judges_lost == 1 && figures.blocks_by_energy >= 29, "{figures:?}");
+        let events = blocks(&mut hearing, &mut at, 20, Some(0.9));
+        assert!(matches!(events[0], Heard::SpeechStarted { .. }), "{events:?}");
+        assert_eq!(
+            hearing.figures().blocks_by_energy,
+            figures.blocks_by_energy + 1,
+            "the one before it was back"
+        );
+        // Told that it is gone, nobody waits for it to be late.
+        hearing.handle_judgement(at, Judgement::Gone);
+        let events = blocks(&mut hearing, &mut at, 20, None);
+        let ended = events.iter().filter(|event| matches!(event, Heard::SpeechEnded { .. })).count();
+        assert_eq!(ended, 1, "{events:?}");
+    }
+
+    #[test]
+    fn judgements_that_make_no_sense_change_nothing() {
+        let (mut hearing, mut at) = (Hearing::new(HearingSettings::new(8_000)), Instant::now());
+        blocks(&mut hearing, &mut at, 10, Some(0.0));
+        for until in [0, 1, u64::MAX, 1_000_000] {
+            hearing.handle_judgement(at, Judgement::Speech { probability: 1.0, until });
+            hearing.handle_judgement(at, Judgement::Finished { probability: f32::NAN, until });
+        }
+        hearing.handle_judgement(at, Judgement::Unanswered);
+        for _ in 0..5 {
+            assert!(blocks(&mut hearing, &mut at, 1, Some(f32::NAN)).is_empty());
+        }
+        assert!(!hearing.is_speaking() && hearing.wake_at().is_none());
+    }
+
+    #[test]
+    fn events_nobody_fetches_are_bounded() {
+        let (mut hearing, at) = (Hearing::new(HearingSettings::new(8_000)), Instant::now());
+        (0..200).for_each(|_| hearing.commit_turn(at));
+        assert_eq!(hearing.figures().events_lost, 200 - EVENTS_MAX as u64);
+        assert_eq!(std::iter::from_fn(|| hearing.poll()).count(), EVENTS_MAX);
     }
 }

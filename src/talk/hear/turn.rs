@@ -92,8 +92,8 @@ enum State {
 /// One caller's turns.
 pub struct Turn {
     settings: EndpointingSettings,
-    /// The network answers at present.
-    model: bool,
+    /// The network answered when it was asked last, or was not asked yet.
+    answers: bool,
     state: State,
     /// When the present turn began.
     onset: Option<Instant>,
@@ -108,10 +108,10 @@ pub struct Turn {
 
 impl Turn {
     pub fn new(settings: EndpointingSettings) -> Self {
-        let model = settings.model;
+        let answers = settings.model;
         Turn {
             settings,
-            model,
+            answers,
             state: State::Idle,
             onset: None,
             last_end: None,
@@ -167,7 +167,7 @@ impl Turn {
 
     /// The network says how likely the speaker had finished.
     pub fn handle_answer(&mut self, now: Instant, probability: f32) {
-        self.model = self.settings.model;
+        self.answers = true;
         let threshold = self.settings.threshold;
         if let State::Silent { verdict: Some(verdict @ Verdict::Pending { .. }), .. } = &mut self.state {
             *verdict = if probability >= threshold { Verdict::Finished } else { Verdict::Unfinished };
@@ -179,6 +179,7 @@ impl Turn {
     pub fn handle_no_answer(&mut self, now: Instant) {
         if let State::Silent { verdict: Some(verdict @ Verdict::Pending { .. }), .. } = &mut self.state {
             self.unanswered += 1;
+            self.answers = false;
             *verdict = Verdict::Unknown;
             self.handle_time(now);
         }
@@ -190,6 +191,7 @@ impl Turn {
             && now >= asked + self.settings.model_timeout
         {
             self.unanswered += 1;
+            self.answers = false;
             *verdict = Verdict::Unknown;
         }
         if let (Some(due), State::Silent { since, .. }) = (self.due(), self.state)
@@ -239,7 +241,7 @@ impl Turn {
     }
 
     fn ask(&mut self, now: Instant) {
-        let wanted = self.model && self.settings.turns == Turns::Automatic;
+        let wanted = self.settings.model && self.settings.turns == Turns::Automatic;
         let spoken = self.onset.map_or(Duration::ZERO, |onset| now.saturating_duration_since(onset));
         if let State::Silent { verdict: verdict @ None, .. } = &mut self.state {
             if wanted {
@@ -273,7 +275,7 @@ impl Turn {
 
     /// The configured delays.
     fn limits(&self) -> (Duration, Duration) {
-        let usual = if self.model { (300, 2_500) } else { (500, 3_000) };
+        let usual = if self.answers { (300, 2_500) } else { (500, 3_000) };
         let min = self.settings.min_delay.unwrap_or(Duration::from_millis(usual.0));
         let max = self.settings.max_delay.unwrap_or(Duration::from_millis(usual.1));
         (min, max.max(min))
@@ -389,6 +391,19 @@ mod tests {
         bench.speak(0, 1_000);
         assert_eq!(bench.ends(), Some((2_160, 1_160)));
         assert_eq!(bench.turn.unanswered(), 1);
+    }
+
+    #[test]
+    fn a_network_that_has_gone_is_asked_again_and_meanwhile_silence_decides() {
+        let mut bench = Bench::new(|_| {});
+        bench.speak(0, 1_000);
+        assert!(bench.asked().is_some());
+        bench.turn.handle_no_answer(bench.at(1_270));
+        assert_eq!(bench.ends(), Some((1_500, 500)));
+        bench.speak(5_000, 6_000);
+        assert!(bench.asked().is_some());
+        bench.turn.handle_answer(bench.at(6_270), 0.9);
+        assert_eq!(bench.ends(), Some((6_300, 300)));
     }
 
     #[test]

@@ -1,0 +1,114 @@
+//! Calls to an agent whose model hears and speaks itself, against emulators of OpenAI Realtime and Gemini Live: the sound
+//! of a G.711 call goes through as it is, both ways, and the model sees the caller.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::appliance::Appliance;
+use crate::harness::capture::Stream;
+use crate::harness::emulators::{gemini_live, openai_realtime};
+use crate::harness::sound::{from_mu_law, level_db, to_mu_law};
+use crate::harness::uac::{Caller, Packetized, Sending};
+use crate::harness::{media, turn};
+use crate::talk::{events, number, silence, spoken};
+
+fn appliance(vendor: &str, url: &str) -> Appliance {
+    Appliance::start(&[
+        &format!(r#"realtime.model={{provider="{vendor}", base_url="{url}", model="m", api_key="key"}}"#),
+        r#"agent.a={kind="realtime", realtime="model", sight="turn"}"#,
+        r#"route=[{to="*", agent="a", detect=[]}]"#,
+        "recording.min_free_gib=0",
+    ])
+}
+
+/// One call: a question after a second and a half, pictures all the time. What the caller heard, what it said as
+/// mu-law, when the question ended, and the call record.
+fn question(appliance: &Appliance, seconds: f64) -> (Stream, Vec<u8>, f64, Value) {
+    let clip = Packetized::read(&media("face.mp4"), 1);
+    let said: Vec<f64> = [silence(1_500), spoken("What do you see in this picture right now?")].concat();
+    let end_s = said.len() as f64 / 8_000.0;
+    let mut caller = Caller::new(&appliance.uri());
+    let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(1))));
+    let time = Duration::from_secs_f64(end_s + seconds);
+    let sending = Sending { time, video: Some(&clip), sound: Some(&said), ..Sending::default() };
+    let received = caller.stream_as(&answer, &sending, |_, _| ());
+    caller.hang_up();
+    let record = appliance.call_record(&appliance.finished_recording());
+    // The law has two codes for silence, which sound the same; samples have one.
+    let code = |sample: &f64| match to_mu_law(*sample) {
+        0x7f => 0xff,
+        code => code,
+    };
+    let said = said[1_500 * 8..].iter().map(code).collect();
+    (received.audio, said, end_s, record)
+}
+
+/// The longest run of `wanted` that stands in `all`.
+fn longest_common(all: &[u8], wanted: &[u8]) -> usize {
+    let mut longest = 0;
+    for start in (0..wanted.len()).step_by(160) {
+        let first = &wanted[start..wanted.len().min(start + 160)];
+        for at in
+            all.windows(first.len()).enumerate().filter(|(_, window)| *window == first).map(|(at, _)| at)
+        {
+            let same = all[at..].iter().zip(&wanted[start..]).take_while(|(a, b)| a == b).count();
+            longest = longest.max(same);
+        }
+    }
+    longest
+}
+
+#[test]
+fn openai_hears_and_answers_a_g711_call_byte_for_byte_and_sees_the_caller() {
+    let _turn = turn();
+    let rules: openai_realtime::Shared = Arc::new(Mutex::new(openai_realtime::Rules::default()));
+    // Every code of the law but the two that both mean silence.
+    let codes: Vec<u8> = (0..=255u8).filter(|code| *code != 0x7f).collect();
+    let reply: Vec<u8> = codes.iter().copied().cycle().take(8_000).collect();
+    openai_realtime::lock(&rules).answers.push_back(openai_realtime::Answer::Bytes {
+        sound: reply.clone(),
+        words: "I see a person.".to_owned(),
+    });
+    let (_server, url) = openai_realtime::start(&rules);
+    let appliance = appliance("openai", &url);
+    let (heard, said, _, record) = question(&appliance, 3.5);
+    let rules = openai_realtime::lock(&rules);
+    assert_eq!(rules.refused, [""; 0]);
+    let up: Vec<u8> = rules.seen.iter().flat_map(|seen| seen.sound.clone()).collect();
+    let (went, came) = (longest_common(&up, &said), said.len());
+    assert!(went >= 4_000, "{went} of {came} bytes in a row arrive as they were");
+    let down: Vec<u8> = heard.packets.iter().flat_map(|packet| packet.payload.clone()).collect();
+    assert!(longest_common(&down, &reply) >= 7_000, "the reply arrives as it was");
+    let is_image = |event: &Value| event.to_string().contains("data:image/jpeg;base64,/9j/");
+    let images =
+        rules.seen.iter().filter(|seen| seen.kind == "conversation.item.create" && is_image(&seen.event));
+    assert!(images.count() >= 1, "a picture of the turn is in the conversation");
+    assert_eq!(events(&record, "agent.reply")[0]["text"], "I see a person.");
+    assert!(events(&record, "vision.sent").iter().all(|sent| number(sent, "age_ms") <= 150.0), "{record:#}");
+}
+
+#[test]
+fn gemini_hears_sees_and_answers() {
+    let _turn = turn();
+    let rules: gemini_live::Shared = Arc::new(Mutex::new(gemini_live::Rules::default()));
+    gemini_live::lock(&rules)
+        .answers
+        .push_back(gemini_live::Answer::Speak { ms: 1_000, words: "I see a person.".to_owned() });
+    let (_server, url) = gemini_live::start(&rules);
+    let appliance = appliance("gemini", &url);
+    let (heard, _, end_s, record) = question(&appliance, 3.5);
+    let rules = gemini_live::lock(&rules);
+    assert_eq!(rules.refused, [""; 0]);
+    let kinds = |kind: &str| rules.seen.iter().filter(|seen| seen.kind == kind).count();
+    assert!(kinds("audio") > 50 && kinds("video") >= 1, "{} {}", kinds("audio"), kinds("video"));
+    let level = |payload: &[u8]| level_db(&payload.iter().map(|byte| from_mu_law(*byte)).collect::<Vec<_>>());
+    let loud =
+        heard.packets.iter().filter(|packet| packet.at > end_s && level(&packet.payload) > -35.0).count();
+    assert!((40..=60).contains(&loud), "a second is heard: {loud} packets: {record:#}");
+    assert!(
+        events(&record, "transcript.final").iter().any(|event| event["text"] == "What do you see?"),
+        "{record:#}"
+    );
+}
