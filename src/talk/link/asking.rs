@@ -131,7 +131,9 @@ impl Streamed {
                 Progress::Open => self.reply.chunk().await?,
                 Progress::Said => self.reply.tail().await,
                 Progress::Over => {
-                    let _ = tokio::time::timeout(END_LIMIT, self.reply.tail()).await;
+                    let rest = async { while self.reply.tail().await.is_some() {} };
+                    // What is not here by now is not worth a caller's time.
+                    let _ = tokio::time::timeout(END_LIMIT, rest).await;
                     None
                 }
             };

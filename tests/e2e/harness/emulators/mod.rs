@@ -1,6 +1,11 @@
 //! Emulators of the providers' APIs: strict about what they are sent, with faults on demand. What each got is logged
 //! with its time.
 
+pub mod audio;
+pub mod deepgram;
 pub mod gemini_live;
+pub mod models;
 pub mod openai_realtime;
+pub mod providers;
+pub mod server;
 pub mod socket;
