@@ -168,9 +168,12 @@ struct Hears {
 impl Hears {
     fn new(line: Line, agent: &Agent, pipeline: &Pipeline) -> Hears {
         let (rate, law) = (line.rate, line.law);
+        let hearing = Hearing::new(HearingSettings { rate, ..agent.hearing.clone() });
+        // What is listened to is a copy at a rate of its own.
+        let rate = hearing.copy_rate();
         Hears {
             line,
-            hearing: Hearing::new(HearingSettings { rate, ..agent.hearing.clone() }),
+            hearing,
             listener: agent.ears.as_ref().map(|ears| ears.listener(rate)),
             transcription: pipeline.transcribers.open(link::Sound { rate, law }),
         }
@@ -350,15 +353,12 @@ impl Talking {
     fn block(&mut self, block: &Pcm) {
         let now = Instant::now();
         let replying = self.conversation.is_replying();
-        let Some(ears) = &mut self.ears else { return };
-        if block.rate != ears.line.rate {
+        if let Some(Hears { line, .. }) = self.ears.take_if(|ears| ears.line.rate != block.rate) {
             // The codec was changed: what was heard so far is of another kind.
-            ears.line.rate = block.rate;
-            ears.hearing = Hearing::new(HearingSettings { rate: block.rate, ..self.agent.hearing.clone() });
-            ears.listener = self.agent.ears.as_ref().map(|ears| ears.listener(block.rate));
-            ears.line.law = None;
-            ears.transcription = self.pipeline.transcribers.open(block.rate);
+            let line = Line { rate: block.rate, law: None, ..line };
+            self.ears = Some(Hears::new(line, &self.agent, &self.pipeline));
         }
+        let Some(ears) = &mut self.ears else { return };
         let playing = replying.then(|| ears.line.say.level_db().unwrap_or(PAUSE_DB));
         let heard = ears.hearing.handle_block(now, &block.samples, playing);
         if let Some(listener) = &mut ears.listener {

@@ -58,6 +58,15 @@ struct Hears {
     listener: Option<Listener>,
 }
 
+impl Hears {
+    fn new(line: Line, agent: &Agent) -> Hears {
+        let hearing = Hearing::new(HearingSettings { rate: line.rate, ..agent.hearing.clone() });
+        // What is listened to is a copy at a rate of its own.
+        let listener = agent.ears.as_ref().map(|ears| ears.listener(hearing.copy_rate()));
+        Hears { line, hearing, listener }
+    }
+}
+
 /// The running session.
 pub struct RealtimeTalking {
     call: CallId,
@@ -214,6 +223,10 @@ impl RealtimeTalking {
     fn block(&mut self, block: &Pcm) {
         let now = Instant::now();
         let speaks = self.is_speaking();
+        if let Some(Hears { line, .. }) = self.ears.take_if(|ears| ears.line.rate != block.rate) {
+            // The codec was changed: what was heard so far is of another kind.
+            self.ears = Some(Hears::new(Line { rate: block.rate, law: None, ..line }, &self.agent));
+        }
         let Some(ears) = &mut self.ears else { return };
         let playing = speaks.then(|| ears.line.say.level_db().unwrap_or(PAUSE_DB));
         let heard = ears.hearing.handle_block(now, &block.samples, playing);
@@ -510,11 +523,7 @@ impl RealtimeTalking {
     fn attach(&mut self, line: Line) {
         let (rate, law) = (line.rate, line.law);
         self.position = Position::default();
-        self.ears = Some(Hears {
-            hearing: Hearing::new(HearingSettings { rate, ..self.agent.hearing.clone() }),
-            listener: self.agent.ears.as_ref().map(|ears| ears.listener(rate)),
-            line,
-        });
+        self.ears = Some(Hears::new(line, &self.agent));
         if self.session.is_some() {
             return;
         }
