@@ -43,6 +43,8 @@ fn appliance(agents: &[(&str, &str)]) -> Appliance {
             r#"tts.mock={{provider="mock", options={{tone_hz={VOICE_HZ}, letter_ms=40, delay_ms={TTS_MS}}}}}"#
         ),
         "recording.min_free_gib=0".to_owned(),
+        // What a network thinks of espeak-ng's questions is not asked here.
+        r#"talk.turn_detection="vad""#.to_owned(),
     ];
     let mut routes = Vec::new();
     for (number, model) in agents {

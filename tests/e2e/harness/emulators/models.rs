@@ -240,7 +240,7 @@ pub fn check_generate(seen: &Seen, quirks: Quirks) -> Result<Asked, Refusal> {
     if in_query.is_none() {
         key_of(seen, "x-goog-api-key", "")?;
     }
-    let body = seen.json();
+    let body = camel(seen.json());
     let Some(contents) = body["contents"].as_array().filter(|list| !list.is_empty()) else {
         return refuse("contents is not specified", "contents");
     };
@@ -282,6 +282,28 @@ pub fn check_generate(seen: &Seen, quirks: Quirks) -> Result<Asked, Refusal> {
     Ok(asked)
 }
 
+/// Names of members in either writing as one, as this vendor takes them; what a user made is left alone.
+fn camel(value: Value) -> Value {
+    const OF_USERS: [&str; 4] = ["args", "response", "parameters", "parametersJsonSchema"];
+    let name = |snake: &str| {
+        let mut parts = snake.split('_');
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |name, part| name + &part[..1].to_uppercase() + &part[1..])
+    };
+    match value {
+        Value::Array(items) => items.into_iter().map(camel).collect(),
+        Value::Object(members) => {
+            let member = |(key, value): (String, Value)| {
+                let key = if key.split('_').any(str::is_empty) { key } else { name(&key) };
+                let value = if OF_USERS.contains(&key.as_str()) { value } else { camel(value) };
+                (key, value)
+            };
+            Value::Object(members.into_iter().map(member).collect())
+        }
+        other => other,
+    }
+}
+
 fn generate_parts(parts: &[Value], quirks: Quirks, pictures: &mut Vec<Picture>) -> Result<String, Refusal> {
     let mut words = Vec::new();
     for part in parts {
@@ -297,7 +319,8 @@ fn generate_parts(parts: &[Value], quirks: Quirks, pictures: &mut Vec<Picture>) 
                 return refuse("Image input modality is not enabled for this model", "contents");
             }
             let (kind, data) = (need(&part["inlineData"], "mimeType")?, need(&part["inlineData"], "data")?);
-            pictures.push(picture(kind, data, None)?);
+            // Bytes of the protocol's JSON come in either alphabet.
+            pictures.push(picture(kind, &data.replace('-', "+").replace('_', "/"), None)?);
         }
         if part["functionResponse"].is_object() && !part["functionResponse"]["response"].is_object() {
             return refuse("function_response.response is no object", "contents");
@@ -315,7 +338,7 @@ pub fn answer_generate(seen: &Seen, reply: &Reply, asked: &Asked, exchange: &mut
         "promptTokensDetails": [{ "modality": "TEXT", "tokenCount": 20 }, { "modality": "IMAGE", "tokenCount": image_tokens }] });
     let mut parts: Vec<Value> = pieces(&reply.text).into_iter().map(|text| json!({ "text": text })).collect();
     parts.extend(reply.calls.iter().enumerate().map(|(index, (name, arguments))| {
-        json!({ "functionCall": { "name": name, "args": arguments }, "thoughtSignature": format!("c2ln{index}") })
+        json!({ "functionCall": { "name": name, "args": arguments }, "thoughtSignature": base64::engine::general_purpose::STANDARD.encode(format!("sign{index}")) })
     }));
     let whole = |parts: Vec<Value>, is_last: bool| {
         let mut candidate = json!({ "content": { "role": "model", "parts": parts }, "index": 0 });
