@@ -1,5 +1,5 @@
-//! Calls to an agent whose model hears and speaks itself, against emulators of OpenAI Realtime and Gemini Live: the sound
-//! of a G.711 call goes through as it is, both ways, and the model sees the caller.
+//! Calls to agents whose models are emulated: OpenAI Realtime, Gemini Live, and servers that speak like OpenAI. Each hears
+//! the caller, sees the picture of that turn, and is heard.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use crate::harness::appliance::Appliance;
 use crate::harness::capture::Stream;
+use crate::harness::emulators::providers::Providers;
 use crate::harness::emulators::{gemini_live, openai_realtime};
+use crate::harness::picture::{Clip, judge_face, read};
 use crate::harness::sound::{from_mu_law, level_db, to_mu_law};
 use crate::harness::uac::{Caller, Packetized, Sending};
 use crate::harness::{media, turn};
@@ -110,5 +112,42 @@ fn gemini_hears_sees_and_answers() {
     assert!(
         events(&record, "transcript.final").iter().any(|event| event["text"] == "What do you see?"),
         "{record:#}"
+    );
+}
+
+#[test]
+fn servers_that_speak_like_openai_get_the_censored_picture_of_the_very_turn() {
+    let _turn = turn();
+    let providers = Providers::start();
+    providers.hear(&["What do you see?"]);
+    let root = providers.root("v1");
+    let appliance = Appliance::start(&[
+        &format!(r#"stt.s={{base_url="{root}", model="whisper-1", api_key="key"}}"#),
+        &format!(r#"llm.l={{base_url="{root}", model="m", api_key="key", sees=true}}"#),
+        &format!(r#"tts.t={{base_url="{root}", model="tts-1", voice="alloy", api_key="key"}}"#),
+        r#"agent.a={kind="pipeline", stt="s", llm="l", tts="t"}"#,
+        r#"route=[{to="*", agent="a", detect=[], censor=true}]"#,
+        r#"overlay.watermark="""#,
+        "recording.min_free_gib=0",
+    ]);
+    let (heard, _, end_s, record) = question(&appliance, 6.0);
+    let questions = providers.questions();
+    let asked = questions.last().unwrap_or_else(|| panic!("no question: {record:#}"));
+    assert_eq!((asked.said.as_str(), asked.newest.len()), ("What do you see?", 1), "{record:#}");
+    let picture = &asked.newest[0];
+    assert!(picture.media_type == "image/jpeg" && picture.bytes.len() < 200_000, "{}", picture.bytes.len());
+    let file = tempfile::Builder::new().suffix(".jpg").tempfile().expect("a temporary file");
+    std::fs::write(file.path(), &picture.bytes).expect("a file");
+    let report = judge_face(&read(file.path()), &Clip::open("face.mp4"));
+    assert_eq!(
+        (report.pictures, report.hidden, report.scene_kept),
+        (1, 1, 1),
+        "the face is hidden: {report:?}"
+    );
+    assert!(number(events(&record, "transcript.final")[0], "picture_age_ms") <= 150.0, "{record:#}");
+    let level = |payload: &[u8]| level_db(&payload.iter().map(|byte| from_mu_law(*byte)).collect::<Vec<_>>());
+    assert!(
+        heard.packets.iter().any(|packet| packet.at > end_s && level(&packet.payload) > -40.0),
+        "a reply"
     );
 }
