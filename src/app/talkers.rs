@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::app::config::settings::speech::{
-    Endpointing, ImageDetail, ImageFormat, Provider, Resize, Service, Sight, Speaking, Talk, TurnDetection,
-    Vendor, Vision,
+    ContextRole, Endpointing, ImageDetail, ImageFormat, Provider, Resize, Service, Sight, Speaking, Talk,
+    TurnDetection, Vendor, Vision,
 };
 use crate::app::config::settings::{Agent as AgentConfig, Config};
 use crate::app::config::talk::read::{milliseconds, usual_variable};
@@ -21,7 +21,7 @@ use crate::talk::context::ContextSettings;
 use crate::talk::conversation::ConversationSettings;
 use crate::talk::hear::{EndpointingMode, HearingSettings, Turns};
 use crate::talk::link::{Http, LinkSettings, Models, Transcribers, Voices};
-use crate::talk::message::{self, Detail, Endpoint};
+use crate::talk::message::{self, Detail, Endpoint, Message, Role};
 use crate::talk::realtime::RealtimeSettings;
 use crate::talk::sight::sampler::SamplerSettings;
 use crate::talk::sight::watch::WatchSettings;
@@ -128,7 +128,7 @@ impl Talkers {
             conversation: conversation(config, settings, sees),
             hearing: hearing(&config.talk, self.judges_turns),
             sight: sees.then(|| sight(&config.vision, clock)),
-            samples: settings.sight == Sight::Continuous,
+            samples: false,
             mind: Mind::Pipeline(Pipeline {
                 models: Arc::new(Models::new(http, list(Service::Language, &settings.llm), links)),
                 transcribers: Arc::new(Transcribers::new(
@@ -155,6 +155,7 @@ impl Talkers {
             settings: RealtimeSettings {
                 instructions: settings.instructions.clone(),
                 tools: talks.context.tools.clone(),
+                history: talks.pinned.clone(),
                 sees,
                 keep_images: settings.keep_images as usize,
                 ..RealtimeSettings::default()
@@ -230,9 +231,20 @@ fn conversation(config: &Config, agent: &Speaking, sees: bool) -> ConversationSe
         fallback: agent.fallback.clone(),
         preemptive: config.talk.preemptive,
         sees,
+        pinned: pinned(agent),
         tool_steps: agent.max_tool_steps,
         ..ConversationSettings::default()
     }
+}
+
+/// What an agent knows before the first word.
+fn pinned(agent: &Speaking) -> Vec<Message> {
+    let role = |role| match role {
+        ContextRole::System => Role::System,
+        ContextRole::User => Role::User,
+        ContextRole::Assistant => Role::Assistant,
+    };
+    agent.context.iter().map(|context| Message::text(role(context.role), context.text.as_str())).collect()
 }
 
 /// `judges_turns`: there is a network that tells ends of turns.

@@ -22,13 +22,15 @@ use crate::talk::context::{Context, ContextSettings};
 use crate::talk::conversation::reply::Reply;
 use crate::talk::conversation::turn::Turn;
 use crate::talk::hear::Heard;
-use crate::talk::message::{Delta, Failure, Finish, Image, Request, ToolCall, Usage};
+use crate::talk::message::{Delta, Failure, Finish, Image, Message, Request, ToolCall, Usage};
 use crate::talk::sight::Reason;
 
 /// How an agent talks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConversationSettings {
     pub context: ContextSettings,
+    /// Stands before everything that is said, for good.
+    pub pinned: Vec<Message>,
     /// Said first, one after the other; empty: nothing.
     pub disclosure: String,
     pub greeting: String,
@@ -59,6 +61,7 @@ impl Default for ConversationSettings {
     fn default() -> Self {
         ConversationSettings {
             context: ContextSettings::default(),
+            pinned: Vec::new(),
             disclosure: String::new(),
             greeting: String::new(),
             fallback: "I am sorry, I cannot answer right now.".to_owned(),
@@ -160,8 +163,12 @@ pub struct Conversation {
 
 impl Conversation {
     pub fn new(settings: ConversationSettings) -> Self {
+        let mut context = Context::new(settings.context.clone());
+        for message in &settings.pinned {
+            context.pin(message.clone());
+        }
         Conversation {
-            context: Context::new(settings.context.clone()),
+            context,
             settings,
             turn: None,
             reply: None,

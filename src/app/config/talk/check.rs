@@ -16,7 +16,6 @@ pub fn check(config: &Config, reading: &Reading) {
             check_provider(reading, &format!("{}.{name}", service.section()), provider);
         }
     }
-    check_url(reading, "vision", &config.vision.provider);
     for (name, agent) in &config.agents {
         let path = format!("agent.{name}");
         match agent {
@@ -110,10 +109,7 @@ fn pipeline(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
         reading.problem(&format!("{path}.realtime"), "only an agent of kind \"realtime\" has it");
     }
     if agent.sight == Sight::Live {
-        reading.problem(
-            &format!("{path}.sight"),
-            "\"live\" is for kind = \"realtime\"; write \"turn\" or \"continuous\"",
-        );
+        reading.problem(&format!("{path}.sight"), "\"live\" is for kind = \"realtime\"; write \"turn\"");
     }
     blind(reading, path, agent, &models);
     tools(reading, path, agent);
@@ -137,7 +133,7 @@ fn realtime(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
 
 /// A model that cannot see gets no pictures. Told for certain it is a mistake, by its name it is a warning.
 fn blind(reading: &Reading, path: &str, agent: &Speaking, models: &[&Provider]) {
-    if agent.sight == Sight::Off || agent.sight == Sight::Continuous {
+    if agent.sight == Sight::Off {
         return;
     }
     for model in models.iter().filter(|model| !model.can_see()) {

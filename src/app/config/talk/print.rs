@@ -46,7 +46,6 @@ fn common(page: &mut Page, provider: &Provider) {
 
 fn print_vision(page: &mut Page, vision: &Vision) {
     page.section("vision");
-    common(page, &vision.provider);
     page.raw("speaking_fps", vision.speaking_fps);
     page.raw("silent_fps", vision.silent_fps);
     page.raw("onset_frame", vision.onset_frame);
@@ -56,9 +55,6 @@ fn print_vision(page: &mut Page, vision: &Vision) {
     page.word("format", vision.format);
     page.raw("quality", vision.quality);
     page.word("detail", vision.detail);
-    page.text("prompt", &vision.prompt);
-    page.raw("budget_images", vision.budget_images);
-    page.raw("budget_usd", format!("{:?}", vision.budget_usd));
 }
 
 fn print_talk(page: &mut Page, talk: &Talk) {
@@ -110,7 +106,6 @@ pub fn speaking(page: &mut Page, name: &str, agent: &Speaking, realtime: bool) {
         page.section(format_args!("[agent.{}.context]", key(name)));
         page.word("role", context.role);
         page.text("text", &context.text);
-        page.text("image", &context.image);
     }
 }
 

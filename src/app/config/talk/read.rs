@@ -62,7 +62,7 @@ fn sees(section: &Section, into: &mut Sees) {
     }
 }
 
-/// What `[vision]` has in common with the sections of providers.
+/// Where a provider is, and how long it is waited for.
 fn common(section: &Section, into: &mut Provider) {
     section.word("provider", &mut into.vendor);
     section.parsed("base_url", &mut into.base_url, base_url);
@@ -144,10 +144,6 @@ fn auto(section: &Section, key: &str, into: &mut Option<Duration>, most: f64) {
 }
 
 pub fn vision(section: &Section, into: &mut Vision) {
-    common(section, &mut into.provider);
-    if !Service::Language.vendors().contains(&into.provider.vendor) {
-        section.problem("provider", "one of openai, gemini, anthropic, mock");
-    }
     section.share("speaking_fps", &mut into.speaking_fps, 0.0..=10.0);
     section.share("silent_fps", &mut into.silent_fps, 0.0..=10.0);
     section.flag("onset_frame", &mut into.onset_frame);
@@ -157,9 +153,6 @@ pub fn vision(section: &Section, into: &mut Vision) {
     section.word("format", &mut into.format);
     section.whole("quality", &mut into.quality, 1..=100);
     section.word("detail", &mut into.detail);
-    section.parsed("prompt", &mut into.prompt, prompt);
-    section.whole("budget_images", &mut into.budget_images, 0..=1_000_000);
-    section.number("budget_usd", &mut into.budget_usd, 0.0..=10_000.0);
 }
 
 fn prompt(text: &str) -> Result<String, String> {
@@ -208,12 +201,11 @@ pub fn speaking(section: &Section, realtime: bool) -> Speaking {
 }
 
 fn context(section: &Section) -> Context {
-    let mut context = Context { role: ContextRole::User, text: String::new(), image: String::new() };
+    let mut context = Context { role: ContextRole::User, text: String::new() };
     section.word("role", &mut context.role);
     section.parsed("text", &mut context.text, prompt);
-    section.text("image", &mut context.image);
-    if context.text.is_empty() && context.image.is_empty() {
-        section.problem("text", "write a text, an image, or both");
+    if context.text.is_empty() {
+        section.problem("text", "write what the agent is to know");
     }
     context
 }

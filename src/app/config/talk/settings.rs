@@ -170,8 +170,6 @@ words! {
         Turn = "turn",
         /// Pictures all the time, for a model that takes them.
         Live = "live",
-        /// A model of `[vision]` describes what is seen, all the time.
-        Continuous = "continuous",
     }
 }
 
@@ -180,8 +178,6 @@ words! {
 pub struct Context {
     pub role: ContextRole,
     pub text: String,
-    /// A file, a data URL or a URL; empty: none.
-    pub image: String,
 }
 
 words! {
@@ -304,7 +300,7 @@ impl Default for Talk {
             false_interruption_timeout: Duration::from_secs(2),
             preemptive: true,
             noise: false,
-            agc: false,
+            agc: true,
         }
     }
 }
@@ -328,11 +324,9 @@ words! {
     ImageDetail { Auto = "auto", Low = "low", High = "high", Omit = "omit" }
 }
 
-/// `[vision]`: the pictures models get, and the model that describes them all the time.
+/// `[vision]`: the pictures models get.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vision {
-    /// Its `voice`, `language` and `options` are not used.
-    pub provider: Provider,
     pub speaking_fps: f32,
     pub silent_fps: f32,
     pub onset_frame: bool,
@@ -343,16 +337,11 @@ pub struct Vision {
     pub format: ImageFormat,
     pub quality: u32,
     pub detail: ImageDetail,
-    pub prompt: String,
-    /// Per call; 0: no limit.
-    pub budget_images: u32,
-    pub budget_usd: f64,
 }
 
 impl Default for Vision {
     fn default() -> Self {
         Vision {
-            provider: Provider::default(),
             speaking_fps: 1.0,
             silent_fps: 0.334,
             onset_frame: true,
@@ -362,9 +351,6 @@ impl Default for Vision {
             format: ImageFormat::Jpeg,
             quality: 75,
             detail: ImageDetail::Auto,
-            prompt: String::new(),
-            budget_images: 500,
-            budget_usd: 0.0,
         }
     }
 }
