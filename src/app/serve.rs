@@ -75,12 +75,13 @@ fn serve(config: &Config, sip_trace: Option<Duration>) -> anyhow::Result<()> {
     let prober = prove_encoder(config).context("cannot start the encoder proof")?;
     let detectors = Arc::new(Detectors::load(config));
     report_detectors(&detectors);
-    let talkers = Talkers::start(config, Clock::new(started, SystemTime::now()));
+    let clock = Clock::new(Instant::now(), SystemTime::now());
+    let talkers = Talkers::start(config, clock);
     talkers.problems().iter().for_each(|problem| tracing::warn!("{problem}"));
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
     let result = runtime.block_on(run_until_told(
         config,
-        started,
+        (started, clock),
         detectors,
         talkers,
         media,
@@ -169,7 +170,7 @@ pub fn seed() -> anyhow::Result<[u8; 32]> {
 
 async fn run_until_told(
     config: &Config,
-    started: Instant,
+    (started, clock): (Instant, Clock),
     detectors: Arc<Detectors>,
     talkers: Talkers,
     media: Handle,
@@ -177,7 +178,6 @@ async fn run_until_told(
     sip_trace: Option<Duration>,
 ) -> anyhow::Result<()> {
     let mut scope = Scope::new("serve", handle.clone());
-    let clock = Clock::new(Instant::now(), SystemTime::now());
     let mut signals = Signals::new().context("cannot take signals")?;
     let choice = u64::from_le_bytes(seed()?.first_chunk().copied().unwrap_or_default());
     let sockets = assemble::sockets(config, choice);

@@ -178,6 +178,11 @@ impl UserAgent {
             Asked::Text { call, text } => self.talk(now, &call, text_of(text)?, TalkOrder::Text),
             Asked::Turn { call, commit } => {
                 let order = if commit { TalkOrder::CommitTurn } else { TalkOrder::ClearTurn };
+                let id = self.find(&call)?;
+                if self.calls.get(&id).is_some_and(|call| !call.settings().behaviour.takes_turns()) {
+                    let text = "turns are the agent's own only with kind = \"pipeline\"";
+                    return Err(Refused::new(Kind::Conflict, "no_turns", text));
+                }
                 self.talk(now, &call, String::new(), |_| order)
             }
             Asked::Transfer { call, to, with } => {

@@ -11,6 +11,7 @@ pub mod talk;
 use crate::engine::plan::{
     GatedRecord, Gating, Label, Look, OpenRecord, Plan, Recording, Streams, Timeouts, VideoIn, VideoOut,
 };
+use crate::engine::talk::Mind;
 use crate::rtp::reach::Reach;
 
 /// The agent of a route.
@@ -36,6 +37,14 @@ pub struct Room {
 }
 
 impl Behaviour {
+    /// Whether turns of the caller end on this box, and not at a provider.
+    pub fn takes_turns(&self) -> bool {
+        match self {
+            Behaviour::Talk(agent) => matches!(agent.agent.mind, Mind::Pipeline(_)),
+            Behaviour::Mirror(_) | Behaviour::Record(_) | Behaviour::Dialled(_) => false,
+        }
+    }
+
     /// Whether an agent talks with the caller.
     pub fn talks(&self) -> bool {
         matches!(self, Behaviour::Talk(_))

@@ -463,6 +463,7 @@ impl Talking {
                 if let Some(ears) = &mut self.ears {
                     ears.hearing.clear_turn();
                 }
+                self.conversation.clear_turn();
             }
             TalkOrder::Begin => {
                 if !std::mem::replace(&mut self.begun, true) {

@@ -31,6 +31,8 @@ use crate::worker::ears::Listener;
 
 /// Pieces of 20 ms handed to the playout at a time: a minute. What a model says beyond waits here.
 const HANDED: u32 = 3_000;
+/// Pieces that wait here: ten minutes. No answer to a caller is longer.
+const WAITING: usize = 30_000;
 /// Items whose words or sound are followed.
 const ITEMS: usize = 64;
 
@@ -358,7 +360,12 @@ impl RealtimeTalking {
             }
             Sound::Samples { rate, samples } => (rate, samples),
         };
-        for piece in samples.chunks(block_samples(rate).max(1)) {
+        let room = WAITING.saturating_sub(self.waiting.len());
+        let pieces = samples.chunks(block_samples(rate).max(1));
+        if pieces.len() > room {
+            tracing::warn!(call = %self.call, "a model speaks more than ten minutes ahead: the rest is not heard");
+        }
+        for piece in pieces.take(room) {
             self.waiting.push_back(Piece { utterance, rate, samples: piece.into(), last: false });
         }
         self.hand_over();
@@ -509,12 +516,8 @@ impl RealtimeTalking {
                     session.text(&text);
                 }
             }
-            TalkOrder::CommitTurn => {
-                if let Some(session) = &mut self.session {
-                    session.commit_turn();
-                }
-            }
-            TalkOrder::ClearTurn => {}
+            // The provider ends turns; whoever asks is refused before.
+            TalkOrder::CommitTurn | TalkOrder::ClearTurn => {}
             TalkOrder::Done { id, result } => self.answer(&id, &result),
         }
     }

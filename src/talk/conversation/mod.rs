@@ -233,7 +233,7 @@ impl Conversation {
     /// Something was heard of the caller.
     pub fn handle_heard(&mut self, now: Instant, heard: Heard) {
         match heard {
-            Heard::SpeechStarted { at } => self.speech_started(now, at),
+            Heard::SpeechStarted { at } => self.speech_started(at),
             Heard::SpeechEnded { at, .. } => self.speech_ended(at),
             Heard::TurnEnded { waited } => self.turn_ended(now, waited),
             Heard::Duck => self.out.push_back(Do::Duck(true)),
@@ -251,7 +251,7 @@ impl Conversation {
         }
     }
 
-    fn speech_started(&mut self, now: Instant, at: Instant) {
+    fn speech_started(&mut self, at: Instant) {
         self.tell(Told::new("speech.started"));
         // What was asked of a turn that goes on is of no use; and nobody wants a reply to half of it.
         let unheard = self.reply.take_if(|reply| !reply.is_spoken() && reply.turn.is_some());
@@ -262,7 +262,7 @@ impl Conversation {
         }
         let mut turn = self.turn.take().unwrap_or_else(|| Turn::new(at));
         self.take_back(&mut turn);
-        turn.resume(now);
+        turn.resume();
         self.turn = Some(turn);
         self.out.push_back(Do::Listen);
         if self.settings.sees {
@@ -335,6 +335,14 @@ impl Conversation {
             self.out.push_back(Do::Look(Reason::Turn));
         }
         self.go_on(now);
+    }
+
+    /// What the caller said since the last reply is forgotten.
+    pub fn clear_turn(&mut self) {
+        if let Some(mut turn) = self.turn.take() {
+            self.take_back(&mut turn);
+            self.out.push_back(Do::Unlisten);
+        }
     }
 
     pub fn handle_time(&mut self, now: Instant) {

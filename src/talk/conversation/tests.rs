@@ -389,3 +389,16 @@ fn a_written_turn_is_answered_at_once_with_a_picture() {
     talk.answers("A parcel.");
     assert_eq!(talk.spoken().len(), 1);
 }
+
+#[test]
+fn a_turn_that_is_cleared_was_never_said() {
+    let mut talk = Talk::new();
+    talk.says("My number is four two", 800);
+    let ask = talk.asked().0;
+    talk.conversation.clear_turn();
+    talk.settle();
+    assert!(talk.did.contains(&Do::Abandon { ask }) && talk.did.contains(&Do::Unlisten));
+    talk.says("My name is Ann", 800);
+    talk.turn_ends();
+    assert_eq!(talk.messages(), [(Role::User, "My name is Ann".to_owned())]);
+}

@@ -7,7 +7,7 @@ use super::ConversationSettings;
 use crate::talk::message::{Delta, Failure, Image};
 use crate::talk::sight::Reason;
 
-/// Pieces of an answer kept while the turn may still go on. An answer longer than that is asked for again.
+/// Pieces of an answer kept while the turn may still go on; one of more pieces is no answer to a caller.
 const AHEAD_MAX: usize = 4096;
 
 /// A question asked before its turn was over, and what came of it so far.
@@ -28,6 +28,8 @@ impl Ahead {
             // A word is not worth a place of its own.
             (_, Some(Ok(Delta::Text(text))), Ok(Delta::Text(more))) => text.push_str(&more),
             (0..AHEAD_MAX, _, delta) => self.came.push(delta),
+            // It has to end in something: a reply without an end would never be over.
+            (AHEAD_MAX, _, _) => self.came.push(Err(Failure::Garbled("it has too many pieces".to_owned()))),
             _ => {}
         }
     }
@@ -84,7 +86,7 @@ impl Turn {
     }
 
     /// The caller speaks (again).
-    pub fn resume(&mut self, _now: Instant) {
+    pub fn resume(&mut self) {
         self.silent = None;
         self.over = None;
         self.renewed = false;

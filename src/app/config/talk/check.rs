@@ -6,9 +6,8 @@ use super::read::known;
 use super::settings::{Provider, Service, Sight, Speaking, Vendor};
 use crate::app::config::section::{Reading, did_you_mean};
 use crate::app::config::settings::{Agent, Config};
-
-/// Tools an agent may have.
-pub const TOOLS: [&str; 5] = ["look", "hang_up", "dtmf", "transfer", "hold"];
+use crate::talk::link::address::is_near;
+use crate::talk::tools::NAMES;
 
 pub fn check(config: &Config, reading: &Reading) {
     for service in Service::ALL {
@@ -49,10 +48,7 @@ fn check_url(reading: &Reading, path: &str, provider: &Provider) {
         None => host.split(':').next().unwrap_or_default(),
     };
     let near = match bare.parse::<IpAddr>() {
-        Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_private() || address.is_link_local(),
-        Ok(IpAddr::V6(address)) => {
-            address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
-        }
+        Ok(address) => is_near(address),
         Err(_) => {
             bare == "localhost"
                 || bare.ends_with(".local")
@@ -153,8 +149,8 @@ fn blind(reading: &Reading, path: &str, agent: &Speaking, models: &[&Provider]) 
 
 fn tools(reading: &Reading, path: &str, agent: &Speaking) {
     for (n, tool) in agent.tools.iter().enumerate() {
-        if !TOOLS.contains(&tool.as_str()) {
-            let help = did_you_mean(tool, TOOLS);
+        if !NAMES.contains(&tool.as_str()) {
+            let help = did_you_mean(tool, NAMES);
             reading.problem(&format!("{path}.tools[{n}]"), format!("there is no tool {tool:?}{help}"));
         }
     }
