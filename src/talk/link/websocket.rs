@@ -32,6 +32,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::talk::link::address::is_near;
 use crate::talk::message::Failure;
+use crate::talk::wire::body::complaint;
 
 /// Limits of one connection.
 #[derive(Clone, Debug)]
@@ -161,7 +162,7 @@ impl WebSocket {
             .max_frame_size(Some(settings.largest_message))
             .write_buffer_size(0);
         let answered = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await;
-        let (stream, _) = answered.map_err(refusal)?;
+        let (stream, _) = answered.map_err(|error| refusal(error, headers))?;
         let now = Instant::now();
         Ok(WebSocket {
             stream,
@@ -363,18 +364,24 @@ pub fn system_tls() -> Result<Arc<ClientConfig>, String> {
 }
 
 /// What an HTTP answer instead of a WebSocket means.
-fn refusal(error: Error) -> Failure {
+fn refusal(error: Error, headers: &[(&str, &str)]) -> Failure {
     let Error::Http(answer) = error else {
         return Failure::Unreached(format!("no WebSocket: {error}"));
     };
     let status = answer.status().as_u16();
     let body = answer.body().as_deref().unwrap_or_default();
-    let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
+    let text = without_keys(&String::from_utf8_lossy(body), headers);
     match status {
         429 => Failure::Busy { retry_after_ms: retry_after(answer.headers()) },
         400..=499 => Failure::Refused { status, text },
         _ => Failure::Failed { status, text },
     }
+}
+
+/// What a provider complains of, without the keys it was sent: some repeat them.
+fn without_keys(body: &str, headers: &[(&str, &str)]) -> String {
+    let keys = headers.iter().filter_map(|(_, value)| value.rsplit(' ').next());
+    keys.filter(|key| !key.is_empty()).fold(complaint(body, ""), |text, key| text.replace(key, "***"))
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<u64> {
@@ -520,6 +527,13 @@ mod tests {
         let broken = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
         assert!(matches!(answered_with(broken).await, Failure::Failed { status: 503, .. }));
         assert!(matches!(answered_with("nonsense\r\n\r\n").await, Failure::Unreached(_)));
+    }
+
+    #[test]
+    fn a_key_that_a_provider_repeats_is_not_passed_on() {
+        let headers = [("Authorization", "Bearer sk-secret"), ("x-goog-api-key", "AIza1")];
+        let told = without_keys(r#"{"error":{"message":"Incorrect API key: sk-secret, AIza1"}}"#, &headers);
+        assert_eq!(told, "Incorrect API key: ***, ***");
     }
 
     #[tokio::test]
