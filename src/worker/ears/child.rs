@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::io::Errno;
 
@@ -273,7 +273,7 @@ impl<'a> Child<'a> {
     fn break_something(&mut self, fault: crate::worker::Fault) {
         match fault {
             crate::worker::Fault::Kill => std::process::abort(),
-            crate::worker::Fault::Stall { ms } => std::thread::sleep(Duration::from_millis(ms)),
+            crate::worker::Fault::Stall { ms } => std::thread::sleep(std::time::Duration::from_millis(ms)),
             crate::worker::Fault::DropAnswers(count) | crate::worker::Fault::FailAnswers(count) => {
                 self.silent += count;
             }
