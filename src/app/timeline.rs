@@ -31,7 +31,9 @@ impl Timeline {
                 self.moved(now, streams);
             }
             Tell::Early { streams } | Tell::Updated { streams } => self.moved(now, streams),
-            Tell::Digit(digit) => self.add(now, Moment::new("dtmf.received").with("digit", digit.to_string())),
+            Tell::Digit(digit) => {
+                self.add(now, Moment::new("dtmf.received").with("digit", digit.to_string()))
+            }
             Tell::Moment(moment) => self.add(now, moment.clone()),
         }
     }
