@@ -22,7 +22,7 @@ use crate::talk::conversation::ConversationSettings;
 use crate::talk::hear::{EndpointingMode, HearingSettings, Turns};
 use crate::talk::link::{Http, LinkSettings, Models, Transcribers, Voices};
 use crate::talk::message::{self, Detail, Endpoint, Message, Role};
-use crate::talk::realtime::RealtimeSettings;
+use crate::talk::realtime::{RealtimeSettings, Turns as TurnsOf};
 use crate::talk::sight::sampler::SamplerSettings;
 use crate::talk::sight::watch::WatchSettings;
 use crate::talk::tools;
@@ -31,6 +31,9 @@ use crate::worker::ears::{Ears, EarsSettings};
 /// The models that listen, by their names in the manifest.
 const VOICE_MODEL: &str = "silero-vad";
 const TURN_MODEL: &str = "smart-turn-v3.2";
+/// A realtime provider ends turns; whether it is interrupted is decided here.
+const THEIRS: TurnsOf =
+    TurnsOf::Theirs { silence_ms: None, prefix_ms: None, threshold: None, interrupts: false };
 /// Hz until a call says otherwise.
 const RATE: u32 = 8_000;
 
@@ -158,6 +161,10 @@ impl Talkers {
                 history: talks.pinned.clone(),
                 sees,
                 keep_images: settings.keep_images as usize,
+                turns: match config.talk.turn_detection {
+                    TurnDetection::Manual => TurnsOf::Ours,
+                    TurnDetection::Auto | TurnDetection::SmartTurn | TurnDetection::Vad => THEIRS,
+                },
                 ..RealtimeSettings::default()
             },
             voices: Arc::new(Voices::new(http, vec![espeak], LinkSettings::default())),
