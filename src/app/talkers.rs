@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::app::config::decisions::DecisionKind;
 use crate::app::config::settings::speech::{
     ContextRole, Endpointing, ImageDetail, ImageFormat, Provider, Resize, Service, Sight, Speaking, Talk,
     TurnDetection, Vendor, Vision,
@@ -20,7 +21,7 @@ use crate::inference::store::{ModelFile, Store};
 use crate::talk::context::ContextSettings;
 use crate::talk::conversation::ConversationSettings;
 use crate::talk::hear::{EndpointingMode, HearingSettings, Turns};
-use crate::talk::link::{Http, LinkSettings, Models, Transcribers, Voices};
+use crate::talk::link::{DecisionSettings, Decisions, Http, LinkSettings, Models, Transcribers, Voices};
 use crate::talk::message::{self, Detail, Endpoint, Message, Role};
 use crate::talk::realtime::{RealtimeSettings, Turns as TurnsOf};
 use crate::talk::sight::sampler::SamplerSettings;
@@ -126,9 +127,13 @@ impl Talkers {
                 .first()
                 .and_then(|name| config.providers.llm.get(name))
                 .is_some_and(Provider::can_see);
+        let decisions = decisions(config, clock, http);
         Agent {
             name: name.to_owned(),
-            conversation: conversation(config, settings, sees),
+            conversation: ConversationSettings {
+                decided_within: decisions.as_ref().map(Decisions::timeout),
+                ..conversation(config, settings, sees)
+            },
             hearing: hearing(&config.talk, self.judges_turns),
             sight: sees.then(|| sight(&config.vision, clock)),
             samples: false,
@@ -142,6 +147,7 @@ impl Talkers {
                 voices: Arc::new(Voices::new(http, voices, links)),
             }),
             ears: self.ears.clone(),
+            decisions,
         }
     }
 
@@ -177,6 +183,8 @@ impl Talkers {
             samples: settings.sight == Sight::Live,
             mind: Mind::Realtime(Box::new(realtime)),
             ears: self.ears.clone(),
+            // It answers by itself.
+            decisions: None,
         }
     }
 }
@@ -242,6 +250,20 @@ fn conversation(config: &Config, agent: &Speaking, sees: bool) -> ConversationSe
         tool_steps: agent.max_tool_steps,
         ..ConversationSettings::default()
     }
+}
+
+/// The application that decides of turns, where there is one.
+fn decisions(config: &Config, clock: Clock, http: &Http) -> Option<Decisions> {
+    let decisions = &config.decisions;
+    let url = decisions.url.clone().filter(|_| decisions.kinds.contains(&DecisionKind::TurnCompleted))?;
+    let settings = DecisionSettings {
+        url,
+        secret: decisions.secret.expose().to_owned(),
+        timeout: decisions.timeout,
+        appliance: config.appliance.name.clone(),
+        clock,
+    };
+    Some(Decisions::new(http, settings))
 }
 
 /// What an agent knows before the first word.
