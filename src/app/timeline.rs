@@ -31,7 +31,9 @@ impl Timeline {
                 self.moved(now, streams);
             }
             Tell::Early { streams } | Tell::Updated { streams } => self.moved(now, streams),
-            Tell::Digit(digit) => self.add(now, Moment::new("dtmf.received").with("digit", *digit)),
+            Tell::Digit(digit) => {
+                self.add(now, Moment::new("dtmf.received").with("digit", digit.to_string()))
+            }
             Tell::Moment(moment) => self.add(now, moment.clone()),
         }
     }
@@ -111,7 +113,7 @@ mod tests {
         );
         assert_eq!(events[2].data["digit"], "5");
         assert_eq!(events[3].data["text"], "hello");
-        assert_eq!((events[4].data["reason"].as_str(), lost), ("peer-hung-up", 0));
+        assert_eq!((&events[4].data["reason"], lost), (&"peer-hung-up".into(), 0));
         assert_eq!(timeline.record(start, 1).0[0].kind, "call.ended", "the last ones");
     }
 

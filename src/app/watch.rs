@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::app::config::settings::Config;
@@ -162,7 +163,7 @@ impl Watching {
                 live.digits.push((*digit, now));
             }
             Tell::Moment(moment) => {
-                let told = |word: &(&str, String)| format!("{}={:?}", word.0, word.1);
+                let told = |word: &(&str, Value)| format!("{}={}", word.0, word.1);
                 let data: Vec<String> = moment.data.iter().map(told).collect();
                 tracing::info!(call = %label.call, "{}", moment.kind);
                 tracing::debug!(call = %label.call, "{} {}", moment.kind, data.join(" "));

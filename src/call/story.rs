@@ -2,6 +2,8 @@
 //!
 //! Pure: what changed between two sets of streams is read from the streams alone.
 
+use serde_json::Value;
+
 use crate::engine::plan::{Direction, Streams, VideoStream};
 use crate::talk::conversation::Told;
 
@@ -10,7 +12,7 @@ use crate::talk::conversation::Told;
 pub struct Moment {
     /// As in events: `call.held`, `video.track_added`.
     pub kind: &'static str,
-    pub data: Vec<(&'static str, String)>,
+    pub data: Vec<(&'static str, Value)>,
 }
 
 impl Moment {
@@ -19,7 +21,7 @@ impl Moment {
     }
 
     #[must_use]
-    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.data.push((name, value.into()));
         self
     }
@@ -42,7 +44,7 @@ pub fn told(told: Told) -> Moment {
 
 /// It moves again.
 pub fn resumed(after_ms: u64) -> Moment {
-    Moment::new("video.resumed").with("after_ms", after_ms.to_string())
+    Moment::new("video.resumed").with("after_ms", after_ms)
 }
 
 /// Text of a peer for the record: lines stay, other control characters are drawn.
@@ -195,7 +197,7 @@ mod tests {
         assert_eq!(kinds(&seen, &sound), "video.track_removed video.session_ended");
         assert_eq!(kinds(&seen, &seen), "");
         let added = &changes(&nothing, &seen)[1];
-        assert_eq!(added.data, [("track", "camera".to_owned()), ("direction", "sendrecv".to_owned())]);
+        assert_eq!(added.data, [("track", "camera".into()), ("direction", "sendrecv".into())]);
     }
 
     #[test]
@@ -221,7 +223,7 @@ mod tests {
         let by = |before, after| {
             changes(&at(before), &at(after)).first().map(|moment| (moment.kind, moment.data.clone()))
         };
-        let held = |by: &str| Some(("call.held", vec![("by", by.to_owned())]));
+        let held = |by: &str| Some(("call.held", vec![("by", by.into())]));
         assert_eq!(by(BOTH, Direction::ReceiveOnly), held("peer"));
         assert_eq!(by(BOTH, Direction::SendOnly), held("us"));
         assert_eq!(by(Direction::SendOnly, Direction::Inactive), held("both"));

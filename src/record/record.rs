@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::record::recorder::RecorderReport;
 
@@ -82,14 +83,14 @@ pub struct CallRecord {
 }
 
 /// One thing that happened in the call.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EventRecord {
     /// Milliseconds since the call started.
     pub at_ms: u64,
     /// As `call.held`, `video.track_added`, `message.received`.
     pub kind: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
-    pub data: BTreeMap<String, String>,
+    pub data: BTreeMap<String, Value>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]

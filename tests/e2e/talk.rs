@@ -76,7 +76,8 @@ pub fn events<'a>(record: &'a Value, kind: &str) -> Vec<&'a Value> {
 }
 
 pub fn number(event: &Value, name: &str) -> f64 {
-    event[name].as_str().and_then(|text| text.parse().ok()).unwrap_or(f64::NAN)
+    let largest = |list: &Vec<Value>| list.iter().filter_map(Value::as_f64).reduce(f64::max);
+    event[name].as_f64().or_else(|| event[name].as_array().and_then(largest)).unwrap_or(f64::NAN)
 }
 
 /// The sound never pauses, whatever becomes of the models.

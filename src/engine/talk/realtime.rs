@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::toolbox::{Answered, Toolbox};
 use super::voicing::{self, Voicing};
@@ -279,8 +279,8 @@ impl RealtimeTalking {
         let began = self.epoch + ears.line.say.began();
         self.position = position;
         if let Some(silent) = self.silent.take_if(|_| begins) {
-            let after = began.saturating_duration_since(silent).as_millis();
-            self.tell(Told::new("agent.speaking").with("after_ms", after.to_string()));
+            let after = began.saturating_duration_since(silent);
+            self.tell(Told::new("agent.speaking").with_ms("after_ms", after));
         }
         for at in 0..self.items.len() {
             let item = &self.items[at];
@@ -397,7 +397,7 @@ impl RealtimeTalking {
             session.heard(&item.id, position.ms.into());
         }
         let told = Told::new("agent.interrupted").with("text", item.text.clone());
-        self.tell(told.with("heard_ms", position.ms.to_string()));
+        self.tell(told.with("heard_ms", position.ms));
         self.items.clear();
     }
 
@@ -449,9 +449,9 @@ impl RealtimeTalking {
             }
         };
         if let (Some(session), Some(image)) = (&mut self.session, image) {
-            let age = image.taken.map_or(0, |taken| taken.elapsed().as_millis());
+            let age = image.taken.map_or(Duration::ZERO, |taken| taken.elapsed());
             session.push_image(image);
-            self.tell(Told::new("vision.sent").with("reason", reason.name()).with("age_ms", age.to_string()));
+            self.tell(Told::new("vision.sent").with("reason", reason.name()).with_ms("age_ms", age));
         }
         if reason == Reason::Look {
             self.toolbox.handle_look(shown, Vec::new());

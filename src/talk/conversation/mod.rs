@@ -18,6 +18,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::talk::context::{Context, ContextSettings};
 use crate::talk::conversation::reply::Reply;
 use crate::talk::conversation::turn::Turn;
@@ -117,7 +119,7 @@ pub enum Do {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     pub kind: &'static str,
-    pub data: Vec<(&'static str, String)>,
+    pub data: Vec<(&'static str, Value)>,
 }
 
 impl Told {
@@ -126,9 +128,15 @@ impl Told {
     }
 
     #[must_use]
-    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.data.push((name, value.into()));
         self
+    }
+
+    /// A time in milliseconds.
+    #[must_use]
+    pub fn with_ms(self, name: &'static str, time: Duration) -> Self {
+        self.with(name, u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
@@ -433,7 +441,7 @@ impl Conversation {
         let ages = turn.ages(ahead.asked);
         let mut told = Told::new("transcript.final").with("text", text);
         if !ages.is_empty() {
-            told = told.with("pictures", ages.len().to_string()).with("picture_age_ms", ages.join(" "));
+            told = told.with("pictures", ages.len()).with("picture_age_ms", ages);
         }
         self.tell(told);
         let mut reply = Reply::to(turn, ahead.ask, now, self.settings.filler_after);

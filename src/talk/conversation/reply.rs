@@ -153,22 +153,22 @@ impl Reply {
     }
 
     fn began_to_speak(&self, began: Instant) -> Told {
-        let since = |from: Instant, to: Instant| to.saturating_duration_since(from).as_millis().to_string();
+        let since = |from: Instant, to: Instant| to.saturating_duration_since(from);
         let mut told = Told::new("agent.speaking");
         let Some(turn) = &self.turn else { return told };
         if let Some(silent) = turn.silent {
-            told = told.with("after_ms", since(silent, began));
+            told = told.with_ms("after_ms", since(silent, began));
             if let Some(understood) = turn.understood {
-                told = told.with("transcript_ms", since(silent, understood));
+                told = told.with_ms("transcript_ms", since(silent, understood));
             }
         }
         if let Some((_, waited)) = turn.over {
-            told = told.with("end_of_turn_ms", waited.as_millis().to_string());
+            told = told.with_ms("end_of_turn_ms", waited);
         }
         if let (Some(asked), Some(words)) = (self.asked_at, self.first_words) {
-            told = told.with("first_words_ms", since(asked, words));
+            told = told.with_ms("first_words_ms", since(asked, words));
             // From when both the words were there and the turn was over, what is left is the voice.
-            told = told.with("first_sound_ms", since(words.max(self.released), began));
+            told = told.with_ms("first_sound_ms", since(words.max(self.released), began));
         }
         told
     }
@@ -201,7 +201,7 @@ impl Reply {
     pub fn told(&self, text: &str, interrupted: bool) -> Told {
         let kind = if interrupted { "agent.interrupted" } else { "agent.reply" };
         let heard: u32 = self.sentences.iter().map(|sentence| sentence.heard_ms).sum();
-        Told::new(kind).with("text", text).with("heard_ms", heard.to_string())
+        Told::new(kind).with("text", text).with("heard_ms", heard)
     }
 }
 

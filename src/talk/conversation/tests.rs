@@ -139,7 +139,10 @@ impl Talk {
 }
 
 fn word(told: &Told, name: &str) -> Option<String> {
-    told.data.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
+    told.data
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, value)| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
 }
 
 #[test]

@@ -148,9 +148,11 @@ impl Turn {
     }
 
     /// Milliseconds from each picture to the question.
-    pub fn ages(&self, asked: Instant) -> Vec<String> {
-        let age =
-            |image: &Arc<Image>| Some(asked.saturating_duration_since(image.taken?).as_millis().to_string());
+    pub fn ages(&self, asked: Instant) -> Vec<u64> {
+        let age = |image: &Arc<Image>| {
+            let age = asked.saturating_duration_since(image.taken?);
+            Some(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+        };
         self.pictures().iter().filter_map(age).collect()
     }
 
