@@ -26,7 +26,7 @@ use crate::talk::message::{self, Detail, Endpoint, Message, Role};
 use crate::talk::realtime::{RealtimeSettings, Turns as TurnsOf};
 use crate::talk::sight::sampler::SamplerSettings;
 use crate::talk::sight::watch::WatchSettings;
-use crate::talk::tools;
+use crate::talk::tools::{self, Policies};
 use crate::worker::ears::{Ears, EarsSettings};
 
 /// The models that listen, by their names in the manifest.
@@ -148,6 +148,7 @@ impl Talkers {
             }),
             ears: self.ears.clone(),
             decisions,
+            policies: Policies::default(),
         }
     }
 
@@ -185,6 +186,7 @@ impl Talkers {
             ears: self.ears.clone(),
             // It answers by itself.
             decisions: None,
+            policies: Policies::default(),
         }
     }
 }

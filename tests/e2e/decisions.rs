@@ -53,8 +53,8 @@ fn a_text_by_message_is_a_turn_that_the_application_may_amend_or_veto() {
     let decider = Server::start(application.clone());
     let root = providers.root("v1");
     let appliance = Appliance::start(&[
-        &format!(r#"stt.s={{base_url="{root}", model="whisper-1"}}"#),
-        &format!(r#"llm.l={{base_url="{root}", model="m"}}"#),
+        &format!(r#"stt.s={{base_url="{root}", model="whisper-1", api_key="key"}}"#),
+        &format!(r#"llm.l={{base_url="{root}", model="m", api_key="key"}}"#),
         r#"tts.t={provider="mock", options={letter_ms=5}}"#,
         r#"agent.a={kind="pipeline", stt="s", llm="l", tts="t", sight="off"}"#,
         &format!(r#"decisions={{url="http://{}/decide", secret="shared", timeout_ms=300}}"#, decider.address),

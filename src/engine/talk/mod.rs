@@ -11,7 +11,7 @@
 #![expect(clippy::disallowed_methods, reason = "turns and replies are timed")]
 
 pub mod realtime;
-mod tools;
+pub mod toolbox;
 mod voicing;
 
 use std::collections::VecDeque;
@@ -22,6 +22,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use self::realtime::Realtime;
+use self::toolbox::{Answered, Toolbox, Tooling};
 use self::voicing::Voicing;
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
@@ -35,8 +36,9 @@ use crate::talk::hear::{Heard, Hearing, HearingSettings};
 use crate::talk::link::{
     self, Answer, Decision, Decisions, Models, Transcribers, Transcript, Transcription, Voices,
 };
-use crate::talk::message::{Delta, Failure, ToolCall};
+use crate::talk::message::{Delta, Failure};
 use crate::talk::sight::{Reason, Sighted};
+use crate::talk::tools::Policies;
 use crate::talk::wire::decision::Verdict;
 use crate::worker::ears::{Ears, Listener};
 
@@ -62,6 +64,8 @@ pub struct Agent {
     pub ears: Option<Ears>,
     /// Who decides of turns before a pipeline answers them; `None`: nobody.
     pub decisions: Option<Decisions>,
+    /// What its tools are allowed.
+    pub policies: Policies,
 }
 
 impl fmt::Debug for Agent {
@@ -141,6 +145,18 @@ pub struct Parts {
     pub sight: Option<SightHandle>,
 }
 
+impl Parts {
+    /// The tools of this call.
+    fn toolbox(&self) -> Toolbox {
+        Toolbox::new(Tooling {
+            call: self.call,
+            events: self.events.clone(),
+            offered: self.agent.conversation.context.tools.clone(),
+            policies: self.agent.policies.clone(),
+        })
+    }
+}
+
 /// The running conversation.
 pub struct Talking {
     call: CallId,
@@ -156,11 +172,8 @@ pub struct Talking {
     answer: Option<(u32, Answer)>,
     decision: Option<(u32, Decision)>,
     voicing: VecDeque<Voicing>,
-    /// Tools that wait for a picture.
-    looking: VecDeque<ToolCall>,
+    toolbox: Toolbox,
     position: Position,
-    /// The agent wants to hang up once everything is said.
-    leaving: Option<String>,
     begun: bool,
     pre_roll: Vec<i16>,
 }
@@ -198,6 +211,7 @@ enum Happened {
     Decided(Result<Verdict, Failure>),
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
     Seen(Option<Sighted>),
+    Answered(Answered),
     Order(TalkOrder),
     Time,
     /// Nobody gives orders any more: the call is over.
@@ -206,6 +220,7 @@ enum Happened {
 
 impl Talking {
     pub fn new(parts: Parts, pipeline: Pipeline) -> Self {
+        let toolbox = parts.toolbox();
         let Parts { call, epoch, agent, orders, events, sight } = parts;
         Talking {
             conversation: Conversation::new(agent.conversation.clone()),
@@ -213,9 +228,8 @@ impl Talking {
             answer: None,
             decision: None,
             voicing: VecDeque::new(),
-            looking: VecDeque::new(),
+            toolbox,
             position: Position::default(),
-            leaving: None,
             begun: false,
             pre_roll: Vec::new(),
             call,
@@ -249,6 +263,7 @@ impl Talking {
                 }
                 Happened::Voiced(sound) => self.voiced(sound),
                 Happened::Seen(sighted) => self.seen(sighted),
+                Happened::Answered(answered) => self.answered(&answered),
                 Happened::Order(order) => self.order(order),
                 Happened::Time => self.time(),
                 Happened::Over => return Outcome::Done,
@@ -260,7 +275,7 @@ impl Talking {
         let hears = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
         let wake = [self.conversation.wake_at(), hears].into_iter().flatten().min();
         let ahead = voicing::ahead(&self.voicing, self.position) >= LONGEST_AHEAD;
-        let Talking { orders, ears, answer, decision, voicing, sight, .. } = self;
+        let Talking { orders, ears, answer, decision, voicing, sight, toolbox, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => order.map_or(Happened::Over, Happened::Order),
@@ -268,6 +283,7 @@ impl Talking {
             piece = answered(answer.as_mut()) => Happened::Piece(piece),
             verdict = decided(decision.as_mut()) => Happened::Decided(verdict),
             sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
+            answered = toolbox.next() => Happened::Answered(answered),
             voiced = voicing::next(voicing), if !ahead => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
         }
@@ -283,7 +299,8 @@ impl Talking {
             let Some(wanted) = self.conversation.poll() else { break };
             self.carry(now, wanted);
         }
-        self.leave_when_silent();
+        let quiet = self.ears.as_ref().is_none_or(|ears| ears.line.say.is_idle());
+        self.toolbox.leave_when(quiet && self.voicing.is_empty() && !self.conversation.is_busy());
     }
 
     fn carry(&mut self, now: Instant, wanted: Do) {
@@ -314,7 +331,7 @@ impl Talking {
                     ears.line.say.drop_through(through);
                 }
             }
-            Do::Tool(call) => self.tool(now, call),
+            Do::Tool(call) => self.toolbox.handle_call(now, call, self.sight.as_ref()),
             Do::Decide { number, text, pictures } => self.decide(now, number, &text, pictures),
             Do::Tell(told) => self.tell(told),
         }
@@ -357,7 +374,10 @@ impl Talking {
                     listener.ask_finished(spoken);
                 }
             }
-            Heard::SpeechStarted { .. } => self.speaking(true),
+            Heard::SpeechStarted { .. } => {
+                self.toolbox.handle_speech();
+                self.speaking(true);
+            }
             Heard::SpeechEnded { .. } => self.speaking(false),
             Heard::TurnEnded { .. }
             | Heard::Duck
@@ -465,9 +485,14 @@ impl Talking {
             }
         };
         if reason == Reason::Look {
-            return self.looked(now, image);
+            return self.toolbox.handle_look(image.is_some(), image.into_iter().collect());
         }
         self.conversation.handle_picture(now, image, reason);
+    }
+
+    fn answered(&mut self, answered: &Answered) {
+        let Answered { id, result, images, quiet } = answered;
+        self.conversation.handle_tool(Instant::now(), id, result, images, *quiet);
     }
 
     fn order(&mut self, order: TalkOrder) {
@@ -495,7 +520,7 @@ impl Talking {
                     self.conversation.start(now);
                 }
             }
-            TalkOrder::Done { id, result } => self.conversation.handle_tool(now, &id, &result, &[], false),
+            TalkOrder::Done { id, result } => self.toolbox.handle_done(&id, result),
         }
     }
 
