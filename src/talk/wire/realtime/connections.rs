@@ -124,6 +124,7 @@ impl OpenAiRealtime {
         all.append(&mut spoken);
         let images = self.images.iter().filter_map(|image| write::image(&image_item(image.id), image));
         all.extend(images);
+        all.extend(self.scene.iter().map(|(item, text)| write::said(item, Role::User, text)));
         self.figures.images_sent += self.images.len() as u64;
         for text in all {
             self.send(text);
