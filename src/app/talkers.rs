@@ -29,7 +29,7 @@ use crate::talk::sight::budget::BudgetSettings;
 use crate::talk::sight::describe::DescribeSettings;
 use crate::talk::sight::sampler::SamplerSettings;
 use crate::talk::sight::watch::WatchSettings;
-use crate::talk::tools;
+use crate::talk::tools::{self, Policies};
 use crate::worker::ears::{Ears, EarsSettings};
 
 /// The models that listen, by their names in the manifest.
@@ -190,6 +190,7 @@ impl Talkers {
                 voices: Arc::new(Voices::new(http, voices, links)),
             }),
             ears: self.ears.clone(),
+            policies: Policies::default(),
         }
     }
 
@@ -220,6 +221,7 @@ impl Talkers {
             seeing,
             mind: Mind::Realtime(Box::new(realtime)),
             ears: self.ears.clone(),
+            policies: Policies::default(),
         }
     }
 }

@@ -35,4 +35,5 @@ mod strangers;
 mod talk;
 mod transfer;
 mod transports;
+mod uses;
 mod video_codecs;

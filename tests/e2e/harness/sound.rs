@@ -22,6 +22,17 @@ pub fn read(file: &Path, channels: usize) -> Vec<Vec<f64>> {
     (0..channels).map(|channel| samples.iter().skip(channel).step_by(channels).copied().collect()).collect()
 }
 
+/// Writes samples at 8 kHz as 16-bit mono WAV.
+pub fn write(file: &Path, samples: &[f64]) {
+    let length = samples.len() as u32 * 2;
+    let mut bytes = [&b"RIFF"[..], &(length + 36).to_le_bytes(), b"WAVEfmt \x10\0\0\0\x01\0\x01\0"].concat();
+    bytes.extend([RATE.to_le_bytes(), (RATE * 2).to_le_bytes()].concat());
+    bytes.extend(b"\x02\0\x10\0data");
+    bytes.extend(length.to_le_bytes());
+    bytes.extend(samples.iter().flat_map(|sample| ((sample * 32_767.0) as i16).to_le_bytes()));
+    std::fs::write(file, bytes).expect("a writable folder");
+}
+
 /// Root mean square level in dB below full scale.
 pub fn level_db(samples: &[f64]) -> f64 {
     let power = samples.iter().map(|sample| sample * sample).sum::<f64>() / samples.len().max(1) as f64;

@@ -50,6 +50,8 @@ pub struct Quirks {
     pub no_detail: bool,
     /// It does not stream, whatever it is asked.
     pub whole: bool,
+    /// A server on the site: whoever reaches it may ask, without a key.
+    pub keyless: bool,
 }
 
 pub fn need<'a>(value: &'a Value, field: &str) -> Result<&'a str, Refusal> {

@@ -124,6 +124,13 @@ impl Script {
 
     fn handle(&self, api: &'static str, seen: &Seen, exchange: &mut Exchange<'_>) -> Result<(), Refusal> {
         let quirks = *lock(&self.quirks);
+        // A name that is sent without a key behind it is still refused.
+        let keyed = (quirks.keyless && seen.header("authorization").is_none()).then(|| {
+            let mut keyed = seen.clone();
+            keyed.headers.push(("authorization".to_owned(), "Bearer none".to_owned()));
+            keyed
+        });
+        let seen = keyed.as_ref().unwrap_or(seen);
         let asked = match api {
             "chat" => models::check_chat(seen, quirks)?,
             "generate" => models::check_generate(seen, quirks)?,
