@@ -55,11 +55,8 @@ impl Talkers {
     /// Starts what the configured agents need. What cannot be had costs only itself.
     pub fn start(config: &Config, clock: Clock) -> Self {
         let http = Http::new();
-        let mut talkers = Talkers {
-            describing: describing(config, &http),
-            clock: Some(clock),
-            ..Talkers::default()
-        };
+        let mut talkers =
+            Talkers { describing: describing(config, &http), clock: Some(clock), ..Talkers::default() };
         let speaking =
             |agent: &AgentConfig| matches!(agent, AgentConfig::Pipeline(_) | AgentConfig::Realtime(_));
         if !config.agents.values().any(speaking) {

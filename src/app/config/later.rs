@@ -25,10 +25,8 @@ const KEYS: &[&str] = &[
 ];
 
 /// Words that later versions take, by key.
-const WORDS: &[(&str, &[&str])] = &[
-    ("recording.video", &["agent", "side_by_side"]),
-    ("agent.*.kind", &["avatar", "bridge", "source"]),
-];
+const WORDS: &[(&str, &[&str])] =
+    &[("recording.video", &["agent", "side_by_side"]), ("agent.*.kind", &["avatar", "bridge", "source"])];
 
 /// Whether a key (`overlay.captions`) belongs to a later version.
 pub fn is_later_key(path: &str) -> bool {

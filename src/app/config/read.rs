@@ -303,7 +303,9 @@ fn agents(section: &Section, config: &mut Config) {
     }
     for (name, table) in section.tables() {
         // A broken agent still exists, so that its routes are not reported as well.
-        config.agents.insert(name, agent(&table, None).unwrap_or(Agent::Record { sight: Sight::Off }));
+        config
+            .agents
+            .insert(name, agent(&table, None).unwrap_or(Agent::Record { sight: speech::Sight::Off }));
     }
 }
 
@@ -345,8 +347,8 @@ fn agent(section: &Section, default: Option<AgentKind>) -> Option<Agent> {
 }
 
 /// Of an agent that does not talk: a picture when somebody asks, or all the time.
-fn watching(section: &Section) -> Sight {
-    let mut sight = Sight::Turn;
+fn watching(section: &Section) -> speech::Sight {
+    let mut sight = speech::Sight::Turn;
     section.word("sight", &mut sight);
     sight
 }

@@ -11,6 +11,7 @@
 #![expect(clippy::disallowed_methods, reason = "who waits for a description waits no longer than agreed")]
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,9 @@ use crate::talk::sight::{Mode, Reason, Sighted};
 /// Questions that wait for their picture or their answer.
 const WAITING_MAX: usize = 8;
 /// Pictures a session was sent that it may still hold.
-const SHOWN_MAX: usize = 16;
+const SHOWN_MAX: usize = 4;
+/// A picture comes at once or not at all.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// How a call is looked at; shared by the calls of an agent or a route.
 #[derive(Clone)]
@@ -45,6 +48,12 @@ pub struct SeeingSettings {
     pub describing: Option<Describing>,
     /// For all pictures of a call, with the prices of the agent's own model.
     pub budget: BudgetSettings,
+}
+
+impl fmt::Debug for SeeingSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Seeing({:?}, sees: {}, described: {})", self.mode, self.sees, self.describing.is_some())
+    }
 }
 
 /// A model that looks at pictures for those who cannot.
@@ -72,7 +81,7 @@ impl SeeingSettings {
 #[derive(Debug)]
 pub enum Saw {
     /// For the agent's own model; exactly one for each thing that was wanted, and samples of live sight.
-    Picture { image: Option<Arc<Image>>, reason: Reason, again: bool },
+    Picture { image: Option<Arc<Image>>, reason: Reason },
     /// What a model of its own sees now, in a line; `None`: it is not known any more.
     Scene(Option<String>),
     /// What the tool `look` brought in words.
@@ -130,7 +139,8 @@ impl Seeing {
         sight: Option<SightHandle>,
     ) -> Self {
         let budget = Budget::new(settings.as_ref().map_or_else(BudgetSettings::default, |own| own.budget));
-        let describing = settings.as_ref().filter(|own| own.describes()).and_then(|own| own.describing.as_ref());
+        let describing =
+            settings.as_ref().filter(|own| own.describes()).and_then(|own| own.describing.as_ref());
         let describer = describing.map(|describing| {
             let Describing { models, settings, .. } = describing.clone();
             Describer::new(models, settings, Some(&budget))
@@ -196,7 +206,7 @@ impl Seeing {
     pub fn look(&mut self, question: &str) -> Option<Duration> {
         if self.sees && self.budget.is_open() {
             self.sight.as_ref()?.want(Reason::Look);
-            return Some(Duration::from_secs(5));
+            return Some(LOOK_LIMIT);
         }
         if self.sees || !self.describer.as_ref().is_some_and(Describer::is_open) || self.sight.is_none() {
             return None;
@@ -292,6 +302,11 @@ impl Seeing {
         taken
     }
 
+    /// Whether the session was sent it lately, and knows it.
+    pub fn has_shown(&self, image: &Image) -> bool {
+        self.shown.contains(&image.id)
+    }
+
     /// A session says what its last turn used up. The pictures it is to forget, as there is nothing left for them.
     pub fn turn_done(&mut self, usage: Usage) -> Vec<u64> {
         let taken = std::mem::take(&mut self.taken_tokens);
@@ -358,14 +373,17 @@ impl Seeing {
                 // The thread of pictures broke: nothing will be seen in this call any more.
                 self.sight = None;
                 let all: Vec<Waiting> = self.unseen.drain(..).collect();
-                return all.into_iter().filter_map(|waiting| self.answer(waiting, Err(NotSeen::NoPicture))).last();
+                return all
+                    .into_iter()
+                    .filter_map(|waiting| self.answer(waiting, Err(NotSeen::NoPicture)))
+                    .last();
             }
         };
         match reason {
             Reason::Asked => self.handle_asked(image),
-            Reason::Look => Some(Saw::Picture { image, reason, again }),
+            Reason::Look => Some(Saw::Picture { image, reason }),
             Reason::Onset | Reason::Turn | Reason::Sample if self.shows_turns() => {
-                Some(Saw::Picture { image, reason, again })
+                Some(Saw::Picture { image, reason })
             }
             Reason::Onset | Reason::Turn | Reason::Sample => {
                 let wanted = self.mode() == Mode::Continuous && !again;

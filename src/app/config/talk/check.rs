@@ -61,7 +61,9 @@ fn vision(config: &Config, reading: &Reading) {
         let shown = matches!(agent.sight(), Sight::Turn | Sight::Live);
         let known = names.iter().filter_map(|name| config.providers.of(service).get(name));
         if shown && known.clone().any(priceless) {
-            let text = format!("its model has no usd_per_million_in: vision.budget_usd counts nothing of [agent.{name}]");
+            let text = format!(
+                "its model has no usd_per_million_in: vision.budget_usd counts nothing of [agent.{name}]"
+            );
             reading.warning(&format!("agent.{name}.sight"), text);
         }
     }
@@ -74,9 +76,7 @@ fn sight(config: &Config, reading: &Reading, key: &str, agent: &Agent, sight: Si
     };
     let (models, pipeline) = match agent {
         Agent::Pipeline(agent) => (known(Service::Language, &agent.llm), true),
-        Agent::Realtime(agent) => {
-            (known(Service::Realtime, std::slice::from_ref(&agent.realtime)), false)
-        }
+        Agent::Realtime(agent) => (known(Service::Realtime, std::slice::from_ref(&agent.realtime)), false),
         Agent::Mirror { .. } | Agent::Record { .. } => (Vec::new(), true),
     };
     match sight {
@@ -202,12 +202,14 @@ fn blind(config: &Config, reading: &Reading, key: &str, models: &[&Provider]) {
         let told = model.sees == Sees::False;
         let name = &model.model;
         if config.vision.describes() {
-            let text = format!("{name:?} cannot see: what it looks at is described to it by the model of [vision]");
+            let text =
+                format!("{name:?} cannot see: what it looks at is described to it by the model of [vision]");
             reading.warning(key, text);
         } else if told {
             reading.problem(key, format!("{name:?} cannot see (sees = false): write sight = \"off\""));
         } else {
-            let text = format!("{name:?} is not known to see: it gets no pictures; say sees = true if it does");
+            let text =
+                format!("{name:?} is not known to see: it gets no pictures; say sees = true if it does");
             reading.warning(key, text);
         }
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::Map;
 
-use super::settings::{Context, ContextRole, Prices, Provider, Sees, Service, Speaking, Talk, Vendor, Vision};
+use super::settings::{
+    Context, ContextRole, Prices, Provider, Sees, Service, Speaking, Talk, Vendor, Vision,
+};
 use crate::app::config::file::{Node, Value};
 use crate::app::config::read::{SECOND, display_name};
 use crate::app::config::section::Section;
@@ -163,7 +165,8 @@ pub fn vision(section: &Section, into: &mut Vision) {
     let vendors = Service::Language.vendors();
     if !vendors.contains(&into.model.vendor) {
         let known: Vec<&str> = vendors.iter().map(|vendor| vendor.word()).collect();
-        section.problem("provider", format!("{:?} is none of {}", into.model.vendor.word(), known.join(", ")));
+        section
+            .problem("provider", format!("{:?} is none of {}", into.model.vendor.word(), known.join(", ")));
     }
     options(section, &mut into.model);
     sees(section, &mut into.model.sees);

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Line, OpenAiRealtime, PRE_ROLL, REPLAY_PIECE_MS, Stage, image_item, write};
-use crate::talk::message::{Failure, Usage};
+use crate::talk::message::{Failure, Role, Usage};
 use crate::talk::realtime::{Act, LinkId, RealtimeEvent, Turns};
 
 impl OpenAiRealtime {
