@@ -178,11 +178,12 @@ fn agents_and_routes(page: &mut Page, config: &Config) {
         page.section(format_args!("agent.{}", key(name)));
         page.word("kind", agent.kind());
         match agent {
-            Agent::Mirror { audio, greeting } => {
+            Agent::Mirror { audio, greeting, sight } => {
                 page.word("audio", *audio);
                 page.text("greeting", greeting);
+                page.word("sight", *sight);
             }
-            Agent::Record => {}
+            Agent::Record { sight } => page.word("sight", *sight),
             Agent::Pipeline(agent) => talk::print::speaking(page, name, agent, false),
             Agent::Realtime(agent) => talk::print::speaking(page, name, agent, true),
         }
@@ -208,6 +209,7 @@ fn agents_and_routes(page: &mut Page, config: &Config) {
         page.texts("detect", &route.detect);
         page.raw("censor", route.censor);
         page.raw("video", route.video);
+        page.text("sight", route.sight.map_or("", |sight| sight.word()));
         page.seconds("ring_s", route.ring);
         page.raw("early_media", route.early_media);
         page.raw("slides", route.slides);

@@ -8,10 +8,13 @@ pub mod mirror;
 pub mod record;
 pub mod talk;
 
+use std::sync::Arc;
+
 use crate::engine::plan::{
     GatedRecord, Gating, Label, Look, OpenRecord, Plan, Recording, Streams, Timeouts, VideoIn, VideoOut,
 };
 use crate::engine::talk::Mind;
+use crate::engine::talk::seeing::SeeingSettings;
 use crate::rtp::reach::Reach;
 use crate::talk::realtime::Turns;
 
@@ -32,6 +35,8 @@ pub struct Room {
     pub reach: Reach,
     pub gate: Option<Gating>,
     pub look: Look,
+    /// How the calls of agents that do not talk are looked at.
+    pub watch: Option<Arc<SeeingSettings>>,
     pub video_out: VideoOut,
     pub recording: Option<Recording>,
     pub timeouts: Timeouts,
@@ -54,6 +59,17 @@ impl Behaviour {
     /// Whether an agent talks with the caller.
     pub fn talks(&self) -> bool {
         matches!(self, Behaviour::Talk(_))
+    }
+
+    /// Whether a model can be asked what there is to see.
+    pub fn describes(&self, room: &Room) -> bool {
+        match self {
+            Behaviour::Talk(agent) => agent.agent.seeing.as_ref().is_some_and(SeeingSettings::describes),
+            Behaviour::Mirror(_) | Behaviour::Record(_) => {
+                room.watch.as_ref().is_some_and(|watch| watch.describes())
+            }
+            Behaviour::Dialled(_) => false,
+        }
     }
 
     /// Plans one call's media.

@@ -11,22 +11,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::seeing::{Saw, Seeing};
 use super::toolbox::{Answered, Toolbox};
 use super::voicing::{self, Voicing};
-use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, judged, seen, until};
+use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, judged, until};
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
 use crate::codec::g711;
 use crate::engine::plan::{CallId, Event};
 use crate::engine::playout::{Piece, Position};
-use crate::engine::sight::SightHandle;
 use crate::media::audio::{Judgement, Pcm, block_samples};
 use crate::talk::conversation::Told;
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
 use crate::talk::link::{RealtimeSession, Voices};
-use crate::talk::message::{Endpoint, Failure, Role, Vendor};
+use crate::talk::message::{Endpoint, Failure, Image, Role, Vendor};
 use crate::talk::realtime::{ItemId, RealtimeEvent, RealtimeSettings, Sound, SoundFormat, Turns};
-use crate::talk::sight::{Reason, Sighted};
+use crate::talk::sight::Reason;
 use crate::worker::ears::Listener;
 
 /// Pieces of 20 ms handed to the playout at a time: a minute. What a model says beyond waits here.
@@ -88,7 +88,7 @@ pub struct RealtimeTalking {
     realtime: Realtime,
     orders: Receiver<TalkOrder, Fifo>,
     events: Sender<Event, Fifo>,
-    sight: Option<SightHandle>,
+    seeing: Seeing,
     session: Option<RealtimeSession>,
     ears: Option<Hears>,
     items: VecDeque<Item>,
@@ -112,7 +112,7 @@ enum Happened {
     Judged(Judgement),
     Session(RealtimeEvent),
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
-    Seen(Option<Sighted>),
+    Saw(Saw),
     Answered(Answered),
     Order(Option<TalkOrder>),
     Time,
@@ -122,6 +122,7 @@ impl RealtimeTalking {
     pub fn new(parts: Parts, realtime: Realtime) -> Self {
         let toolbox = parts.toolbox();
         let Parts { call, epoch, agent, orders, events, sight } = parts;
+        let seeing = Seeing::new(call, events.clone(), agent.seeing.clone(), sight);
         RealtimeTalking {
             call,
             epoch,
@@ -129,7 +130,7 @@ impl RealtimeTalking {
             realtime,
             orders,
             events,
-            sight,
+            seeing,
             session: None,
             ears: None,
             items: VecDeque::new(),
@@ -161,7 +162,7 @@ impl RealtimeTalking {
                 }
                 Happened::Session(event) => self.event(event),
                 Happened::Voiced(sound) => self.voiced(sound),
-                Happened::Seen(sighted) => self.seen(sighted),
+                Happened::Saw(saw) => self.saw(saw),
                 Happened::Answered(answered) => self.answered(answered),
                 Happened::Order(Some(order)) => self.order(order),
                 Happened::Order(None) => return Outcome::Done,
@@ -176,13 +177,13 @@ impl RealtimeTalking {
 
     async fn next(&mut self) -> Happened {
         let wake = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
-        let RealtimeTalking { orders, ears, session, voicing, sight, toolbox, .. } = self;
+        let RealtimeTalking { orders, ears, session, voicing, seeing, toolbox, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => Happened::Order(order),
             happened = listened(ears.as_mut()) => happened,
             event = told(session.as_mut()) => Happened::Session(event),
-            sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
+            saw = seeing.next() => Happened::Saw(saw),
             answered = toolbox.next() => Happened::Answered(answered),
             voiced = voicing::next(voicing) => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
@@ -239,10 +240,9 @@ impl RealtimeTalking {
                 session.begin_turn();
             }
         }
-        if let Some(sight) = &self.sight {
-            sight.speaking(speaking);
-            sight.want(reason);
-        }
+        self.seeing.speaking(speaking);
+        // Nobody waits for a picture that will not come.
+        let _ = self.seeing.want(reason);
     }
 
     /// 20 ms of the caller.
@@ -338,11 +338,17 @@ impl RealtimeTalking {
             RealtimeEvent::Transcript { .. }
             | RealtimeEvent::SpeechStarted
             | RealtimeEvent::SpeechEnded
-            | RealtimeEvent::TurnDone { .. }
             | RealtimeEvent::Aside { .. } => {}
-            RealtimeEvent::Call(call) => self.toolbox.handle_call(Instant::now(), call, self.sight.as_ref()),
+            RealtimeEvent::TurnDone { usage } => {
+                let stale = self.seeing.turn_done(usage);
+                if let Some(session) = &mut self.session {
+                    stale.into_iter().for_each(|id| session.drop_image(id));
+                }
+            }
+            RealtimeEvent::Call(call) => self.toolbox.handle_call(Instant::now(), call, &mut self.seeing),
             RealtimeEvent::CallsCancelled(ids) => self.toolbox.cancel(&ids),
             RealtimeEvent::Interrupted { .. } => self.cut(),
+            RealtimeEvent::Trouble(failure) if failure.is_about_pictures() => self.seeing.blinded(&failure),
             RealtimeEvent::Trouble(failure) => self.failed(&failure),
             RealtimeEvent::Recycled => self.tell(Told::new("agent.session_renewed")),
             RealtimeEvent::Closed(failure) => {
@@ -457,29 +463,41 @@ impl RealtimeTalking {
         self.voicing.pop_front();
     }
 
-    fn seen(&mut self, sighted: Option<Sighted>) {
-        // What the model has seen already it is not sent again.
-        let (image, shown, reason) = match sighted {
-            Some(Sighted::Seen { image, reason, again }) => ((!again).then_some(image), true, reason),
-            Some(Sighted::Blind { reason }) => (None, false, reason),
-            None => {
-                self.sight = None;
-                return;
+    fn saw(&mut self, saw: Saw) {
+        match saw {
+            Saw::Picture { image, reason } => {
+                let shown = image.is_some_and(|image| self.show(image, reason));
+                if reason == Reason::Look {
+                    self.toolbox.handle_look(shown, Vec::new());
+                }
             }
-        };
-        if let (Some(session), Some(image)) = (&mut self.session, image) {
-            let age = image.taken.map_or(Duration::ZERO, |taken| taken.elapsed());
-            session.push_image(image);
-            self.tell(Told::new("vision.sent").with("reason", reason.name()).with_ms("age_ms", age));
+            Saw::Scene(scene) => {
+                if let Some(session) = &mut self.session {
+                    session.scene(scene.as_deref());
+                }
+            }
+            Saw::Looked(looked) => self.toolbox.handle_looked(looked),
         }
-        if reason == Reason::Look {
-            self.toolbox.handle_look(shown, Vec::new());
+    }
+
+    /// Sends a picture the model has not seen yet. `false`: it has not seen it and will not.
+    fn show(&mut self, image: Arc<Image>, reason: Reason) -> bool {
+        if self.seeing.has_shown(&image) {
+            return true;
         }
+        let Some(session) = &mut self.session else { return false };
+        if !self.seeing.take(&image) {
+            return false;
+        }
+        let age = image.taken.map_or(Duration::ZERO, |taken| taken.elapsed());
+        session.push_image(image);
+        self.tell(Told::new("vision.sent").with("reason", reason.name()).with_ms("age_ms", age));
+        true
     }
 
     fn answered(&mut self, answered: Answered) {
         let Some(session) = &mut self.session else { return };
-        for image in answered.images {
+        for image in answered.images.into_iter().filter(|image| self.seeing.take(image)) {
             session.push_image(image);
         }
         session.answer_tool(&answered.id, &answered.result);
@@ -495,8 +513,10 @@ impl RealtimeTalking {
             TalkOrder::Attach(line) => self.attach(line),
             TalkOrder::Begin => {
                 self.begun = true;
+                self.seeing.begin();
                 self.greet();
             }
+            TalkOrder::Describe { question, reply } => self.seeing.describe(question, reply),
             TalkOrder::Say(text) => {
                 if let Some(session) = &mut self.session {
                     session.say(&text);

@@ -121,6 +121,12 @@ impl RealtimeSession {
         self.carry();
     }
 
+    /// What the camera shows now, as another model says; the words before are forgotten. It asks for no answer.
+    pub fn scene(&mut self, words: Option<&str>) {
+        self.machine.scene(Instant::now(), words);
+        self.carry();
+    }
+
     /// What the detection on this box hears: a hint that keeps sessions from being exchanged in mid-word.
     pub fn caller_speaks(&mut self, speaks: bool) {
         self.machine.caller_speaks(Instant::now(), speaks);

@@ -130,6 +130,8 @@ pub struct OpenAiRealtime {
     lately: SoundLately,
     said: SaidLately,
     images: VecDeque<Arc<Image>>,
+    /// What the camera shows, in words: the item and its text.
+    scene: Option<(String, String)>,
     wanted: VecDeque<Wanted>,
     talk: Talk,
     asides: Vec<Aside>,
@@ -170,6 +172,7 @@ impl OpenAiRealtime {
             lately: SoundLately::new(format, settings.replay),
             said: SaidLately::new(settings.history_items),
             images: VecDeque::new(),
+            scene: None,
             wanted: VecDeque::new(),
             talk: Talk::default(),
             asides: Vec::new(),
@@ -427,6 +430,20 @@ impl RealtimeMachine for OpenAiRealtime {
         if let Some(at) = self.images.iter().position(|image| image.id == id) {
             self.images.remove(at);
             self.delete_image(id);
+        }
+    }
+
+    fn scene(&mut self, _now: Instant, words: Option<&str>) {
+        if self.closed {
+            return;
+        }
+        if let Some((before, _)) = self.scene.take() {
+            self.send(write::delete(&before));
+        }
+        if let Some(words) = words {
+            let (item, text) = (self.fresh_item(), format!("[what the camera shows now: {words}]"));
+            self.send(write::said(&item, Role::User, &text));
+            self.scene = Some((item, text));
         }
     }
 
