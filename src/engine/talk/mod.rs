@@ -13,6 +13,7 @@
 pub mod realtime;
 pub mod seeing;
 pub mod toolbox;
+mod figures;
 mod voicing;
 pub mod watching;
 
@@ -275,7 +276,11 @@ impl Talking {
                 Happened::Answered(answered) => self.answered(&answered),
                 Happened::Order(order) => self.order(order),
                 Happened::Time => self.time(),
-                Happened::Over => return Outcome::Done,
+                Happened::Over => {
+                    self.tell(figures::conversation(self.conversation.figures()));
+                    self.seeing.close();
+                    return Outcome::Done;
+                }
             }
         }
     }
@@ -460,7 +465,10 @@ impl Talking {
     fn piece(&mut self, piece: Option<Result<Delta, Failure>>) {
         let Some((ask, _)) = self.answer else { return };
         match &piece {
-            Some(Ok(Delta::Usage(usage))) => self.seeing.settle(*usage),
+            Some(Ok(Delta::Usage(usage))) => {
+                self.seeing.settle(*usage);
+                self.tell(figures::usage(*usage));
+            }
             Some(Err(failure)) => {
                 if let Some(blind) = self.seeing.refused(failure) {
                     // The words alone are answered.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::seeing::{Saw, Seeing};
 use super::toolbox::{Answered, Toolbox};
 use super::voicing::{self, Voicing};
+use super::figures;
 use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, judged, until};
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
@@ -165,7 +166,13 @@ impl RealtimeTalking {
                 Happened::Saw(saw) => self.saw(saw),
                 Happened::Answered(answered) => self.answered(answered),
                 Happened::Order(Some(order)) => self.order(order),
-                Happened::Order(None) => return Outcome::Done,
+                Happened::Order(None) => {
+                    if let Some(session) = &self.session {
+                        self.tell(figures::session(session.figures()));
+                    }
+                    self.seeing.close();
+                    return Outcome::Done;
+                }
                 Happened::Time => {
                     if let Some(ears) = &mut self.ears {
                         ears.hearing.handle_time(Instant::now());
@@ -340,6 +347,7 @@ impl RealtimeTalking {
             | RealtimeEvent::SpeechEnded
             | RealtimeEvent::Aside { .. } => {}
             RealtimeEvent::TurnDone { usage } => {
+                self.tell(figures::usage(usage));
                 let stale = self.seeing.turn_done(usage);
                 if let Some(session) = &mut self.session {
                     stale.into_iter().for_each(|id| session.drop_image(id));

@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::until;
+use super::{figures, until};
 use crate::base::queue::{Fifo, Sender};
 use crate::base::reply::Reply;
 use crate::engine::plan::{CallId, Event};
@@ -508,6 +508,13 @@ impl Seeing {
         }
         let instead = if self.describer.is_some() { "described" } else { "nothing" };
         self.tell(Told::new("vision.unsupported").with("why", why).with("instead", instead));
+    }
+
+    /// The call is over: what looking came to.
+    pub fn close(&self) {
+        if let Some(sight) = &self.sight {
+            self.tell(figures::sight(sight.figures(), self.budget.spent()));
+        }
     }
 
     fn tell(&self, told: Told) {

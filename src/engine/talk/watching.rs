@@ -35,7 +35,10 @@ impl Watching {
                         | TalkOrder::ClearTurn
                         | TalkOrder::Done { .. },
                     ) => {}
-                    None => return Outcome::Done,
+                    None => {
+                        seeing.close();
+                        return Outcome::Done;
+                    }
                 },
                 // It is told already, and there is nobody else to tell.
                 saw = seeing.next() => match saw {
