@@ -520,7 +520,7 @@ mod tests {
             "eyeline_agent_failures_total{service=\"llm\"} 2",
             "eyeline_agent_tools_total{tool=\"look\",fate=\"called\"} 4",
             "eyeline_agent_cost_usd 0.5",
-            "eyeline_agent_latency_seconds_bucket{le=\"1\",stage=\"turn\"} 2",
+            "eyeline_agent_latency_seconds_count{stage=\"turn\"} 2",
         ] {
             assert!(page.lines().any(|found| found == line), "no {line} in\n{page}");
         }
