@@ -14,7 +14,7 @@ use crate::app::signalling::tls::{TlsSettings, TrunkTls};
 use crate::app::talkers::Talkers;
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
-use crate::call::behaviour::talk::Talk as TalkBehaviour;
+use crate::call::behaviour::talk::{Speaker, Talk as TalkBehaviour};
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::negotiate::{KeyOffer, MediaSettings, SrtpPolicy};
 use crate::codec::h264::encoder::EncoderKind;
@@ -302,12 +302,23 @@ fn route(
             echo: audio != MirrorAudio::Silence,
         }),
         settings::Agent::Pipeline(settings) | settings::Agent::Realtime(settings) => {
-            let agent = talkers
-                .agent_named(&route.agent, sight)
-                .ok_or_else(|| format!("agent {:?} is not there", route.agent))?;
-            let texts = [settings.disclosure, settings.display_name, route.agent.clone()];
-            let text = texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
-            Behaviour::Talk(TalkBehaviour { agent: agent.clone(), text })
+            let speaker = |language: &str| {
+                let agent = talkers
+                    .agent_named(&route.agent, sight, language)
+                    .ok_or_else(|| format!("agent {:?} is not there", route.agent))?;
+                let spoken = settings.speaking(language);
+                let texts = [spoken.disclosure, spoken.display_name, route.agent.clone()];
+                let text = texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
+                Ok::<_, String>(Speaker { agent: agent.clone(), text })
+            };
+            // A route that says what is spoken is not overruled by a telephone.
+            let others: Vec<&str> =
+                if route.language.is_empty() { settings.offered_languages().collect() } else { Vec::new() };
+            let other = |language: &&str| Ok::<_, String>(((*language).to_owned(), speaker(language)?));
+            Behaviour::Talk(TalkBehaviour {
+                speaker: speaker(&route.language)?,
+                languages: others.iter().map(other).collect::<Result<_, _>>()?,
+            })
         }
         settings::Agent::Record { .. } => {
             Behaviour::Record(Record { greeting: String::new(), text: "this call is recorded".to_owned() })

@@ -1,7 +1,7 @@
 //! Driver. The agents that talk: from the sections of the configuration to what each call of them needs. Their
 //! providers, and the networks that listen, are shared by all calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::app::config::decisions::DecisionKind;
@@ -45,8 +45,8 @@ const RATE: u32 = 8_000;
 /// Every agent that talks, ready for calls, and the model that looks for those who cannot.
 #[derive(Default)]
 pub struct Talkers {
-    /// By name, and once for each way its routes have it look.
-    agents: BTreeMap<String, Vec<(Sight, Arc<Agent>)>>,
+    /// By name, and once for each way its routes have it look, and each language.
+    agents: BTreeMap<String, Vec<((Sight, String), Arc<Agent>)>>,
     describing: Option<Describing>,
     clock: Option<Clock>,
     ears: Option<Ears>,
@@ -72,11 +72,16 @@ impl Talkers {
                 |route: &Route| Some(route.sight.unwrap_or(agent.sight())).filter(|_| route.agent == *name);
             let mut sights = vec![agent.sight()];
             sights.extend(config.routes.iter().filter_map(of_route));
-            for sight in sights {
-                if talkers.agent_named(name, sight).is_some() {
+            let of_routes = config.routes.iter().filter(|route| route.agent == *name);
+            let languages = of_routes.map(|route| route.language.as_str()).chain(agent.languages());
+            let languages: BTreeSet<&str> = languages.chain([""]).collect();
+            for (sight, language) in
+                sights.into_iter().flat_map(|sight| languages.iter().map(move |language| (sight, *language)))
+            {
+                if talkers.agent_named(name, sight, language).is_some() {
                     continue;
                 }
-                let looking = |settings: &Speaking| Speaking { sight, ..settings.clone() };
+                let looking = |settings: &Speaking| Speaking { sight, ..settings.speaking(language) };
                 let made = match agent {
                     AgentConfig::Pipeline(own) => talkers.agent(config, clock, &http, name, &looking(own)),
                     AgentConfig::Realtime(own) => talkers.realtime(config, clock, &http, name, &looking(own)),
@@ -84,16 +89,17 @@ impl Talkers {
                 };
                 let blind = made.seeing.as_ref().and_then(|seeing| seeing.blind.as_ref());
                 talkers.problems.extend(blind.map(|why| format!("agent {name} gets no pictures: {why}")));
-                talkers.agents.entry(name.clone()).or_default().push((sight, Arc::new(made)));
+                talkers.agents.entry(name.clone()).or_default().push(((sight, language.to_owned()), Arc::new(made)));
             }
         }
         talkers
     }
 
-    /// The agent of that name, looking that way.
-    pub fn agent_named(&self, name: &str, sight: Sight) -> Option<&Arc<Agent>> {
+    /// The agent of that name, looking that way, in that language; empty: as it is written.
+    pub fn agent_named(&self, name: &str, sight: Sight, language: &str) -> Option<&Arc<Agent>> {
         let ways = self.agents.get(name)?;
-        ways.iter().find(|(own, _)| *own == sight).map(|(_, agent)| agent)
+        let found = ways.iter().find(|((own, spoken), _)| *own == sight && spoken == language);
+        found.map(|(_, agent)| agent)
     }
 
     /// How calls of an agent that does not talk are looked at. `None`: nobody would look.

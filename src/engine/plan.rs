@@ -405,6 +405,8 @@ pub struct Label {
     pub session_id: Option<String>,
     /// The `X-` headers of the INVITE, in order.
     pub headers: Vec<(String, String)>,
+    /// The languages the caller's device asks for, most wanted first.
+    pub languages: Vec<String>,
 }
 
 /// Everything one call's engine needs to run.

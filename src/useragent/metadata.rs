@@ -5,6 +5,7 @@
 
 use super::{UserAgent, user_of};
 use crate::engine::plan::{CallId, Label};
+use crate::sip::language::languages;
 use crate::sip::party::{asserted, first_diverting, shown, wants_privacy};
 use crate::sip::{Headers, Incoming, NameAddr};
 
@@ -44,6 +45,7 @@ pub(super) fn label_of(invite: &Incoming, believed: bool) -> Label {
         room: first("X-Room-ID").unwrap_or_else(|| shown(&invite.call_id)),
         session: first("X-Session-ID").unwrap_or_else(|| from.clone()),
         headers: custom(headers),
+        languages: languages(headers),
         to: user_of(&invite.request_uri),
         incoming: true,
         sip_call_id: invite.call_id.clone(),

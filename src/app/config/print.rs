@@ -210,6 +210,7 @@ fn agents_and_routes(page: &mut Page, config: &Config) {
         page.raw("censor", route.censor);
         page.raw("video", route.video);
         page.text("sight", route.sight.map_or("", |sight| sight.word()));
+        page.text("language", &route.language);
         page.seconds("ring_s", route.ring);
         page.raw("early_media", route.early_media);
         page.raw("slides", route.slides);

@@ -375,6 +375,7 @@ fn route(section: &Section, defaults: &Route) -> Route {
         "" => Ok(None),
         _ => word(text, &section.path_of("sight")).map(Some),
     });
+    section.parsed("language", &mut route.language, talk::read::language);
     section.duration("ring_s", &mut route.ring, SECOND, 0.0..=180.0);
     section.flag("early_media", &mut route.early_media);
     section.flag("slides", &mut route.slides);

@@ -463,6 +463,14 @@ impl Agent {
         }
     }
 
+    /// The languages callers may choose.
+    pub fn languages(&self) -> Vec<&str> {
+        match self {
+            Agent::Mirror { .. } | Agent::Record { .. } => Vec::new(),
+            Agent::Pipeline(agent) | Agent::Realtime(agent) => agent.offered_languages().collect(),
+        }
+    }
+
     pub fn kind(&self) -> AgentKind {
         match self {
             Agent::Mirror { .. } => AgentKind::Mirror,
@@ -500,6 +508,8 @@ pub struct Route {
     pub video: bool,
     /// How the agent looks at the caller here; `None`: as the agent has it.
     pub sight: Option<Sight>,
+    /// What the agent speaks here; empty: what it speaks anyway, or what the caller's device asks for.
+    pub language: String,
     /// How long it rings before it is answered.
     pub ring: Duration,
     /// Media flows while it rings (183 with SDP).
@@ -525,6 +535,7 @@ impl Route {
             censor: config.censor.hides(),
             video: !config.media.video_codecs.is_empty(),
             sight: None,
+            language: String::new(),
             ring: Duration::ZERO,
             early_media: false,
             slides: false,

@@ -46,7 +46,7 @@ impl Behaviour {
     /// Whether turns of the caller can be ended (`commit`) or made none by an application.
     pub fn takes_turns(&self, commit: bool) -> bool {
         match self {
-            Behaviour::Talk(agent) => match &agent.agent.mind {
+            Behaviour::Talk(agent) => match &agent.speaker.agent.mind {
                 Mind::Pipeline(_) => true,
                 Mind::Realtime(realtime) => {
                     realtime.settings.turns == Turns::Ours && (commit || realtime.can_forget_turns())
@@ -64,7 +64,7 @@ impl Behaviour {
     /// Whether a model can be asked what there is to see.
     pub fn describes(&self, room: &Room) -> bool {
         match self {
-            Behaviour::Talk(agent) => agent.agent.seeing.as_ref().is_some_and(SeeingSettings::describes),
+            Behaviour::Talk(agent) => agent.speaker.agent.seeing.as_ref().is_some_and(SeeingSettings::describes),
             Behaviour::Mirror(_) | Behaviour::Record(_) => {
                 room.watch.as_ref().is_some_and(|watch| watch.describes())
             }

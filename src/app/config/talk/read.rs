@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Map;
 
 use super::settings::{
-    Context, ContextRole, Prices, Provider, Sees, Service, Speaking, Talk, Vendor, Vision,
+    Context, ContextRole, Prices, Prompts, Provider, Sees, Service, Speaking, Talk, Vendor, Vision,
 };
 use crate::app::config::file::{Node, Value};
 use crate::app::config::read::{SECOND, display_name};
@@ -97,7 +97,7 @@ fn base_url(text: &str) -> Result<String, String> {
     }
 }
 
-fn language(text: &str) -> Result<String, String> {
+pub fn language(text: &str) -> Result<String, String> {
     let good = text.is_empty()
         || text == "auto"
         || (2..=8).contains(&text.len())
@@ -228,7 +228,26 @@ pub fn speaking(section: &Section, realtime: bool) -> Speaking {
     for table in section.table_list("context").into_iter().flatten() {
         agent.context.push(context(&table));
     }
+    for (name, table) in section.table("prompts").tables() {
+        match language(&name) {
+            Ok(name) if name != "auto" => {
+                agent.prompts.insert(name, prompts(&table));
+            }
+            Ok(_) | Err(_) => section.problem("prompts", format!("{name:?} is no language; write \"de\"")),
+        }
+    }
     agent
+}
+
+fn prompts(section: &Section) -> Prompts {
+    let mut prompts = Prompts::default();
+    let some = |read: fn(&str) -> Result<String, String>| move |text: &str| read(text).map(Some);
+    section.parsed("instructions", &mut prompts.instructions, some(prompt));
+    section.parsed("greeting", &mut prompts.greeting, some(spoken));
+    section.parsed("disclosure", &mut prompts.disclosure, some(spoken));
+    section.parsed("fallback", &mut prompts.fallback, some(spoken));
+    section.parsed("voice", &mut prompts.voice, some(|text| Ok(text.to_owned())));
+    prompts
 }
 
 fn context(section: &Section) -> Context {
