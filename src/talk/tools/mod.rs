@@ -8,7 +8,10 @@
 //!
 //! A new tool is a name and a spec here, a [`Wanted`] with its arguments, and an arm in the toolbox.
 
+pub mod http;
 pub mod policy;
+pub mod schema;
+pub mod unlock;
 pub mod wanted;
 
 use serde_json::{Value, json};
