@@ -10,6 +10,7 @@ use crate::app::config::settings::speech::{
 };
 use crate::app::config::settings::{Agent as AgentConfig, Config};
 use crate::app::config::talk::read::{milliseconds, usual_variable};
+use crate::app::tooling::Tooling;
 use crate::base::time::Clock;
 use crate::codec::still::encode::{StillFormat, StillSettings};
 use crate::codec::still::fit::{Fit, Strategy};
@@ -21,11 +22,11 @@ use crate::talk::context::ContextSettings;
 use crate::talk::conversation::ConversationSettings;
 use crate::talk::hear::{EndpointingMode, HearingSettings, Turns};
 use crate::talk::link::{Http, LinkSettings, Models, Transcribers, Voices};
+use crate::talk::message::ToolSpec;
 use crate::talk::message::{self, Detail, Endpoint, Message, Role};
 use crate::talk::realtime::RealtimeSettings;
 use crate::talk::sight::sampler::SamplerSettings;
 use crate::talk::sight::watch::WatchSettings;
-use crate::talk::tools::{self, Policies};
 use crate::worker::ears::{Ears, EarsSettings};
 
 /// The models that listen, by their names in the manifest.
@@ -39,6 +40,7 @@ const RATE: u32 = 8_000;
 pub struct Talkers {
     agents: BTreeMap<String, Arc<Agent>>,
     ears: Option<Ears>,
+    tooling: Tooling,
     judges_turns: bool,
     /// What is missing, in words.
     problems: Vec<String>,
@@ -55,6 +57,7 @@ impl Talkers {
         }
         talkers.ears = talkers.listen(config);
         let http = Http::new();
+        talkers.tooling = Tooling::new(config);
         for (name, agent) in &config.agents {
             let made = match agent {
                 AgentConfig::Pipeline(settings) => talkers.agent(config, clock, &http, name, settings),
@@ -125,7 +128,7 @@ impl Talkers {
                 .is_some_and(Provider::can_see);
         Agent {
             name: name.to_owned(),
-            conversation: conversation(config, settings, sees),
+            conversation: conversation(config, settings, sees, self.tooling.specs(config, settings, sees)),
             hearing: hearing(&config.talk, self.judges_turns),
             sight: sees.then(|| sight(&config.vision, clock)),
             samples: false,
@@ -139,14 +142,14 @@ impl Talkers {
                 voices: Arc::new(Voices::new(http, voices, links)),
             }),
             ears: self.ears.clone(),
-            policies: Policies::default(),
+            tools: Arc::new(self.tooling.set(config, name, settings)),
         }
     }
 
     fn realtime(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
         let provider = config.providers.realtime.get(&settings.realtime).cloned().unwrap_or_default();
         let sees = settings.sight != Sight::Off && provider.can_see();
-        let talks = conversation(config, settings, sees);
+        let talks = conversation(config, settings, sees, self.tooling.specs(config, settings, sees));
         let espeak = Endpoint {
             language: language(&settings.language),
             ..Endpoint::new("espeak", message::Vendor::Espeak)
@@ -171,7 +174,7 @@ impl Talkers {
             samples: settings.sight == Sight::Live,
             mind: Mind::Realtime(Box::new(realtime)),
             ears: self.ears.clone(),
-            policies: Policies::default(),
+            tools: Arc::new(self.tooling.set(config, name, settings)),
         }
     }
 }
@@ -218,13 +221,11 @@ fn key(provider: &Provider) -> String {
     }
 }
 
-fn conversation(config: &Config, agent: &Speaking, sees: bool) -> ConversationSettings {
-    let tools =
-        agent.tools.iter().filter(|name| sees || *name != "look").filter_map(|name| tools::spec(name));
+fn conversation(config: &Config, agent: &Speaking, sees: bool, tools: Vec<ToolSpec>) -> ConversationSettings {
     ConversationSettings {
         context: ContextSettings {
             instructions: agent.instructions.clone(),
-            tools: tools.collect(),
+            tools,
             keep_images: agent.keep_images as usize,
             ..ContextSettings::default()
         },

@@ -16,7 +16,10 @@ pub enum When {
     After(Duration),
     Every(Duration),
     /// Something of this class was there for so long.
-    Seen { class: String, lasting: Duration },
+    Seen {
+        class: String,
+        lasting: Duration,
+    },
 }
 
 /// What then.
@@ -273,7 +276,11 @@ mod tests {
         triggers.start(at(5), "parcel");
         triggers.start(at(5), "no such trigger");
         triggers.handle_time(at(30));
-        assert_eq!((triggers.poll(at(30), true), triggers.wake_at()), (None, None), "the picture stood still");
+        assert_eq!(
+            (triggers.poll(at(30), true), triggers.wake_at()),
+            (None, None),
+            "the picture stood still"
+        );
         triggers.handle_seen(at(31), "person", true);
         triggers.handle_seen(at(33), "person", true);
         assert!(triggers.poll(at(33), true).is_some());

@@ -36,6 +36,7 @@ impl Appearances {
     pub fn handle_look<'a>(&mut self, now: Instant, found: impl Iterator<Item = &'a str>) -> Vec<Appearance> {
         let mut told = Vec::new();
         for class in found {
+            let room = self.seen.len() < CLASSES;
             match self.seen.get_mut(class) {
                 Some(seen) => {
                     seen.last = now;
@@ -44,7 +45,7 @@ impl Appearances {
                         told.push(Appearance { class: class.to_owned(), there: true });
                     }
                 }
-                None if self.seen.len() < CLASSES => {
+                None if room => {
                     self.seen.insert(class.to_owned(), Seen { last: now, said: now });
                     told.push(Appearance { class: class.to_owned(), there: true });
                 }

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::settings::*;
 use super::sip;
 use super::talk;
+use super::tools;
 use crate::media::frame::Size;
 
 /// The whole configuration as TOML.
@@ -19,6 +20,7 @@ pub fn print(config: &Config) -> String {
     media_and_video(&mut page, config);
     vision(&mut page, config);
     talk::print::talk(&mut page, config);
+    tools::print::tools(&mut page, &config.tools);
     recordings(&mut page, config);
     agents_and_routes(&mut page, config);
     page.section("console");

@@ -15,6 +15,7 @@ pub use super::sip::settings::{
 };
 pub use super::talk::settings as speech;
 use super::talk::settings::{Providers, Speaking, Talk, Vision};
+use super::tools::settings::Tools;
 use crate::engine::plan::{AudioCodec, VideoCodec};
 use crate::media::frame::Size;
 
@@ -62,6 +63,7 @@ pub struct Config {
     pub vision: Vision,
     pub talk: Talk,
     pub providers: Providers,
+    pub tools: Tools,
     /// By name; [`DEFAULT_RECORDING`] is `[recording]` itself, the others start from its values.
     pub recording: BTreeMap<String, Recording>,
     /// By name; `mirror` is built in.
@@ -89,6 +91,7 @@ impl Default for Config {
             vision: Vision::default(),
             talk: Talk::default(),
             providers: Providers::default(),
+            tools: Tools::default(),
             recording: BTreeMap::from([(named(DEFAULT_RECORDING), Recording::default())]),
             agents: BTreeMap::from([(named("mirror"), Agent::default())]),
             routes: Vec::new(),

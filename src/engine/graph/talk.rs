@@ -12,8 +12,9 @@ use crate::engine::plan::AudioCodec;
 use crate::engine::playout::{Playout, playout};
 use crate::engine::sight::{Sight, SightHandle, SightInputs};
 use crate::engine::talk::realtime::RealtimeTalking;
-use crate::engine::talk::{BLOCKS, Line, Mind, ORDERS, Parts, TalkOrder, Talking};
+use crate::engine::talk::{BLOCKS, Line, Mind, ORDERS, Parts, SEEN, TalkOrder, Talking};
 use crate::media::audio::Pcm;
+use crate::vision::appearance::Appearance;
 
 /// A conversation waits for networks only: it ends at once.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -34,11 +35,14 @@ pub(super) struct Talk {
     beginning: Option<Beginning>,
     /// Where cleared pictures go for it.
     pub sight: Option<SightInputs>,
+    /// Where observers say what comes into the picture, if the agent wants to know.
+    pub seen: Option<Sender<Appearance, Fifo>>,
 }
 
 struct Beginning {
     given: queue::Receiver<TalkOrder, Fifo>,
     sight: Option<SightHandle>,
+    seen: Option<queue::Receiver<Appearance, Fifo>>,
 }
 
 impl Talk {
@@ -63,7 +67,15 @@ impl Running {
                 (Some(inputs), Some(handle))
             }
         };
-        self.talk = Some(Talk { orders, scope, beginning: Some(Beginning { given, sight: handle }), sight });
+        let (seen, watched) = match agent.tools.watches() {
+            true => {
+                let (seen, watched) = queue::queue(Fifo { depth: SEEN });
+                (Some(seen), Some(watched))
+            }
+            false => (None, None),
+        };
+        let beginning = Some(Beginning { given, sight: handle, seen: watched });
+        self.talk = Some(Talk { orders, scope, beginning, sight, seen });
     }
 
     /// The line of a stream of sound that begins: what its agent hears, and what it says.
@@ -78,7 +90,7 @@ impl Running {
 
     pub(super) fn start_talk(&mut self, supplies: &Supplies) {
         let (Some(agent), Some(talk)) = (self.plan.talk.clone(), &mut self.talk) else { return };
-        let Some(Beginning { given, sight }) = talk.beginning.take() else { return };
+        let Some(Beginning { given, sight, seen }) = talk.beginning.take() else { return };
         let parts = Parts {
             call: self.call,
             epoch: self.epoch,
@@ -86,6 +98,8 @@ impl Running {
             orders: given,
             events: supplies.events.clone(),
             sight,
+            seen,
+            caller: self.plan.label.from.clone(),
         };
         match parts.agent.mind.clone() {
             Mind::Pipeline(pipeline) => talk.scope.task("talk", Talking::new(parts, pipeline).run()),

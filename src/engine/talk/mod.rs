@@ -10,6 +10,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "turns and replies are timed")]
 
+pub mod cues;
+mod doors;
 pub mod realtime;
 pub mod toolbox;
 mod voicing;
@@ -19,8 +21,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use self::cues::Cue;
 use self::realtime::Realtime;
-use self::toolbox::{Answered, Toolbox, Tooling};
+use self::toolbox::{Answered, Came, ToolSet, Toolbox, Tooling};
 use self::voicing::Voicing;
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
@@ -34,13 +37,15 @@ use crate::talk::hear::{Heard, Hearing, HearingSettings};
 use crate::talk::link::{self, Answer, Models, Transcribers, Transcript, Transcription, Voices};
 use crate::talk::message::{Delta, Failure};
 use crate::talk::sight::{Reason, Sighted};
-use crate::talk::tools::Policies;
+use crate::vision::appearance::Appearance;
 use crate::worker::ears::{Ears, Listener};
 
 /// Blocks of the caller that wait for this task.
 pub const BLOCKS: usize = 50;
 /// Orders that wait for it.
 pub const ORDERS: usize = 64;
+/// What came into the picture, waiting for it; what is lost is said again as long as it is there.
+pub const SEEN: usize = 64;
 /// What our own line carries between words, for the echo gate.
 const PAUSE_DB: f32 = -100.0;
 
@@ -57,8 +62,8 @@ pub struct Agent {
     pub mind: Mind,
     /// `None`: speech is told by its energy alone.
     pub ears: Option<Ears>,
-    /// What its tools are allowed.
-    pub policies: Policies,
+    /// What it has to act with.
+    pub tools: Arc<ToolSet>,
 }
 
 impl fmt::Debug for Agent {
@@ -112,10 +117,13 @@ pub enum TalkOrder {
     ClearTurn,
     /// The call was answered: now the agent speaks.
     Begin,
-    /// What came of a wish.
+    /// The caller pressed a key.
+    Digit(char),
+    /// What came of a wish, and whether it was granted.
     Done {
         id: String,
         result: String,
+        done: bool,
     },
 }
 
@@ -126,6 +134,10 @@ pub enum Wish {
     Digits(String),
     Transfer(String),
     Hold,
+    /// Nothing is recorded from now on, or everything again.
+    Record {
+        paused: bool,
+    },
 }
 
 /// What the task is made of.
@@ -136,16 +148,21 @@ pub struct Parts {
     pub orders: Receiver<TalkOrder, Fifo>,
     pub events: Sender<Event, Fifo>,
     pub sight: Option<SightHandle>,
+    pub seen: Option<Receiver<Appearance, Fifo>>,
+    /// Who calls, as admission believes it.
+    pub caller: String,
 }
 
 impl Parts {
     /// The tools of this call.
-    fn toolbox(&self) -> Toolbox {
+    fn toolbox(&mut self) -> Toolbox {
         Toolbox::new(Tooling {
             call: self.call,
             events: self.events.clone(),
             offered: self.agent.conversation.context.tools.clone(),
-            policies: self.agent.policies.clone(),
+            set: self.agent.tools.clone(),
+            seen: self.seen.take(),
+            caller: std::mem::take(&mut self.caller),
         })
     }
 }
@@ -202,7 +219,7 @@ enum Happened {
     Piece(Option<Result<Delta, Failure>>),
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
     Seen(Option<Sighted>),
-    Answered(Answered),
+    Tools(Came),
     Order(TalkOrder),
     Time,
     /// Nobody gives orders any more: the call is over.
@@ -210,9 +227,9 @@ enum Happened {
 }
 
 impl Talking {
-    pub fn new(parts: Parts, pipeline: Pipeline) -> Self {
+    pub fn new(mut parts: Parts, pipeline: Pipeline) -> Self {
         let toolbox = parts.toolbox();
-        let Parts { call, epoch, agent, orders, events, sight } = parts;
+        let Parts { call, epoch, agent, orders, events, sight, .. } = parts;
         Talking {
             conversation: Conversation::new(agent.conversation.clone()),
             ears: None,
@@ -248,7 +265,9 @@ impl Talking {
                 Happened::Piece(piece) => self.piece(piece),
                 Happened::Voiced(sound) => self.voiced(sound),
                 Happened::Seen(sighted) => self.seen(sighted),
-                Happened::Answered(answered) => self.answered(&answered),
+                Happened::Tools(Came::Answered(answered)) => self.answered(&answered),
+                // What is due is taken up at the next round.
+                Happened::Tools(Came::Due) => {}
                 Happened::Order(order) => self.order(order),
                 Happened::Time => self.time(),
                 Happened::Over => return Outcome::Done,
@@ -267,7 +286,7 @@ impl Talking {
             happened = listened(ears.as_mut()) => happened,
             piece = answered(answer.as_mut()) => Happened::Piece(piece),
             sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
-            answered = toolbox.next() => Happened::Answered(answered),
+            came = toolbox.next() => Happened::Tools(came),
             voiced = voicing::next(voicing), if !ahead => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
         }
@@ -276,6 +295,7 @@ impl Talking {
     /// Does what the conversation wants, and tells it what was heard, until neither has anything more.
     fn carry_out(&mut self) {
         let now = Instant::now();
+        self.follow_cues(now);
         loop {
             while let Some(heard) = self.ears.as_mut().and_then(|ears| ears.hearing.poll()) {
                 self.heard(now, heard);
@@ -285,6 +305,18 @@ impl Talking {
         }
         let quiet = self.ears.as_ref().is_none_or(|ears| ears.line.say.is_idle());
         self.toolbox.leave_when(quiet && self.voicing.is_empty() && !self.conversation.is_busy());
+    }
+
+    /// What is to be done without anybody having spoken.
+    fn follow_cues(&mut self, now: Instant) {
+        loop {
+            let free = self.begun && self.conversation.is_idle();
+            match self.toolbox.poll(now, free, self.sight.as_ref()) {
+                Some(Cue::Note(text)) => self.conversation.handle_note(now, &text),
+                Some(Cue::Say(text)) => self.conversation.say(now, &text),
+                None => return,
+            }
+        }
     }
 
     fn carry(&mut self, now: Instant, wanted: Do) {
@@ -493,9 +525,11 @@ impl Talking {
             TalkOrder::Begin => {
                 if !std::mem::replace(&mut self.begun, true) {
                     self.conversation.start(now);
+                    self.toolbox.handle_answer(now);
                 }
             }
-            TalkOrder::Done { id, result } => self.toolbox.handle_done(&id, result),
+            TalkOrder::Digit(digit) => self.toolbox.handle_digit(now, digit),
+            TalkOrder::Done { id, result, done } => self.toolbox.handle_done(&id, result, done),
         }
     }
 

@@ -11,7 +11,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::toolbox::{Answered, Toolbox};
+use super::cues::Cue;
+use super::toolbox::{Answered, Came, Toolbox};
 use super::voicing::{self, Voicing};
 use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, judged, seen, until};
 use crate::base::queue::{Fifo, Receiver, Sender};
@@ -33,6 +34,12 @@ use crate::worker::ears::Listener;
 const HANDED: u32 = 3_000;
 /// Pieces that wait here: ten minutes. No answer to a caller is longer.
 const WAITING: usize = 30_000;
+/// A turn nobody answers for so long is not waited for any more.
+const UNANSWERED: Duration = Duration::from_secs(5);
+/// A model that was asked begins to speak within this, or has nothing to say.
+const ANSWER_BEGINS: Duration = Duration::from_secs(2);
+/// A picture is waited for so long.
+const PICTURE_LIMIT: Duration = Duration::from_millis(500);
 /// Items whose words or sound are followed.
 const ITEMS: usize = 64;
 
@@ -88,6 +95,12 @@ pub struct RealtimeTalking {
     /// When the caller fell silent, until the answer to it is heard.
     silent: Option<Instant>,
     toolbox: Toolbox,
+    /// The caller speaks.
+    spoken_to: bool,
+    /// When the model was last asked for something, without the caller.
+    asked: Instant,
+    /// What it is told as soon as the picture is there, at the latest then.
+    noting: Option<(String, Instant)>,
     begun: bool,
     ready: bool,
     greeted: bool,
@@ -102,15 +115,15 @@ enum Happened {
     Session(RealtimeEvent),
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
     Seen(Option<Sighted>),
-    Answered(Answered),
+    Tools(Came),
     Order(Option<TalkOrder>),
     Time,
 }
 
 impl RealtimeTalking {
-    pub fn new(parts: Parts, realtime: Realtime) -> Self {
+    pub fn new(mut parts: Parts, realtime: Realtime) -> Self {
         let toolbox = parts.toolbox();
-        let Parts { call, epoch, agent, orders, events, sight } = parts;
+        let Parts { call, epoch, agent, orders, events, sight, .. } = parts;
         RealtimeTalking {
             call,
             epoch,
@@ -127,6 +140,9 @@ impl RealtimeTalking {
             position: Position::default(),
             silent: None,
             toolbox,
+            spoken_to: false,
+            asked: epoch,
+            noting: None,
             begun: false,
             ready: false,
             greeted: false,
@@ -139,6 +155,7 @@ impl RealtimeTalking {
     pub async fn run(mut self) -> Outcome {
         loop {
             self.listen();
+            self.follow_cues();
             self.leave_when_silent();
             match self.next().await {
                 Happened::Block(Some(block)) => self.block(&block),
@@ -151,7 +168,9 @@ impl RealtimeTalking {
                 Happened::Session(event) => self.event(event),
                 Happened::Voiced(sound) => self.voiced(sound),
                 Happened::Seen(sighted) => self.seen(sighted),
-                Happened::Answered(answered) => self.answered(answered),
+                Happened::Tools(Came::Answered(answered)) => self.answered(answered),
+                // What is due is taken up at the next round.
+                Happened::Tools(Came::Due) => {}
                 Happened::Order(Some(order)) => self.order(order),
                 Happened::Order(None) => return Outcome::Done,
                 Happened::Time => {
@@ -164,7 +183,9 @@ impl RealtimeTalking {
     }
 
     async fn next(&mut self) -> Happened {
-        let wake = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
+        let hears = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
+        let noting = self.noting.as_ref().map(|(_, until)| *until);
+        let wake = [hears, noting].into_iter().flatten().min();
         let RealtimeTalking { orders, ears, session, voicing, sight, toolbox, .. } = self;
         tokio::select! {
             biased;
@@ -172,7 +193,7 @@ impl RealtimeTalking {
             happened = listened(ears.as_mut()) => happened,
             event = told(session.as_mut()) => Happened::Session(event),
             sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
-            answered = toolbox.next() => Happened::Answered(answered),
+            came = toolbox.next() => Happened::Tools(came),
             voiced = voicing::next(voicing) => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
         }
@@ -216,6 +237,7 @@ impl RealtimeTalking {
     }
 
     fn speaking(&mut self, speaking: bool, reason: Reason) {
+        self.spoken_to = speaking;
         self.tell(Told::new(if speaking { "speech.started" } else { "speech.ended" }));
         if let Some(session) = &mut self.session {
             session.caller_speaks(speaking);
@@ -453,8 +475,52 @@ impl RealtimeTalking {
             session.push_image(image);
             self.tell(Told::new("vision.sent").with("reason", reason.name()).with_ms("age_ms", age));
         }
-        if reason == Reason::Look {
-            self.toolbox.handle_look(shown, Vec::new());
+        match reason {
+            Reason::Look => self.toolbox.handle_look(shown, Vec::new()),
+            Reason::Asked => {
+                if let Some((text, _)) = self.noting.take() {
+                    self.note(&text);
+                }
+            }
+            Reason::Sample | Reason::Onset | Reason::Turn => {}
+        }
+    }
+
+    /// What is to be done without anybody having spoken.
+    fn follow_cues(&mut self) {
+        let now = Instant::now();
+        // A note waits for the picture that goes with it, a moment.
+        if let Some((text, _)) = self.noting.take_if(|(_, until)| now >= *until) {
+            self.note(&text);
+        }
+        loop {
+            let quiet = self.silent.is_none_or(|silent| now >= silent + UNANSWERED);
+            let idle = self.greeted && !self.spoken_to && self.noting.is_none();
+            let free = idle && quiet && !self.is_speaking() && now >= self.asked + ANSWER_BEGINS;
+            match self.toolbox.poll(now, free, self.sight.as_ref()) {
+                Some(Cue::Note(text)) => match &self.sight {
+                    Some(sight) => {
+                        sight.want(Reason::Asked);
+                        self.noting = Some((text, now + PICTURE_LIMIT));
+                    }
+                    None => self.note(&text),
+                },
+                Some(Cue::Say(text)) => {
+                    self.asked = now;
+                    if let Some(session) = &mut self.session {
+                        session.say(&text);
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        self.asked = Instant::now();
+        self.tell(Told::new("agent.noted").with("text", text));
+        if let Some(session) = &mut self.session {
+            session.text(text);
         }
     }
 
@@ -475,7 +541,9 @@ impl RealtimeTalking {
         match order {
             TalkOrder::Attach(line) => self.attach(line),
             TalkOrder::Begin => {
-                self.begun = true;
+                if !std::mem::replace(&mut self.begun, true) {
+                    self.toolbox.handle_answer(Instant::now());
+                }
                 self.greet();
             }
             TalkOrder::Say(text) => {
@@ -490,7 +558,8 @@ impl RealtimeTalking {
             }
             // The provider ends turns; whoever asks is refused before.
             TalkOrder::CommitTurn | TalkOrder::ClearTurn => {}
-            TalkOrder::Done { id, result } => self.toolbox.handle_done(&id, result),
+            TalkOrder::Digit(digit) => self.toolbox.handle_digit(Instant::now(), digit),
+            TalkOrder::Done { id, result, done } => self.toolbox.handle_done(&id, result, done),
         }
     }
 

@@ -27,6 +27,7 @@ pub mod models;
 pub mod provider;
 pub mod realtime;
 pub mod retry;
+pub mod service;
 pub mod speaking;
 pub mod transcribers;
 pub mod transcribing;
@@ -36,6 +37,7 @@ pub mod websocket;
 pub use http::Http;
 pub use models::{Answer, Models};
 pub use realtime::RealtimeSession;
+pub use service::Services;
 pub use transcribers::{Transcribers, Transcript, Transcription};
 pub use voices::{Speech, Voices};
 

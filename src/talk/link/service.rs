@@ -56,11 +56,13 @@ impl Services {
         let mut request = client.request(method, url).header(ACCEPT, "application/json, text/plain, */*");
         if let Some(body) = body {
             let json = body.starts_with(['{', '[']);
-            request = request.header(CONTENT_TYPE, if json { "application/json" } else { "text/plain" }).body(body);
+            request =
+                request.header(CONTENT_TYPE, if json { "application/json" } else { "text/plain" }).body(body);
         }
         let mut built = request.build().map_err(|_| "the request cannot be made".to_owned())?;
         for (name, value) in &service.headers {
-            let name = HeaderName::try_from(name.as_str()).map_err(|_| "a header has a wrong name".to_owned())?;
+            let name =
+                HeaderName::try_from(name.as_str()).map_err(|_| "a header has a wrong name".to_owned())?;
             let mut value =
                 HeaderValue::try_from(value.as_str()).map_err(|_| "a header has a wrong value".to_owned())?;
             value.set_sensitive(true);
@@ -114,7 +116,8 @@ async fn read(mut response: Response, most: usize) -> Result<String, String> {
     let whole = bytes.len() <= most;
     bytes.truncate(most);
     let text = String::from_utf8_lossy(&bytes);
-    let mut text: String = text.chars().filter(|letter| !letter.is_control() || "\n\t".contains(*letter)).collect();
+    let mut text: String =
+        text.chars().filter(|letter| !letter.is_control() || "\n\t".contains(*letter)).collect();
     if !whole {
         text.push_str(" […]");
     }

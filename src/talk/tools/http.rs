@@ -88,7 +88,8 @@ impl Service {
             used.insert(name.to_owned());
             members.get(name).map(plain).unwrap_or_default()
         });
-        let mut url = filled.ok().and_then(|url| Url::parse(&url).ok()).ok_or("The address cannot be made.")?;
+        let mut url =
+            filled.ok().and_then(|url| Url::parse(&url).ok()).ok_or("The address cannot be made.")?;
         // A value that climbs (`..`) would change the path it stands in.
         if shape(&url) != holes(&self.url).ok().as_ref().and_then(|model| shape(model)) {
             return Err("An argument cannot be part of an address.".to_owned());
@@ -98,7 +99,8 @@ impl Service {
         if body.is_none() && self.method.has_body() {
             body = Some(arguments.to_string());
         } else if body.is_none() && !rest.is_empty() {
-            url.query_pairs_mut().extend_pairs(rest.iter().map(|(name, value)| (name.as_str(), plain(value))));
+            url.query_pairs_mut()
+                .extend_pairs(rest.iter().map(|(name, value)| (name.as_str(), plain(value))));
         }
         Ok(Prepared { url, body })
     }
@@ -207,7 +209,9 @@ mod tests {
     #[test]
     fn no_argument_leads_elsewhere() {
         let get = service(Method::Get, "https://w.example/v1/{city}/now");
-        for value in ["..", ".", "../../admin", "%2e%2e", "@evil.example", "\\\\evil", "//evil.example", "a\r\nb"] {
+        for value in
+            ["..", ".", "../../admin", "%2e%2e", "@evil.example", "\\\\evil", "//evil.example", "a\r\nb"]
+        {
             if let Ok(made) = get.prepare(&json!({"city": value})) {
                 assert_eq!(made.url.host_str(), Some("w.example"), "{value}");
                 assert!(made.url.path().starts_with("/v1/") && made.url.path().ends_with("/now"), "{value}");
@@ -220,7 +224,10 @@ mod tests {
 
     #[test]
     fn addresses_are_looked_at() {
-        assert_eq!(check_url("https://a.example/{x}/{y}?z={x}"), Ok(vec!["x".into(), "y".into(), "x".into()]));
+        assert_eq!(
+            check_url("https://a.example/{x}/{y}?z={x}"),
+            Ok(vec!["x".into(), "y".into(), "x".into()])
+        );
         for bad in [
             "ftp://a.example",
             "a.example",

@@ -153,7 +153,9 @@ mod tests {
     fn arguments_fit_or_are_refused() {
         let schema = schema();
         check(&schema).expect("a good schema");
-        for good in [json!({"city": "Ulm"}), json!({"city": "Ulm", "days": 7, "unit": "C", "tags": ["a", "b"]})] {
+        for good in
+            [json!({"city": "Ulm"}), json!({"city": "Ulm", "days": 7, "unit": "C", "tags": ["a", "b"]})]
+        {
             assert_eq!(validate(&schema, &good), Ok(()));
         }
         for bad in [

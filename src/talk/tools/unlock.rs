@@ -128,7 +128,13 @@ struct Typing {
 impl Doors {
     /// `caller`: who calls, as admission believes it.
     pub fn new(doors: Vec<Arc<Door>>, caller: impl Into<String>) -> Self {
-        Doors { wrong: vec![0; doors.len()], doors, caller: caller.into(), seen: BTreeMap::new(), typing: None }
+        Doors {
+            wrong: vec![0; doors.len()],
+            doors,
+            caller: caller.into(),
+            seen: BTreeMap::new(),
+            typing: None,
+        }
     }
 
     pub fn door(&self, at: usize) -> Option<&Arc<Door>> {
@@ -153,7 +159,9 @@ impl Doors {
 
     /// Somebody wants it open.
     pub fn handle_call(&mut self, now: Instant, at: usize, resting: &Resting) -> Verdict {
-        let Some(door) = self.doors.get(at).cloned() else { return Verdict::Refused("there is no such door") };
+        let Some(door) = self.doors.get(at).cloned() else {
+            return Verdict::Refused("there is no such door");
+        };
         if !door.callers.is_empty() && !door.callers.iter().any(|pattern| covers(pattern, &self.caller)) {
             return Verdict::Refused("this caller may not open it");
         }

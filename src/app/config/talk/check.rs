@@ -6,8 +6,8 @@ use super::read::known;
 use super::settings::{Provider, Service, Sight, Speaking, Vendor};
 use crate::app::config::section::{Reading, did_you_mean};
 use crate::app::config::settings::{Agent, Config};
+use crate::app::config::tools;
 use crate::talk::link::address::is_near;
-use crate::talk::tools::NAMES;
 
 pub fn check(config: &Config, reading: &Reading) {
     for service in Service::ALL {
@@ -108,7 +108,7 @@ fn pipeline(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
         reading.problem(&format!("{path}.sight"), "\"live\" is for kind = \"realtime\"; write \"turn\"");
     }
     blind(reading, path, agent, &models);
-    tools(reading, path, agent);
+    tools::check::agent(config, reading, path, agent);
 }
 
 fn realtime(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
@@ -124,7 +124,7 @@ fn realtime(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
     let names = if agent.realtime.is_empty() { &[][..] } else { &names[..] };
     let models = named(config, reading, path, Service::Realtime, names);
     blind(reading, path, agent, &models);
-    tools(reading, path, agent);
+    tools::check::agent(config, reading, path, agent);
 }
 
 /// A model that cannot see gets no pictures. Told for certain it is a mistake, by its name it is a warning.
@@ -143,15 +143,6 @@ fn blind(reading: &Reading, path: &str, agent: &Speaking, models: &[&Provider]) 
                 model.model
             );
             reading.warning(&key, text);
-        }
-    }
-}
-
-fn tools(reading: &Reading, path: &str, agent: &Speaking) {
-    for (n, tool) in agent.tools.iter().enumerate() {
-        if !NAMES.contains(&tool.as_str()) {
-            let help = did_you_mean(tool, NAMES);
-            reading.problem(&format!("{path}.tools[{n}]"), format!("there is no tool {tool:?}{help}"));
         }
     }
 }
