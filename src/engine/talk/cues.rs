@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use super::seeing::Seeing;
 use super::toolbox::Toolbox;
-use crate::engine::sight::SightHandle;
 use crate::talk::conversation::Told;
 use crate::talk::trigger::Action;
 
@@ -49,7 +49,7 @@ impl Toolbox {
     }
 
     /// What is to be done now. `free`: nobody speaks, and the model is not at work.
-    pub fn poll(&mut self, now: Instant, free: bool, sight: Option<&SightHandle>) -> Option<Cue> {
+    pub fn poll(&mut self, now: Instant, free: bool, seeing: &mut Seeing) -> Option<Cue> {
         self.door_time(now);
         self.triggers.handle_time(now);
         while let Some(start) = self.starts.pop_front() {
@@ -60,7 +60,7 @@ impl Toolbox {
                     self.starts.push_front(Start::Say(text));
                     break;
                 }
-                Start::Show(what) => self.use_own(now, SHOW, json!({"what": what}).to_string(), sight),
+                Start::Show(what) => self.use_own(now, SHOW, json!({"what": what}).to_string(), seeing),
                 Start::Trigger(name) => self.triggers.start(now, &name),
             }
         }
@@ -68,7 +68,7 @@ impl Toolbox {
             self.tell(Told::new("trigger.fired").with("trigger", trigger.name));
             match trigger.action {
                 Action::Ask(text) => return Some(noted(&text)),
-                Action::Tool { name, arguments } => self.use_own(now, &name, arguments, sight),
+                Action::Tool { name, arguments } => self.use_own(now, &name, arguments, seeing),
             }
         }
         if free { self.notes.pop_front().map(|text| noted(&text)) } else { None }

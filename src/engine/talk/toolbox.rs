@@ -21,14 +21,14 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::Value;
 
 use super::cues::Start;
+use super::seeing::Seeing;
 use super::{Wish, until};
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::engine::plan::{CallId, Event};
-use crate::engine::sight::SightHandle;
 use crate::talk::conversation::Told;
 use crate::talk::link::{Services, service};
 use crate::talk::message::{Image, ToolCall, ToolSpec};
-use crate::talk::sight::Reason;
+use crate::talk::sight::description::NotSeen;
 use crate::talk::tools::http::Service;
 use crate::talk::tools::unlock::{Door, Doors, Resting, UNLOCK};
 use crate::talk::tools::{Gatekeeper, Policies, Wanted};
@@ -39,8 +39,7 @@ use crate::vision::appearance::Appearance;
 const OPEN: usize = 16;
 /// What does not answer by itself is given up after this. Work has limits of its own, below this.
 const LIMIT: Duration = Duration::from_secs(60);
-/// A picture comes at once or not at all.
-const LOOK_LIMIT: Duration = Duration::from_secs(5);
+
 const BLIND: &str = "There is no picture of the caller.";
 
 /// What an agent has to act with, the same for all its calls.
@@ -224,24 +223,18 @@ impl Toolbox {
     }
 
     /// A model wants a tool used; its answer comes by [`Toolbox::next`].
-    pub fn handle_call(&mut self, now: Instant, call: ToolCall, sight: Option<&SightHandle>) {
+    pub fn handle_call(&mut self, now: Instant, call: ToolCall, seeing: &mut Seeing) {
         // A tool the model was not given is refused: what somebody says or shows cannot widen that.
         let offered = self.tooling.offered.iter().any(|tool| tool.name == call.name);
         let wanted = if offered { Wanted::read(&call) } else { Err("There is no such tool.") };
-        self.use_tool(now, call, wanted, sight, false);
+        self.use_tool(now, call, wanted, seeing, false);
     }
 
     /// Something the operator wrote down is to be done; no model waits for what comes of it.
-    pub(super) fn use_own(
-        &mut self,
-        now: Instant,
-        name: &str,
-        arguments: String,
-        sight: Option<&SightHandle>,
-    ) {
+    pub(super) fn use_own(&mut self, now: Instant, name: &str, arguments: String, seeing: &mut Seeing) {
         let call = ToolCall { id: self.own_id(), name: name.to_owned(), arguments, signature: None };
         let wanted = Wanted::read(&call);
-        self.use_tool(now, call, wanted, sight, true);
+        self.use_tool(now, call, wanted, seeing, true);
     }
 
     pub(super) fn own_id(&mut self) -> String {
@@ -254,7 +247,7 @@ impl Toolbox {
         now: Instant,
         call: ToolCall,
         wanted: Result<Wanted, &'static str>,
-        sight: Option<&SightHandle>,
+        seeing: &mut Seeing,
         own: bool,
     ) {
         let mut told = Told::new("agent.tool_called").with("tool", call.name.clone());
@@ -270,7 +263,7 @@ impl Toolbox {
         let (id, name) = (call.id, call.name);
         self.begin_open(now, id.clone(), name.clone(), own);
         match allowed {
-            Ok(wanted) => self.carry_out(now, id, &name, wanted, sight),
+            Ok(wanted) => self.carry_out(now, id, &name, wanted, seeing),
             Err(why) => self.close(&id, Worked::refused(why)),
         }
     }
@@ -306,20 +299,12 @@ impl Toolbox {
         self.tooling.set.doors.get(at).is_some_and(|shared| shared.offered)
     }
 
-    fn carry_out(
-        &mut self,
-        now: Instant,
-        id: String,
-        name: &str,
-        wanted: Wanted,
-        sight: Option<&SightHandle>,
-    ) {
+    fn carry_out(&mut self, now: Instant, id: String, name: &str, wanted: Wanted, seeing: &mut Seeing) {
         match wanted {
-            Wanted::Look => match sight {
-                Some(sight) => {
-                    sight.want(Reason::Look);
+            Wanted::Look => match seeing.look("") {
+                Some(limit) => {
                     if let Some(open) = self.open.last_mut() {
-                        (open.what, open.until) = (What::Look, now + LOOK_LIMIT);
+                        (open.what, open.until) = (What::Look, now + limit);
                     }
                 }
                 None => self.close(&id, Worked::refused(BLIND)),
@@ -380,6 +365,20 @@ impl Toolbox {
             Worked { images, ..Worked::done("This is what the caller's camera shows now.") }
         } else {
             Worked::refused(BLIND)
+        };
+        self.close(&id, worked);
+    }
+
+    /// The same in the words of a model that looks for one that cannot.
+    pub fn handle_looked(&mut self, looked: Result<String, NotSeen>) {
+        let Some(id) = self.open.iter().find(|open| open.what == What::Look).map(|open| open.id.clone())
+        else {
+            return;
+        };
+        let worked = match looked {
+            Ok(words) => Worked::done(format!("The caller's camera shows now: {words}")),
+            Err(NotSeen::NoPicture) => Worked::refused(BLIND),
+            Err(why) => Worked::refused(format!("Nobody can say what the camera shows now: {why}.")),
         };
         self.close(&id, worked);
     }
@@ -474,6 +473,12 @@ mod tests {
         }
     }
 
+    /// Nobody looks.
+    fn nobody() -> Seeing {
+        let (events, _) = queue::queue(Fifo { depth: 1 });
+        Seeing::new(CallId(1), events, None, None)
+    }
+
     fn call(name: &str, arguments: &str) -> ToolCall {
         ToolCall { id: format!("{name}-1"), name: name.into(), arguments: arguments.into(), signature: None }
     }
@@ -502,15 +507,15 @@ mod tests {
             ("unlock", r#"{"pin": "1234"}"#, "no such tool"),
             ("transfer", r#"{"to": "100"}"#, "not spoken yet"),
         ] {
-            toolbox.handle_call(now, call(name, arguments), None);
+            toolbox.handle_call(now, call(name, arguments), &mut nobody());
             let answered = answer(&mut toolbox).await;
             assert!(answered.result.contains(why), "{name}: {}", answered.result);
         }
         toolbox.handle_speech();
-        toolbox.handle_call(now, call("transfer", begged), None);
+        toolbox.handle_call(now, call("transfer", begged), &mut nobody());
         assert!(answer(&mut toolbox).await.result.contains("not allowed"));
         assert_eq!(wishes(&told), []);
-        toolbox.handle_call(now, call("transfer", r#"{"to": "100"}"#), None);
+        toolbox.handle_call(now, call("transfer", r#"{"to": "100"}"#), &mut nobody());
         assert_eq!(wishes(&told), [Wish::Transfer("100".into())]);
         toolbox.handle_done("transfer-1", "The call is being transferred.".into(), true);
         assert_eq!(answer(&mut toolbox).await.result, "The call is being transferred.");
@@ -519,7 +524,7 @@ mod tests {
     #[tokio::test]
     async fn a_tool_that_is_not_answered_is_given_up_and_answered_once() {
         let (mut toolbox, told) = toolbox(&["hold"], &[]);
-        toolbox.handle_call(Instant::now() - LIMIT, call("hold", "{}"), None);
+        toolbox.handle_call(Instant::now() - LIMIT, call("hold", "{}"), &mut nobody());
         assert_eq!(wishes(&told), [Wish::Hold]);
         assert!(answer(&mut toolbox).await.result.contains("in time"));
         toolbox.handle_done("hold-1", "The caller is on hold.".into(), true);
@@ -529,7 +534,7 @@ mod tests {
     #[tokio::test]
     async fn hanging_up_waits_for_silence_and_happens_once() {
         let (mut toolbox, told) = toolbox(&["hang_up"], &[]);
-        toolbox.handle_call(Instant::now(), call("hang_up", ""), None);
+        toolbox.handle_call(Instant::now(), call("hang_up", ""), &mut nobody());
         toolbox.leave_when(true);
         assert_eq!(wishes(&told), [], "its answer is not given yet");
         assert!(answer(&mut toolbox).await.quiet);

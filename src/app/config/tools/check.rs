@@ -96,7 +96,9 @@ fn check_trigger(config: &Config, reading: &Reading, path: &str, trigger: &Trigg
         let key = format!("{path}.agents[{n}]");
         match config.agents.get(name) {
             Some(Agent::Pipeline(_) | Agent::Realtime(_)) => {}
-            Some(Agent::Mirror { .. } | Agent::Record) => reading.problem(&key, "this agent does not talk"),
+            Some(Agent::Mirror { .. } | Agent::Record { .. }) => {
+                reading.problem(&key, "this agent does not talk")
+            }
             None => {
                 let help = did_you_mean(name, config.agents.keys().map(String::as_str));
                 reading.problem(&key, format!("there is no [agent.{name}]{help}"));
