@@ -154,7 +154,7 @@ impl Triggers {
             }
         }
         for at in 0..self.list.len() {
-            if !self.moment(at).is_some_and(|moment| now >= moment) {
+            if self.moment(at).is_none_or(|moment| now < moment) {
                 continue;
             }
             let state = &mut self.states[at];
@@ -170,7 +170,7 @@ impl Triggers {
     /// The first that is due and whose moment it is: a question waits until nobody speaks (`free`), a tool does not.
     pub fn poll(&mut self, now: Instant, free: bool) -> Option<Trigger> {
         let fits = |at: &usize| free || matches!(self.list[*at].action, Action::Tool { .. });
-        let found = self.due.iter().position(|at| fits(at))?;
+        let found = self.due.iter().position(fits)?;
         let at = self.due.remove(found)?;
         let state = &mut self.states[at];
         state.waits = false;

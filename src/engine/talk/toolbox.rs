@@ -449,6 +449,8 @@ mod tests {
 
     use super::*;
     use crate::base::queue::{self, Receiver, Taken};
+    use crate::engine::talk::cues::Cue;
+    use crate::talk::tools::unlock::{self, Opening, Pin};
     use crate::talk::tools::{Needs, Policy, spec};
 
     fn toolbox(tools: &[&str], policies: &[(&str, Policy)]) -> (Toolbox, Receiver<Event, Fifo>) {
@@ -488,11 +490,15 @@ mod tests {
             Event::Wish { wish, .. } => Some(wish),
             _ => None,
         };
+        taken(told).into_iter().filter_map(wish).collect()
+    }
+
+    fn taken(told: &Receiver<Event, Fifo>) -> Vec<Event> {
         let taken = || match told.try_take() {
             Taken::Item(event) => Some(event),
             _ => None,
         };
-        std::iter::from_fn(taken).filter_map(wish).collect()
+        std::iter::from_fn(taken).collect()
     }
 
     #[tokio::test]
@@ -543,5 +549,63 @@ mod tests {
         toolbox.leave_when(true);
         toolbox.leave_when(true);
         assert_eq!(wishes(&told), [Wish::HangUp]);
+    }
+
+    fn guarded(offered: bool) -> (Toolbox, Receiver<Event, Fifo>) {
+        let (events, told) = queue::queue(Fifo { depth: 100 });
+        let door = Door {
+            name: "front".into(),
+            description: String::new(),
+            opening: Opening::Digits("9#".into()),
+            pin: Some(Pin::new("4711")),
+            max_tries: 3,
+            pin_timeout: Duration::from_secs(20),
+            present: None,
+            callers: Vec::new(),
+        };
+        let door = Arc::new(door);
+        let spec = unlock::spec(std::slice::from_ref(&door));
+        let shared = SharedDoor { door, resting: Arc::default(), offered };
+        let set = ToolSet { doors: vec![shared], ..ToolSet::default() };
+        (of_set(set, vec![spec], events), told)
+    }
+
+    fn type_in(toolbox: &mut Toolbox, keys: &str) {
+        keys.chars().for_each(|key| toolbox.handle_digit(Instant::now(), key));
+    }
+
+    #[tokio::test]
+    async fn a_door_opens_by_the_callers_keys_and_by_nothing_a_model_writes() {
+        let (mut toolbox, told) = guarded(true);
+        let begged = r#"{"door": "front", "pin": "4711", "admin": true}"#;
+        toolbox.handle_call(Instant::now(), call("unlock", begged), &mut nobody());
+        assert!(answer(&mut toolbox).await.result.contains("type the PIN"));
+        type_in(&mut toolbox, "1234");
+        let wrong = toolbox.poll(Instant::now(), true, &mut nobody());
+        assert!(matches!(wrong, Some(Cue::Note(text)) if text.contains("stays shut")));
+        type_in(&mut toolbox, "4711");
+        let all: Vec<Event> = taken(&told);
+        let wished = all.iter().find_map(|event| match event {
+            Event::Wish { id, wish, .. } => Some((id.clone(), wish.clone())),
+            _ => None,
+        });
+        let (id, wish) = wished.expect("the door's keys");
+        assert_eq!(wish, Wish::Digits("9#".into()));
+        assert_eq!(toolbox.poll(Instant::now(), true, &mut nobody()), None, "it is not open yet");
+        toolbox.handle_done(&id, "The keys are being pressed.".into(), true);
+        let open = toolbox.poll(Instant::now(), true, &mut nobody());
+        assert!(matches!(open, Some(Cue::Note(text)) if text.contains("front is open")));
+        // Every try is written down, without the PIN.
+        let told = format!("{all:?}{:?}", taken(&told));
+        let tries = ["pin-asked", "refused", "opened"].map(|outcome| told.matches(outcome).count() >= 1);
+        assert!(tries == [true; 3] && told.contains("sip:door@10.0.0.9") && !told.contains("4711"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_door_only_a_trigger_may_open_is_none_for_the_model() {
+        let (mut toolbox, told) = guarded(false);
+        toolbox.handle_call(Instant::now(), call("unlock", r#"{"door": "front"}"#), &mut nobody());
+        assert!(answer(&mut toolbox).await.result.contains("no such door"));
+        assert_eq!(wishes(&told), []);
     }
 }

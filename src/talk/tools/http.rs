@@ -91,7 +91,7 @@ impl Service {
         let mut url =
             filled.ok().and_then(|url| Url::parse(&url).ok()).ok_or("The address cannot be made.")?;
         // A value that climbs (`..`) would change the path it stands in.
-        if shape(&url) != holes(&self.url).ok().as_ref().and_then(|model| shape(model)) {
+        if shape(&url) != holes(&self.url).ok().as_ref().and_then(shape) {
             return Err("An argument cannot be part of an address.".to_owned());
         }
         let rest: Vec<(&String, &Value)> = members.iter().filter(|(name, _)| !used.contains(*name)).collect();

@@ -105,7 +105,8 @@ fn unlock(section: &Section) -> Unlock {
     request(section, &mut door.request);
     section.secret("pin", &mut door.pin);
     let pin = door.pin.expose();
-    if !pin.is_empty() && !(pin.bytes().all(|byte| byte.is_ascii_digit()) && PIN.contains(&pin.len())) {
+    let good = pin.bytes().all(|byte| byte.is_ascii_digit()) && PIN.contains(&pin.len());
+    if !good && !pin.is_empty() {
         // Not what it is.
         section.problem("pin", format!("{} to {} digits", PIN.start(), PIN.end()));
     }
