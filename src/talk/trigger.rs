@@ -259,8 +259,8 @@ mod tests {
         // It is gone meanwhile; the agent is asked all the same, once.
         triggers.handle_seen(at(2), "person", false);
         triggers.handle_seen(at(3), "person", true);
-        assert_eq!(triggers.poll(at(9), true).map(|trigger| trigger.name).as_deref(), Some("open"));
         assert_eq!(triggers.poll(at(9), true).map(|trigger| trigger.name).as_deref(), Some("parcel"));
+        assert_eq!(triggers.poll(at(9), true).map(|trigger| trigger.name).as_deref(), Some("open"));
         assert_eq!(triggers.poll(at(9), true), None);
     }
 
