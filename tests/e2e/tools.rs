@@ -274,7 +274,11 @@ fn a_trigger_has_the_agent_speak_and_a_pause_leaves_a_hole_in_the_recording() {
     };
     let spoken = heard.audio.packets.iter().filter(|packet| loud(&packet.payload)).count();
     assert!(spoken > 15, "the agent speaks for {spoken} packets");
-    // The pause: silence in the sound, no picture, and the clock goes on.
+    judge_pause(&appliance);
+}
+
+/// Silence in the sound, no picture, and the clock goes on.
+fn judge_pause(appliance: &Appliance) {
     let file = appliance.finished_recording();
     let record = appliance.call_record(&file);
     let paused = |kind: &str| {
