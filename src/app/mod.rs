@@ -24,4 +24,5 @@ mod talkers;
 pub mod tally;
 pub mod target;
 pub mod timeline;
+mod tooling;
 pub mod watch;

@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod mux;
 mod part;
+pub mod pauses;
 #[expect(clippy::module_inception, reason = "the call record is what this file holds")]
 pub mod record;
 pub mod recorder;
