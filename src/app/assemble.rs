@@ -20,6 +20,7 @@ use crate::call::negotiate::{KeyOffer, MediaSettings, SrtpPolicy};
 use crate::codec::h264::encoder::EncoderKind;
 use crate::codec::h264::probe;
 use crate::codec::vp8;
+use crate::engine::canvas::Showing;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoCodec, VideoOut,
 };
@@ -350,6 +351,11 @@ fn room(config: &Config, detectors: &Detectors, route: &settings::Route) -> Resu
             fps: config.video.fps,
             kbps: config.video.bitrate_kbps,
             encoder: config.video.encoder.word().to_owned(),
+            showing: Showing {
+                captions: config.overlay.captions,
+                notice: String::new(),
+                trusts_images: route.trust_images,
+            },
         },
         recording: recording.map(|recording| recording_of(config, recording)),
         timeouts: timeouts(config),

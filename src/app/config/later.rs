@@ -4,7 +4,6 @@
 /// Paths of keys; `*` is any name. A section covers everything in it.
 const KEYS: &[&str] = &[
     "detector.*.device",
-    "overlay.captions",
     "vision.provider",
     "vision.base_url",
     "vision.model",

@@ -60,6 +60,8 @@ pub struct Config {
     pub filters: Filters,
     pub overlay: Overlay,
     pub vision: Vision,
+    /// Of the operator, for agents to send and show.
+    pub pictures: BTreeMap<String, talk::picture::Place>,
     pub talk: Talk,
     pub providers: Providers,
     /// By name; [`DEFAULT_RECORDING`] is `[recording]` itself, the others start from its values.
@@ -87,6 +89,7 @@ impl Default for Config {
             filters: Filters::default(),
             overlay: Overlay::default(),
             vision: Vision::default(),
+            pictures: BTreeMap::new(),
             talk: Talk::default(),
             providers: Providers::default(),
             recording: BTreeMap::from([(named(DEFAULT_RECORDING), Recording::default())]),
@@ -356,6 +359,8 @@ pub struct Overlay {
     pub watermark_size: f32,
     /// Red, green, blue.
     pub watermark_color: [u8; 3],
+    /// What the caller and an agent that speaks say is written on the picture that is sent.
+    pub captions: bool,
 }
 
 impl Default for Overlay {
@@ -366,6 +371,7 @@ impl Default for Overlay {
             watermark_position: Position::BottomRight,
             watermark_size: 0.04,
             watermark_color: [255; 3],
+            captions: false,
         }
     }
 }
@@ -495,6 +501,8 @@ pub struct Route {
     pub slides: bool,
     /// Shown to the caller; empty: none.
     pub display_name: String,
+    /// Pictures that applications give for its calls are not censored.
+    pub trust_images: bool,
 }
 
 impl Route {
@@ -515,6 +523,7 @@ impl Route {
             early_media: false,
             slides: false,
             display_name: String::new(),
+            trust_images: false,
         }
     }
 

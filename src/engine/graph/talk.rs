@@ -9,6 +9,7 @@ use crate::base::queue::{self, Fifo, Sender};
 use crate::base::stop::{Name, Outcome, Scope};
 use crate::codec::g711::Law;
 use crate::engine::plan::AudioCodec;
+use crate::engine::pictures::Given;
 use crate::engine::playout::{Playout, playout};
 use crate::engine::sight::{Sight, SightHandle, SightInputs};
 use crate::engine::talk::realtime::RealtimeTalking;
@@ -39,6 +40,7 @@ pub(super) struct Talk {
 struct Beginning {
     given: queue::Receiver<TalkOrder, Fifo>,
     sight: Option<SightHandle>,
+    pictures: queue::Receiver<Given, Fifo>,
 }
 
 impl Talk {
@@ -51,7 +53,7 @@ impl Talk {
 
 impl Running {
     /// Before the streams are built: they join in.
-    pub(super) fn prepare_talk(&mut self, supplies: &Supplies) {
+    pub(super) fn prepare_talk(&mut self, supplies: &Supplies, pictures: queue::Receiver<Given, Fifo>) {
         let Some(agent) = &self.plan.talk else { return };
         let (orders, given) = queue::queue(Fifo { depth: ORDERS });
         let mut scope = Scope::new(format!("talk {}", self.call), supplies.runtime.clone());
@@ -63,7 +65,7 @@ impl Running {
                 (Some(inputs), Some(handle))
             }
         };
-        self.talk = Some(Talk { orders, scope, beginning: Some(Beginning { given, sight: handle }), sight });
+        self.talk = Some(Talk { orders, scope, beginning: Some(Beginning { given, sight: handle, pictures }), sight });
     }
 
     /// The line of a stream of sound that begins: what its agent hears, and what it says.
@@ -78,7 +80,7 @@ impl Running {
 
     pub(super) fn start_talk(&mut self, supplies: &Supplies) {
         let (Some(agent), Some(talk)) = (self.plan.talk.clone(), &mut self.talk) else { return };
-        let Some(Beginning { given, sight }) = talk.beginning.take() else { return };
+        let Some(Beginning { given, sight, pictures: shown }) = talk.beginning.take() else { return };
         let parts = Parts {
             call: self.call,
             epoch: self.epoch,
@@ -86,6 +88,8 @@ impl Running {
             orders: given,
             events: supplies.events.clone(),
             sight,
+            pictures: self.pictures.clone(),
+            given: shown,
         };
         match parts.agent.mind.clone() {
             Mind::Pipeline(pipeline) => talk.scope.task("talk", Talking::new(parts, pipeline).run()),
