@@ -25,7 +25,7 @@ use crate::talk::message::{self, Detail, Endpoint, Message, Role};
 use crate::talk::realtime::RealtimeSettings;
 use crate::talk::sight::sampler::SamplerSettings;
 use crate::talk::sight::watch::WatchSettings;
-use crate::talk::tools;
+use crate::talk::tools::{self, Policies};
 use crate::worker::ears::{Ears, EarsSettings};
 
 /// The models that listen, by their names in the manifest.
@@ -139,6 +139,7 @@ impl Talkers {
                 voices: Arc::new(Voices::new(http, voices, links)),
             }),
             ears: self.ears.clone(),
+            policies: Policies::default(),
         }
     }
 
@@ -170,6 +171,7 @@ impl Talkers {
             samples: settings.sight == Sight::Live,
             mind: Mind::Realtime(Box::new(realtime)),
             ears: self.ears.clone(),
+            policies: Policies::default(),
         }
     }
 }

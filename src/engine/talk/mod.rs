@@ -11,7 +11,7 @@
 #![expect(clippy::disallowed_methods, reason = "turns and replies are timed")]
 
 pub mod realtime;
-mod tools;
+pub mod toolbox;
 mod voicing;
 
 use std::collections::VecDeque;
@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::realtime::Realtime;
+use self::toolbox::{Answered, Toolbox, Tooling};
 use self::voicing::Voicing;
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
@@ -31,8 +32,9 @@ use crate::media::audio::{Judgement, Pcm};
 use crate::talk::conversation::{Conversation, ConversationSettings, Do, Told};
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
 use crate::talk::link::{self, Answer, Models, Transcribers, Transcript, Transcription, Voices};
-use crate::talk::message::{Delta, Failure, ToolCall};
+use crate::talk::message::{Delta, Failure};
 use crate::talk::sight::{Reason, Sighted};
+use crate::talk::tools::Policies;
 use crate::worker::ears::{Ears, Listener};
 
 /// Blocks of the caller that wait for this task.
@@ -55,6 +57,8 @@ pub struct Agent {
     pub mind: Mind,
     /// `None`: speech is told by its energy alone.
     pub ears: Option<Ears>,
+    /// What its tools are allowed.
+    pub policies: Policies,
 }
 
 impl fmt::Debug for Agent {
@@ -134,6 +138,18 @@ pub struct Parts {
     pub sight: Option<SightHandle>,
 }
 
+impl Parts {
+    /// The tools of this call.
+    fn toolbox(&self) -> Toolbox {
+        Toolbox::new(Tooling {
+            call: self.call,
+            events: self.events.clone(),
+            offered: self.agent.conversation.context.tools.clone(),
+            policies: self.agent.policies.clone(),
+        })
+    }
+}
+
 /// The running conversation.
 pub struct Talking {
     call: CallId,
@@ -148,11 +164,8 @@ pub struct Talking {
     ears: Option<Hears>,
     answer: Option<(u32, Answer)>,
     voicing: VecDeque<Voicing>,
-    /// Tools that wait for a picture.
-    looking: VecDeque<ToolCall>,
+    toolbox: Toolbox,
     position: Position,
-    /// The agent wants to hang up once everything is said.
-    leaving: Option<String>,
     begun: bool,
     pre_roll: Vec<i16>,
 }
@@ -189,6 +202,7 @@ enum Happened {
     Piece(Option<Result<Delta, Failure>>),
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
     Seen(Option<Sighted>),
+    Answered(Answered),
     Order(TalkOrder),
     Time,
     /// Nobody gives orders any more: the call is over.
@@ -197,15 +211,15 @@ enum Happened {
 
 impl Talking {
     pub fn new(parts: Parts, pipeline: Pipeline) -> Self {
+        let toolbox = parts.toolbox();
         let Parts { call, epoch, agent, orders, events, sight } = parts;
         Talking {
             conversation: Conversation::new(agent.conversation.clone()),
             ears: None,
             answer: None,
             voicing: VecDeque::new(),
-            looking: VecDeque::new(),
+            toolbox,
             position: Position::default(),
-            leaving: None,
             begun: false,
             pre_roll: Vec::new(),
             call,
@@ -234,6 +248,7 @@ impl Talking {
                 Happened::Piece(piece) => self.piece(piece),
                 Happened::Voiced(sound) => self.voiced(sound),
                 Happened::Seen(sighted) => self.seen(sighted),
+                Happened::Answered(answered) => self.answered(&answered),
                 Happened::Order(order) => self.order(order),
                 Happened::Time => self.time(),
                 Happened::Over => return Outcome::Done,
@@ -245,13 +260,14 @@ impl Talking {
         let hears = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
         let wake = [self.conversation.wake_at(), hears].into_iter().flatten().min();
         let ahead = voicing::ahead(&self.voicing, self.position) >= LONGEST_AHEAD;
-        let Talking { orders, ears, answer, voicing, sight, .. } = self;
+        let Talking { orders, ears, answer, voicing, sight, toolbox, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => order.map_or(Happened::Over, Happened::Order),
             happened = listened(ears.as_mut()) => happened,
             piece = answered(answer.as_mut()) => Happened::Piece(piece),
             sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
+            answered = toolbox.next() => Happened::Answered(answered),
             voiced = voicing::next(voicing), if !ahead => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
         }
@@ -267,7 +283,8 @@ impl Talking {
             let Some(wanted) = self.conversation.poll() else { break };
             self.carry(now, wanted);
         }
-        self.leave_when_silent();
+        let quiet = self.ears.as_ref().is_none_or(|ears| ears.line.say.is_idle());
+        self.toolbox.leave_when(quiet && self.voicing.is_empty() && !self.conversation.is_busy());
     }
 
     fn carry(&mut self, now: Instant, wanted: Do) {
@@ -298,7 +315,7 @@ impl Talking {
                     ears.line.say.drop_through(through);
                 }
             }
-            Do::Tool(call) => self.tool(now, call),
+            Do::Tool(call) => self.toolbox.handle_call(now, call, self.sight.as_ref()),
             Do::Tell(told) => self.tell(told),
         }
     }
@@ -332,7 +349,10 @@ impl Talking {
                     listener.ask_finished(spoken);
                 }
             }
-            Heard::SpeechStarted { .. } => self.speaking(true),
+            Heard::SpeechStarted { .. } => {
+                self.toolbox.handle_speech();
+                self.speaking(true);
+            }
             Heard::SpeechEnded { .. } => self.speaking(false),
             Heard::TurnEnded { .. }
             | Heard::Duck
@@ -440,9 +460,14 @@ impl Talking {
             }
         };
         if reason == Reason::Look {
-            return self.looked(now, image);
+            return self.toolbox.handle_look(image.is_some(), image.into_iter().collect());
         }
         self.conversation.handle_picture(now, image, reason);
+    }
+
+    fn answered(&mut self, answered: &Answered) {
+        let Answered { id, result, images, quiet } = answered;
+        self.conversation.handle_tool(Instant::now(), id, result, images, *quiet);
     }
 
     fn order(&mut self, order: TalkOrder) {
@@ -470,7 +495,7 @@ impl Talking {
                     self.conversation.start(now);
                 }
             }
-            TalkOrder::Done { id, result } => self.conversation.handle_tool(now, &id, &result, &[], false),
+            TalkOrder::Done { id, result } => self.toolbox.handle_done(&id, result),
         }
     }
 

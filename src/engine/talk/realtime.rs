@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::tools::{Act, act};
+use super::toolbox::{Answered, Toolbox};
 use super::voicing::{self, Voicing};
-use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, Wish, judged, seen, until};
+use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, judged, seen, until};
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
 use crate::codec::g711;
@@ -24,7 +24,7 @@ use crate::media::audio::{Judgement, Pcm, block_samples};
 use crate::talk::conversation::Told;
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
 use crate::talk::link::{RealtimeSession, Voices};
-use crate::talk::message::{Endpoint, Failure, Role, ToolCall};
+use crate::talk::message::{Endpoint, Failure, Role};
 use crate::talk::realtime::{ItemId, RealtimeEvent, RealtimeSettings, Sound, SoundFormat, Turns};
 use crate::talk::sight::{Reason, Sighted};
 use crate::worker::ears::Listener;
@@ -87,8 +87,7 @@ pub struct RealtimeTalking {
     position: Position,
     /// When the caller fell silent, until the answer to it is heard.
     silent: Option<Instant>,
-    looking: VecDeque<ToolCall>,
-    leaving: Option<String>,
+    toolbox: Toolbox,
     begun: bool,
     ready: bool,
     greeted: bool,
@@ -103,12 +102,14 @@ enum Happened {
     Session(RealtimeEvent),
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
     Seen(Option<Sighted>),
+    Answered(Answered),
     Order(Option<TalkOrder>),
     Time,
 }
 
 impl RealtimeTalking {
     pub fn new(parts: Parts, realtime: Realtime) -> Self {
+        let toolbox = parts.toolbox();
         let Parts { call, epoch, agent, orders, events, sight } = parts;
         RealtimeTalking {
             call,
@@ -125,8 +126,7 @@ impl RealtimeTalking {
             waiting: VecDeque::new(),
             position: Position::default(),
             silent: None,
-            looking: VecDeque::new(),
-            leaving: None,
+            toolbox,
             begun: false,
             ready: false,
             greeted: false,
@@ -151,6 +151,7 @@ impl RealtimeTalking {
                 Happened::Session(event) => self.event(event),
                 Happened::Voiced(sound) => self.voiced(sound),
                 Happened::Seen(sighted) => self.seen(sighted),
+                Happened::Answered(answered) => self.answered(answered),
                 Happened::Order(Some(order)) => self.order(order),
                 Happened::Order(None) => return Outcome::Done,
                 Happened::Time => {
@@ -164,13 +165,14 @@ impl RealtimeTalking {
 
     async fn next(&mut self) -> Happened {
         let wake = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
-        let RealtimeTalking { orders, ears, session, voicing, sight, .. } = self;
+        let RealtimeTalking { orders, ears, session, voicing, sight, toolbox, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => Happened::Order(order),
             happened = listened(ears.as_mut()) => happened,
             event = told(session.as_mut()) => Happened::Session(event),
             sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
+            answered = toolbox.next() => Happened::Answered(answered),
             voiced = voicing::next(voicing) => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
         }
@@ -180,7 +182,10 @@ impl RealtimeTalking {
     fn listen(&mut self) {
         while let Some(heard) = self.ears.as_mut().and_then(|ears| ears.hearing.poll()) {
             match heard {
-                Heard::SpeechStarted { .. } => self.speaking(true, Reason::Onset),
+                Heard::SpeechStarted { .. } => {
+                    self.toolbox.handle_speech();
+                    self.speaking(true, Reason::Onset);
+                }
                 Heard::SpeechEnded { at, .. } => {
                     self.silent = Some(at);
                     self.speaking(false, Reason::Turn);
@@ -314,10 +319,10 @@ impl RealtimeTalking {
             RealtimeEvent::Transcript { .. }
             | RealtimeEvent::SpeechStarted
             | RealtimeEvent::SpeechEnded
-            | RealtimeEvent::CallsCancelled(_)
             | RealtimeEvent::TurnDone { .. }
             | RealtimeEvent::Aside { .. } => {}
-            RealtimeEvent::Call(call) => self.tool(call),
+            RealtimeEvent::Call(call) => self.toolbox.handle_call(Instant::now(), call, self.sight.as_ref()),
+            RealtimeEvent::CallsCancelled(ids) => self.toolbox.cancel(&ids),
             RealtimeEvent::Interrupted { .. } => self.cut(),
             RealtimeEvent::Trouble(failure) => self.failed(&failure),
             RealtimeEvent::Recycled => self.tell(Told::new("agent.session_renewed")),
@@ -448,55 +453,22 @@ impl RealtimeTalking {
             session.push_image(image);
             self.tell(Told::new("vision.sent").with("reason", reason.name()).with_ms("age_ms", age));
         }
-        if reason == Reason::Look
-            && let Some(call) = self.looking.pop_front()
-        {
-            let result =
-                if shown { "The picture is before you now." } else { "There is no picture of the caller." };
-            self.answer(&call.id, result);
+        if reason == Reason::Look {
+            self.toolbox.handle_look(shown, Vec::new());
         }
     }
 
-    fn tool(&mut self, call: ToolCall) {
-        self.tell(
-            Told::new("agent.tool_called")
-                .with("tool", call.name.clone())
-                .with("arguments", call.arguments.clone()),
-        );
-        let sees = self.sight.is_some();
-        match act(&self.agent.conversation.context.tools, &call, sees) {
-            Act::Look => {
-                if let Some(sight) = &self.sight {
-                    sight.want(Reason::Look);
-                }
-                self.looking.push_back(call);
-            }
-            Act::HangUp => {
-                self.answer(&call.id, "The call ends when you have said goodbye.");
-                self.leaving = Some(call.id);
-            }
-            Act::Wish(wish) => {
-                self.events.offer(Event::Wish { call: self.call, id: call.id, wish });
-            }
-            Act::Refuse(why) => {
-                self.tell(Told::new("agent.tool_refused").with("tool", call.name.clone()).with("why", why));
-                self.answer(&call.id, why);
-            }
+    fn answered(&mut self, answered: Answered) {
+        let Some(session) = &mut self.session else { return };
+        for image in answered.images {
+            session.push_image(image);
         }
-    }
-
-    fn answer(&mut self, id: &str, result: &str) {
-        if let Some(session) = &mut self.session {
-            session.answer_tool(id, result);
-        }
+        session.answer_tool(&answered.id, &answered.result);
     }
 
     fn leave_when_silent(&mut self) {
         let said = self.position.utterance == self.utterances && self.position.whole;
-        if self.leaving.is_some() && said && !self.is_speaking() {
-            let id = self.leaving.take().unwrap_or_default();
-            self.events.offer(Event::Wish { call: self.call, id, wish: Wish::HangUp });
-        }
+        self.toolbox.leave_when(said && !self.is_speaking());
     }
 
     fn order(&mut self, order: TalkOrder) {
@@ -518,7 +490,7 @@ impl RealtimeTalking {
             }
             // The provider ends turns; whoever asks is refused before.
             TalkOrder::CommitTurn | TalkOrder::ClearTurn => {}
-            TalkOrder::Done { id, result } => self.answer(&id, &result),
+            TalkOrder::Done { id, result } => self.toolbox.handle_done(&id, result),
         }
     }
 

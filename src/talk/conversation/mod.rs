@@ -205,6 +205,11 @@ impl Conversation {
         self.reply.as_ref().is_some_and(Reply::is_spoken)
     }
 
+    /// Whether a reply is on its way, even if nothing of it is spoken yet.
+    pub fn is_busy(&self) -> bool {
+        self.reply.is_some()
+    }
+
     pub fn wake_at(&self) -> Option<Instant> {
         let turn = self.turn.as_ref().and_then(|turn| turn.wake_at(&self.settings));
         let reply = self.reply.as_ref().and_then(|reply| reply.filler_at);
@@ -482,7 +487,7 @@ impl Conversation {
         let calls = std::mem::take(&mut reply.calls);
         self.speak(sentences);
         if calls.is_empty() {
-            let silent = self.reply.as_ref().is_some_and(|reply| reply.sentences.is_empty());
+            let silent = self.reply.as_ref().is_some_and(|reply| reply.sentences.is_empty() && !reply.quiet);
             if silent && finish != Finish::Tools {
                 // It would not, or ran out before it began.
                 return self.give_up_answer(now);
@@ -496,11 +501,6 @@ impl Conversation {
         self.context.calls(&words, calls.clone());
         for call in calls {
             self.figures.tools += 1;
-            self.tell(
-                Told::new("agent.tool_called")
-                    .with("tool", call.name.clone())
-                    .with("arguments", call.arguments.clone()),
-            );
             self.out.push_back(Do::Tool(call));
         }
     }

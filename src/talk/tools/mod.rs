@@ -1,9 +1,20 @@
-//! The tools an agent can be given, as its model is told of them. Doing what they say is the engine's and the call's.
+//! The tools an agent can be given: how its model is told of them, what it wants when it calls one, whether it may.
 //!
-//! Pure.
+//! ```text
+//! ToolCall ─▶ offered? ─▶ wanted (its arguments, read) ─▶ policy ─▶ done by engine::talk::toolbox, or refused in words
+//! ```
+//! Pure. What is allowed comes from the configuration and from what happened on this box; nothing a model writes, a
+//! caller says or a picture shows can change it. Doing what a tool says is the engine's and the call's.
+//!
+//! A new tool is a name and a spec here, a [`Wanted`] with its arguments, and an arm in the toolbox.
+
+pub mod policy;
+pub mod wanted;
 
 use serde_json::{Value, json};
 
+pub use self::policy::{Gatekeeper, Needs, Policies, Policy};
+pub use self::wanted::Wanted;
 use crate::talk::message::ToolSpec;
 
 /// Every tool there is, by its name in the configuration.
@@ -22,7 +33,7 @@ pub fn spec(name: &str) -> Option<ToolSpec> {
             object(json!({}), &[]),
         ),
         "dtmf" => (
-            "Press keys of the telephone, for example to open a door.",
+            "Press keys of the telephone, for example to choose from a menu.",
             object(json!({"digits": {"type": "string", "description": "0-9, *, #, A-D"}}), &["digits"]),
         ),
         "transfer" => (
@@ -38,7 +49,8 @@ pub fn spec(name: &str) -> Option<ToolSpec> {
     Some(ToolSpec { name: name.to_owned(), description: description.to_owned(), parameters })
 }
 
-fn object(properties: Value, required: &[&str]) -> Value {
+/// A JSON Schema of arguments.
+pub fn object(properties: Value, required: &[&str]) -> Value {
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
 }
 

@@ -1,0 +1,76 @@
+//! What a model wants when it calls a tool: its arguments, read and bounded.
+//!
+//! Pure.
+
+use serde_json::Value;
+
+use crate::talk::message::ToolCall;
+
+/// Longer arguments are not read, bytes.
+const ARGUMENTS_MAX: usize = 32 * 1024;
+
+/// One tool with its arguments.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wanted {
+    Look,
+    HangUp,
+    Digits(String),
+    Transfer(String),
+    Hold,
+}
+
+impl Wanted {
+    /// Reads a call.
+    ///
+    /// # Errors
+    /// Says in words for the model what is missing.
+    pub fn read(call: &ToolCall) -> Result<Wanted, &'static str> {
+        if call.arguments.len() > ARGUMENTS_MAX {
+            return Err("The arguments are too long.");
+        }
+        let arguments = serde_json::from_str::<Value>(&call.arguments).unwrap_or(Value::Null);
+        let text = |name: &str| arguments[name].as_str().unwrap_or_default().trim().to_owned();
+        match call.name.as_str() {
+            "look" => Ok(Wanted::Look),
+            "hang_up" => Ok(Wanted::HangUp),
+            "dtmf" => given(text("digits")).map(Wanted::Digits).ok_or("Say which digits."),
+            "transfer" => given(text("to")).map(Wanted::Transfer).ok_or("Say to whom."),
+            "hold" => Ok(Wanted::Hold),
+            _ => Err("There is no such tool."),
+        }
+    }
+
+    /// What a policy's list of allowed values is about.
+    pub fn subject(&self) -> Option<&str> {
+        match self {
+            Wanted::Digits(subject) | Wanted::Transfer(subject) => Some(subject),
+            Wanted::Look | Wanted::HangUp | Wanted::Hold => None,
+        }
+    }
+}
+
+fn given(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(name: &str, arguments: &str) -> ToolCall {
+        ToolCall { id: "1".into(), name: name.into(), arguments: arguments.into(), signature: None }
+    }
+
+    #[test]
+    fn arguments_are_read_or_asked_for() {
+        let read = |name: &str, arguments: &str| Wanted::read(&call(name, arguments));
+        assert_eq!(read("dtmf", r#"{"digits": " 12# "}"#), Ok(Wanted::Digits("12#".into())));
+        assert_eq!(read("transfer", r#"{"to": "sip:a@b"}"#), Ok(Wanted::Transfer("sip:a@b".into())));
+        assert_eq!(read("look", "not JSON"), Ok(Wanted::Look));
+        for broken in ["", "{", "[]", r#"{"to": 5}"#, r#"{"to": " "}"#] {
+            assert_eq!(read("transfer", broken), Err("Say to whom."));
+        }
+        assert!(read("look", &" ".repeat(ARGUMENTS_MAX + 1)).is_err());
+        assert!(read("open_everything", "{}").is_err());
+    }
+}
