@@ -303,9 +303,9 @@ fn route(
             let agent = talkers
                 .agent_named(&route.agent)
                 .ok_or_else(|| format!("agent {:?} is not there", route.agent))?;
-            let texts = [settings.disclosure, settings.display_name, route.agent.clone()];
+            let texts = [settings.display_name, route.agent.clone()];
             let text = texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
-            Behaviour::Talk(TalkBehaviour { agent: agent.clone(), text })
+            Behaviour::Talk(TalkBehaviour { agent: agent.clone(), text, notice: settings.disclosure })
         }
         settings::Agent::Record => {
             Behaviour::Record(Record { greeting: String::new(), text: "this call is recorded".to_owned() })

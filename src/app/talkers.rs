@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::app::config::settings::speech::{
-    ContextRole, Endpointing, ImageDetail, ImageFormat, Provider, Resize, Service, Sight, Speaking, Talk,
-    TurnDetection, Vendor, Vision,
+    Context, ContextRole, Endpointing, ImageDetail, ImageFormat, Provider, Resize, Service, Sight, Speaking,
+    Talk, TurnDetection, Vendor, Vision,
 };
 use crate::app::config::settings::{Agent as AgentConfig, Config};
 use crate::app::config::talk::read::{milliseconds, usual_variable};
+use crate::app::gallery::Gallery;
 use crate::base::time::Clock;
 use crate::codec::still::encode::{StillFormat, StillSettings};
 use crate::codec::still::fit::{Fit, Strategy};
@@ -21,7 +22,7 @@ use crate::talk::context::ContextSettings;
 use crate::talk::conversation::ConversationSettings;
 use crate::talk::hear::{EndpointingMode, HearingSettings, Turns};
 use crate::talk::link::{Http, LinkSettings, Models, Transcribers, Voices};
-use crate::talk::message::{self, Detail, Endpoint, Message, Role};
+use crate::talk::message::{self, Detail, Endpoint, Message, Part, Role};
 use crate::talk::realtime::RealtimeSettings;
 use crate::talk::sight::sampler::SamplerSettings;
 use crate::talk::sight::watch::WatchSettings;
@@ -46,7 +47,7 @@ pub struct Talkers {
 
 impl Talkers {
     /// Starts what the configured agents need. What cannot be had costs only itself.
-    pub fn start(config: &Config, clock: Clock) -> Self {
+    pub fn start(config: &Config, clock: Clock, gallery: &Gallery) -> Self {
         let mut talkers = Talkers::default();
         let speaking =
             |agent: &AgentConfig| matches!(agent, AgentConfig::Pipeline(_) | AgentConfig::Realtime(_));
@@ -57,8 +58,12 @@ impl Talkers {
         let http = Http::new();
         for (name, agent) in &config.agents {
             let made = match agent {
-                AgentConfig::Pipeline(settings) => talkers.agent(config, clock, &http, name, settings),
-                AgentConfig::Realtime(settings) => talkers.realtime(config, clock, &http, name, settings),
+                AgentConfig::Pipeline(settings) => {
+                    talkers.agent(config, clock, gallery, &http, name, settings)
+                }
+                AgentConfig::Realtime(settings) => {
+                    talkers.realtime(config, clock, gallery, &http, name, settings)
+                }
                 AgentConfig::Mirror { .. } | AgentConfig::Record => continue,
             };
             talkers.agents.insert(name.clone(), Arc::new(made));
@@ -103,7 +108,15 @@ impl Talkers {
         }
     }
 
-    fn agent(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
+    fn agent(
+        &self,
+        config: &Config,
+        clock: Clock,
+        gallery: &Gallery,
+        http: &Http,
+        name: &str,
+        settings: &Speaking,
+    ) -> Agent {
         let list = |service: Service, names: &[String]| -> Vec<Endpoint> {
             let known = config.providers.of(service);
             names.iter().filter_map(|name| Some(endpoint(name, known.get(name)?, settings))).collect()
@@ -125,7 +138,7 @@ impl Talkers {
                 .is_some_and(Provider::can_see);
         Agent {
             name: name.to_owned(),
-            conversation: conversation(config, settings, sees),
+            conversation: conversation(config, gallery, name, settings, sees),
             hearing: hearing(&config.talk, self.judges_turns),
             sight: sees.then(|| sight(&config.vision, clock)),
             samples: false,
@@ -143,10 +156,18 @@ impl Talkers {
         }
     }
 
-    fn realtime(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
+    fn realtime(
+        &self,
+        config: &Config,
+        clock: Clock,
+        gallery: &Gallery,
+        http: &Http,
+        name: &str,
+        settings: &Speaking,
+    ) -> Agent {
         let provider = config.providers.realtime.get(&settings.realtime).cloned().unwrap_or_default();
         let sees = settings.sight != Sight::Off && provider.can_see();
-        let talks = conversation(config, settings, sees);
+        let talks = conversation(config, gallery, name, settings, sees);
         let espeak = Endpoint {
             language: language(&settings.language),
             ..Endpoint::new("espeak", message::Vendor::Espeak)
@@ -218,9 +239,19 @@ fn key(provider: &Provider) -> String {
     }
 }
 
-fn conversation(config: &Config, agent: &Speaking, sees: bool) -> ConversationSettings {
-    let tools =
-        agent.tools.iter().filter(|name| sees || *name != "look").filter_map(|name| tools::spec(name));
+fn conversation(
+    config: &Config,
+    gallery: &Gallery,
+    name: &str,
+    agent: &Speaking,
+    sees: bool,
+) -> ConversationSettings {
+    let names = gallery.names(name);
+    let tools = agent
+        .tools
+        .iter()
+        .filter(|name| sees || *name != "look")
+        .filter_map(|name| Some(tools::naming(tools::spec(name)?, &names)));
     ConversationSettings {
         context: ContextSettings {
             instructions: agent.instructions.clone(),
@@ -233,20 +264,26 @@ fn conversation(config: &Config, agent: &Speaking, sees: bool) -> ConversationSe
         fallback: agent.fallback.clone(),
         preemptive: config.talk.preemptive,
         sees,
-        pinned: pinned(agent),
+        pinned: pinned(gallery, name, agent, sees),
         tool_steps: agent.max_tool_steps,
         ..ConversationSettings::default()
     }
 }
 
-/// What an agent knows before the first word.
-fn pinned(agent: &Speaking) -> Vec<Message> {
+/// What an agent knows before the first word. One that cannot see gets the words alone.
+fn pinned(gallery: &Gallery, name: &str, agent: &Speaking, sees: bool) -> Vec<Message> {
     let role = |role| match role {
         ContextRole::System => Role::System,
         ContextRole::User => Role::User,
         ContextRole::Assistant => Role::Assistant,
     };
-    agent.context.iter().map(|context| Message::text(role(context.role), context.text.as_str())).collect()
+    let message = |(table, context): (usize, &Context)| {
+        let text = (!context.text.is_empty()).then(|| Part::Text(context.text.clone()));
+        let image = gallery.context(name, table).filter(|_| sees).cloned().map(Part::Image);
+        let parts: Vec<Part> = text.into_iter().chain(image).collect();
+        (!parts.is_empty()).then(|| Message { parts, ..Message::text(role(context.role), "") })
+    };
+    agent.context.iter().enumerate().filter_map(message).collect()
 }
 
 /// `judges_turns`: there is a network that tells ends of turns.

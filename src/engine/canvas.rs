@@ -71,11 +71,7 @@ pub struct Board {
 impl Board {
     pub fn new(captions: bool) -> Arc<Board> {
         let state = State { captions: Captions::new(captions), ..State::default() };
-        Arc::new(Board {
-            state: Mutex::new(state),
-            changes: AtomicU64::new(0),
-            live: AtomicBool::new(false),
-        })
+        Arc::new(Board { state: Mutex::new(state), changes: AtomicU64::new(0), live: AtomicBool::new(false) })
     }
 
     fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
@@ -250,7 +246,8 @@ fn placed(picture: CleanFrame, max: Size, pool: &FramePool) -> Option<CleanFrame
 /// The smallest ground of the shape of `max` a picture has room on.
 fn ground_for(size: Size, max: Size) -> Size {
     let least = Size::new(LEAST.width.min(max.width), LEAST.height.min(max.height));
-    let width = size.width.max(least.width).max(size.height.max(least.height) * max.width / max.height.max(1));
+    let width =
+        size.width.max(least.width).max(size.height.max(least.height) * max.width / max.height.max(1));
     let width = (width.min(max.width) & !1).max(size.width);
     let height = (width * max.height / max.width.max(1)) & !1;
     Size::new(width, height.max(size.height))
@@ -339,7 +336,9 @@ mod tests {
         let (board, pool, now) = (Board::new(true), FramePool::new(4), Instant::now());
         let mut canvas = Canvas::new(board.clone(), MAX);
         let own = picture(Size::new(640, 360), 100);
-        assert!(canvas.write(now, own.clone(), &pool).frame().plane(Plane::Y).iter().all(|luma| *luma == 100));
+        assert!(
+            canvas.write(now, own.clone(), &pool).frame().plane(Plane::Y).iter().all(|luma| *luma == 100)
+        );
         board.caption(now, Who::Agent, "A parcel.");
         assert!(canvas.look(now, &pool).text);
         let written = canvas.write(now, own.clone(), &pool);

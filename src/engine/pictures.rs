@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use crate::base::queue::{Fifo, Latest, Receiver, Sender, Taken};
 use crate::base::time::{Clock, Pts};
+use crate::codec::still::ImageType;
 use crate::codec::still::decode::{Limits, Unusable};
 use crate::codec::still::encode::{StillSettings, Stills};
-use crate::codec::still::{ImageType, sniff};
 use crate::engine::album::{Album, Kept, Way};
 use crate::engine::canvas::Board;
 use crate::engine::darkroom::Darkroom;
@@ -178,7 +178,8 @@ pub struct Terms {
     pub clock: Clock,
     pub gating: Option<Gating>,
     pub trusts: bool,
-    /// The agent has eyes.
+    /// There is an agent that talks, and it has eyes.
+    pub talks: bool,
     pub sees: bool,
     pub still: StillSettings,
     /// What the agent was given before the call.
@@ -246,9 +247,9 @@ impl Pictures {
         &self.terms.board
     }
 
-    /// Whether applications are trusted with what they give.
-    pub fn trusts(&self) -> bool {
-        self.terms.trusts
+    /// Whether there is anybody whose words could be written.
+    pub fn talks(&self) -> bool {
+        self.terms.talks
     }
 
     /// The names of the pictures there are besides `snapshot` and those of the call.
@@ -374,7 +375,7 @@ impl Pictures {
         let until = time.map(|time| Instant::now() + time.min(SHOWN_MAX));
         self.board().show(copied.ok_or(NotTaken::Busy)?, until);
         let told = Told::new("image.shown").with("picture", which.name()).with("size", size.to_string());
-        self.event(told.with("seconds", time.map_or(0, |time| time.as_secs()).to_string()));
+        self.event(told.with("seconds", time.map_or(0, |time| time.as_secs())));
         Ok(size)
     }
 
@@ -484,8 +485,8 @@ impl Pictures {
     }
 
     fn tell(&self, kind: &'static str, kept: &Kept) {
-        let told = Told::new(kind).with("id", kept.number.to_string()).with("size", kept.size.to_string());
-        let told = told.with("bytes", kept.bytes.len().to_string()).with("text", kept.text.clone());
+        let told = Told::new(kind).with("id", kept.number).with("size", kept.size.to_string());
+        let told = told.with("bytes", kept.bytes.len()).with("text", kept.text.clone());
         self.event(told);
     }
 
@@ -493,6 +494,12 @@ impl Pictures {
         if let Some(events) = &self.events {
             events.offer(Event::Told { call: self.terms.call, told });
         }
+    }
+}
+
+impl std::fmt::Debug for Pictures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pictures({})", self.terms.call)
     }
 }
 
@@ -545,9 +552,3 @@ fn read(path: &Path) -> Result<Arc<[u8]>, NotTaken> {
     }
     Ok(std::fs::read(path).map_err(unreadable)?.into())
 }
-
-/// Whether bytes begin as a picture of one of the kinds that are taken.
-pub fn is_picture(bytes: &[u8]) -> bool {
-    sniff::sniff(bytes).is_some()
-}
-

@@ -13,14 +13,15 @@ use crate::base::queue::{self, Fifo, Offered, Receiver};
 use crate::base::stop::{Outcome, Scope};
 use crate::base::time::Clock;
 use crate::codec::h264::encoder::EncoderKind;
+use crate::engine::canvas::Showing;
 use crate::engine::darkroom::Darkroom;
 use crate::engine::graph::{Pairs, Running, Supplies};
 use crate::engine::lateness::LatenessFigures;
 use crate::engine::network::Order;
-use crate::engine::pictures::Studio;
-use crate::engine::plan::{BoundPorts, CallId, Command, Event, Plan, Streams, Wanted};
+use crate::engine::pictures::{Pictures, Studio};
+use crate::engine::plan::{BoundPorts, CallId, Command, Event, Gating, Plan, Streams, Wanted};
 use crate::engine::ports::{Pair, PortRange};
-use crate::engine::talk::TalkOrder;
+use crate::engine::talk::{Agent, TalkOrder};
 use crate::engine::voice::Speaker;
 use crate::media::codec::Detector;
 use crate::secure::dtls::Identity;
@@ -120,6 +121,21 @@ impl Engines {
     /// The running engine of a call, for figures.
     pub fn running(&self, call: CallId) -> Option<&Running> {
         self.calls.get(&call).and_then(|entry| entry.running.as_ref())
+    }
+
+    /// The single pictures of a running call.
+    pub fn pictures(&self, call: CallId) -> Option<Arc<Pictures>> {
+        self.running(call).map(|running| running.pictures().clone())
+    }
+
+    /// What clears pictures for an agent whose call does not exist yet.
+    pub fn pictures_beforehand(
+        &self,
+        gating: Option<Gating>,
+        showing: &Showing,
+        agent: Option<&Arc<Agent>>,
+    ) -> Arc<Pictures> {
+        self.supplies.beforehand(gating, showing, agent)
     }
 
     /// Pairs of RTP ports that are free.

@@ -116,10 +116,11 @@ impl Captions {
             page.notice = wrapped(&notice.text, columns);
             page.notice.truncate(NOTICE_LINES);
         }
-        let sayings =
-            [(Who::Caller, &self.caller, CALLER_LINES), (Who::Agent, &self.agent, AGENT_LINES)];
+        let sayings = [(Who::Caller, &self.caller, CALLER_LINES), (Who::Agent, &self.agent, AGENT_LINES)];
         for (who, saying, rows) in sayings {
-            let Some(saying) = saying.as_ref().filter(|saying| self.on && now < saying.until) else { continue };
+            let Some(saying) = saying.as_ref().filter(|saying| self.on && now < saying.until) else {
+                continue;
+            };
             let all = wrapped(&saying.text, columns);
             let most = all.len().saturating_sub(rows);
             let first = match who {
@@ -346,7 +347,12 @@ mod tests {
                 })
                 .collect();
             times.sort_unstable();
-            println!("{size}: {} us at best, {} us in the middle, {} lines", times[0], times[25], page.lines.len());
+            println!(
+                "{size}: {} us at best, {} us in the middle, {} lines",
+                times[0],
+                times[25],
+                page.lines.len()
+            );
             assert!(times[0] < 5_000, "{size}: {times:?} us");
         }
     }

@@ -13,6 +13,7 @@ use super::secret::Secret;
 pub use super::sip::settings::{
     Account, Busy, Listen, Sip, SipPeer, SrtpOffer, SrtpPolicy, Strangers, Tls, Transport, User,
 };
+use super::talk::picture::Place as PicturePlace;
 pub use super::talk::settings as speech;
 use super::talk::settings::{Providers, Speaking, Talk, Vision};
 use crate::engine::plan::{AudioCodec, VideoCodec};
@@ -61,7 +62,7 @@ pub struct Config {
     pub overlay: Overlay,
     pub vision: Vision,
     /// Of the operator, for agents to send and show.
-    pub pictures: BTreeMap<String, talk::picture::Place>,
+    pub pictures: BTreeMap<String, PicturePlace>,
     pub talk: Talk,
     pub providers: Providers,
     /// By name; [`DEFAULT_RECORDING`] is `[recording]` itself, the others start from its values.

@@ -20,8 +20,8 @@ use tokio::runtime::Handle;
 use crate::base::queue::{self, Fifo, Offered, Sender};
 use crate::base::stop::{Outcome, Scope};
 use crate::codec::still::encode::StillSettings;
+use crate::engine::canvas::{Board, NOTICE, Showing};
 use crate::engine::coding::Coder;
-use crate::engine::canvas::{Board, NOTICE};
 use crate::engine::darkroom::Darkroom;
 use crate::engine::graph::record::Taps;
 use crate::engine::graph::talk::Talk;
@@ -32,10 +32,11 @@ use crate::engine::network::sockets::{Bell, Sockets};
 use crate::engine::network::video::{VideoChange, VideoPart};
 use crate::engine::network::{Network, Order};
 use crate::engine::pictures::{GIVEN_WAITING, Given, Pictures, Terms};
-use crate::engine::plan::{CallId, Event, Plan, Report, Route, Streams, VideoIn};
+use crate::engine::plan::{CallId, Event, Gating, Plan, Report, Route, Streams, VideoIn};
 use crate::engine::ports::Pair;
 use crate::engine::report::Gauges;
 use crate::engine::start::Settings;
+use crate::engine::talk::Agent;
 use crate::engine::voice::Speaker;
 use crate::record::recorder::RecorderReport;
 use crate::rtp::lipsync::LipSync;
@@ -72,28 +73,45 @@ impl Supplies {
             VideoIn::Gated { gate, .. } => Some(gate.clone()),
             VideoIn::Open { .. } => None,
         };
-        let sight = plan.talk.as_ref().and_then(|agent| agent.sight.as_ref());
-        let terms = Terms {
+        let terms = self.terms(call, epoch, gating, showing, plan.talk.as_ref());
+        let (studio, catalogue) = (self.settings.studio.clone(), self.settings.catalogue.clone());
+        let given = plan.talk.is_some().then_some(given);
+        Arc::new(Pictures::new(terms, studio, catalogue, self.darkroom.clone(), self.events.clone(), given))
+    }
+
+    fn terms(
+        &self,
+        call: CallId,
+        epoch: Instant,
+        gating: Option<Gating>,
+        showing: &Showing,
+        agent: Option<&Arc<Agent>>,
+    ) -> Terms {
+        let sight = agent.and_then(|agent| agent.sight.as_ref());
+        Terms {
             call,
             epoch,
             clock: self.settings.clock,
             gating,
             trusts: showing.trusts_images,
+            talks: agent.is_some(),
             sees: sight.is_some(),
             still: sight.map_or_else(StillSettings::default, |sight| sight.still),
-            context: plan.talk.as_ref().map_or_else(Vec::new, |agent| agent.conversation.pinned.clone()),
+            context: agent.map_or_else(Vec::new, |agent| agent.conversation.pinned.clone()),
             board: Board::new(showing.captions),
-        };
+        }
+    }
+
+    /// What clears the pictures an agent is given before there is a call.
+    pub(super) fn beforehand(
+        &self,
+        gating: Option<Gating>,
+        showing: &Showing,
+        agent: Option<&Arc<Agent>>,
+    ) -> Arc<Pictures> {
+        let terms = self.terms(CallId(0), Instant::now(), gating, showing, agent);
         let (studio, catalogue) = (self.settings.studio.clone(), self.settings.catalogue.clone());
-        let given = plan.talk.is_some().then_some(given);
-        Arc::new(Pictures::new(
-            terms,
-            studio,
-            catalogue,
-            self.darkroom.clone(),
-            self.events.clone(),
-            given,
-        ))
+        Arc::new(Pictures::beforehand(terms, studio, catalogue, self.darkroom.clone(), self.events.clone()))
     }
 
     fn seed(&mut self) -> u64 {
@@ -150,7 +168,7 @@ impl Running {
         let (orders, given) = queue::queue(Fifo { depth: ORDERS_DEPTH });
         let (taps, inputs) = Taps::of(&plan);
         let epoch = Instant::now();
-        let (give, given) = queue::queue(Fifo { depth: GIVEN_WAITING });
+        let (give, gifts) = queue::queue(Fifo { depth: GIVEN_WAITING });
         let pictures = supplies.pictures(call, epoch, &plan, give);
         let mut running = Running {
             gauges: Arc::new(Gauges::default()),
@@ -170,7 +188,7 @@ impl Running {
             talk: None,
             pictures,
         };
-        running.prepare_talk(supplies, given);
+        running.prepare_talk(supplies, gifts);
         let audio = running.audio_part(supplies, pairs.audio);
         let video = running.video_part(supplies, pairs.video);
         if audio.is_none() && video.is_none() {

@@ -8,8 +8,8 @@ use super::{Running, Supplies};
 use crate::base::queue::{self, Fifo, Sender};
 use crate::base::stop::{Name, Outcome, Scope};
 use crate::codec::g711::Law;
-use crate::engine::plan::AudioCodec;
 use crate::engine::pictures::Given;
+use crate::engine::plan::AudioCodec;
 use crate::engine::playout::{Playout, playout};
 use crate::engine::sight::{Sight, SightHandle, SightInputs};
 use crate::engine::talk::realtime::RealtimeTalking;
@@ -65,7 +65,12 @@ impl Running {
                 (Some(inputs), Some(handle))
             }
         };
-        self.talk = Some(Talk { orders, scope, beginning: Some(Beginning { given, sight: handle, pictures }), sight });
+        self.talk = Some(Talk {
+            orders,
+            scope,
+            beginning: Some(Beginning { given, sight: handle, pictures }),
+            sight,
+        });
     }
 
     /// The line of a stream of sound that begins: what its agent hears, and what it says.

@@ -10,6 +10,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "turns and replies are timed")]
 
+mod captioning;
+pub mod picturing;
 pub mod realtime;
 pub mod toolbox;
 mod voicing;
@@ -19,12 +21,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use self::captioning::Captioning;
 use self::realtime::Realtime;
 use self::toolbox::{Answered, Toolbox, Tooling};
 use self::voicing::Voicing;
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
 use crate::codec::g711::Law;
+use crate::engine::pictures::{Given, Pictures};
 use crate::engine::plan::{CallId, Event};
 use crate::engine::playout::{LONGEST_AHEAD, Position, Say};
 use crate::engine::sight::{SightHandle, SightSettings};
@@ -136,6 +140,9 @@ pub struct Parts {
     pub orders: Receiver<TalkOrder, Fifo>,
     pub events: Sender<Event, Fifo>,
     pub sight: Option<SightHandle>,
+    pub pictures: Arc<Pictures>,
+    /// What applications give.
+    pub given: Receiver<Given, Fifo>,
 }
 
 impl Parts {
@@ -146,6 +153,7 @@ impl Parts {
             events: self.events.clone(),
             offered: self.agent.conversation.context.tools.clone(),
             policies: self.agent.policies.clone(),
+            pictures: Some(self.pictures.clone()),
         })
     }
 }
@@ -165,6 +173,8 @@ pub struct Talking {
     answer: Option<(u32, Answer)>,
     voicing: VecDeque<Voicing>,
     toolbox: Toolbox,
+    captioning: Captioning,
+    given: Receiver<Given, Fifo>,
     position: Position,
     begun: bool,
     pre_roll: Vec<i16>,
@@ -203,6 +213,7 @@ enum Happened {
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
     Seen(Option<Sighted>),
     Answered(Answered),
+    Given(Given),
     Order(TalkOrder),
     Time,
     /// Nobody gives orders any more: the call is over.
@@ -212,13 +223,15 @@ enum Happened {
 impl Talking {
     pub fn new(parts: Parts, pipeline: Pipeline) -> Self {
         let toolbox = parts.toolbox();
-        let Parts { call, epoch, agent, orders, events, sight } = parts;
+        let Parts { call, epoch, agent, orders, events, sight, pictures, given } = parts;
         Talking {
             conversation: Conversation::new(agent.conversation.clone()),
             ears: None,
             answer: None,
             voicing: VecDeque::new(),
             toolbox,
+            captioning: Captioning::new(pictures.board().clone()),
+            given,
             position: Position::default(),
             begun: false,
             pre_roll: Vec::new(),
@@ -249,6 +262,7 @@ impl Talking {
                 Happened::Voiced(sound) => self.voiced(sound),
                 Happened::Seen(sighted) => self.seen(sighted),
                 Happened::Answered(answered) => self.answered(&answered),
+                Happened::Given(given) => self.conversation.handle_given(given.image, &given.text),
                 Happened::Order(order) => self.order(order),
                 Happened::Time => self.time(),
                 Happened::Over => return Outcome::Done,
@@ -260,7 +274,7 @@ impl Talking {
         let hears = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
         let wake = [self.conversation.wake_at(), hears].into_iter().flatten().min();
         let ahead = voicing::ahead(&self.voicing, self.position) >= LONGEST_AHEAD;
-        let Talking { orders, ears, answer, voicing, sight, toolbox, .. } = self;
+        let Talking { orders, ears, answer, voicing, sight, toolbox, given, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => order.map_or(Happened::Over, Happened::Order),
@@ -268,6 +282,7 @@ impl Talking {
             piece = answered(answer.as_mut()) => Happened::Piece(piece),
             sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
             answered = toolbox.next() => Happened::Answered(answered),
+            Some(given) = given.recv() => Happened::Given(given),
             voiced = voicing::next(voicing), if !ahead => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
         }
@@ -300,6 +315,7 @@ impl Talking {
             }
             Do::Speak { utterance, text } => match &self.ears {
                 Some(ears) => {
+                    self.captioning.says(now, utterance, &text);
                     let speech = self
                         .pipeline
                         .voices
@@ -310,6 +326,7 @@ impl Talking {
                 None => self.conversation.handle_voiced(now, utterance, Ok(0)),
             },
             Do::Hush { through } => {
+                self.captioning.cut();
                 self.voicing.retain(|voicing| voicing.utterance > through);
                 if let Some(ears) = &self.ears {
                     ears.line.say.drop_through(through);
@@ -397,6 +414,7 @@ impl Talking {
         }
         self.position = position;
         let began = self.epoch + ears.line.say.began();
+        self.captioning.follow(now, position.utterance);
         let Position { utterance, ms, whole } = position;
         self.conversation.handle_played(now, utterance, ms, whole, began);
     }
@@ -509,6 +527,7 @@ impl Talking {
     }
 
     fn tell(&self, told: Told) {
+        self.captioning.handle_told(Instant::now(), &told);
         self.events.offer(Event::Told { call: self.call, told });
     }
 }

@@ -11,20 +11,23 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::captioning::Captioning;
 use super::toolbox::{Answered, Toolbox};
 use super::voicing::{self, Voicing};
 use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, judged, seen, until};
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
 use crate::codec::g711;
+use crate::engine::pictures::Given;
 use crate::engine::plan::{CallId, Event};
 use crate::engine::playout::{Piece, Position};
 use crate::engine::sight::SightHandle;
 use crate::media::audio::{Judgement, Pcm, block_samples};
+use crate::talk::context::GIVEN_KEPT;
 use crate::talk::conversation::Told;
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
 use crate::talk::link::{RealtimeSession, Voices};
-use crate::talk::message::{Endpoint, Failure, Role};
+use crate::talk::message::{Endpoint, Failure, Image, Role};
 use crate::talk::realtime::{ItemId, RealtimeEvent, RealtimeSettings, Sound, SoundFormat, Turns};
 use crate::talk::sight::{Reason, Sighted};
 use crate::worker::ears::Listener;
@@ -88,6 +91,10 @@ pub struct RealtimeTalking {
     /// When the caller fell silent, until the answer to it is heard.
     silent: Option<Instant>,
     toolbox: Toolbox,
+    captioning: Captioning,
+    given: Receiver<Given, Fifo>,
+    /// Given pictures the model has before it.
+    kept: VecDeque<u64>,
     begun: bool,
     ready: bool,
     greeted: bool,
@@ -103,6 +110,7 @@ enum Happened {
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
     Seen(Option<Sighted>),
     Answered(Answered),
+    Given(Given),
     Order(Option<TalkOrder>),
     Time,
 }
@@ -110,7 +118,7 @@ enum Happened {
 impl RealtimeTalking {
     pub fn new(parts: Parts, realtime: Realtime) -> Self {
         let toolbox = parts.toolbox();
-        let Parts { call, epoch, agent, orders, events, sight } = parts;
+        let Parts { call, epoch, agent, orders, events, sight, pictures, given } = parts;
         RealtimeTalking {
             call,
             epoch,
@@ -127,6 +135,9 @@ impl RealtimeTalking {
             position: Position::default(),
             silent: None,
             toolbox,
+            captioning: Captioning::new(pictures.board().clone()),
+            given,
+            kept: VecDeque::new(),
             begun: false,
             ready: false,
             greeted: false,
@@ -152,6 +163,7 @@ impl RealtimeTalking {
                 Happened::Voiced(sound) => self.voiced(sound),
                 Happened::Seen(sighted) => self.seen(sighted),
                 Happened::Answered(answered) => self.answered(answered),
+                Happened::Given(given) => self.given(given),
                 Happened::Order(Some(order)) => self.order(order),
                 Happened::Order(None) => return Outcome::Done,
                 Happened::Time => {
@@ -165,7 +177,7 @@ impl RealtimeTalking {
 
     async fn next(&mut self) -> Happened {
         let wake = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
-        let RealtimeTalking { orders, ears, session, voicing, sight, toolbox, .. } = self;
+        let RealtimeTalking { orders, ears, session, voicing, sight, toolbox, given, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => Happened::Order(order),
@@ -173,6 +185,7 @@ impl RealtimeTalking {
             event = told(session.as_mut()) => Happened::Session(event),
             sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
             answered = toolbox.next() => Happened::Answered(answered),
+            Some(given) = given.recv() => Happened::Given(given),
             voiced = voicing::next(voicing) => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
         }
@@ -278,6 +291,7 @@ impl RealtimeTalking {
         let begins = position.utterance != self.position.utterance;
         let began = self.epoch + ears.line.say.began();
         self.position = position;
+        self.captioning.follow(Instant::now(), position.utterance);
         if let Some(silent) = self.silent.take_if(|_| begins) {
             let after = began.saturating_duration_since(silent);
             self.tell(Told::new("agent.speaking").with_ms("after_ms", after));
@@ -314,6 +328,8 @@ impl RealtimeTalking {
                 let found = self.item(&item);
                 if let (Some(item), true) = (found, last || !text.is_empty()) {
                     item.text = text.trim().to_owned();
+                    let utterance = item.utterance;
+                    self.captioning.says(Instant::now(), utterance, text.trim());
                 }
             }
             RealtimeEvent::Transcript { .. }
@@ -466,6 +482,23 @@ impl RealtimeTalking {
         session.answer_tool(&answered.id, &answered.result);
     }
 
+    /// A picture from outside: it stays before the model until four newer ones were given, and starts no turn.
+    fn given(&mut self, given: Given) {
+        let Some(session) = &mut self.session else { return };
+        let mut image = Image::clone(&given.image);
+        image.pinned = true;
+        if !given.text.is_empty() {
+            image.note = given.text;
+        }
+        self.kept.push_back(image.id);
+        session.push_image(Arc::new(image));
+        if self.kept.len() > GIVEN_KEPT
+            && let Some(oldest) = self.kept.pop_front()
+        {
+            session.drop_image(oldest);
+        }
+    }
+
     fn leave_when_silent(&mut self) {
         let said = self.position.utterance == self.utterances && self.position.whole;
         self.toolbox.leave_when(said && !self.is_speaking());
@@ -517,6 +550,7 @@ impl RealtimeTalking {
     }
 
     fn tell(&self, told: Told) {
+        self.captioning.handle_told(Instant::now(), &told);
         self.events.offer(Event::Told { call: self.call, told });
     }
 }

@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::{Wish, until};
+use super::{Wish, picturing, until};
 use crate::base::queue::{Fifo, Sender};
+use crate::engine::pictures::Pictures;
 use crate::engine::plan::{CallId, Event};
 use crate::engine::sight::SightHandle;
 use crate::talk::conversation::Told;
@@ -79,6 +80,8 @@ pub struct Tooling {
     /// What the model is told of. Nothing else is done.
     pub offered: Vec<ToolSpec>,
     pub policies: Policies,
+    /// What it can send and show.
+    pub pictures: Option<Arc<Pictures>>,
 }
 
 /// A tool at work.
@@ -181,6 +184,19 @@ impl Toolbox {
             Wanted::Digits(digits) => self.wish(id, Wish::Digits(digits)),
             Wanted::Transfer(to) => self.wish(id, Wish::Transfer(to)),
             Wanted::Hold => self.wish(id, Wish::Hold),
+            Wanted::SendImage { picture, text } => {
+                self.picture(id, |pictures| picturing::send(pictures, picture, text))
+            }
+            Wanted::Show { picture, seconds } => {
+                self.picture(id, |pictures| picturing::show(pictures, picture, seconds))
+            }
+        }
+    }
+
+    fn picture(&mut self, id: String, work: impl FnOnce(Arc<Pictures>) -> Work) {
+        match self.tooling.pictures.clone() {
+            Some(pictures) => self.begin(id, work(pictures)),
+            None => self.close(&id, Worked::refused("There are no pictures.")),
         }
     }
 
@@ -274,7 +290,8 @@ mod tests {
         let policies: BTreeMap<String, Policy> =
             policies.iter().map(|(name, policy)| ((*name).to_owned(), policy.clone())).collect();
         let offered = tools.iter().filter_map(|name| spec(name)).collect();
-        let tooling = Tooling { call: CallId(1), events, offered, policies: Arc::new(policies) };
+        let policies = Arc::new(policies);
+        let tooling = Tooling { call: CallId(1), events, offered, policies, pictures: None };
         (Toolbox::new(tooling), told)
     }
 

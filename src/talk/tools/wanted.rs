@@ -17,6 +17,16 @@ pub enum Wanted {
     Digits(String),
     Transfer(String),
     Hold,
+    /// Gives a picture of that name.
+    SendImage {
+        picture: String,
+        text: String,
+    },
+    /// Shows it; none: the call's own again.
+    Show {
+        picture: String,
+        seconds: Option<u64>,
+    },
 }
 
 impl Wanted {
@@ -36,6 +46,14 @@ impl Wanted {
             "dtmf" => given(text("digits")).map(Wanted::Digits).ok_or("Say which digits."),
             "transfer" => given(text("to")).map(Wanted::Transfer).ok_or("Say to whom."),
             "hold" => Ok(Wanted::Hold),
+            "send_image" => {
+                let picture = given(text("picture")).ok_or("Say which picture.")?;
+                Ok(Wanted::SendImage { picture, text: text("text") })
+            }
+            "show" => {
+                let picture = given(text("picture")).ok_or("Say which picture.")?;
+                Ok(Wanted::Show { picture, seconds: arguments["seconds"].as_u64() })
+            }
             _ => Err("There is no such tool."),
         }
     }
@@ -44,6 +62,7 @@ impl Wanted {
     pub fn subject(&self) -> Option<&str> {
         match self {
             Wanted::Digits(subject) | Wanted::Transfer(subject) => Some(subject),
+            Wanted::SendImage { picture, .. } | Wanted::Show { picture, .. } => Some(picture),
             Wanted::Look | Wanted::HangUp | Wanted::Hold => None,
         }
     }
@@ -67,6 +86,9 @@ mod tests {
         assert_eq!(read("dtmf", r#"{"digits": " 12# "}"#), Ok(Wanted::Digits("12#".into())));
         assert_eq!(read("transfer", r#"{"to": "sip:a@b"}"#), Ok(Wanted::Transfer("sip:a@b".into())));
         assert_eq!(read("look", "not JSON"), Ok(Wanted::Look));
+        let shown = Wanted::Show { picture: "map".into(), seconds: Some(20) };
+        assert_eq!(read("show", r#"{"picture": "map", "seconds": 20}"#), Ok(shown));
+        assert!(read("show", "{}").is_err() && read("send_image", r#"{"picture": 3}"#).is_err());
         for broken in ["", "{", "[]", r#"{"to": 5}"#, r#"{"to": " "}"#] {
             assert_eq!(read("transfer", broken), Err("Say to whom."));
         }
