@@ -18,6 +18,7 @@ mod examples;
 #[cfg(feature = "faults")]
 mod faults;
 mod identity;
+mod images;
 mod lines;
 mod lossy;
 mod missing;

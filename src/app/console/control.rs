@@ -449,7 +449,7 @@ mod tests {
                 "\"field\":\"video\"",
             ),
             ("POST /api/v1/calls", IS_JSON, r#"{"to":"x","agent":"a","headers":{"X":1}}"#, 400, "headers"),
-            ("POST /api/v1/calls", IS_JSON, &large, 413, "too_large"),
+            ("POST /api/v1/calls/1/hold", IS_JSON, &large, 413, "too_large"),
             (
                 "POST /api/v1/calls",
                 "Content-Type: text/plain\r\n",
