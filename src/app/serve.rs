@@ -81,14 +81,15 @@ fn serve(config: &Config, sip_trace: Option<Duration>) -> anyhow::Result<()> {
     let clock = Clock::new(Instant::now(), SystemTime::now());
     let gallery = runtime.block_on(Gallery::load(config));
     gallery.problems.iter().for_each(|problem| tracing::error!("{problem}: this picture is left out"));
-    let talkers = Talkers::start(config, clock, &gallery);
+    let studio = gallery.studio.clone();
+    let talkers = Talkers::start(config, clock, gallery);
     talkers.problems().iter().for_each(|problem| tracing::warn!("{problem}"));
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
     let result = runtime.block_on(run_until_told(
         config,
         (started, clock),
         detectors,
-        (talkers, gallery.studio),
+        (talkers, studio),
         media,
         runtime.handle().clone(),
         sip_trace,
@@ -320,7 +321,7 @@ fn prepare_greetings(scope: &mut Scope, config: &Config, speaker: Speaker) {
         .values()
         .filter_map(|agent| match agent {
             Agent::Mirror { greeting, .. } if !greeting.is_empty() => Some(greeting.clone()),
-            Agent::Mirror { .. } | Agent::Record | Agent::Pipeline(_) | Agent::Realtime(_) => None,
+            Agent::Mirror { .. } | Agent::Record { .. } | Agent::Pipeline(_) | Agent::Realtime(_) => None,
         })
         .collect();
     let codecs = config.media.audio_codecs.iter();

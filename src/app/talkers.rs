@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::app::config::decisions::DecisionKind;
 use crate::app::config::settings::speech::{
-    Context, ContextRole, Endpointing, ImageDetail, ImageFormat, Provider, Resize, Service, Sight, Speaking,
-    Talk, TurnDetection, Vendor, Vision,
+    Context, ContextRole, Endpointing, ImageDetail, ImageFormat, Prices, Provider, Resize, Service, Sight,
+    Speaking, Talk, TurnDetection, Vendor, Vision,
 };
-use crate::app::config::settings::{Agent as AgentConfig, Config};
+use crate::app::config::settings::{Agent as AgentConfig, Config, Route};
 use crate::app::config::talk::read::{milliseconds, usual_variable};
 use crate::app::gallery::Gallery;
 use crate::base::time::Clock;
@@ -16,14 +17,18 @@ use crate::codec::still::encode::{StillFormat, StillSettings};
 use crate::codec::still::fit::{Fit, Strategy};
 use crate::engine::sight::SightSettings;
 use crate::engine::talk::realtime::Realtime;
+use crate::engine::talk::seeing::{Describing, SeeingSettings};
 use crate::engine::talk::{Agent, Mind, Pipeline};
 use crate::inference::store::{ModelFile, Store};
 use crate::talk::context::ContextSettings;
 use crate::talk::conversation::ConversationSettings;
 use crate::talk::hear::{EndpointingMode, HearingSettings, Turns};
-use crate::talk::link::{Http, LinkSettings, Models, Transcribers, Voices};
+use crate::talk::link::{DecisionSettings, Decisions, Http, LinkSettings, Models, Transcribers, Voices};
 use crate::talk::message::{self, Detail, Endpoint, Message, Part, Role};
-use crate::talk::realtime::RealtimeSettings;
+use crate::talk::realtime::{RealtimeSettings, Turns as TurnsOf};
+use crate::talk::sight::Mode;
+use crate::talk::sight::budget::BudgetSettings;
+use crate::talk::sight::describe::DescribeSettings;
 use crate::talk::sight::sampler::SamplerSettings;
 use crate::talk::sight::watch::WatchSettings;
 use crate::talk::tools::{self, Policies};
@@ -32,13 +37,20 @@ use crate::worker::ears::{Ears, EarsSettings};
 /// The models that listen, by their names in the manifest.
 const VOICE_MODEL: &str = "silero-vad";
 const TURN_MODEL: &str = "smart-turn-v3.2";
+/// A realtime provider ends turns; whether it is interrupted is decided here.
+const THEIRS: TurnsOf =
+    TurnsOf::Theirs { silence_ms: None, prefix_ms: None, threshold: None, interrupts: false };
 /// Hz until a call says otherwise.
 const RATE: u32 = 8_000;
 
-/// Every agent that talks, ready for calls.
+/// Every agent that talks, ready for calls, and the model that looks for those who cannot.
 #[derive(Default)]
 pub struct Talkers {
-    agents: BTreeMap<String, Arc<Agent>>,
+    /// By name, and once for each way its routes have it look.
+    agents: BTreeMap<String, Vec<(Sight, Arc<Agent>)>>,
+    gallery: Gallery,
+    describing: Option<Describing>,
+    clock: Option<Clock>,
     ears: Option<Ears>,
     judges_turns: bool,
     /// What is missing, in words.
@@ -47,32 +59,78 @@ pub struct Talkers {
 
 impl Talkers {
     /// Starts what the configured agents need. What cannot be had costs only itself.
-    pub fn start(config: &Config, clock: Clock, gallery: &Gallery) -> Self {
-        let mut talkers = Talkers::default();
+    pub fn start(config: &Config, clock: Clock, gallery: Gallery) -> Self {
+        let http = Http::new();
+        let mut talkers = Talkers {
+            describing: describing(config, &http),
+            clock: Some(clock),
+            gallery,
+            ..Talkers::default()
+        };
         let speaking =
             |agent: &AgentConfig| matches!(agent, AgentConfig::Pipeline(_) | AgentConfig::Realtime(_));
         if !config.agents.values().any(speaking) {
             return talkers;
         }
         talkers.ears = talkers.listen(config);
-        let http = Http::new();
         for (name, agent) in &config.agents {
-            let made = match agent {
-                AgentConfig::Pipeline(settings) => {
-                    talkers.agent(config, clock, gallery, &http, name, settings)
+            let of_route =
+                |route: &Route| Some(route.sight.unwrap_or(agent.sight())).filter(|_| route.agent == *name);
+            let mut sights = vec![agent.sight()];
+            sights.extend(config.routes.iter().filter_map(of_route));
+            for sight in sights {
+                if talkers.agent_named(name, sight).is_some() {
+                    continue;
                 }
-                AgentConfig::Realtime(settings) => {
-                    talkers.realtime(config, clock, gallery, &http, name, settings)
-                }
-                AgentConfig::Mirror { .. } | AgentConfig::Record => continue,
-            };
-            talkers.agents.insert(name.clone(), Arc::new(made));
+                let looking = |settings: &Speaking| Speaking { sight, ..settings.clone() };
+                let made = match agent {
+                    AgentConfig::Pipeline(own) => talkers.agent(config, clock, &http, name, &looking(own)),
+                    AgentConfig::Realtime(own) => talkers.realtime(config, clock, &http, name, &looking(own)),
+                    AgentConfig::Mirror { .. } | AgentConfig::Record { .. } => break,
+                };
+                let blind = made.seeing.as_ref().and_then(|seeing| seeing.blind.as_ref());
+                talkers.problems.extend(blind.map(|why| format!("agent {name} gets no pictures: {why}")));
+                talkers.agents.entry(name.clone()).or_default().push((sight, Arc::new(made)));
+            }
         }
         talkers
     }
 
-    pub fn agent_named(&self, name: &str) -> Option<&Arc<Agent>> {
-        self.agents.get(name)
+    /// The agent of that name, looking that way.
+    pub fn agent_named(&self, name: &str, sight: Sight) -> Option<&Arc<Agent>> {
+        let ways = self.agents.get(name)?;
+        ways.iter().find(|(own, _)| *own == sight).map(|(_, agent)| agent)
+    }
+
+    /// How calls of an agent that does not talk are looked at. `None`: nobody would look.
+    pub fn watch(&self, config: &Config, sight: Sight) -> Option<Arc<SeeingSettings>> {
+        self.seeing(config, self.clock?, sight, None).filter(SeeingSettings::looks).map(Arc::new)
+    }
+
+    /// `model`: the agent's own, where it has one.
+    fn seeing(
+        &self,
+        config: &Config,
+        clock: Clock,
+        looks: Sight,
+        model: Option<&Provider>,
+    ) -> Option<SeeingSettings> {
+        let mode = match looks {
+            Sight::Off => return None,
+            Sight::Turn => Mode::Turn,
+            Sight::Live => Mode::Live,
+            Sight::Continuous => Mode::Continuous,
+        };
+        let sees = model.is_some_and(Provider::can_see);
+        let blind = model.filter(|model| !sees && mode != Mode::Continuous && !model.can_see());
+        Some(SeeingSettings {
+            mode,
+            sight: sight(&config.vision, clock),
+            sees,
+            blind: blind.map(|model| format!("{:?} is not known to see", model.model)),
+            describing: self.describing.clone(),
+            budget: budget(&config.vision, model.map_or_else(Prices::default, |model| model.prices)),
+        })
     }
 
     pub fn problems(&self) -> &[String] {
@@ -108,15 +166,7 @@ impl Talkers {
         }
     }
 
-    fn agent(
-        &self,
-        config: &Config,
-        clock: Clock,
-        gallery: &Gallery,
-        http: &Http,
-        name: &str,
-        settings: &Speaking,
-    ) -> Agent {
+    fn agent(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
         let list = |service: Service, names: &[String]| -> Vec<Endpoint> {
             let known = config.providers.of(service);
             names.iter().filter_map(|name| Some(endpoint(name, known.get(name)?, settings))).collect()
@@ -130,18 +180,17 @@ impl Talkers {
                 ..Endpoint::new("espeak", message::Vendor::Espeak)
             });
         }
-        let sees = settings.sight != Sight::Off
-            && settings
-                .llm
-                .first()
-                .and_then(|name| config.providers.llm.get(name))
-                .is_some_and(Provider::can_see);
+        let model = settings.llm.first().and_then(|name| config.providers.llm.get(name));
+        let seeing = self.seeing(config, clock, settings.sight, model);
+        let decisions = decisions(config, clock, http);
         Agent {
             name: name.to_owned(),
-            conversation: conversation(config, gallery, name, settings, sees),
+            conversation: ConversationSettings {
+                decided_within: decisions.as_ref().map(Decisions::timeout),
+                ..self.conversation(config, name, settings, seeing.as_ref())
+            },
             hearing: hearing(&config.talk, self.judges_turns),
-            sight: sees.then(|| sight(&config.vision, clock)),
-            samples: false,
+            seeing,
             mind: Mind::Pipeline(Pipeline {
                 models: Arc::new(Models::new(http, list(Service::Language, &settings.llm), links)),
                 transcribers: Arc::new(Transcribers::new(
@@ -152,22 +201,15 @@ impl Talkers {
                 voices: Arc::new(Voices::new(http, voices, links)),
             }),
             ears: self.ears.clone(),
+            decisions,
             policies: Policies::default(),
         }
     }
 
-    fn realtime(
-        &self,
-        config: &Config,
-        clock: Clock,
-        gallery: &Gallery,
-        http: &Http,
-        name: &str,
-        settings: &Speaking,
-    ) -> Agent {
+    fn realtime(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
         let provider = config.providers.realtime.get(&settings.realtime).cloned().unwrap_or_default();
-        let sees = settings.sight != Sight::Off && provider.can_see();
-        let talks = conversation(config, gallery, name, settings, sees);
+        let seeing = self.seeing(config, clock, settings.sight, Some(&provider));
+        let talks = self.conversation(config, name, settings, seeing.as_ref());
         let espeak = Endpoint {
             language: language(&settings.language),
             ..Endpoint::new("espeak", message::Vendor::Espeak)
@@ -178,8 +220,12 @@ impl Talkers {
                 instructions: settings.instructions.clone(),
                 tools: talks.context.tools.clone(),
                 history: talks.pinned.clone(),
-                sees,
+                sees: seeing.as_ref().is_some_and(|seeing| seeing.sees),
                 keep_images: settings.keep_images as usize,
+                turns: match config.talk.turn_detection {
+                    TurnDetection::Manual => TurnsOf::Ours,
+                    TurnDetection::Auto | TurnDetection::SmartTurn | TurnDetection::Vad => THEIRS,
+                },
                 ..RealtimeSettings::default()
             },
             voices: Arc::new(Voices::new(http, vec![espeak], LinkSettings::default())),
@@ -188,11 +234,45 @@ impl Talkers {
             name: name.to_owned(),
             conversation: talks,
             hearing: hearing(&config.talk, self.judges_turns),
-            sight: sees.then(|| sight(&config.vision, clock)),
-            samples: settings.sight == Sight::Live,
+            seeing,
             mind: Mind::Realtime(Box::new(realtime)),
             ears: self.ears.clone(),
+            // It answers by itself.
+            decisions: None,
             policies: Policies::default(),
+        }
+    }
+
+    fn conversation(
+        &self,
+        config: &Config,
+        name: &str,
+        agent: &Speaking,
+        seeing: Option<&SeeingSettings>,
+    ) -> ConversationSettings {
+        let names = self.gallery.names(name);
+        let looks = seeing.is_some_and(SeeingSettings::looks);
+        let tools = agent
+            .tools
+            .iter()
+            .filter(|name| looks || *name != "look")
+            .filter_map(|name| Some(tools::naming(tools::spec(name)?, &names)));
+        ConversationSettings {
+            context: ContextSettings {
+                instructions: agent.instructions.clone(),
+                tools: tools.collect(),
+                keep_images: agent.keep_images as usize,
+                ..ContextSettings::default()
+            },
+            disclosure: agent.disclosure.clone(),
+            greeting: agent.greeting.clone(),
+            fallback: agent.fallback.clone(),
+            preemptive: config.talk.preemptive,
+            // Who is told in words what there is to see needs no pictures with its turns.
+            sees: seeing.is_some_and(|seeing| seeing.sees && seeing.mode != Mode::Continuous),
+            pinned: pinned(&self.gallery, name, agent, seeing.is_some_and(|seeing| seeing.sees)),
+            tool_steps: agent.max_tool_steps,
+            ..ConversationSettings::default()
         }
     }
 }
@@ -239,35 +319,18 @@ fn key(provider: &Provider) -> String {
     }
 }
 
-fn conversation(
-    config: &Config,
-    gallery: &Gallery,
-    name: &str,
-    agent: &Speaking,
-    sees: bool,
-) -> ConversationSettings {
-    let names = gallery.names(name);
-    let tools = agent
-        .tools
-        .iter()
-        .filter(|name| sees || *name != "look")
-        .filter_map(|name| Some(tools::naming(tools::spec(name)?, &names)));
-    ConversationSettings {
-        context: ContextSettings {
-            instructions: agent.instructions.clone(),
-            tools: tools.collect(),
-            keep_images: agent.keep_images as usize,
-            ..ContextSettings::default()
-        },
-        disclosure: agent.disclosure.clone(),
-        greeting: agent.greeting.clone(),
-        fallback: agent.fallback.clone(),
-        preemptive: config.talk.preemptive,
-        sees,
-        pinned: pinned(gallery, name, agent, sees),
-        tool_steps: agent.max_tool_steps,
-        ..ConversationSettings::default()
-    }
+/// The application that decides of turns, where there is one.
+fn decisions(config: &Config, clock: Clock, http: &Http) -> Option<Decisions> {
+    let decisions = &config.decisions;
+    let url = decisions.url.clone().filter(|_| decisions.kinds.contains(&DecisionKind::TurnCompleted))?;
+    let settings = DecisionSettings {
+        url,
+        secret: decisions.secret.expose().to_owned(),
+        timeout: decisions.timeout,
+        appliance: config.appliance.name.clone(),
+        clock,
+    };
+    Some(Decisions::new(http, settings))
 }
 
 /// What an agent knows before the first word. One that cannot see gets the words alone.
@@ -309,6 +372,37 @@ fn hearing(talk: &Talk, judges_turns: bool) -> HearingSettings {
     hearing.interruption.resume_false_interruption = talk.resume_false_interruption;
     hearing.interruption.false_interruption_timeout = talk.false_interruption_timeout;
     hearing
+}
+
+/// The model of `[vision]`, shared by all calls.
+fn describing(config: &Config, http: &Http) -> Option<Describing> {
+    let vision = &config.vision;
+    if !vision.describes() {
+        return None;
+    }
+    let endpoint = endpoint("vision", &vision.model, &Speaking::default());
+    let links = LinkSettings { patience: vision.model.timeout, ..LinkSettings::default() };
+    Some(Describing {
+        models: Models::new(http, vec![endpoint], links),
+        settings: DescribeSettings {
+            prompt: vision.prompt.clone(),
+            budget: budget(vision, vision.model.prices),
+            ..DescribeSettings::default()
+        },
+        limit: vision.model.timeout,
+    })
+}
+
+fn budget(vision: &Vision, prices: Prices) -> BudgetSettings {
+    BudgetSettings {
+        images: vision.budget_images.into(),
+        tokens: vision.budget_tokens.into(),
+        usd: vision.budget_usd,
+        usd_per_million_in: prices.input,
+        usd_per_million_out: prices.output,
+        usd_per_million_image: prices.image,
+        whole: false,
+    }
 }
 
 fn sight(vision: &Vision, clock: Clock) -> SightSettings {

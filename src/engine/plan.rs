@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::canvas::Showing;
+use crate::engine::talk::seeing::SeeingSettings;
 use crate::engine::talk::{Agent, TalkOrder, Wish};
 pub use crate::media::access_unit::VideoCodec;
 use crate::media::frame::Size;
@@ -419,6 +420,8 @@ pub struct Plan {
     pub voice: Voice,
     /// An agent that talks; beside it, `voice` is silent.
     pub talk: Option<Arc<Agent>>,
+    /// How a call whose agent does not talk is looked at.
+    pub watch: Option<Arc<SeeingSettings>>,
     pub recording: Option<Recording>,
     pub timeouts: Timeouts,
 }

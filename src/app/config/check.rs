@@ -48,7 +48,7 @@ fn routes(config: &Config, reading: &Reading) {
                 let help = did_you_mean(&route.agent, config.agents.keys().map(String::as_str));
                 reading.problem(&key("agent"), format!("there is no [agent.{}]{help}", route.agent));
             }
-            Some(Agent::Record) if route.record.is_none() => {
+            Some(Agent::Record { .. }) if route.record.is_none() => {
                 reading.warning(
                     &key("record"),
                     format!("agent {:?} only records, and this is not recorded", route.agent),

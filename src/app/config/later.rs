@@ -4,13 +4,6 @@
 /// Paths of keys; `*` is any name. A section covers everything in it.
 const KEYS: &[&str] = &[
     "detector.*.device",
-    "vision.provider",
-    "vision.base_url",
-    "vision.model",
-    "vision.api_key",
-    "vision.prompt",
-    "vision.budget_images",
-    "vision.budget_usd",
     "recording.wav",
     "recording.consent",
     "recording.retain_days",
@@ -27,15 +20,11 @@ const KEYS: &[&str] = &[
     "avatar",
     "source",
     "events",
-    "decisions",
 ];
 
 /// Words that later versions take, by key.
-const WORDS: &[(&str, &[&str])] = &[
-    ("agent.*.sight", &["continuous"]),
-    ("recording.video", &["agent", "side_by_side"]),
-    ("agent.*.kind", &["avatar", "bridge", "source"]),
-];
+const WORDS: &[(&str, &[&str])] =
+    &[("recording.video", &["agent", "side_by_side"]), ("agent.*.kind", &["avatar", "bridge", "source"])];
 
 /// Whether a key (`recording.wav`) belongs to a later version.
 pub fn is_later_key(path: &str) -> bool {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::decisions;
 use super::settings::*;
 use super::sip;
 use super::talk;
@@ -21,6 +22,7 @@ pub fn print(config: &Config) -> String {
     talk::print::talk(&mut page, config);
     recordings(&mut page, config);
     agents_and_routes(&mut page, config);
+    decisions::print(&mut page, &config.decisions);
     page.section("console");
     page.text("listen", &config.console.listen.map(|address| address.to_string()).unwrap_or_default());
     page.text("password", config.console.password.shown());
@@ -177,11 +179,12 @@ fn agents_and_routes(page: &mut Page, config: &Config) {
         page.section(format_args!("agent.{}", key(name)));
         page.word("kind", agent.kind());
         match agent {
-            Agent::Mirror { audio, greeting } => {
+            Agent::Mirror { audio, greeting, sight } => {
                 page.word("audio", *audio);
                 page.text("greeting", greeting);
+                page.word("sight", *sight);
             }
-            Agent::Record => {}
+            Agent::Record { sight } => page.word("sight", *sight),
             Agent::Pipeline(agent) => talk::print::speaking(page, name, agent, false),
             Agent::Realtime(agent) => talk::print::speaking(page, name, agent, true),
         }
@@ -207,6 +210,7 @@ fn agents_and_routes(page: &mut Page, config: &Config) {
         page.texts("detect", &route.detect);
         page.raw("censor", route.censor);
         page.raw("video", route.video);
+        page.text("sight", route.sight.map_or("", |sight| sight.word()));
         page.seconds("ring_s", route.ring);
         page.raw("early_media", route.early_media);
         page.raw("slides", route.slides);

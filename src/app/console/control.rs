@@ -59,7 +59,7 @@ pub(super) async fn hang_up(
     answer(&shared, Asked::HangUp { call: id.clone() }, Some(&id), StatusCode::OK).await
 }
 
-/// POST /api/v1/calls/{id}/{hold,resume,dtmf,transfer,say,text,turn}
+/// POST /api/v1/calls/{id}/{hold,resume,dtmf,transfer,say,text,turn,describe}
 pub(super) async fn act(
     State(shared): State<Arc<Shared>>,
     Path((id, verb)): Path<(String, String)>,
@@ -71,6 +71,7 @@ pub(super) async fn act(
         "transfer" => &["to", "with"],
         "say" | "text" => &["text"],
         "turn" => &["action"],
+        "describe" => return super::describe::describe(&shared, id, request).await,
         _ => return super::nowhere().await,
     };
     let fields = match read(request, known).await {
@@ -99,13 +100,9 @@ pub(super) async fn act(
     }
 }
 
-pub(super) async fn answer(shared: &Shared, asked: Asked, id: Option<&str>, good: StatusCode) -> Response {
-    let Some(Reins { controller, .. }) = &shared.reins else {
-        return Wrong::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "calls cannot be controlled here")
-            .into_response();
-    };
-    match controller(asked).await {
-        Some(Ok(call)) => {
+async fn answer(shared: &Shared, asked: Asked, id: Option<&str>, good: StatusCode) -> Response {
+    match ask(shared, asked, id).await {
+        Ok(call) => {
             let id = call.to_string();
             let place = format!("/api/v1/calls/{id}");
             let body = Json(json!({ "id": id }));
@@ -115,17 +112,26 @@ pub(super) async fn answer(shared: &Shared, asked: Asked, id: Option<&str>, good
                 (good, body).into_response()
             }
         }
+        Err(wrong) => wrong.into_response(),
+    }
+}
+
+/// Asks the control loop; the call it concerned.
+pub(super) async fn ask(shared: &Shared, asked: Asked, id: Option<&str>) -> Result<CallId, Wrong> {
+    let unavailable = |code, text: &str| Err(Wrong::new(StatusCode::SERVICE_UNAVAILABLE, code, text));
+    let Some(Reins { controller, .. }) = &shared.reins else {
+        return unavailable("unavailable", "calls cannot be controlled here");
+    };
+    match controller(asked).await {
+        Some(Ok(call)) => Ok(call),
         Some(Err(refused)) => {
             let ended = id.is_some_and(|id| (shared.source)().recent.iter().any(|call| call.id == id));
             if refused.code == "unknown_call" && refused.field.is_none() && ended {
-                return Wrong::new(StatusCode::CONFLICT, "wrong_state", "the call has ended").into_response();
+                return Err(Wrong::new(StatusCode::CONFLICT, "wrong_state", "the call has ended"));
             }
-            Wrong::from(refused).into_response()
+            Err(Wrong::from(refused))
         }
-        None => {
-            Wrong::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "the control loop does not answer: try again")
-                .into_response()
-        }
+        None => unavailable("busy", "the control loop does not answer: try again"),
     }
 }
 
@@ -163,6 +169,8 @@ impl From<Refused> for Wrong {
             Kind::Bad => StatusCode::BAD_REQUEST,
             Kind::Denied => StatusCode::FORBIDDEN,
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Spent => StatusCode::TOO_MANY_REQUESTS,
+            Kind::Upstream => StatusCode::BAD_GATEWAY,
         };
         Wrong { status, code: refused.code, message: refused.message, field: refused.field }
     }
@@ -327,6 +335,7 @@ mod tests {
                 | Asked::Digits { .. }
                 | Asked::Say { .. }
                 | Asked::Text { .. }
+                | Asked::Describe { .. }
                 | Asked::Turn { .. }
                 | Asked::Transfer { .. } => Some(Ok(CallId(0xabc))),
             };

@@ -13,9 +13,11 @@ use std::sync::Arc;
 use crate::engine::plan::{
     GatedRecord, Gating, Label, Look, OpenRecord, Plan, Recording, Streams, Timeouts, VideoIn, VideoOut,
 };
+use crate::engine::talk::seeing::SeeingSettings;
 use crate::engine::talk::{Agent, Mind};
 use crate::rtp::reach::Reach;
 use crate::talk::message::Message;
+use crate::talk::realtime::Turns;
 
 /// The agent of a route.
 #[derive(Clone, Debug)]
@@ -34,16 +36,23 @@ pub struct Room {
     pub reach: Reach,
     pub gate: Option<Gating>,
     pub look: Look,
+    /// How the calls of agents that do not talk are looked at.
+    pub watch: Option<Arc<SeeingSettings>>,
     pub video_out: VideoOut,
     pub recording: Option<Recording>,
     pub timeouts: Timeouts,
 }
 
 impl Behaviour {
-    /// Whether turns of the caller end on this box, and not at a provider.
-    pub fn takes_turns(&self) -> bool {
+    /// Whether turns of the caller can be ended (`commit`) or made none by an application.
+    pub fn takes_turns(&self, commit: bool) -> bool {
         match self {
-            Behaviour::Talk(agent) => matches!(agent.agent.mind, Mind::Pipeline(_)),
+            Behaviour::Talk(agent) => match &agent.agent.mind {
+                Mind::Pipeline(_) => true,
+                Mind::Realtime(realtime) => {
+                    realtime.settings.turns == Turns::Ours && (commit || realtime.can_forget_turns())
+                }
+            },
             Behaviour::Mirror(_) | Behaviour::Record(_) | Behaviour::Dialled(_) => false,
         }
     }
@@ -66,6 +75,17 @@ impl Behaviour {
         match self {
             Behaviour::Talk(agent) => Some(Behaviour::Talk(agent.with_context(context))),
             Behaviour::Mirror(_) | Behaviour::Record(_) | Behaviour::Dialled(_) => None,
+        }
+    }
+
+    /// Whether a model can be asked what there is to see.
+    pub fn describes(&self, room: &Room) -> bool {
+        match self {
+            Behaviour::Talk(agent) => agent.agent.seeing.as_ref().is_some_and(SeeingSettings::describes),
+            Behaviour::Mirror(_) | Behaviour::Record(_) => {
+                room.watch.as_ref().is_some_and(|watch| watch.describes())
+            }
+            Behaviour::Dialled(_) => false,
         }
     }
 

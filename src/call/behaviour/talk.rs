@@ -43,6 +43,7 @@ impl Talk {
             },
             voice: Voice { greeting: None, then: Then::Silence },
             talk: Some(self.agent.clone()),
+            watch: None,
             recording: room.recording.clone(),
             timeouts: room.timeouts,
         }

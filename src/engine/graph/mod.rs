@@ -87,7 +87,7 @@ impl Supplies {
         showing: &Showing,
         agent: Option<&Arc<Agent>>,
     ) -> Terms {
-        let sight = agent.and_then(|agent| agent.sight.as_ref());
+        let seeing = agent.and_then(|agent| agent.seeing.as_ref());
         Terms {
             call,
             epoch,
@@ -95,8 +95,8 @@ impl Supplies {
             gating,
             trusts: showing.trusts_images,
             talks: agent.is_some(),
-            sees: sight.is_some(),
-            still: sight.map_or_else(StillSettings::default, |sight| sight.still),
+            sees: seeing.is_some_and(|seeing| seeing.sees),
+            still: seeing.map_or_else(StillSettings::default, |seeing| seeing.sight.still),
             context: agent.map_or_else(Vec::new, |agent| agent.conversation.pinned.clone()),
             board: Board::new(showing.captions),
         }

@@ -1,4 +1,5 @@
-//! Driver. Builds the conversation of a call: the line its agent hears and speaks on, its sight, its task.
+//! Driver. Builds the conversation of a call: the line its agent hears and speaks on, its sight, its task. Where nobody
+//! talks, sight alone.
 //!
 //! The task runs beside the network tasks, not among them: it waits for models and must not hold up a beat.
 
@@ -13,6 +14,8 @@ use crate::engine::plan::AudioCodec;
 use crate::engine::playout::{Playout, playout};
 use crate::engine::sight::{Sight, SightHandle, SightInputs};
 use crate::engine::talk::realtime::RealtimeTalking;
+use crate::engine::talk::seeing::Seeing;
+use crate::engine::talk::watching::Watching;
 use crate::engine::talk::{BLOCKS, Line, Mind, ORDERS, Parts, TalkOrder, Talking};
 use crate::media::audio::Pcm;
 
@@ -54,14 +57,19 @@ impl Talk {
 impl Running {
     /// Before the streams are built: they join in.
     pub(super) fn prepare_talk(&mut self, supplies: &Supplies, pictures: queue::Receiver<Given, Fifo>) {
-        let Some(agent) = &self.plan.talk else { return };
+        let settings = match (&self.plan.talk, &self.plan.watch) {
+            (Some(agent), _) => agent.seeing.as_ref(),
+            (None, Some(watch)) => Some(&**watch),
+            (None, None) => return,
+        };
         let (orders, given) = queue::queue(Fifo { depth: ORDERS });
         let mut scope = Scope::new(format!("talk {}", self.call), supplies.runtime.clone());
-        let (sight, handle) = match &agent.sight {
+        let (sight, handle) = match settings.filter(|settings| settings.looks()) {
             None => (None, None),
             Some(settings) => {
-                let (inputs, handle) = Sight::start(settings.clone(), &mut scope);
-                handle.open(agent.samples);
+                let (inputs, handle) = Sight::start(settings.sight.clone(), &mut scope);
+                // Until the call is answered.
+                handle.open(false);
                 (Some(inputs), Some(handle))
             }
         };
@@ -75,7 +83,7 @@ impl Running {
 
     /// The line of a stream of sound that begins: what its agent hears, and what it says.
     pub(super) fn talk_line(&mut self, codec: AudioCodec) -> Option<(Sender<Pcm, Fifo>, Playout)> {
-        let talk = self.talk.as_ref()?;
+        let talk = self.talk.as_ref().filter(|_| self.plan.talk.is_some())?;
         let (listener, sound) = queue::queue(Fifo { depth: BLOCKS });
         let (say, playout) = playout(self.epoch);
         let (rate, law) = (codec.sample_rate(), law_of(codec));
@@ -84,8 +92,13 @@ impl Running {
     }
 
     pub(super) fn start_talk(&mut self, supplies: &Supplies) {
-        let (Some(agent), Some(talk)) = (self.plan.talk.clone(), &mut self.talk) else { return };
+        let Some(talk) = &mut self.talk else { return };
         let Some(Beginning { given, sight, pictures: shown }) = talk.beginning.take() else { return };
+        let Some(agent) = self.plan.talk.clone() else {
+            let settings = self.plan.watch.as_deref().cloned();
+            let seeing = Seeing::new(self.call, supplies.events.clone(), settings, sight);
+            return talk.scope.task("watch", Watching::new(given, seeing).run());
+        };
         let parts = Parts {
             call: self.call,
             epoch: self.epoch,

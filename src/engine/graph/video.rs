@@ -233,6 +233,11 @@ impl Running {
         Some(encoded)
     }
 
+    /// Whether a sight holds pictures of this call.
+    fn looks(&self) -> bool {
+        self.talk.as_ref().is_some_and(|talk| talk.sight.is_some())
+    }
+
     fn source(&self) -> Source {
         let name = &self.plan.label.name;
         let painter: Box<dyn Painter> = match &self.plan.video_out.picture {
@@ -288,7 +293,7 @@ impl Running {
             overlay: Overlay::new(look.overlay),
             label: self.plan.label.clone(),
             clock: supplies.settings.clock,
-            pool: FramePool::new(POOL_IN + if self.plan.talk.is_some() { sight::HELD } else { 0 }),
+            pool: FramePool::new(POOL_IN + if self.looks() { sight::HELD } else { 0 }),
             undrawn,
             seen,
             bus,

@@ -13,32 +13,42 @@
 mod captioning;
 pub mod picturing;
 pub mod realtime;
+pub mod seeing;
 pub mod toolbox;
 mod voicing;
+pub mod watching;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde_json::json;
+
 use self::captioning::Captioning;
 use self::realtime::Realtime;
+use self::seeing::{Saw, Seeing, SeeingSettings};
 use self::toolbox::{Answered, Toolbox, Tooling};
 use self::voicing::Voicing;
 use crate::base::queue::{Fifo, Receiver, Sender};
+use crate::base::reply::Reply;
 use crate::base::stop::Outcome;
 use crate::codec::g711::Law;
 use crate::engine::pictures::{Given, Pictures};
 use crate::engine::plan::{CallId, Event};
 use crate::engine::playout::{LONGEST_AHEAD, Position, Say};
-use crate::engine::sight::{SightHandle, SightSettings};
+use crate::engine::sight::SightHandle;
 use crate::media::audio::{Judgement, Pcm};
 use crate::talk::conversation::{Conversation, ConversationSettings, Do, Told};
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
-use crate::talk::link::{self, Answer, Models, Transcribers, Transcript, Transcription, Voices};
+use crate::talk::link::{
+    self, Answer, Decision, Decisions, Models, Transcribers, Transcript, Transcription, Voices,
+};
 use crate::talk::message::{Delta, Failure};
-use crate::talk::sight::{Reason, Sighted};
+use crate::talk::sight::Reason;
+use crate::talk::sight::description::Seen;
 use crate::talk::tools::Policies;
+use crate::talk::wire::decision::Verdict;
 use crate::worker::ears::{Ears, Listener};
 
 /// Blocks of the caller that wait for this task.
@@ -54,13 +64,13 @@ pub struct Agent {
     pub name: String,
     pub conversation: ConversationSettings,
     pub hearing: HearingSettings,
-    /// `None`: it gets no pictures.
-    pub sight: Option<SightSettings>,
-    /// Pictures are taken without being asked for.
-    pub samples: bool,
+    /// `None`: nobody looks.
+    pub seeing: Option<SeeingSettings>,
     pub mind: Mind,
     /// `None`: speech is told by its energy alone.
     pub ears: Option<Ears>,
+    /// Who decides of turns before a pipeline answers them; `None`: nobody.
+    pub decisions: Option<Decisions>,
     /// What its tools are allowed.
     pub policies: Policies,
 }
@@ -121,6 +131,11 @@ pub enum TalkOrder {
         id: String,
         result: String,
     },
+    /// Somebody asks what there is to see now; an empty question asks for nothing in particular.
+    Describe {
+        question: String,
+        reply: Reply<Seen>,
+    },
 }
 
 /// What an agent wants of its call; answered by [`TalkOrder::Done`].
@@ -166,11 +181,12 @@ pub struct Talking {
     pipeline: Pipeline,
     orders: Receiver<TalkOrder, Fifo>,
     events: Sender<Event, Fifo>,
-    sight: Option<SightHandle>,
+    seeing: Seeing,
     conversation: Conversation,
     /// `None`: there is no sound.
     ears: Option<Hears>,
     answer: Option<(u32, Answer)>,
+    decision: Option<(u32, Decision)>,
     voicing: VecDeque<Voicing>,
     toolbox: Toolbox,
     captioning: Captioning,
@@ -210,8 +226,9 @@ enum Happened {
     Judged(Judgement),
     Words(Result<Transcript, Failure>),
     Piece(Option<Result<Delta, Failure>>),
+    Decided(Result<Verdict, Failure>),
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
-    Seen(Option<Sighted>),
+    Saw(Saw),
     Answered(Answered),
     Given(Given),
     Order(TalkOrder),
@@ -224,10 +241,12 @@ impl Talking {
     pub fn new(parts: Parts, pipeline: Pipeline) -> Self {
         let toolbox = parts.toolbox();
         let Parts { call, epoch, agent, orders, events, sight, pictures, given } = parts;
+        let seeing = Seeing::new(call, events.clone(), agent.seeing.clone(), sight);
         Talking {
             conversation: Conversation::new(agent.conversation.clone()),
             ears: None,
             answer: None,
+            decision: None,
             voicing: VecDeque::new(),
             toolbox,
             captioning: Captioning::new(pictures.board().clone()),
@@ -241,7 +260,7 @@ impl Talking {
             pipeline,
             orders,
             events,
-            sight,
+            seeing,
         }
     }
 
@@ -259,8 +278,13 @@ impl Talking {
                 }
                 Happened::Words(words) => self.words(words),
                 Happened::Piece(piece) => self.piece(piece),
+                Happened::Decided(verdict) => {
+                    if let Some((number, _)) = self.decision.take() {
+                        self.conversation.handle_decision(Instant::now(), number, verdict);
+                    }
+                }
                 Happened::Voiced(sound) => self.voiced(sound),
-                Happened::Seen(sighted) => self.seen(sighted),
+                Happened::Saw(saw) => self.saw(saw),
                 Happened::Answered(answered) => self.answered(&answered),
                 Happened::Given(given) => self.conversation.handle_given(given.image, &given.text),
                 Happened::Order(order) => self.order(order),
@@ -274,13 +298,14 @@ impl Talking {
         let hears = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
         let wake = [self.conversation.wake_at(), hears].into_iter().flatten().min();
         let ahead = voicing::ahead(&self.voicing, self.position) >= LONGEST_AHEAD;
-        let Talking { orders, ears, answer, voicing, sight, toolbox, given, .. } = self;
+        let Talking { orders, ears, answer, decision, voicing, seeing, toolbox, given, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => order.map_or(Happened::Over, Happened::Order),
             happened = listened(ears.as_mut()) => happened,
             piece = answered(answer.as_mut()) => Happened::Piece(piece),
-            sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
+            verdict = decided(decision.as_mut()) => Happened::Decided(verdict),
+            saw = seeing.next() => Happened::Saw(saw),
             answered = toolbox.next() => Happened::Answered(answered),
             Some(given) = given.recv() => Happened::Given(given),
             voiced = voicing::next(voicing), if !ahead => Happened::Voiced(voiced),
@@ -305,11 +330,15 @@ impl Talking {
     fn carry(&mut self, now: Instant, wanted: Do) {
         match wanted {
             Do::Listen | Do::Transcribe | Do::Unlisten | Do::Duck(_) | Do::Hold(_) => self.on_line(&wanted),
-            Do::Look(reason) => match &self.sight {
-                Some(sight) => sight.want(reason),
-                None => self.conversation.handle_picture(now, None, reason),
-            },
-            Do::Ask { ask, request } => self.answer = Some((ask, self.pipeline.models.ask(request))),
+            Do::Look(reason) => {
+                if !self.seeing.want(reason) {
+                    self.conversation.handle_picture(now, None, reason);
+                }
+            }
+            Do::Ask { ask, request } => {
+                let request = self.seeing.admit(request);
+                self.answer = Some((ask, self.pipeline.models.ask(request)));
+            }
             Do::Abandon { ask } => {
                 self.answer.take_if(|(asked, _)| *asked == ask);
             }
@@ -332,9 +361,17 @@ impl Talking {
                     ears.line.say.drop_through(through);
                 }
             }
-            Do::Tool(call) => self.toolbox.handle_call(now, call, self.sight.as_ref()),
+            Do::Tool(call) => self.toolbox.handle_call(now, call, &mut self.seeing),
+            Do::Decide { number, text, pictures } => self.decide(now, number, &text, pictures),
             Do::Tell(told) => self.tell(told),
         }
+    }
+
+    /// Asks the application about a turn; one it was asked about before is over or changed.
+    fn decide(&mut self, now: Instant, number: u32, text: &str, pictures: usize) {
+        let Some(decisions) = &self.agent.decisions else { return };
+        let data = json!({ "agent": self.agent.name, "text": text, "pictures": pictures });
+        self.decision = Some((number, decisions.ask(now, &self.call.to_string(), "turn.completed", data)));
     }
 
     /// What concerns the stream of sound alone.
@@ -355,6 +392,7 @@ impl Talking {
             | Do::Speak { .. }
             | Do::Hush { .. }
             | Do::Tool(_)
+            | Do::Decide { .. }
             | Do::Tell(_) => {}
         }
     }
@@ -381,9 +419,7 @@ impl Talking {
     }
 
     fn speaking(&self, speaking: bool) {
-        if let Some(sight) = &self.sight {
-            sight.speaking(speaking);
-        }
+        self.seeing.speaking(speaking);
     }
 
     /// 20 ms of the caller: also the clock by which the playout is followed.
@@ -441,6 +477,17 @@ impl Talking {
 
     fn piece(&mut self, piece: Option<Result<Delta, Failure>>) {
         let Some((ask, _)) = self.answer else { return };
+        match &piece {
+            Some(Ok(Delta::Usage(usage))) => self.seeing.settle(*usage),
+            Some(Err(failure)) => {
+                if let Some(blind) = self.seeing.refused(failure) {
+                    // The words alone are answered.
+                    self.answer = Some((ask, self.pipeline.models.ask(blind)));
+                    return;
+                }
+            }
+            Some(Ok(Delta::Text(_) | Delta::Call(_) | Delta::Finish(_))) | None => {}
+        }
         let ends = piece.as_ref().is_none_or(|piece| matches!(piece, Ok(Delta::Finish(_)) | Err(_)));
         if ends {
             self.answer = None;
@@ -467,20 +514,17 @@ impl Talking {
         self.conversation.handle_voiced(Instant::now(), utterance, ended);
     }
 
-    fn seen(&mut self, sighted: Option<Sighted>) {
-        let now = Instant::now();
-        let (image, reason) = match sighted {
-            Some(Sighted::Seen { image, reason, .. }) => (Some(image), reason),
-            Some(Sighted::Blind { reason }) => (None, reason),
-            None => {
-                self.sight = None;
-                return;
+    fn saw(&mut self, saw: Saw) {
+        match saw {
+            Saw::Picture { image, reason: Reason::Look } => {
+                self.toolbox.handle_look(image.is_some(), image.into_iter().collect());
             }
-        };
-        if reason == Reason::Look {
-            return self.toolbox.handle_look(image.is_some(), image.into_iter().collect());
+            Saw::Picture { image, reason } => {
+                self.conversation.handle_picture(Instant::now(), image, reason);
+            }
+            Saw::Scene(scene) => self.conversation.context().observe(scene),
+            Saw::Looked(looked) => self.toolbox.handle_looked(looked),
         }
-        self.conversation.handle_picture(now, image, reason);
     }
 
     fn answered(&mut self, answered: &Answered) {
@@ -508,7 +552,9 @@ impl Talking {
                 }
                 self.conversation.clear_turn();
             }
+            TalkOrder::Describe { question, reply } => self.seeing.describe(question, reply),
             TalkOrder::Begin => {
+                self.seeing.begin();
                 if !std::mem::replace(&mut self.begun, true) {
                     self.conversation.start(now);
                 }
@@ -557,9 +603,9 @@ async fn answered(answer: Option<&mut (u32, Answer)>) -> Option<Result<Delta, Fa
     }
 }
 
-async fn seen(sight: Option<&mut SightHandle>) -> Option<Sighted> {
-    match sight {
-        Some(sight) => sight.next().await,
+async fn decided(decision: Option<&mut (u32, Decision)>) -> Result<Verdict, Failure> {
+    match decision {
+        Some((_, decision)) => decision.next().await,
         None => std::future::pending().await,
     }
 }

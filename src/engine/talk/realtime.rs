@@ -12,24 +12,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::captioning::Captioning;
+use super::seeing::{Saw, Seeing};
 use super::toolbox::{Answered, Toolbox};
 use super::voicing::{self, Voicing};
-use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, judged, seen, until};
+use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, judged, until};
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
 use crate::codec::g711;
 use crate::engine::pictures::Given;
 use crate::engine::plan::{CallId, Event};
 use crate::engine::playout::{Piece, Position};
-use crate::engine::sight::SightHandle;
 use crate::media::audio::{Judgement, Pcm, block_samples};
 use crate::talk::context::GIVEN_KEPT;
 use crate::talk::conversation::Told;
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
 use crate::talk::link::{RealtimeSession, Voices};
-use crate::talk::message::{Endpoint, Failure, Image, Role};
+use crate::talk::message::{Endpoint, Failure, Image, Role, Vendor};
 use crate::talk::realtime::{ItemId, RealtimeEvent, RealtimeSettings, Sound, SoundFormat, Turns};
-use crate::talk::sight::{Reason, Sighted};
+use crate::talk::sight::Reason;
 use crate::worker::ears::Listener;
 
 /// Pieces of 20 ms handed to the playout at a time: a minute. What a model says beyond waits here.
@@ -46,6 +46,17 @@ pub struct Realtime {
     pub settings: RealtimeSettings,
     /// Says what is to be said when the model is gone.
     pub voices: Arc<Voices>,
+}
+
+impl Realtime {
+    /// Whether its vendor can be told that what it heard was no turn.
+    pub fn can_forget_turns(&self) -> bool {
+        self.endpoint.vendor == Vendor::OpenAi
+    }
+
+    fn turns_are_ours(&self) -> bool {
+        self.settings.turns == Turns::Ours
+    }
 }
 
 /// Something the model says: an utterance of the playout.
@@ -80,7 +91,7 @@ pub struct RealtimeTalking {
     realtime: Realtime,
     orders: Receiver<TalkOrder, Fifo>,
     events: Sender<Event, Fifo>,
-    sight: Option<SightHandle>,
+    seeing: Seeing,
     session: Option<RealtimeSession>,
     ears: Option<Hears>,
     items: VecDeque<Item>,
@@ -108,7 +119,7 @@ enum Happened {
     Judged(Judgement),
     Session(RealtimeEvent),
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
-    Seen(Option<Sighted>),
+    Saw(Saw),
     Answered(Answered),
     Given(Given),
     Order(Option<TalkOrder>),
@@ -119,6 +130,7 @@ impl RealtimeTalking {
     pub fn new(parts: Parts, realtime: Realtime) -> Self {
         let toolbox = parts.toolbox();
         let Parts { call, epoch, agent, orders, events, sight, pictures, given } = parts;
+        let seeing = Seeing::new(call, events.clone(), agent.seeing.clone(), sight);
         RealtimeTalking {
             call,
             epoch,
@@ -126,7 +138,7 @@ impl RealtimeTalking {
             realtime,
             orders,
             events,
-            sight,
+            seeing,
             session: None,
             ears: None,
             items: VecDeque::new(),
@@ -161,7 +173,7 @@ impl RealtimeTalking {
                 }
                 Happened::Session(event) => self.event(event),
                 Happened::Voiced(sound) => self.voiced(sound),
-                Happened::Seen(sighted) => self.seen(sighted),
+                Happened::Saw(saw) => self.saw(saw),
                 Happened::Answered(answered) => self.answered(answered),
                 Happened::Given(given) => self.given(given),
                 Happened::Order(Some(order)) => self.order(order),
@@ -177,13 +189,13 @@ impl RealtimeTalking {
 
     async fn next(&mut self) -> Happened {
         let wake = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
-        let RealtimeTalking { orders, ears, session, voicing, sight, toolbox, given, .. } = self;
+        let RealtimeTalking { orders, ears, session, voicing, seeing, toolbox, given, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => Happened::Order(order),
             happened = listened(ears.as_mut()) => happened,
             event = told(session.as_mut()) => Happened::Session(event),
-            sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
+            saw = seeing.next() => Happened::Saw(saw),
             answered = toolbox.next() => Happened::Answered(answered),
             Some(given) = given.recv() => Happened::Given(given),
             voiced = voicing::next(voicing) => Happened::Voiced(voiced),
@@ -210,8 +222,12 @@ impl RealtimeTalking {
                 }
                 Heard::Interrupt => self.interrupt(),
                 Heard::Duck | Heard::Pause | Heard::Resume { .. } => self.hush(heard),
-                // The provider ends turns.
-                Heard::TurnEnded { .. } => {}
+                // Else the provider ends turns.
+                Heard::TurnEnded { .. } => {
+                    if let Some(session) = self.session.as_mut().filter(|_| self.realtime.turns_are_ours()) {
+                        session.commit_turn();
+                    }
+                }
             }
         }
     }
@@ -232,11 +248,14 @@ impl RealtimeTalking {
         self.tell(Told::new(if speaking { "speech.started" } else { "speech.ended" }));
         if let Some(session) = &mut self.session {
             session.caller_speaks(speaking);
+            // Does nothing where turns are theirs.
+            if speaking {
+                session.begin_turn();
+            }
         }
-        if let Some(sight) = &self.sight {
-            sight.speaking(speaking);
-            sight.want(reason);
-        }
+        self.seeing.speaking(speaking);
+        // Nobody waits for a picture that will not come.
+        let _ = self.seeing.want(reason);
     }
 
     /// 20 ms of the caller.
@@ -335,11 +354,17 @@ impl RealtimeTalking {
             RealtimeEvent::Transcript { .. }
             | RealtimeEvent::SpeechStarted
             | RealtimeEvent::SpeechEnded
-            | RealtimeEvent::TurnDone { .. }
             | RealtimeEvent::Aside { .. } => {}
-            RealtimeEvent::Call(call) => self.toolbox.handle_call(Instant::now(), call, self.sight.as_ref()),
+            RealtimeEvent::TurnDone { usage } => {
+                let stale = self.seeing.turn_done(usage);
+                if let Some(session) = &mut self.session {
+                    stale.into_iter().for_each(|id| session.drop_image(id));
+                }
+            }
+            RealtimeEvent::Call(call) => self.toolbox.handle_call(Instant::now(), call, &mut self.seeing),
             RealtimeEvent::CallsCancelled(ids) => self.toolbox.cancel(&ids),
             RealtimeEvent::Interrupted { .. } => self.cut(),
+            RealtimeEvent::Trouble(failure) if failure.is_about_pictures() => self.seeing.blinded(&failure),
             RealtimeEvent::Trouble(failure) => self.failed(&failure),
             RealtimeEvent::Recycled => self.tell(Told::new("agent.session_renewed")),
             RealtimeEvent::Closed(failure) => {
@@ -454,29 +479,41 @@ impl RealtimeTalking {
         self.voicing.pop_front();
     }
 
-    fn seen(&mut self, sighted: Option<Sighted>) {
-        // What the model has seen already it is not sent again.
-        let (image, shown, reason) = match sighted {
-            Some(Sighted::Seen { image, reason, again }) => ((!again).then_some(image), true, reason),
-            Some(Sighted::Blind { reason }) => (None, false, reason),
-            None => {
-                self.sight = None;
-                return;
+    fn saw(&mut self, saw: Saw) {
+        match saw {
+            Saw::Picture { image, reason } => {
+                let shown = image.is_some_and(|image| self.show(image, reason));
+                if reason == Reason::Look {
+                    self.toolbox.handle_look(shown, Vec::new());
+                }
             }
-        };
-        if let (Some(session), Some(image)) = (&mut self.session, image) {
-            let age = image.taken.map_or(Duration::ZERO, |taken| taken.elapsed());
-            session.push_image(image);
-            self.tell(Told::new("vision.sent").with("reason", reason.name()).with_ms("age_ms", age));
+            Saw::Scene(scene) => {
+                if let Some(session) = &mut self.session {
+                    session.scene(scene.as_deref());
+                }
+            }
+            Saw::Looked(looked) => self.toolbox.handle_looked(looked),
         }
-        if reason == Reason::Look {
-            self.toolbox.handle_look(shown, Vec::new());
+    }
+
+    /// Sends a picture the model has not seen yet. `false`: it has not seen it and will not.
+    fn show(&mut self, image: Arc<Image>, reason: Reason) -> bool {
+        if self.seeing.has_shown(&image) {
+            return true;
         }
+        let Some(session) = &mut self.session else { return false };
+        if !self.seeing.take(&image) {
+            return false;
+        }
+        let age = image.taken.map_or(Duration::ZERO, |taken| taken.elapsed());
+        session.push_image(image);
+        self.tell(Told::new("vision.sent").with("reason", reason.name()).with_ms("age_ms", age));
+        true
     }
 
     fn answered(&mut self, answered: Answered) {
         let Some(session) = &mut self.session else { return };
-        for image in answered.images {
+        for image in answered.images.into_iter().filter(|image| self.seeing.take(image)) {
             session.push_image(image);
         }
         session.answer_tool(&answered.id, &answered.result);
@@ -509,8 +546,10 @@ impl RealtimeTalking {
             TalkOrder::Attach(line) => self.attach(line),
             TalkOrder::Begin => {
                 self.begun = true;
+                self.seeing.begin();
                 self.greet();
             }
+            TalkOrder::Describe { question, reply } => self.seeing.describe(question, reply),
             TalkOrder::Say(text) => {
                 if let Some(session) = &mut self.session {
                     session.say(&text);
@@ -521,8 +560,19 @@ impl RealtimeTalking {
                     session.text(&text);
                 }
             }
-            // The provider ends turns; whoever asks is refused before.
-            TalkOrder::CommitTurn | TalkOrder::ClearTurn => {}
+            TalkOrder::CommitTurn => {
+                if let Some(ears) = &mut self.ears {
+                    ears.hearing.commit_turn(Instant::now());
+                }
+            }
+            TalkOrder::ClearTurn => {
+                if let Some(ears) = &mut self.ears {
+                    ears.hearing.clear_turn();
+                }
+                if let Some(session) = &mut self.session {
+                    session.clear_turn();
+                }
+            }
             TalkOrder::Done { id, result } => self.toolbox.handle_done(&id, result),
         }
     }
@@ -537,7 +587,6 @@ impl RealtimeTalking {
         }
         let settings = RealtimeSettings {
             sound: law.map_or(SoundFormat::Samples { rate }, SoundFormat::Law),
-            turns: Turns::Theirs { silence_ms: None, prefix_ms: None, threshold: None, interrupts: false },
             ..self.realtime.settings.clone()
         };
         match RealtimeSession::open(self.realtime.endpoint.clone(), settings) {

@@ -19,22 +19,20 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
+use super::seeing::Seeing;
 use super::{Wish, picturing, until};
 use crate::base::queue::{Fifo, Sender};
 use crate::engine::pictures::Pictures;
 use crate::engine::plan::{CallId, Event};
-use crate::engine::sight::SightHandle;
 use crate::talk::conversation::Told;
 use crate::talk::message::{Image, ToolCall, ToolSpec};
-use crate::talk::sight::Reason;
+use crate::talk::sight::description::NotSeen;
 use crate::talk::tools::{Gatekeeper, Policies, Wanted};
 
 /// Tools at work at one time.
 const OPEN: usize = 16;
 /// What does not answer by itself is given up after this. Work has limits of its own, below this.
 const LIMIT: Duration = Duration::from_secs(60);
-/// A picture comes at once or not at all.
-const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// What came of a tool, for the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +136,7 @@ impl Toolbox {
     }
 
     /// A model wants a tool used; its answer comes by [`Toolbox::next`].
-    pub fn handle_call(&mut self, now: Instant, call: ToolCall, sight: Option<&SightHandle>) {
+    pub fn handle_call(&mut self, now: Instant, call: ToolCall, seeing: &mut Seeing) {
         self.tell(
             Told::new("agent.tool_called")
                 .with("tool", call.name.clone())
@@ -160,18 +158,17 @@ impl Toolbox {
             looks: false,
         });
         match allowed {
-            Ok(wanted) => self.carry_out(now, call.id, wanted, sight),
+            Ok(wanted) => self.carry_out(now, call.id, wanted, seeing),
             Err(why) => self.close(&call.id, Worked::refused(why)),
         }
     }
 
-    fn carry_out(&mut self, now: Instant, id: String, wanted: Wanted, sight: Option<&SightHandle>) {
+    fn carry_out(&mut self, now: Instant, id: String, wanted: Wanted, seeing: &mut Seeing) {
         match wanted {
-            Wanted::Look => match sight {
-                Some(sight) => {
-                    sight.want(Reason::Look);
+            Wanted::Look => match seeing.look("") {
+                Some(limit) => {
                     if let Some(open) = self.open.last_mut() {
-                        (open.looks, open.until) = (true, now + LOOK_LIMIT);
+                        (open.looks, open.until) = (true, now + limit);
                     }
                 }
                 None => self.close(&id, Worked::refused(BLIND)),
@@ -222,6 +219,17 @@ impl Toolbox {
             Worked { images, ..Worked::done("This is what the caller's camera shows now.") }
         } else {
             Worked::refused(BLIND)
+        };
+        self.close(&id, worked);
+    }
+
+    /// The same in the words of a model that looks for one that cannot.
+    pub fn handle_looked(&mut self, looked: Result<String, NotSeen>) {
+        let Some(id) = self.open.iter().find(|open| open.looks).map(|open| open.id.clone()) else { return };
+        let worked = match looked {
+            Ok(words) => Worked::done(format!("The caller's camera shows now: {words}")),
+            Err(NotSeen::NoPicture) => Worked::refused(BLIND),
+            Err(why) => Worked::refused(format!("Nobody can say what the camera shows now: {why}.")),
         };
         self.close(&id, worked);
     }
@@ -295,6 +303,12 @@ mod tests {
         (Toolbox::new(tooling), told)
     }
 
+    /// Nobody looks.
+    fn nobody() -> Seeing {
+        let (events, _) = queue::queue(Fifo { depth: 1 });
+        Seeing::new(CallId(1), events, None, None)
+    }
+
     fn call(name: &str, arguments: &str) -> ToolCall {
         ToolCall { id: format!("{name}-1"), name: name.into(), arguments: arguments.into(), signature: None }
     }
@@ -323,15 +337,15 @@ mod tests {
             ("unlock", r#"{"pin": "1234"}"#, "no such tool"),
             ("transfer", r#"{"to": "100"}"#, "not spoken yet"),
         ] {
-            toolbox.handle_call(now, call(name, arguments), None);
+            toolbox.handle_call(now, call(name, arguments), &mut nobody());
             let answered = toolbox.next().await;
             assert!(answered.result.contains(why), "{name}: {}", answered.result);
         }
         toolbox.handle_speech();
-        toolbox.handle_call(now, call("transfer", begged), None);
+        toolbox.handle_call(now, call("transfer", begged), &mut nobody());
         assert!(toolbox.next().await.result.contains("not allowed"));
         assert_eq!(wishes(&told), []);
-        toolbox.handle_call(now, call("transfer", r#"{"to": "100"}"#), None);
+        toolbox.handle_call(now, call("transfer", r#"{"to": "100"}"#), &mut nobody());
         assert_eq!(wishes(&told), [Wish::Transfer("100".into())]);
         toolbox.handle_done("transfer-1", "The call is being transferred.".into());
         assert_eq!(toolbox.next().await.result, "The call is being transferred.");
@@ -340,7 +354,7 @@ mod tests {
     #[tokio::test]
     async fn a_tool_that_is_not_answered_is_given_up_and_answered_once() {
         let (mut toolbox, told) = toolbox(&["hold"], &[]);
-        toolbox.handle_call(Instant::now() - LIMIT, call("hold", "{}"), None);
+        toolbox.handle_call(Instant::now() - LIMIT, call("hold", "{}"), &mut nobody());
         assert_eq!(wishes(&told), [Wish::Hold]);
         assert!(toolbox.next().await.result.contains("in time"));
         toolbox.handle_done("hold-1", "The caller is on hold.".into());
@@ -350,7 +364,7 @@ mod tests {
     #[tokio::test]
     async fn hanging_up_waits_for_silence_and_happens_once() {
         let (mut toolbox, told) = toolbox(&["hang_up"], &[]);
-        toolbox.handle_call(Instant::now(), call("hang_up", ""), None);
+        toolbox.handle_call(Instant::now(), call("hang_up", ""), &mut nobody());
         toolbox.leave_when(true);
         assert_eq!(wishes(&told), [], "its answer is not given yet");
         assert!(toolbox.next().await.quiet);

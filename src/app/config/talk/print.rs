@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::settings::{Provider, Sees, Service, Speaking, Talk, Vision};
+use super::settings::{Prices, Provider, Sees, Service, Speaking, Talk, Vision};
 use crate::app::config::print::{Page, key, quoted};
 use crate::app::config::settings::Config;
 
@@ -26,18 +26,33 @@ pub fn talk(page: &mut Page, config: &Config) {
             if let Some(temperature) = provider.temperature {
                 page.raw("temperature", temperature);
             }
-            if !provider.options.is_empty() {
-                page.raw("options", toml_of(&Value::Object(provider.options.clone())));
-            }
+            options(page, provider);
             if matches!(service, Service::Language | Service::Realtime) {
-                match provider.sees {
-                    Sees::Auto => page.text("sees", "auto"),
-                    Sees::True => page.raw("sees", true),
-                    Sees::False => page.raw("sees", false),
-                }
+                sees(page, provider.sees);
+                prices(page, provider.prices);
             }
         }
     }
+}
+
+fn options(page: &mut Page, provider: &Provider) {
+    if !provider.options.is_empty() {
+        page.raw("options", toml_of(&Value::Object(provider.options.clone())));
+    }
+}
+
+fn sees(page: &mut Page, sees: Sees) {
+    match sees {
+        Sees::Auto => page.text("sees", "auto"),
+        Sees::True => page.raw("sees", true),
+        Sees::False => page.raw("sees", false),
+    }
+}
+
+fn prices(page: &mut Page, prices: Prices) {
+    page.raw("usd_per_million_in", prices.input);
+    page.raw("usd_per_million_out", prices.output);
+    page.raw("usd_per_million_image", prices.image);
 }
 
 fn common(page: &mut Page, provider: &Provider) {
@@ -50,6 +65,14 @@ fn common(page: &mut Page, provider: &Provider) {
 
 fn print_vision(page: &mut Page, vision: &Vision) {
     page.section("vision");
+    common(page, &vision.model);
+    options(page, &vision.model);
+    sees(page, vision.model.sees);
+    prices(page, vision.model.prices);
+    page.text("prompt", &vision.prompt);
+    page.raw("budget_images", vision.budget_images);
+    page.raw("budget_tokens", vision.budget_tokens);
+    page.raw("budget_usd", vision.budget_usd);
     page.raw("speaking_fps", vision.speaking_fps);
     page.raw("silent_fps", vision.silent_fps);
     page.raw("onset_frame", vision.onset_frame);
