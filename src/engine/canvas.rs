@@ -240,7 +240,7 @@ fn placed(picture: CleanFrame, max: Size, pool: &FramePool) -> Option<CleanFrame
     if ground == fitted.size() {
         return Some(fitted);
     }
-    fitted.redrawn(ground, pool, |small, large| lay(small, large))
+    fitted.redrawn(ground, pool, lay)
 }
 
 /// The smallest ground of the shape of `max` a picture has room on.

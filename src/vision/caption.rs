@@ -158,13 +158,13 @@ fn wrapped(text: &str, columns: usize) -> Vec<String> {
     let mut free = 0;
     for word in text.split(' ') {
         let mut letters: Vec<char> = word.chars().collect();
-        if letters.len() < free {
-            if let Some(line) = lines.last_mut() {
-                line.push(' ');
-                line.extend(&letters);
-                free -= letters.len() + 1;
-                continue;
-            }
+        if letters.len() < free
+            && let Some(line) = lines.last_mut()
+        {
+            line.push(' ');
+            line.extend(&letters);
+            free -= letters.len() + 1;
+            continue;
         }
         while letters.len() > columns {
             let rest = letters.split_off(columns);

@@ -173,7 +173,7 @@ mod tests {
             check(&format!("overlay.watermark_color={wrong}"), "is no colour");
         }
         check("overlay.captions=1", "overlay.captions");
-        check("picture.snapshot={file='/dev/null'}", "choose another name");
+        check("picture.snapshot={file='https://a.example/x.png'}", "choose another name");
         check("picture.map={file='/nowhere/map.png'}", "/nowhere/map.png cannot be read");
         check("picture.map={file='data:image/png;base64,aGVsbG8='}", "no JPEG, PNG");
         check("picture.map={file='ftp://a.example/x.png'}", "https://");

@@ -516,15 +516,11 @@ pub async fn run(
             Arrived::Order(Some(Order::Observed(figures))) => {
                 agent.observe(Figures { port_pairs: engines.free_port_pairs(now), ..figures });
             }
-            Arrived::Order(Some(Order::Pictures { of, reply })) => {
-                // Whoever asked may have gone.
-                let _ = reply.send(pictures(&agent, &engines, &of));
-            }
             Arrived::Order(Some(order)) => {
                 if matches!(order, Order::HangUpAll(_)) {
                     goodbye = Some(now);
                 }
-                finishing |= obey(&mut agent, now, order);
+                finishing |= obey(&mut agent, &engines, now, order);
             }
             // Whoever gave orders is gone: end as if told.
             Arrived::Engine(None) | Arrived::Order(None) => {
@@ -556,7 +552,7 @@ enum Arrived {
 }
 
 /// `true`: the loop is to end with the last call.
-fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
+fn obey(agent: &mut UserAgent, engines: &Engines, now: Instant, order: Order) -> bool {
     match order {
         Order::Dial(dial) => {
             agent.dial(now, *dial);
@@ -571,7 +567,10 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
         }
         Order::Drain => agent.drain(),
         // The sockets' and the engine's business.
-        Order::ReadCertificates | Order::Trace(_) | Order::Observed(_) | Order::Pictures { .. } => {}
+        Order::ReadCertificates | Order::Trace(_) | Order::Observed(_) => {}
+        Order::Pictures { of, reply } => {
+            let _ = reply.send(pictures(agent, engines, &of));
+        }
         Order::HangUpAll(reason) => agent.hang_up_all(now, &reason),
         Order::Finish => return true,
     }
