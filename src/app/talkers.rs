@@ -12,6 +12,7 @@ use crate::app::config::settings::speech::{
 use crate::app::config::settings::{Agent as AgentConfig, Config, Route};
 use crate::app::config::talk::read::{milliseconds, usual_variable};
 use crate::app::gallery::Gallery;
+use crate::app::tooling::Tooling;
 use crate::base::time::Clock;
 use crate::codec::still::encode::{StillFormat, StillSettings};
 use crate::codec::still::fit::{Fit, Strategy};
@@ -31,7 +32,7 @@ use crate::talk::sight::budget::BudgetSettings;
 use crate::talk::sight::describe::DescribeSettings;
 use crate::talk::sight::sampler::SamplerSettings;
 use crate::talk::sight::watch::WatchSettings;
-use crate::talk::tools::{self, Policies};
+use crate::talk::tools;
 use crate::worker::ears::{Ears, EarsSettings};
 
 /// The models that listen, by their names in the manifest.
@@ -52,6 +53,7 @@ pub struct Talkers {
     describing: Option<Describing>,
     clock: Option<Clock>,
     ears: Option<Ears>,
+    tooling: Tooling,
     judges_turns: bool,
     /// What is missing, in words.
     problems: Vec<String>,
@@ -73,6 +75,7 @@ impl Talkers {
             return talkers;
         }
         talkers.ears = talkers.listen(config);
+        talkers.tooling = Tooling::new(config);
         for (name, agent) in &config.agents {
             let of_route =
                 |route: &Route| Some(route.sight.unwrap_or(agent.sight())).filter(|_| route.agent == *name);
@@ -202,7 +205,7 @@ impl Talkers {
             }),
             ears: self.ears.clone(),
             decisions,
-            policies: Policies::default(),
+            tools: Arc::new(self.tooling.set(config, name, settings)),
         }
     }
 
@@ -239,7 +242,7 @@ impl Talkers {
             ears: self.ears.clone(),
             // It answers by itself.
             decisions: None,
-            policies: Policies::default(),
+            tools: Arc::new(self.tooling.set(config, name, settings)),
         }
     }
 
@@ -252,11 +255,8 @@ impl Talkers {
     ) -> ConversationSettings {
         let names = self.gallery.names(name);
         let looks = seeing.is_some_and(SeeingSettings::looks);
-        let tools = agent
-            .tools
-            .iter()
-            .filter(|name| looks || *name != "look")
-            .filter_map(|name| Some(tools::naming(tools::spec(name)?, &names)));
+        let tools = self.tooling.specs(config, agent, looks).into_iter();
+        let tools = tools.map(|tool| tools::naming(tool, &names));
         ConversationSettings {
             context: ContextSettings {
                 instructions: agent.instructions.clone(),

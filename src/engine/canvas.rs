@@ -64,7 +64,8 @@ pub struct Board {
     state: Mutex<State>,
     /// Counts what was changed; the thread looks when it differs.
     changes: AtomicU64,
-    /// Pictures are being sent.
+    /// Somebody could send pictures, and they are being sent.
+    attached: AtomicBool,
     live: AtomicBool,
 }
 
@@ -116,6 +117,11 @@ impl Board {
         self.changed();
     }
 
+    /// Whether there is a stream of pictures at all, though it may be on hold.
+    pub fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::Acquire)
+    }
+
     /// Whether the peer gets pictures now.
     pub fn is_live(&self) -> bool {
         self.live.load(Ordering::Acquire)
@@ -152,6 +158,7 @@ pub struct Canvas {
 impl Canvas {
     pub fn new(board: Arc<Board>, max: Size) -> Self {
         let seen = board.changes.load(Ordering::Acquire).wrapping_sub(1);
+        board.attached.store(true, Ordering::Release);
         Canvas { board, max, seen, shown: None, page: Page::default(), letters: None, sent: None }
     }
 
@@ -230,6 +237,7 @@ impl Canvas {
 impl Drop for Canvas {
     fn drop(&mut self) {
         self.set_live(false);
+        self.board.attached.store(false, Ordering::Release);
     }
 }
 
@@ -354,10 +362,10 @@ mod tests {
     fn whether_the_peer_gets_pictures_is_known() {
         let board = Board::new(false);
         let canvas = Canvas::new(board.clone(), MAX);
-        assert!(!board.is_live());
+        assert!(board.is_attached() && !board.is_live());
         canvas.set_live(true);
         assert!(board.is_live());
         drop(canvas);
-        assert!(!board.is_live());
+        assert!(!board.is_attached() && !board.is_live());
     }
 }

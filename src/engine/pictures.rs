@@ -47,6 +47,9 @@ const SENT_MAX: u32 = 64;
 pub const GIVEN_WAITING: usize = 8;
 /// The caller's picture is one of now when it is not older than this.
 const NOW: Duration = Duration::from_secs(3);
+/// Pictures begin to be sent so long after the answer, at the latest.
+const SCREEN_LIMIT: Duration = Duration::from_secs(2);
+const SCREEN_TICK: Duration = Duration::from_millis(50);
 /// The longest a picture is shown when a time is given.
 pub const SHOWN_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Ids of pictures in a conversation: those sight takes begin at 1, the operator's and those given elsewhere.
@@ -348,9 +351,7 @@ impl Pictures {
 
     /// Shows a picture on the outgoing video; no time: until something else is shown.
     pub async fn show(&self, which: &Which, time: Option<Duration>) -> Result<Size, NotTaken> {
-        if !self.board().is_live() {
-            return Err(NotTaken::NoScreen);
-        }
+        self.screen().await?;
         let picture = match which {
             Which::Snapshot => self.snapshot().ok_or(NotTaken::NoSnapshot)?,
             Which::Named(name) => {
@@ -377,6 +378,18 @@ impl Pictures {
         let told = Told::new("image.shown").with("picture", which.name()).with("size", size.to_string());
         self.event(told.with("seconds", time.map_or(0, |time| time.as_secs())));
         Ok(size)
+    }
+
+    /// Waits for the first picture of a call that was just answered.
+    async fn screen(&self) -> Result<(), NotTaken> {
+        let until = Instant::now() + SCREEN_LIMIT;
+        while self.board().is_attached() && Instant::now() < until {
+            if self.board().is_live() {
+                return Ok(());
+            }
+            tokio::time::sleep(SCREEN_TICK).await;
+        }
+        Err(NotTaken::NoScreen)
     }
 
     /// Those of this call.

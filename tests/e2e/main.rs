@@ -35,6 +35,7 @@ mod slides;
 mod srtp;
 mod strangers;
 mod talk;
+mod tools;
 mod transfer;
 mod transports;
 mod uses;

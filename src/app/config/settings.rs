@@ -17,6 +17,7 @@ pub use super::sip::settings::{
 use super::talk::picture::Place as PicturePlace;
 pub use super::talk::settings as speech;
 use super::talk::settings::{Providers, Sight, Speaking, Talk, Vision};
+use super::tools::settings::Tools;
 use crate::engine::plan::{AudioCodec, VideoCodec};
 use crate::media::frame::Size;
 
@@ -66,6 +67,7 @@ pub struct Config {
     pub pictures: BTreeMap<String, PicturePlace>,
     pub talk: Talk,
     pub providers: Providers,
+    pub tools: Tools,
     pub decisions: Decisions,
     /// By name; [`DEFAULT_RECORDING`] is `[recording]` itself, the others start from its values.
     pub recording: BTreeMap<String, Recording>,
@@ -95,6 +97,7 @@ impl Default for Config {
             pictures: BTreeMap::new(),
             talk: Talk::default(),
             providers: Providers::default(),
+            tools: Tools::default(),
             decisions: Decisions::default(),
             recording: BTreeMap::from([(named(DEFAULT_RECORDING), Recording::default())]),
             agents: BTreeMap::from([(named("mirror"), Agent::default())]),

@@ -8,7 +8,10 @@
 //!
 //! A new tool is a name and a spec here, a [`Wanted`] with its arguments, and an arm in the toolbox.
 
+pub mod http;
 pub mod policy;
+pub mod schema;
+pub mod unlock;
 pub mod wanted;
 
 use serde_json::{Value, json};
@@ -18,7 +21,8 @@ pub use self::wanted::Wanted;
 use crate::talk::message::ToolSpec;
 
 /// Every tool there is, by its name in the configuration.
-pub const NAMES: [&str; 7] = ["look", "hang_up", "dtmf", "transfer", "hold", "send_image", "show"];
+pub const NAMES: [&str; 8] =
+    ["look", "hang_up", "dtmf", "transfer", "hold", "pause_recording", "send_image", "show"];
 
 /// The tool of this name.
 pub fn spec(name: &str) -> Option<ToolSpec> {
@@ -44,6 +48,14 @@ pub fn spec(name: &str) -> Option<ToolSpec> {
             ),
         ),
         "hold" => ("Put the caller on hold.", object(json!({}), &[])),
+        "pause_recording" => (
+            "Stop the recording of this call for a while, or let it go on: before the caller says something that must \
+             not be kept, such as the number of a card.",
+            object(
+                json!({"paused": {"type": "boolean", "description": "false: go on recording"}}),
+                &["paused"],
+            ),
+        ),
         "send_image" => (
             "Give a picture to whoever follows this call, to be kept with it: for example what the caller shows you.",
             object(

@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use super::unlock::UNLOCK;
 use crate::talk::message::ToolCall;
 
 /// Longer arguments are not read, bytes.
@@ -27,6 +28,11 @@ pub enum Wanted {
         picture: String,
         seconds: Option<u64>,
     },
+    PauseRecording(bool),
+    /// The door's name; empty: the only one.
+    Unlock(String),
+    /// What an operator declared: its arguments.
+    Service(Value),
 }
 
 impl Wanted {
@@ -46,6 +52,10 @@ impl Wanted {
             "dtmf" => given(text("digits")).map(Wanted::Digits).ok_or("Say which digits."),
             "transfer" => given(text("to")).map(Wanted::Transfer).ok_or("Say to whom."),
             "hold" => Ok(Wanted::Hold),
+            "pause_recording" => match &arguments["paused"] {
+                Value::Bool(paused) => Ok(Wanted::PauseRecording(*paused)),
+                _ => Err("Say whether it is to be paused: true or false."),
+            },
             "send_image" => {
                 let picture = given(text("picture")).ok_or("Say which picture.")?;
                 Ok(Wanted::SendImage { picture, text: text("text") })
@@ -54,7 +64,9 @@ impl Wanted {
                 let picture = given(text("picture")).ok_or("Say which picture.")?;
                 Ok(Wanted::Show { picture, seconds: arguments["seconds"].as_u64() })
             }
-            _ => Err("There is no such tool."),
+            UNLOCK => Ok(Wanted::Unlock(text("door"))),
+            // Whether there is one, and what its arguments must be, its declaration says.
+            _ => Ok(Wanted::Service(arguments)),
         }
     }
 
@@ -63,7 +75,12 @@ impl Wanted {
         match self {
             Wanted::Digits(subject) | Wanted::Transfer(subject) => Some(subject),
             Wanted::SendImage { picture, .. } | Wanted::Show { picture, .. } => Some(picture),
-            Wanted::Look | Wanted::HangUp | Wanted::Hold => None,
+            Wanted::Look
+            | Wanted::HangUp
+            | Wanted::Hold
+            | Wanted::PauseRecording(_)
+            | Wanted::Unlock(_)
+            | Wanted::Service(_) => None,
         }
     }
 }
@@ -93,6 +110,10 @@ mod tests {
             assert_eq!(read("transfer", broken), Err("Say to whom."));
         }
         assert!(read("look", &" ".repeat(ARGUMENTS_MAX + 1)).is_err());
-        assert!(read("open_everything", "{}").is_err());
+        assert_eq!(read("pause_recording", r#"{"paused": true}"#), Ok(Wanted::PauseRecording(true)));
+        assert!(read("pause_recording", r#"{"paused": "yes"}"#).is_err());
+        // A PIN a model was told or made up is nothing that is read.
+        let opened = read("unlock", r#"{"door": "front", "pin": "1234", "override": true}"#);
+        assert_eq!(opened, Ok(Wanted::Unlock("front".into())));
     }
 }
