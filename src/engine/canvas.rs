@@ -72,7 +72,12 @@ pub struct Board {
 impl Board {
     pub fn new(captions: bool) -> Arc<Board> {
         let state = State { captions: Captions::new(captions), ..State::default() };
-        Arc::new(Board { state: Mutex::new(state), changes: AtomicU64::new(0), live: AtomicBool::new(false) })
+        Arc::new(Board {
+            state: Mutex::new(state),
+            changes: AtomicU64::new(0),
+            attached: AtomicBool::new(false),
+            live: AtomicBool::new(false),
+        })
     }
 
     fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
