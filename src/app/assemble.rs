@@ -20,6 +20,7 @@ use crate::call::negotiate::{KeyOffer, MediaSettings, SrtpPolicy};
 use crate::codec::h264::encoder::EncoderKind;
 use crate::codec::h264::probe;
 use crate::codec::vp8;
+use crate::engine::canvas::Showing;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoCodec, VideoOut,
 };
@@ -307,9 +308,9 @@ fn route(
                     .agent_named(&route.agent, sight, language)
                     .ok_or_else(|| format!("agent {:?} is not there", route.agent))?;
                 let spoken = settings.speaking(language);
-                let texts = [spoken.disclosure, spoken.display_name, route.agent.clone()];
+                let texts = [spoken.display_name, route.agent.clone()];
                 let text = texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
-                Ok::<_, String>(Speaker { agent: agent.clone(), text })
+                Ok::<_, String>(Speaker { agent: agent.clone(), text, notice: spoken.disclosure })
             };
             // A route that says what is spoken is not overruled by a telephone.
             let others: Vec<&str> =
@@ -367,6 +368,11 @@ fn room(config: &Config, detectors: &Detectors, route: &settings::Route) -> Resu
             fps: config.video.fps,
             kbps: config.video.bitrate_kbps,
             encoder: config.video.encoder.word().to_owned(),
+            showing: Showing {
+                captions: config.overlay.captions,
+                notice: String::new(),
+                trusts_images: route.trust_images,
+            },
         },
         recording: recording.map(|recording| recording_of(config, recording)),
         timeouts: timeouts(config),

@@ -3,16 +3,20 @@
 use std::sync::Arc;
 
 use super::Room;
+use crate::engine::canvas::Showing;
 use crate::engine::plan::{Label, Picture, Plan, Streams, Then, VideoOut, Voice};
-use crate::engine::talk::Agent;
+use crate::engine::talk::{Agent, Mind};
 use crate::sip::language;
+use crate::talk::message::Message;
 
 /// An agent as it is in one language.
 #[derive(Clone, Debug)]
 pub struct Speaker {
     pub agent: Arc<Agent>,
-    /// Written on the still: who is talking, and that it is a machine.
+    /// Written on the still: who is talking.
     pub text: String,
+    /// Written over the picture in the first seconds: that it is a machine.
+    pub notice: String,
 }
 
 #[derive(Clone, Debug)]
@@ -31,15 +35,34 @@ impl Talk {
         found.map_or(&self.speaker, |(_, speaker)| speaker)
     }
 
+    /// The same agent, told more before its call begins.
+    #[must_use]
+    pub fn with_context(&self, context: &[Message]) -> Talk {
+        let told = |speaker: &Speaker| {
+            let mut agent = Agent::clone(&speaker.agent);
+            agent.conversation.pinned.extend_from_slice(context);
+            if let Mind::Realtime(realtime) = &mut agent.mind {
+                realtime.settings.history.extend_from_slice(context);
+            }
+            Speaker { agent: Arc::new(agent), ..speaker.clone() }
+        };
+        let other = |(language, speaker): &(String, Speaker)| (language.clone(), told(speaker));
+        Talk { speaker: told(&self.speaker), languages: self.languages.iter().map(other).collect() }
+    }
+
     pub(super) fn plan(&self, label: Label, streams: Streams, room: &Room) -> Plan {
-        let Speaker { agent, text } = self.speaker(&label.languages).clone();
+        let Speaker { agent, text, notice } = self.speaker(&label.languages).clone();
         let picture = Picture::Still { text, size: room.video_out.max };
         Plan {
             label,
             streams,
             reach: room.reach.clone(),
             video_in: room.video_in(),
-            video_out: VideoOut { picture, ..room.video_out.clone() },
+            video_out: VideoOut {
+                picture,
+                showing: Showing { notice, ..room.video_out.showing.clone() },
+                ..room.video_out.clone()
+            },
             voice: Voice { greeting: None, then: Then::Silence },
             talk: Some(agent),
             watch: None,
