@@ -78,7 +78,7 @@ impl Talkers {
                     AgentConfig::Realtime(own) => talkers.realtime(config, clock, &http, name, &looking(own)),
                     AgentConfig::Mirror { .. } | AgentConfig::Record { .. } => break,
                 };
-                let blind = made.seeing.as_ref().and_then(|seeing| seeing.blind.as_ref());
+                let blind = made.seeing.blind.as_ref();
                 talkers.problems.extend(blind.map(|why| format!("agent {name} gets no pictures: {why}")));
                 talkers.agents.entry(name.clone()).or_default().push((sight, Arc::new(made)));
             }
@@ -94,7 +94,7 @@ impl Talkers {
 
     /// How calls of an agent that does not talk are looked at. `None`: nobody would look.
     pub fn watch(&self, config: &Config, sight: Sight) -> Option<Arc<SeeingSettings>> {
-        self.seeing(config, self.clock?, sight, None).filter(SeeingSettings::looks).map(Arc::new)
+        Some(self.seeing(config, self.clock?, sight, None)).filter(SeeingSettings::looks).map(Arc::new)
     }
 
     /// `model`: the agent's own, where it has one.
@@ -104,23 +104,23 @@ impl Talkers {
         clock: Clock,
         looks: Sight,
         model: Option<&Provider>,
-    ) -> Option<SeeingSettings> {
+    ) -> SeeingSettings {
         let mode = match looks {
-            Sight::Off => return None,
+            Sight::Off => Mode::Off,
             Sight::Turn => Mode::Turn,
             Sight::Live => Mode::Live,
             Sight::Continuous => Mode::Continuous,
         };
         let sees = model.is_some_and(Provider::can_see);
-        let blind = model.filter(|model| !sees && mode != Mode::Continuous && !model.can_see());
-        Some(SeeingSettings {
+        let blind = model.filter(|_| !sees && matches!(mode, Mode::Turn | Mode::Live));
+        SeeingSettings {
             mode,
             sight: sight(&config.vision, clock),
             sees,
             blind: blind.map(|model| format!("{:?} is not known to see", model.model)),
             describing: self.describing.clone(),
             budget: budget(&config.vision, model.map_or_else(Prices::default, |model| model.prices)),
-        })
+        }
     }
 
     pub fn problems(&self) -> &[String] {
@@ -174,7 +174,7 @@ impl Talkers {
         let seeing = self.seeing(config, clock, settings.sight, model);
         Agent {
             name: name.to_owned(),
-            conversation: conversation(config, settings, seeing.as_ref()),
+            conversation: conversation(config, settings, &seeing),
             hearing: hearing(&config.talk, self.judges_turns),
             seeing,
             mind: Mind::Pipeline(Pipeline {
@@ -194,7 +194,7 @@ impl Talkers {
     fn realtime(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
         let provider = config.providers.realtime.get(&settings.realtime).cloned().unwrap_or_default();
         let seeing = self.seeing(config, clock, settings.sight, Some(&provider));
-        let talks = conversation(config, settings, seeing.as_ref());
+        let talks = conversation(config, settings, &seeing);
         let espeak = Endpoint {
             language: language(&settings.language),
             ..Endpoint::new("espeak", message::Vendor::Espeak)
@@ -205,7 +205,7 @@ impl Talkers {
                 instructions: settings.instructions.clone(),
                 tools: talks.context.tools.clone(),
                 history: talks.pinned.clone(),
-                sees: seeing.as_ref().is_some_and(|seeing| seeing.sees),
+                sees: seeing.sees,
                 keep_images: settings.keep_images as usize,
                 ..RealtimeSettings::default()
             },
@@ -265,8 +265,8 @@ fn key(provider: &Provider) -> String {
     }
 }
 
-fn conversation(config: &Config, agent: &Speaking, seeing: Option<&SeeingSettings>) -> ConversationSettings {
-    let looks = seeing.is_some_and(SeeingSettings::looks);
+fn conversation(config: &Config, agent: &Speaking, seeing: &SeeingSettings) -> ConversationSettings {
+    let looks = seeing.looks();
     let tools =
         agent.tools.iter().filter(|name| looks || *name != "look").filter_map(|name| tools::spec(name));
     ConversationSettings {
@@ -281,7 +281,7 @@ fn conversation(config: &Config, agent: &Speaking, seeing: Option<&SeeingSetting
         fallback: agent.fallback.clone(),
         preemptive: config.talk.preemptive,
         // Who is told in words what there is to see needs no pictures with its turns.
-        sees: seeing.is_some_and(|seeing| seeing.sees && seeing.mode != Mode::Continuous),
+        sees: seeing.sees && matches!(seeing.mode, Mode::Turn | Mode::Live),
         pinned: pinned(agent),
         tool_steps: agent.max_tool_steps,
         ..ConversationSettings::default()

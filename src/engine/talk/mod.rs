@@ -55,8 +55,7 @@ pub struct Agent {
     pub name: String,
     pub conversation: ConversationSettings,
     pub hearing: HearingSettings,
-    /// `None`: nobody looks.
-    pub seeing: Option<SeeingSettings>,
+    pub seeing: SeeingSettings,
     pub mind: Mind,
     /// `None`: speech is told by its energy alone.
     pub ears: Option<Ears>,
@@ -221,7 +220,7 @@ impl Talking {
     pub fn new(parts: Parts, pipeline: Pipeline) -> Self {
         let toolbox = parts.toolbox();
         let Parts { call, epoch, agent, orders, events, sight } = parts;
-        let seeing = Seeing::new(call, events.clone(), agent.seeing.clone(), sight);
+        let seeing = Seeing::new(call, events.clone(), Some(agent.seeing.clone()), sight);
         Talking {
             conversation: Conversation::new(agent.conversation.clone()),
             ears: None,

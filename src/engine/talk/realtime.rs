@@ -111,7 +111,7 @@ impl RealtimeTalking {
     pub fn new(parts: Parts, realtime: Realtime) -> Self {
         let toolbox = parts.toolbox();
         let Parts { call, epoch, agent, orders, events, sight } = parts;
-        let seeing = Seeing::new(call, events.clone(), agent.seeing.clone(), sight);
+        let seeing = Seeing::new(call, events.clone(), Some(agent.seeing.clone()), sight);
         RealtimeTalking {
             call,
             epoch,
