@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::app::config::decisions::DecisionKind;
 use crate::app::config::settings::speech::{
     ContextRole, Endpointing, ImageDetail, ImageFormat, Prices, Provider, Resize, Service, Sight, Speaking,
     Talk, TurnDetection, Vendor, Vision,
@@ -21,9 +22,9 @@ use crate::inference::store::{ModelFile, Store};
 use crate::talk::context::ContextSettings;
 use crate::talk::conversation::ConversationSettings;
 use crate::talk::hear::{EndpointingMode, HearingSettings, Turns};
-use crate::talk::link::{Http, LinkSettings, Models, Transcribers, Voices};
+use crate::talk::link::{DecisionSettings, Decisions, Http, LinkSettings, Models, Transcribers, Voices};
 use crate::talk::message::{self, Detail, Endpoint, Message, Role};
-use crate::talk::realtime::RealtimeSettings;
+use crate::talk::realtime::{RealtimeSettings, Turns as TurnsOf};
 use crate::talk::sight::Mode;
 use crate::talk::sight::budget::BudgetSettings;
 use crate::talk::sight::describe::DescribeSettings;
@@ -35,6 +36,9 @@ use crate::worker::ears::{Ears, EarsSettings};
 /// The models that listen, by their names in the manifest.
 const VOICE_MODEL: &str = "silero-vad";
 const TURN_MODEL: &str = "smart-turn-v3.2";
+/// A realtime provider ends turns; whether it is interrupted is decided here.
+const THEIRS: TurnsOf =
+    TurnsOf::Theirs { silence_ms: None, prefix_ms: None, threshold: None, interrupts: false };
 /// Hz until a call says otherwise.
 const RATE: u32 = 8_000;
 
@@ -172,9 +176,13 @@ impl Talkers {
         }
         let model = settings.llm.first().and_then(|name| config.providers.llm.get(name));
         let seeing = self.seeing(config, clock, settings.sight, model);
+        let decisions = decisions(config, clock, http);
         Agent {
             name: name.to_owned(),
-            conversation: conversation(config, settings, &seeing),
+            conversation: ConversationSettings {
+                decided_within: decisions.as_ref().map(Decisions::timeout),
+                ..conversation(config, settings, &seeing)
+            },
             hearing: hearing(&config.talk, self.judges_turns),
             seeing,
             mind: Mind::Pipeline(Pipeline {
@@ -187,6 +195,7 @@ impl Talkers {
                 voices: Arc::new(Voices::new(http, voices, links)),
             }),
             ears: self.ears.clone(),
+            decisions,
             policies: Policies::default(),
         }
     }
@@ -207,6 +216,10 @@ impl Talkers {
                 history: talks.pinned.clone(),
                 sees: seeing.sees,
                 keep_images: settings.keep_images as usize,
+                turns: match config.talk.turn_detection {
+                    TurnDetection::Manual => TurnsOf::Ours,
+                    TurnDetection::Auto | TurnDetection::SmartTurn | TurnDetection::Vad => THEIRS,
+                },
                 ..RealtimeSettings::default()
             },
             voices: Arc::new(Voices::new(http, vec![espeak], LinkSettings::default())),
@@ -218,6 +231,8 @@ impl Talkers {
             seeing,
             mind: Mind::Realtime(Box::new(realtime)),
             ears: self.ears.clone(),
+            // It answers by itself.
+            decisions: None,
             policies: Policies::default(),
         }
     }
@@ -286,6 +301,20 @@ fn conversation(config: &Config, agent: &Speaking, seeing: &SeeingSettings) -> C
         tool_steps: agent.max_tool_steps,
         ..ConversationSettings::default()
     }
+}
+
+/// The application that decides of turns, where there is one.
+fn decisions(config: &Config, clock: Clock, http: &Http) -> Option<Decisions> {
+    let decisions = &config.decisions;
+    let url = decisions.url.clone().filter(|_| decisions.kinds.contains(&DecisionKind::TurnCompleted))?;
+    let settings = DecisionSettings {
+        url,
+        secret: decisions.secret.expose().to_owned(),
+        timeout: decisions.timeout,
+        appliance: config.appliance.name.clone(),
+        clock,
+    };
+    Some(Decisions::new(http, settings))
 }
 
 /// What an agent knows before the first word.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::story::{self, Moment};
 use super::{Call, Do, SipDo, State, Tell};
 use crate::engine::plan::Command;
+use crate::engine::talk::TalkOrder;
 use crate::sip::{Body, Headers, Method, RequestId};
 
 /// How long a key is down, and the pause before the next.
@@ -155,9 +156,8 @@ impl Call {
                 self.refuse_beside(request, 503, Some(("Retry-After", "3600")));
             }
             Ok(text) => {
-                self.beside.texts += 1;
                 self.respond_to(request, 200, None);
-                self.tell(Tell::Moment(Moment::message(&text)));
+                self.take_text(&text);
             }
             Err(415) => self.refuse_beside(request, 415, Some(("Accept", PLAIN))),
             Err(status) => self.refuse_beside(request, status, None),
@@ -173,10 +173,19 @@ impl Call {
     pub fn text(&mut self, text: &str) -> bool {
         let room = self.beside.texts < TEXTS_MAX;
         if room {
-            self.beside.texts += 1;
-            self.tell(Tell::Moment(Moment::message(text)));
+            self.take_text(text);
         }
         room
+    }
+
+    /// It stands in the record; to an agent that talks it is a turn of the caller in writing.
+    fn take_text(&mut self, text: &str) {
+        self.beside.texts += 1;
+        self.tell(Tell::Moment(Moment::message(text)));
+        if self.answered.is_some() && self.settings.behaviour.talks() && !text.trim().is_empty() {
+            let order = TalkOrder::Text(text.to_owned());
+            self.out.push_back(Do::Engine(Command::Talk { call: self.id, order }));
+        }
     }
 }
 

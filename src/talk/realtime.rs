@@ -260,6 +260,8 @@ pub trait RealtimeMachine: Send {
     fn caller_speaks(&mut self, now: Instant, speaks: bool);
     fn begin_turn(&mut self, now: Instant);
     fn commit_turn(&mut self, now: Instant);
+    /// What was said since `begin_turn` is not to be answered. Gemini has no such wish: there the turn stays open.
+    fn clear_turn(&mut self, now: Instant);
     fn heard(&mut self, now: Instant, item: &str, ms: u64);
     fn interrupt(&mut self, now: Instant);
     fn say(&mut self, now: Instant, text: &str);

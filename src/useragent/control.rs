@@ -192,8 +192,8 @@ impl UserAgent {
             Asked::Turn { call, commit } => {
                 let order = if commit { TalkOrder::CommitTurn } else { TalkOrder::ClearTurn };
                 let id = self.find(&call)?;
-                if self.calls.get(&id).is_some_and(|call| !call.settings().behaviour.takes_turns()) {
-                    let text = "turns are the agent's own only with kind = \"pipeline\"";
+                if self.calls.get(&id).is_some_and(|call| !call.settings().behaviour.takes_turns(commit)) {
+                    let text = "not for this agent: kind = \"pipeline\", or turn_detection = \"manual\" (Gemini only commits)";
                     return Err(Refused::new(Kind::Conflict, "no_turns", text));
                 }
                 self.talk(now, &call, String::new(), |_| order)

@@ -12,6 +12,7 @@ mod calls;
 mod client;
 mod codecs;
 mod corpus;
+mod decisions;
 mod dialogs;
 mod endurance;
 mod examples;

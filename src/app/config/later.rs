@@ -21,7 +21,6 @@ const KEYS: &[&str] = &[
     "avatar",
     "source",
     "events",
-    "decisions",
 ];
 
 /// Words that later versions take, by key.

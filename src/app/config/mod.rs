@@ -8,6 +8,7 @@
 //! each part gets its own settings, filled from [`settings::Config`] in `app`.
 
 pub mod check;
+pub mod decisions;
 pub mod file;
 pub mod later;
 pub mod print;

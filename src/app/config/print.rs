@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::decisions;
 use super::settings::*;
 use super::sip;
 use super::talk;
@@ -21,6 +22,7 @@ pub fn print(config: &Config) -> String {
     talk::print::talk(&mut page, config);
     recordings(&mut page, config);
     agents_and_routes(&mut page, config);
+    decisions::print(&mut page, &config.decisions);
     page.section("console");
     page.text("listen", &config.console.listen.map(|address| address.to_string()).unwrap_or_default());
     page.text("password", config.console.password.shown());

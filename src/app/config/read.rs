@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::decisions;
 use super::file::{Table, Value};
 use super::section::{Reading, Section, did_you_mean, word};
 use super::settings::*;
@@ -35,6 +36,7 @@ pub fn config(reading: &Reading, tree: &Table) -> Config {
     talk::read::vision(&root.table("vision"), &mut config.vision);
     talk::read::talk(&root.table("talk"), &mut config.talk);
     talk::read::providers(&root, &mut config);
+    decisions::read(&root.table("decisions"), &mut config.decisions);
     recordings(&root.table("recording"), &mut config);
     agents(&root.table("agent"), &mut config);
     console(&root.table("console"), &mut config.console);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::decisions::Decisions;
 use super::secret::Secret;
 pub use super::sip::settings::{
     Account, Busy, Listen, Sip, SipPeer, SrtpOffer, SrtpPolicy, Strangers, Tls, Transport, User,
@@ -62,6 +63,7 @@ pub struct Config {
     pub vision: Vision,
     pub talk: Talk,
     pub providers: Providers,
+    pub decisions: Decisions,
     /// By name; [`DEFAULT_RECORDING`] is `[recording]` itself, the others start from its values.
     pub recording: BTreeMap<String, Recording>,
     /// By name; `mirror` is built in.
@@ -89,6 +91,7 @@ impl Default for Config {
             vision: Vision::default(),
             talk: Talk::default(),
             providers: Providers::default(),
+            decisions: Decisions::default(),
             recording: BTreeMap::from([(named(DEFAULT_RECORDING), Recording::default())]),
             agents: BTreeMap::from([(named("mirror"), Agent::default())]),
             routes: Vec::new(),

@@ -16,6 +16,7 @@ use crate::engine::plan::{
 use crate::engine::talk::Mind;
 use crate::engine::talk::seeing::SeeingSettings;
 use crate::rtp::reach::Reach;
+use crate::talk::realtime::Turns;
 
 /// The agent of a route.
 #[derive(Clone, Debug)]
@@ -42,10 +43,15 @@ pub struct Room {
 }
 
 impl Behaviour {
-    /// Whether turns of the caller end on this box, and not at a provider.
-    pub fn takes_turns(&self) -> bool {
+    /// Whether turns of the caller can be ended (`commit`) or made none by an application.
+    pub fn takes_turns(&self, commit: bool) -> bool {
         match self {
-            Behaviour::Talk(agent) => matches!(agent.agent.mind, Mind::Pipeline(_)),
+            Behaviour::Talk(agent) => match &agent.agent.mind {
+                Mind::Pipeline(_) => true,
+                Mind::Realtime(realtime) => {
+                    realtime.settings.turns == Turns::Ours && (commit || realtime.can_forget_turns())
+                }
+            },
             Behaviour::Mirror(_) | Behaviour::Record(_) | Behaviour::Dialled(_) => false,
         }
     }

@@ -21,6 +21,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde_json::json;
+
 use self::realtime::Realtime;
 use self::seeing::{Saw, Seeing, SeeingSettings};
 use self::toolbox::{Answered, Toolbox, Tooling};
@@ -35,11 +37,14 @@ use crate::engine::sight::SightHandle;
 use crate::media::audio::{Judgement, Pcm};
 use crate::talk::conversation::{Conversation, ConversationSettings, Do, Told};
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
-use crate::talk::link::{self, Answer, Models, Transcribers, Transcript, Transcription, Voices};
+use crate::talk::link::{
+    self, Answer, Decision, Decisions, Models, Transcribers, Transcript, Transcription, Voices,
+};
 use crate::talk::message::{Delta, Failure};
 use crate::talk::sight::Reason;
 use crate::talk::sight::description::Seen;
 use crate::talk::tools::Policies;
+use crate::talk::wire::decision::Verdict;
 use crate::worker::ears::{Ears, Listener};
 
 /// Blocks of the caller that wait for this task.
@@ -59,6 +64,8 @@ pub struct Agent {
     pub mind: Mind,
     /// `None`: speech is told by its energy alone.
     pub ears: Option<Ears>,
+    /// Who decides of turns before a pipeline answers them; `None`: nobody.
+    pub decisions: Option<Decisions>,
     /// What its tools are allowed.
     pub policies: Policies,
 }
@@ -170,6 +177,7 @@ pub struct Talking {
     /// `None`: there is no sound.
     ears: Option<Hears>,
     answer: Option<(u32, Answer)>,
+    decision: Option<(u32, Decision)>,
     voicing: VecDeque<Voicing>,
     toolbox: Toolbox,
     position: Position,
@@ -207,6 +215,7 @@ enum Happened {
     Judged(Judgement),
     Words(Result<Transcript, Failure>),
     Piece(Option<Result<Delta, Failure>>),
+    Decided(Result<Verdict, Failure>),
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
     Saw(Saw),
     Answered(Answered),
@@ -225,6 +234,7 @@ impl Talking {
             conversation: Conversation::new(agent.conversation.clone()),
             ears: None,
             answer: None,
+            decision: None,
             voicing: VecDeque::new(),
             toolbox,
             position: Position::default(),
@@ -254,6 +264,11 @@ impl Talking {
                 }
                 Happened::Words(words) => self.words(words),
                 Happened::Piece(piece) => self.piece(piece),
+                Happened::Decided(verdict) => {
+                    if let Some((number, _)) = self.decision.take() {
+                        self.conversation.handle_decision(Instant::now(), number, verdict);
+                    }
+                }
                 Happened::Voiced(sound) => self.voiced(sound),
                 Happened::Saw(saw) => self.saw(saw),
                 Happened::Answered(answered) => self.answered(&answered),
@@ -268,12 +283,13 @@ impl Talking {
         let hears = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
         let wake = [self.conversation.wake_at(), hears].into_iter().flatten().min();
         let ahead = voicing::ahead(&self.voicing, self.position) >= LONGEST_AHEAD;
-        let Talking { orders, ears, answer, voicing, seeing, toolbox, .. } = self;
+        let Talking { orders, ears, answer, decision, voicing, seeing, toolbox, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => order.map_or(Happened::Over, Happened::Order),
             happened = listened(ears.as_mut()) => happened,
             piece = answered(answer.as_mut()) => Happened::Piece(piece),
+            verdict = decided(decision.as_mut()) => Happened::Decided(verdict),
             saw = seeing.next() => Happened::Saw(saw),
             answered = toolbox.next() => Happened::Answered(answered),
             voiced = voicing::next(voicing), if !ahead => Happened::Voiced(voiced),
@@ -328,8 +344,16 @@ impl Talking {
                 }
             }
             Do::Tool(call) => self.toolbox.handle_call(now, call, &mut self.seeing),
+            Do::Decide { number, text, pictures } => self.decide(now, number, &text, pictures),
             Do::Tell(told) => self.tell(told),
         }
+    }
+
+    /// Asks the application about a turn; one it was asked about before is over or changed.
+    fn decide(&mut self, now: Instant, number: u32, text: &str, pictures: usize) {
+        let Some(decisions) = &self.agent.decisions else { return };
+        let data = json!({ "agent": self.agent.name, "text": text, "pictures": pictures });
+        self.decision = Some((number, decisions.ask(now, &self.call.to_string(), "turn.completed", data)));
     }
 
     /// What concerns the stream of sound alone.
@@ -350,6 +374,7 @@ impl Talking {
             | Do::Speak { .. }
             | Do::Hush { .. }
             | Do::Tool(_)
+            | Do::Decide { .. }
             | Do::Tell(_) => {}
         }
     }
@@ -554,6 +579,13 @@ async fn judged(listener: Option<&mut Listener>) -> Judgement {
 async fn answered(answer: Option<&mut (u32, Answer)>) -> Option<Result<Delta, Failure>> {
     match answer {
         Some((_, answer)) => answer.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn decided(decision: Option<&mut (u32, Decision)>) -> Result<Verdict, Failure> {
+    match decision {
+        Some((_, decision)) => decision.next().await,
         None => std::future::pending().await,
     }
 }

@@ -24,7 +24,7 @@ use crate::media::audio::{Judgement, Pcm, block_samples};
 use crate::talk::conversation::Told;
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
 use crate::talk::link::{RealtimeSession, Voices};
-use crate::talk::message::{Endpoint, Failure, Image, Role};
+use crate::talk::message::{Endpoint, Failure, Image, Role, Vendor};
 use crate::talk::realtime::{ItemId, RealtimeEvent, RealtimeSettings, Sound, SoundFormat, Turns};
 use crate::talk::sight::Reason;
 use crate::worker::ears::Listener;
@@ -43,6 +43,17 @@ pub struct Realtime {
     pub settings: RealtimeSettings,
     /// Says what is to be said when the model is gone.
     pub voices: Arc<Voices>,
+}
+
+impl Realtime {
+    /// Whether its vendor can be told that what it heard was no turn.
+    pub fn can_forget_turns(&self) -> bool {
+        self.endpoint.vendor == Vendor::OpenAi
+    }
+
+    fn turns_are_ours(&self) -> bool {
+        self.settings.turns == Turns::Ours
+    }
 }
 
 /// Something the model says: an utterance of the playout.
@@ -198,8 +209,12 @@ impl RealtimeTalking {
                 }
                 Heard::Interrupt => self.interrupt(),
                 Heard::Duck | Heard::Pause | Heard::Resume { .. } => self.hush(heard),
-                // The provider ends turns.
-                Heard::TurnEnded { .. } => {}
+                // Else the provider ends turns.
+                Heard::TurnEnded { .. } => {
+                    if let Some(session) = self.session.as_mut().filter(|_| self.realtime.turns_are_ours()) {
+                        session.commit_turn();
+                    }
+                }
             }
         }
     }
@@ -220,6 +235,10 @@ impl RealtimeTalking {
         self.tell(Told::new(if speaking { "speech.started" } else { "speech.ended" }));
         if let Some(session) = &mut self.session {
             session.caller_speaks(speaking);
+            // Does nothing where turns are theirs.
+            if speaking {
+                session.begin_turn();
+            }
         }
         self.seeing.speaking(speaking);
         // Nobody waits for a picture that will not come.
@@ -508,8 +527,19 @@ impl RealtimeTalking {
                     session.text(&text);
                 }
             }
-            // The provider ends turns; whoever asks is refused before.
-            TalkOrder::CommitTurn | TalkOrder::ClearTurn => {}
+            TalkOrder::CommitTurn => {
+                if let Some(ears) = &mut self.ears {
+                    ears.hearing.commit_turn(Instant::now());
+                }
+            }
+            TalkOrder::ClearTurn => {
+                if let Some(ears) = &mut self.ears {
+                    ears.hearing.clear_turn();
+                }
+                if let Some(session) = &mut self.session {
+                    session.clear_turn();
+                }
+            }
             TalkOrder::Done { id, result } => self.toolbox.handle_done(&id, result),
         }
     }
@@ -524,7 +554,6 @@ impl RealtimeTalking {
         }
         let settings = RealtimeSettings {
             sound: law.map_or(SoundFormat::Samples { rate }, SoundFormat::Law),
-            turns: Turns::Theirs { silence_ms: None, prefix_ms: None, threshold: None, interrupts: false },
             ..self.realtime.settings.clone()
         };
         match RealtimeSession::open(self.realtime.endpoint.clone(), settings) {

@@ -8,6 +8,7 @@
 //! Pure. What the caller says and when it has finished comes from `talk::hear` and a transcriber; models, voices,
 //! pictures and tools are reached by whoever carries out [`Do`]. What was said is kept in [`Context`].
 
+mod decision;
 mod reply;
 mod turn;
 
@@ -57,6 +58,8 @@ pub struct ConversationSettings {
     pub picture_limit: Duration,
     /// One that is older than this when the model is asked is taken again.
     pub picture_stale: Duration,
+    /// An application decides of each turn within this time; then the turn goes on as it is. `None`: nobody does.
+    pub decided_within: Option<Duration>,
 }
 
 impl Default for ConversationSettings {
@@ -77,6 +80,7 @@ impl Default for ConversationSettings {
             transcript_limit: Duration::from_secs(5),
             picture_limit: Duration::from_millis(80),
             picture_stale: Duration::from_millis(60),
+            decided_within: None,
         }
     }
 }
@@ -112,6 +116,12 @@ pub enum Do {
     Hold(bool),
     /// Answered by [`Conversation::handle_tool`].
     Tool(ToolCall),
+    /// The application is to decide of the caller's turn; answered by [`Conversation::handle_decision`].
+    Decide {
+        number: u32,
+        text: String,
+        pictures: usize,
+    },
     Tell(Told),
 }
 
@@ -152,6 +162,8 @@ pub struct ConversationFigures {
     pub pictures_sent: u64,
     pub failures: u64,
     pub tools: u64,
+    /// Turns of which the application was asked in vain.
+    pub undecided: u64,
     pub usage: Usage,
 }
 
@@ -164,6 +176,7 @@ pub struct Conversation {
     /// Replies behind the one being spoken: what an application wants said.
     waiting: VecDeque<String>,
     asks: u32,
+    decisions: u32,
     utterances: u32,
     figures: ConversationFigures,
     out: VecDeque<Do>,
@@ -182,6 +195,7 @@ impl Conversation {
             reply: None,
             waiting: VecDeque::new(),
             asks: 0,
+            decisions: 0,
             utterances: 0,
             figures: ConversationFigures::default(),
             out: VecDeque::new(),
@@ -343,6 +357,7 @@ impl Conversation {
         let mut turn = self.turn.take().unwrap_or_else(|| Turn::new(now));
         self.take_back(&mut turn);
         turn.written(now, text.trim());
+        turn.picture_wanted = self.settings.sees;
         self.turn = Some(turn);
         if self.settings.sees {
             self.out.push_back(Do::Look(Reason::Turn));
@@ -359,6 +374,7 @@ impl Conversation {
     }
 
     pub fn handle_time(&mut self, now: Instant) {
+        self.expire_decision(now);
         if self.turn.as_ref().is_some_and(|turn| turn.wake_at(&self.settings).is_some_and(|at| now >= at)) {
             self.go_on(now);
         }
@@ -390,13 +406,17 @@ impl Conversation {
             }
             return;
         }
+        if over && self.is_undecided(now) {
+            self.ask_for_decision(now);
+        }
+        let Some(turn) = &mut self.turn else { return };
         if turn.ask.is_none() && (over || turn.may_ask_ahead(now, &self.settings)) {
             if self.settings.sees && turn.wants_newer_picture(now, self.settings.picture_stale) {
                 return self.out.push_back(Do::Look(Reason::Turn));
             }
             self.ask_for_turn(now);
         }
-        if over {
+        if over && !self.is_undecided(now) {
             self.release(now);
         }
     }

@@ -17,6 +17,7 @@ use crate::codec::g711::Law;
 pub mod address;
 pub mod asking;
 pub mod breaker;
+pub mod decisions;
 pub mod deepgram;
 pub mod espeak;
 pub mod fetch;
@@ -33,6 +34,7 @@ pub mod transcribing;
 pub mod voices;
 pub mod websocket;
 
+pub use decisions::{Decision, DecisionSettings, Decisions};
 pub use http::Http;
 pub use models::{Answer, Models};
 pub use realtime::RealtimeSession;

@@ -145,6 +145,12 @@ impl RealtimeSession {
         self.carry();
     }
 
+    /// Where turns are ours: what the caller said is not to be answered. Gemini cannot forget it.
+    pub fn clear_turn(&mut self) {
+        self.machine.clear_turn(Instant::now());
+        self.carry();
+    }
+
     /// Of that item the caller heard `ms` milliseconds and will hear no more: the model is to know.
     pub fn heard(&mut self, item: &str, ms: u64) {
         self.machine.heard(Instant::now(), item, ms);

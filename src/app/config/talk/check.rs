@@ -120,22 +120,26 @@ fn check_url(reading: &Reading, path: &str, provider: &Provider) {
         Some(inner) => inner.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    let near = match bare.parse::<IpAddr>() {
-        Ok(address) => is_near(address),
-        Err(_) => {
-            bare == "localhost"
-                || bare.ends_with(".local")
-                || bare.ends_with(".internal")
-                || !bare.contains('.')
-        }
-    };
-    if !near {
+    if !is_near_host(bare) {
         reading.problem(
             &format!("{path}.base_url"),
             format!(
                 "{bare} is not on this site: write https, plain http is for loopback and private addresses"
             ),
         );
+    }
+}
+
+/// Whether plain text may go there, by its name; what the name resolves to is looked at again when it is asked.
+pub fn is_near_host(host: &str) -> bool {
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(address) => is_near(address),
+        Err(_) => {
+            host == "localhost"
+                || host.ends_with(".local")
+                || host.ends_with(".internal")
+                || !host.contains('.')
+        }
     }
 }
 

@@ -437,6 +437,8 @@ impl RealtimeMachine for GeminiLive {
         }
     }
 
+    fn clear_turn(&mut self, _now: Instant) {}
+
     /// The server cannot be told; what is kept for another session is cut.
     fn heard(&mut self, _now: Instant, item: &str, ms: u64) {
         let turn = self.talk.turn.as_ref().filter(|turn| &*turn.item == item).map(|turn| turn.ms);

@@ -476,6 +476,14 @@ impl RealtimeMachine for OpenAiRealtime {
         }
     }
 
+    fn clear_turn(&mut self, _now: Instant) {
+        if self.settings.turns == Turns::Ours && std::mem::take(&mut self.in_turn) {
+            self.turn_since = None;
+            self.talk.buffered_ms = 0;
+            self.send(write::simple("input_audio_buffer.clear"));
+        }
+    }
+
     fn heard(&mut self, _now: Instant, item: &str, ms: u64) {
         let Some(spoken) = self.talk.spoken.iter().find(|spoken| &*spoken.item == item) else { return };
         let all = (spoken.bytes / self.format.bytes_per_ms().max(1)) as u64;
