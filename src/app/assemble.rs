@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::app::config::settings::{
     self, Busy, Config, DEFAULT_RECORDING, MirrorAudio, OnFailure, RecordVideo, Style, Transform, Word,
 };
-use crate::app::detectors::Detectors;
+use crate::app::detectors::{Detectors, watches};
 use crate::app::device;
 use crate::app::signalling;
 use crate::app::signalling::origin::Origins;
@@ -338,7 +338,9 @@ fn room(config: &Config, detectors: &Detectors, route: &settings::Route) -> Resu
     };
     // A detector that already looks at every picture for the gate need not look again for its boxes.
     let gated = gate.as_ref().map_or(Vec::new(), |gate| gate.detectors.clone());
-    let observers = route.detect.iter().filter(|name| !gated.contains(name)).cloned().collect();
+    // Unless somebody waits for what it finds: the gate tells nobody.
+    let needed = |name: &&String| !gated.contains(name) || watches(config, &route.agent);
+    let observers = route.detect.iter().filter(needed).cloned().collect();
     let recording = route
         .record
         .as_deref()

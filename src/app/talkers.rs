@@ -11,6 +11,7 @@ use crate::app::config::settings::speech::{
 };
 use crate::app::config::settings::{Agent as AgentConfig, Config, Route};
 use crate::app::config::talk::read::{milliseconds, usual_variable};
+use crate::app::tooling::Tooling;
 use crate::base::time::Clock;
 use crate::codec::still::encode::{StillFormat, StillSettings};
 use crate::codec::still::fit::{Fit, Strategy};
@@ -30,7 +31,6 @@ use crate::talk::sight::budget::BudgetSettings;
 use crate::talk::sight::describe::DescribeSettings;
 use crate::talk::sight::sampler::SamplerSettings;
 use crate::talk::sight::watch::WatchSettings;
-use crate::talk::tools::{self, Policies};
 use crate::worker::ears::{Ears, EarsSettings};
 
 /// The models that listen, by their names in the manifest.
@@ -50,6 +50,7 @@ pub struct Talkers {
     describing: Option<Describing>,
     clock: Option<Clock>,
     ears: Option<Ears>,
+    tooling: Tooling,
     judges_turns: bool,
     /// What is missing, in words.
     problems: Vec<String>,
@@ -67,6 +68,7 @@ impl Talkers {
             return talkers;
         }
         talkers.ears = talkers.listen(config);
+        talkers.tooling = Tooling::new(config);
         for (name, agent) in &config.agents {
             let of_route =
                 |route: &Route| Some(route.sight.unwrap_or(agent.sight())).filter(|_| route.agent == *name);
@@ -181,7 +183,7 @@ impl Talkers {
             name: name.to_owned(),
             conversation: ConversationSettings {
                 decided_within: decisions.as_ref().map(Decisions::timeout),
-                ..conversation(config, settings, &seeing)
+                ..conversation(config, settings, &seeing, &self.tooling)
             },
             hearing: hearing(&config.talk, self.judges_turns),
             seeing,
@@ -196,14 +198,14 @@ impl Talkers {
             }),
             ears: self.ears.clone(),
             decisions,
-            policies: Policies::default(),
+            tools: Arc::new(self.tooling.set(config, name, settings)),
         }
     }
 
     fn realtime(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
         let provider = config.providers.realtime.get(&settings.realtime).cloned().unwrap_or_default();
         let seeing = self.seeing(config, clock, settings.sight, Some(&provider));
-        let talks = conversation(config, settings, &seeing);
+        let talks = conversation(config, settings, &seeing, &self.tooling);
         let espeak = Endpoint {
             language: language(&settings.language),
             ..Endpoint::new("espeak", message::Vendor::Espeak)
@@ -233,7 +235,7 @@ impl Talkers {
             ears: self.ears.clone(),
             // It answers by itself.
             decisions: None,
-            policies: Policies::default(),
+            tools: Arc::new(self.tooling.set(config, name, settings)),
         }
     }
 }
@@ -280,14 +282,18 @@ fn key(provider: &Provider) -> String {
     }
 }
 
-fn conversation(config: &Config, agent: &Speaking, seeing: &SeeingSettings) -> ConversationSettings {
+fn conversation(
+    config: &Config,
+    agent: &Speaking,
+    seeing: &SeeingSettings,
+    tooling: &Tooling,
+) -> ConversationSettings {
     let looks = seeing.looks();
-    let tools =
-        agent.tools.iter().filter(|name| looks || *name != "look").filter_map(|name| tools::spec(name));
+    let tools = tooling.specs(config, agent, looks);
     ConversationSettings {
         context: ContextSettings {
             instructions: agent.instructions.clone(),
-            tools: tools.collect(),
+            tools,
             keep_images: agent.keep_images as usize,
             ..ContextSettings::default()
         },

@@ -275,6 +275,8 @@ pub enum Command {
     SendDigits { call: CallId, digits: String },
     /// Something for the agent that talks on this call.
     Talk { call: CallId, order: TalkOrder },
+    /// From now on nothing is recorded, or everything again.
+    PauseRecording { call: CallId, paused: bool },
     /// The end; answered by `Stopped`.
     Stop { call: CallId },
 }
@@ -289,6 +291,7 @@ impl Command {
             | Command::SendKey { call }
             | Command::SendDigits { call, .. }
             | Command::Talk { call, .. }
+            | Command::PauseRecording { call, .. }
             | Command::Stop { call } => *call,
         }
     }

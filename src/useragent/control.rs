@@ -89,6 +89,11 @@ pub enum Asked {
         call: String,
         commit: bool,
     },
+    /// Nothing is recorded from now on, or everything again.
+    Record {
+        call: String,
+        paused: bool,
+    },
     /// `to` or `with`.
     Transfer {
         call: String,
@@ -198,6 +203,16 @@ impl UserAgent {
                 }
                 self.talk(now, &call, String::new(), |_| order)
             }
+            Asked::Record { call, paused } => {
+                let call = self.find_established(&call)?;
+                let mut recorded = false;
+                self.step(now, call, |call| recorded = call.pause_recording(paused));
+                self.settle(now);
+                if !recorded {
+                    return Err(Refused::new(Kind::Conflict, "not_recorded", "the call is not recorded"));
+                }
+                Ok(call)
+            }
             Asked::Transfer { call, to, with } => {
                 let call = self.find_established(&call)?;
                 let to = match (to, with) {
@@ -268,12 +283,19 @@ impl UserAgent {
                 (Asked::Transfer { call: name, to: Some(to), with: None }, "The call is being transferred.")
             }
             Wish::Hold => (Asked::Hold { call: name }, "The caller is on hold."),
+            Wish::Record { paused: true } => {
+                (Asked::Record { call: name, paused: true }, "Nothing is recorded until you resume it.")
+            }
+            Wish::Record { paused: false } => {
+                (Asked::Record { call: name, paused: false }, "The call is recorded again.")
+            }
         };
-        let result = match self.control(now, asked) {
-            Ok(_) => done.to_owned(),
-            Err(refused) => format!("That was refused: {refused}."),
+        let (result, done) = match self.control(now, asked) {
+            Ok(_) => (done.to_owned(), true),
+            Err(refused) => (format!("That was refused: {refused}."), false),
         };
-        self.out.push_back(Do::Engine(Command::Talk { call, order: TalkOrder::Done { id, result } }));
+        let order = TalkOrder::Done { id, result, done };
+        self.out.push_back(Do::Engine(Command::Talk { call, order }));
     }
 
     fn place(&mut self, now: Instant, place: &Place) -> Result<CallId, Refused> {

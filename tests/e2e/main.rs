@@ -34,6 +34,7 @@ mod slides;
 mod srtp;
 mod strangers;
 mod talk;
+mod tools;
 mod transfer;
 mod transports;
 mod uses;

@@ -107,7 +107,7 @@ fn a_question_is_answered_with_the_picture_of_that_turn_and_hardly_any_time_of_o
     let (transcripts, speaking) = (events(&record, "transcript.final"), events(&record, "agent.speaking"));
     let reply = events(&record, "agent.reply");
     assert_eq!(transcripts.len(), 1, "{record:#}");
-    assert_eq!(transcripts[0]["pictures"], "1", "{record:#}");
+    assert_eq!(transcripts[0]["pictures"], 1, "{record:#}");
     assert!(number(transcripts[0], "picture_age_ms") <= 150.0, "{record:#}");
     assert_eq!(reply[0]["text"], "I see 1 of you. What do you see?");
     let pause = number(speaking[0], "end_of_turn_ms") / 1000.0;

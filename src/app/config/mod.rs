@@ -19,6 +19,7 @@ pub mod section;
 pub mod settings;
 pub mod sip;
 pub mod talk;
+pub mod tools;
 
 use std::path::PathBuf;
 

@@ -11,6 +11,7 @@ use super::decisions;
 use super::settings::*;
 use super::sip;
 use super::talk;
+use super::tools;
 use crate::media::frame::Size;
 
 /// The whole configuration as TOML.
@@ -20,6 +21,7 @@ pub fn print(config: &Config) -> String {
     media_and_video(&mut page, config);
     vision(&mut page, config);
     talk::print::talk(&mut page, config);
+    tools::print::tools(&mut page, &config.tools);
     recordings(&mut page, config);
     agents_and_routes(&mut page, config);
     decisions::print(&mut page, &config.decisions);

@@ -13,6 +13,7 @@ use super::section::{Reading, Section, did_you_mean, word};
 use super::settings::*;
 use super::sip;
 use super::talk;
+use super::tools;
 use crate::media::frame::Size;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -36,6 +37,7 @@ pub fn config(reading: &Reading, tree: &Table) -> Config {
     talk::read::vision(&root.table("vision"), &mut config.vision);
     talk::read::talk(&root.table("talk"), &mut config.talk);
     talk::read::providers(&root, &mut config);
+    tools::read::tools(&root, &mut config.tools);
     decisions::read(&root.table("decisions"), &mut config.decisions);
     recordings(&root.table("recording"), &mut config);
     agents(&root.table("agent"), &mut config);

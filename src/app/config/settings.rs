@@ -16,6 +16,7 @@ pub use super::sip::settings::{
 };
 pub use super::talk::settings as speech;
 use super::talk::settings::{Providers, Sight, Speaking, Talk, Vision};
+use super::tools::settings::Tools;
 use crate::engine::plan::{AudioCodec, VideoCodec};
 use crate::media::frame::Size;
 
@@ -63,6 +64,7 @@ pub struct Config {
     pub vision: Vision,
     pub talk: Talk,
     pub providers: Providers,
+    pub tools: Tools,
     pub decisions: Decisions,
     /// By name; [`DEFAULT_RECORDING`] is `[recording]` itself, the others start from its values.
     pub recording: BTreeMap<String, Recording>,
@@ -91,6 +93,7 @@ impl Default for Config {
             vision: Vision::default(),
             talk: Talk::default(),
             providers: Providers::default(),
+            tools: Tools::default(),
             decisions: Decisions::default(),
             recording: BTreeMap::from([(named(DEFAULT_RECORDING), Recording::default())]),
             agents: BTreeMap::from([(named("mirror"), Agent::default())]),

@@ -51,7 +51,7 @@ pub(super) async fn hang_up(
     answer(&shared, Asked::HangUp { call: id.clone() }, Some(&id), StatusCode::OK).await
 }
 
-/// POST /api/v1/calls/{id}/{hold,resume,dtmf,transfer,say,text,turn,describe}
+/// POST /api/v1/calls/{id}/{hold,resume,dtmf,transfer,say,text,turn,describe,recording}
 pub(super) async fn act(
     State(shared): State<Arc<Shared>>,
     Path((id, verb)): Path<(String, String)>,
@@ -62,7 +62,7 @@ pub(super) async fn act(
         "dtmf" => &["digits"],
         "transfer" => &["to", "with"],
         "say" | "text" => &["text"],
-        "turn" => &["action"],
+        "turn" | "recording" => &["action"],
         "describe" => return super::describe::describe(&shared, id, request).await,
         _ => return super::nowhere().await,
     };
@@ -80,6 +80,10 @@ pub(super) async fn act(
         "turn" => fields.needed("action").and_then(|action| match action.as_str() {
             "commit" | "clear" => Ok((Asked::Turn { call, commit: action == "commit" }, StatusCode::OK)),
             _ => Err(Wrong::bad("action", "commit or clear")),
+        }),
+        "recording" => fields.needed("action").and_then(|action| match action.as_str() {
+            "pause" | "resume" => Ok((Asked::Record { call, paused: action == "pause" }, StatusCode::OK)),
+            _ => Err(Wrong::bad("action", "pause or resume")),
         }),
         _ => fields.text("to").and_then(|to| {
             let with = fields.text("with")?;
@@ -304,6 +308,7 @@ mod tests {
                 | Asked::Text { .. }
                 | Asked::Describe { .. }
                 | Asked::Turn { .. }
+                | Asked::Record { .. }
                 | Asked::Transfer { .. } => Some(Ok(CallId(0xabc))),
             };
             Box::pin(async move { answer })

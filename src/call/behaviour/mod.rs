@@ -56,6 +56,14 @@ impl Behaviour {
         }
     }
 
+    /// Whether the peer's keys may be a PIN, which nobody is to read.
+    pub fn hides_digits(&self) -> bool {
+        match self {
+            Behaviour::Talk(agent) => agent.agent.tools.asks_pins(),
+            Behaviour::Mirror(_) | Behaviour::Record(_) | Behaviour::Dialled(_) => false,
+        }
+    }
+
     /// Whether an agent talks with the caller.
     pub fn talks(&self) -> bool {
         matches!(self, Behaviour::Talk(_))

@@ -15,8 +15,9 @@ use crate::engine::sight::{Sight, SightHandle, SightInputs};
 use crate::engine::talk::realtime::RealtimeTalking;
 use crate::engine::talk::seeing::Seeing;
 use crate::engine::talk::watching::Watching;
-use crate::engine::talk::{BLOCKS, Line, Mind, ORDERS, Parts, TalkOrder, Talking};
+use crate::engine::talk::{BLOCKS, Line, Mind, ORDERS, Parts, SEEN, TalkOrder, Talking};
 use crate::media::audio::Pcm;
+use crate::vision::appearance::Appearance;
 
 /// A conversation waits for networks only: it ends at once.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -37,11 +38,14 @@ pub(super) struct Talk {
     beginning: Option<Beginning>,
     /// Where cleared pictures go for it.
     pub sight: Option<SightInputs>,
+    /// Where observers say what comes into the picture, if the agent wants to know.
+    pub seen: Option<Sender<Appearance, Fifo>>,
 }
 
 struct Beginning {
     given: queue::Receiver<TalkOrder, Fifo>,
     sight: Option<SightHandle>,
+    seen: Option<queue::Receiver<Appearance, Fifo>>,
 }
 
 impl Talk {
@@ -71,7 +75,15 @@ impl Running {
                 (Some(inputs), Some(handle))
             }
         };
-        self.talk = Some(Talk { orders, scope, beginning: Some(Beginning { given, sight: handle }), sight });
+        let (seen, watched) = match self.plan.talk.as_ref().is_some_and(|agent| agent.tools.watches()) {
+            true => {
+                let (seen, watched) = queue::queue(Fifo { depth: SEEN });
+                (Some(seen), Some(watched))
+            }
+            false => (None, None),
+        };
+        let beginning = Some(Beginning { given, sight: handle, seen: watched });
+        self.talk = Some(Talk { orders, scope, beginning, sight, seen });
     }
 
     /// The line of a stream of sound that begins: what its agent hears, and what it says.
@@ -86,7 +98,7 @@ impl Running {
 
     pub(super) fn start_talk(&mut self, supplies: &Supplies) {
         let Some(talk) = &mut self.talk else { return };
-        let Some(Beginning { given, sight }) = talk.beginning.take() else { return };
+        let Some(Beginning { given, sight, seen }) = talk.beginning.take() else { return };
         let Some(agent) = self.plan.talk.clone() else {
             let settings = self.plan.watch.as_deref().cloned();
             let seeing = Seeing::new(self.call, supplies.events.clone(), settings, sight);
@@ -99,6 +111,8 @@ impl Running {
             orders: given,
             events: supplies.events.clone(),
             sight,
+            seen,
+            caller: self.plan.label.from.clone(),
         };
         match parts.agent.mind.clone() {
             Mind::Pipeline(pipeline) => talk.scope.task("talk", Talking::new(parts, pipeline).run()),

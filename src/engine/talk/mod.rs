@@ -10,6 +10,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "turns and replies are timed")]
 
+pub mod cues;
+mod doors;
 pub mod realtime;
 pub mod seeing;
 pub mod toolbox;
@@ -23,9 +25,10 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use self::cues::Cue;
 use self::realtime::Realtime;
 use self::seeing::{Saw, Seeing, SeeingSettings};
-use self::toolbox::{Answered, Toolbox, Tooling};
+use self::toolbox::{Answered, Came, ToolSet, Toolbox, Tooling};
 use self::voicing::Voicing;
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::reply::Reply;
@@ -43,14 +46,16 @@ use crate::talk::link::{
 use crate::talk::message::{Delta, Failure};
 use crate::talk::sight::Reason;
 use crate::talk::sight::description::Seen;
-use crate::talk::tools::Policies;
 use crate::talk::wire::decision::Verdict;
+use crate::vision::appearance::Appearance;
 use crate::worker::ears::{Ears, Listener};
 
 /// Blocks of the caller that wait for this task.
 pub const BLOCKS: usize = 50;
 /// Orders that wait for it.
 pub const ORDERS: usize = 64;
+/// What came into the picture, waiting for it; what is lost is said again as long as it is there.
+pub const SEEN: usize = 64;
 /// What our own line carries between words, for the echo gate.
 const PAUSE_DB: f32 = -100.0;
 
@@ -66,8 +71,8 @@ pub struct Agent {
     pub ears: Option<Ears>,
     /// Who decides of turns before a pipeline answers them; `None`: nobody.
     pub decisions: Option<Decisions>,
-    /// What its tools are allowed.
-    pub policies: Policies,
+    /// What it has to act with.
+    pub tools: Arc<ToolSet>,
 }
 
 impl fmt::Debug for Agent {
@@ -121,10 +126,13 @@ pub enum TalkOrder {
     ClearTurn,
     /// The call was answered: now the agent speaks.
     Begin,
-    /// What came of a wish.
+    /// The caller pressed a key.
+    Digit(char),
+    /// What came of a wish, and whether it was granted.
     Done {
         id: String,
         result: String,
+        done: bool,
     },
     /// Somebody asks what there is to see now; an empty question asks for nothing in particular.
     Describe {
@@ -140,6 +148,10 @@ pub enum Wish {
     Digits(String),
     Transfer(String),
     Hold,
+    /// Nothing is recorded from now on, or everything again.
+    Record {
+        paused: bool,
+    },
 }
 
 /// What the task is made of.
@@ -150,16 +162,21 @@ pub struct Parts {
     pub orders: Receiver<TalkOrder, Fifo>,
     pub events: Sender<Event, Fifo>,
     pub sight: Option<SightHandle>,
+    pub seen: Option<Receiver<Appearance, Fifo>>,
+    /// Who calls, as admission believes it.
+    pub caller: String,
 }
 
 impl Parts {
     /// The tools of this call.
-    fn toolbox(&self) -> Toolbox {
+    fn toolbox(&mut self) -> Toolbox {
         Toolbox::new(Tooling {
             call: self.call,
             events: self.events.clone(),
             offered: self.agent.conversation.context.tools.clone(),
-            policies: self.agent.policies.clone(),
+            set: self.agent.tools.clone(),
+            seen: self.seen.take(),
+            caller: std::mem::take(&mut self.caller),
         })
     }
 }
@@ -218,7 +235,7 @@ enum Happened {
     Decided(Result<Verdict, Failure>),
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
     Saw(Saw),
-    Answered(Answered),
+    Tools(Came),
     Order(TalkOrder),
     Time,
     /// Nobody gives orders any more: the call is over.
@@ -226,9 +243,9 @@ enum Happened {
 }
 
 impl Talking {
-    pub fn new(parts: Parts, pipeline: Pipeline) -> Self {
+    pub fn new(mut parts: Parts, pipeline: Pipeline) -> Self {
         let toolbox = parts.toolbox();
-        let Parts { call, epoch, agent, orders, events, sight } = parts;
+        let Parts { call, epoch, agent, orders, events, sight, .. } = parts;
         let seeing = Seeing::new(call, events.clone(), Some(agent.seeing.clone()), sight);
         Talking {
             conversation: Conversation::new(agent.conversation.clone()),
@@ -271,7 +288,9 @@ impl Talking {
                 }
                 Happened::Voiced(sound) => self.voiced(sound),
                 Happened::Saw(saw) => self.saw(saw),
-                Happened::Answered(answered) => self.answered(&answered),
+                Happened::Tools(Came::Answered(answered)) => self.answered(&answered),
+                // What is due is taken up at the next round.
+                Happened::Tools(Came::Due) => {}
                 Happened::Order(order) => self.order(order),
                 Happened::Time => self.time(),
                 Happened::Over => return Outcome::Done,
@@ -291,7 +310,7 @@ impl Talking {
             piece = answered(answer.as_mut()) => Happened::Piece(piece),
             verdict = decided(decision.as_mut()) => Happened::Decided(verdict),
             saw = seeing.next() => Happened::Saw(saw),
-            answered = toolbox.next() => Happened::Answered(answered),
+            came = toolbox.next() => Happened::Tools(came),
             voiced = voicing::next(voicing), if !ahead => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
         }
@@ -300,6 +319,7 @@ impl Talking {
     /// Does what the conversation wants, and tells it what was heard, until neither has anything more.
     fn carry_out(&mut self) {
         let now = Instant::now();
+        self.follow_cues(now);
         loop {
             while let Some(heard) = self.ears.as_mut().and_then(|ears| ears.hearing.poll()) {
                 self.heard(now, heard);
@@ -309,6 +329,18 @@ impl Talking {
         }
         let quiet = self.ears.as_ref().is_none_or(|ears| ears.line.say.is_idle());
         self.toolbox.leave_when(quiet && self.voicing.is_empty() && !self.conversation.is_busy());
+    }
+
+    /// What is to be done without anybody having spoken.
+    fn follow_cues(&mut self, now: Instant) {
+        loop {
+            let free = self.begun && self.conversation.is_idle();
+            match self.toolbox.poll(now, free, &mut self.seeing) {
+                Some(Cue::Note(text)) => self.conversation.handle_note(now, &text),
+                Some(Cue::Say(text)) => self.conversation.say(now, &text),
+                None => return,
+            }
+        }
     }
 
     fn carry(&mut self, now: Instant, wanted: Do) {
@@ -538,9 +570,11 @@ impl Talking {
                 self.seeing.begin();
                 if !std::mem::replace(&mut self.begun, true) {
                     self.conversation.start(now);
+                    self.toolbox.handle_answer(now);
                 }
             }
-            TalkOrder::Done { id, result } => self.toolbox.handle_done(&id, result),
+            TalkOrder::Digit(digit) => self.toolbox.handle_digit(now, digit),
+            TalkOrder::Done { id, result, done } => self.toolbox.handle_done(&id, result, done),
         }
     }
 

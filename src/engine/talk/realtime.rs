@@ -11,8 +11,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::cues::Cue;
 use super::seeing::{Saw, Seeing};
-use super::toolbox::{Answered, Toolbox};
+use super::toolbox::{Answered, Came, Toolbox};
 use super::voicing::{self, Voicing};
 use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, judged, until};
 use crate::base::queue::{Fifo, Receiver, Sender};
@@ -33,6 +34,12 @@ use crate::worker::ears::Listener;
 const HANDED: u32 = 3_000;
 /// Pieces that wait here: ten minutes. No answer to a caller is longer.
 const WAITING: usize = 30_000;
+/// A turn nobody answers for so long is not waited for any more.
+const UNANSWERED: Duration = Duration::from_secs(5);
+/// A model that was asked begins to speak within this, or has nothing to say.
+const ANSWER_BEGINS: Duration = Duration::from_secs(2);
+/// A picture is waited for so long.
+const PICTURE_LIMIT: Duration = Duration::from_millis(500);
 /// Items whose words or sound are followed.
 const ITEMS: usize = 64;
 
@@ -99,6 +106,12 @@ pub struct RealtimeTalking {
     /// When the caller fell silent, until the answer to it is heard.
     silent: Option<Instant>,
     toolbox: Toolbox,
+    /// The caller speaks.
+    spoken_to: bool,
+    /// When the model was last asked for something, without the caller.
+    asked: Instant,
+    /// What it is told as soon as the picture is there, at the latest then.
+    noting: Option<(String, Instant)>,
     begun: bool,
     ready: bool,
     greeted: bool,
@@ -113,15 +126,15 @@ enum Happened {
     Session(RealtimeEvent),
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
     Saw(Saw),
-    Answered(Answered),
+    Tools(Came),
     Order(Option<TalkOrder>),
     Time,
 }
 
 impl RealtimeTalking {
-    pub fn new(parts: Parts, realtime: Realtime) -> Self {
+    pub fn new(mut parts: Parts, realtime: Realtime) -> Self {
         let toolbox = parts.toolbox();
-        let Parts { call, epoch, agent, orders, events, sight } = parts;
+        let Parts { call, epoch, agent, orders, events, sight, .. } = parts;
         let seeing = Seeing::new(call, events.clone(), Some(agent.seeing.clone()), sight);
         RealtimeTalking {
             call,
@@ -139,6 +152,9 @@ impl RealtimeTalking {
             position: Position::default(),
             silent: None,
             toolbox,
+            spoken_to: false,
+            asked: epoch,
+            noting: None,
             begun: false,
             ready: false,
             greeted: false,
@@ -151,6 +167,7 @@ impl RealtimeTalking {
     pub async fn run(mut self) -> Outcome {
         loop {
             self.listen();
+            self.follow_cues();
             self.leave_when_silent();
             match self.next().await {
                 Happened::Block(Some(block)) => self.block(&block),
@@ -163,7 +180,9 @@ impl RealtimeTalking {
                 Happened::Session(event) => self.event(event),
                 Happened::Voiced(sound) => self.voiced(sound),
                 Happened::Saw(saw) => self.saw(saw),
-                Happened::Answered(answered) => self.answered(answered),
+                Happened::Tools(Came::Answered(answered)) => self.answered(answered),
+                // What is due is taken up at the next round.
+                Happened::Tools(Came::Due) => {}
                 Happened::Order(Some(order)) => self.order(order),
                 Happened::Order(None) => return Outcome::Done,
                 Happened::Time => {
@@ -176,7 +195,9 @@ impl RealtimeTalking {
     }
 
     async fn next(&mut self) -> Happened {
-        let wake = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
+        let hears = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
+        let noting = self.noting.as_ref().map(|(_, until)| *until);
+        let wake = [hears, noting].into_iter().flatten().min();
         let RealtimeTalking { orders, ears, session, voicing, seeing, toolbox, .. } = self;
         tokio::select! {
             biased;
@@ -184,7 +205,7 @@ impl RealtimeTalking {
             happened = listened(ears.as_mut()) => happened,
             event = told(session.as_mut()) => Happened::Session(event),
             saw = seeing.next() => Happened::Saw(saw),
-            answered = toolbox.next() => Happened::Answered(answered),
+            came = toolbox.next() => Happened::Tools(came),
             voiced = voicing::next(voicing) => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
         }
@@ -232,6 +253,7 @@ impl RealtimeTalking {
     }
 
     fn speaking(&mut self, speaking: bool, reason: Reason) {
+        self.spoken_to = speaking;
         self.tell(Told::new(if speaking { "speech.started" } else { "speech.ended" }));
         if let Some(session) = &mut self.session {
             session.caller_speaks(speaking);
@@ -469,6 +491,10 @@ impl RealtimeTalking {
                 let shown = image.is_some_and(|image| self.show(image, reason));
                 if reason == Reason::Look {
                     self.toolbox.handle_look(shown, Vec::new());
+                } else if reason == Reason::Turn
+                    && let Some((text, _)) = self.noting.take()
+                {
+                    self.note(&text);
                 }
             }
             Saw::Scene(scene) => {
@@ -477,6 +503,41 @@ impl RealtimeTalking {
                 }
             }
             Saw::Looked(looked) => self.toolbox.handle_looked(looked),
+        }
+    }
+
+    /// What is to be done without anybody having spoken.
+    fn follow_cues(&mut self) {
+        let now = Instant::now();
+        // A note waits for the picture that goes with it, a moment.
+        if let Some((text, _)) = self.noting.take_if(|(_, until)| now >= *until) {
+            self.note(&text);
+        }
+        loop {
+            let quiet = self.silent.is_none_or(|silent| now >= silent + UNANSWERED);
+            let idle = self.greeted && !self.spoken_to && self.noting.is_none();
+            let free = idle && quiet && !self.is_speaking() && now >= self.asked + ANSWER_BEGINS;
+            match self.toolbox.poll(now, free, &mut self.seeing) {
+                Some(Cue::Note(text)) if self.seeing.want(Reason::Turn) => {
+                    self.noting = Some((text, now + PICTURE_LIMIT));
+                }
+                Some(Cue::Note(text)) => self.note(&text),
+                Some(Cue::Say(text)) => {
+                    self.asked = now;
+                    if let Some(session) = &mut self.session {
+                        session.say(&text);
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        self.asked = Instant::now();
+        self.tell(Told::new("agent.noted").with("text", text));
+        if let Some(session) = &mut self.session {
+            session.text(text);
         }
     }
 
@@ -512,7 +573,9 @@ impl RealtimeTalking {
         match order {
             TalkOrder::Attach(line) => self.attach(line),
             TalkOrder::Begin => {
-                self.begun = true;
+                if !std::mem::replace(&mut self.begun, true) {
+                    self.toolbox.handle_answer(Instant::now());
+                }
                 self.seeing.begin();
                 self.greet();
             }
@@ -540,7 +603,8 @@ impl RealtimeTalking {
                     session.clear_turn();
                 }
             }
-            TalkOrder::Done { id, result } => self.toolbox.handle_done(&id, result),
+            TalkOrder::Digit(digit) => self.toolbox.handle_digit(Instant::now(), digit),
+            TalkOrder::Done { id, result, done } => self.toolbox.handle_done(&id, result, done),
         }
     }
 

@@ -11,27 +11,71 @@
 
 #![expect(clippy::disallowed_methods, reason = "a tool that does not answer is given up")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use serde_json::Value;
 
+use super::cues::Start;
 use super::seeing::Seeing;
 use super::{Wish, until};
-use crate::base::queue::{Fifo, Sender};
+use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::engine::plan::{CallId, Event};
 use crate::talk::conversation::Told;
+use crate::talk::link::{Services, service};
 use crate::talk::message::{Image, ToolCall, ToolSpec};
 use crate::talk::sight::description::NotSeen;
+use crate::talk::tools::http::Service;
+use crate::talk::tools::unlock::{Door, Doors, Resting, UNLOCK};
 use crate::talk::tools::{Gatekeeper, Policies, Wanted};
+use crate::talk::trigger::{Trigger, Triggers, When};
+use crate::vision::appearance::Appearance;
 
 /// Tools at work at one time.
 const OPEN: usize = 16;
 /// What does not answer by itself is given up after this. Work has limits of its own, below this.
 const LIMIT: Duration = Duration::from_secs(60);
+
+const BLIND: &str = "There is no picture of the caller.";
+
+/// What an agent has to act with, the same for all its calls.
+#[derive(Clone, Default)]
+pub struct ToolSet {
+    pub policies: Policies,
+    pub doors: Vec<SharedDoor>,
+    /// Declared by the operator, by the name models know.
+    pub services: BTreeMap<String, Arc<Service>>,
+    pub link: Services,
+    pub triggers: Arc<[Trigger]>,
+    /// Done when the call is answered, in order.
+    pub on_start: Vec<Start>,
+}
+
+/// A door, and the wrong PINs of all calls.
+#[derive(Clone)]
+pub struct SharedDoor {
+    pub door: Arc<Door>,
+    pub resting: Arc<Mutex<Resting>>,
+    /// A model may name it; the others are opened by triggers only.
+    pub offered: bool,
+}
+
+impl ToolSet {
+    /// Whether a caller may have to type a PIN.
+    pub fn asks_pins(&self) -> bool {
+        self.doors.iter().any(|shared| shared.door.pin.is_some())
+    }
+
+    /// Whether it wants to know what comes into the picture.
+    pub fn watches(&self) -> bool {
+        let sees = |trigger: &Trigger| matches!(trigger.when, When::Seen { .. });
+        self.triggers.iter().any(sees) || self.doors.iter().any(|shared| shared.door.present.is_some())
+    }
+}
 
 /// What came of a tool, for the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +86,14 @@ pub struct Answered {
     pub images: Vec<Arc<Image>>,
     /// The model need not say anything to it.
     pub quiet: bool,
+}
+
+/// What a toolbox has for its driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Came {
+    Answered(Answered),
+    /// [`Toolbox::poll`] may have something.
+    Due,
 }
 
 /// What came of work that took time.
@@ -66,63 +118,101 @@ impl Worked {
 
 /// Work of a tool. It is dropped when the call is over: it must be sound to stop anywhere.
 pub type Work = Pin<Box<dyn Future<Output = Worked> + Send>>;
-
 /// The same with the tool call it answers.
 type Working = Pin<Box<dyn Future<Output = (String, Worked)> + Send>>;
 
 /// What a toolbox is made of.
 pub struct Tooling {
     pub call: CallId,
+    /// Who calls.
+    pub caller: String,
     pub events: Sender<Event, Fifo>,
-    /// What the model is told of. Nothing else is done.
+    /// What the model is told of. Nothing else is done for it.
     pub offered: Vec<ToolSpec>,
-    pub policies: Policies,
+    pub set: Arc<ToolSet>,
+    /// What comes into the picture and leaves it.
+    pub seen: Option<Receiver<Appearance, Fifo>>,
 }
 
 /// A tool at work.
-struct Open {
-    id: String,
-    name: String,
-    since: Instant,
-    until: Instant,
-    looks: bool,
+pub(super) struct Open {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) since: Instant,
+    pub(super) until: Instant,
+    pub(super) what: What,
+    /// No model waits for it: a trigger or a PIN began it.
+    pub(super) own: bool,
+}
+
+/// What an open tool waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    Answer,
+    Look,
+    /// This door is opening, by that right.
+    Door(usize, &'static str),
 }
 
 /// The tools of one call.
 pub struct Toolbox {
-    tooling: Tooling,
+    pub(super) tooling: Tooling,
     keeper: Gatekeeper,
+    pub(super) doors: Doors,
+    pub(super) triggers: Triggers,
+    pub(super) starts: VecDeque<Start>,
+    /// What the model is to be told as soon as nobody speaks.
+    pub(super) notes: VecDeque<String>,
     open: Vec<Open>,
     ready: VecDeque<Answered>,
     work: FuturesUnordered<Working>,
     /// The agent wants to hang up once everything is said.
     leaving: Option<String>,
+    own_calls: u32,
 }
 
 impl Toolbox {
     pub fn new(tooling: Tooling) -> Self {
+        let set = &tooling.set;
+        let doors = set.doors.iter().map(|shared| shared.door.clone()).collect();
         Toolbox {
-            keeper: Gatekeeper::new(tooling.policies.clone()),
+            keeper: Gatekeeper::new(set.policies.clone()),
+            doors: Doors::new(doors, tooling.caller.clone()),
+            triggers: Triggers::new(set.triggers.clone()),
+            starts: VecDeque::new(),
+            notes: VecDeque::new(),
             tooling,
             open: Vec::new(),
             ready: VecDeque::new(),
             work: FuturesUnordered::new(),
             leaving: None,
+            own_calls: 0,
         }
     }
 
-    /// The next answer. Cancel-safe.
-    pub async fn next(&mut self) -> Answered {
+    /// What comes next. Cancel-safe.
+    pub async fn next(&mut self) -> Came {
         loop {
             if let Some(answered) = self.ready.pop_front() {
-                return answered;
+                return Came::Answered(answered);
             }
-            let first = self.open.iter().map(|open| open.until).min();
-            let Toolbox { work, .. } = self;
+            let open = self.open.iter().map(|open| open.until).min();
+            let wake = [open, self.doors.wake_at(), self.triggers.wake_at()].into_iter().flatten().min();
+            let Toolbox { work, tooling, .. } = self;
             tokio::select! {
                 biased;
                 (id, worked) = finished(work) => self.close(&id, worked),
-                () = until(first) => self.give_up(Instant::now()),
+                seen = appeared(tooling.seen.as_ref()) => {
+                    match seen {
+                        Some(Appearance { class, there }) => self.handle_seen(Instant::now(), &class, there),
+                        None => tooling.seen = None,
+                    }
+                    return Came::Due;
+                }
+                () = until(wake) => {
+                    self.give_up(Instant::now());
+                    return Came::Due;
+                }
             }
         }
     }
@@ -134,38 +224,87 @@ impl Toolbox {
 
     /// A model wants a tool used; its answer comes by [`Toolbox::next`].
     pub fn handle_call(&mut self, now: Instant, call: ToolCall, seeing: &mut Seeing) {
-        self.tell(
-            Told::new("agent.tool_called")
-                .with("tool", call.name.clone())
-                .with("arguments", call.arguments.clone()),
-        );
         // A tool the model was not given is refused: what somebody says or shows cannot widen that.
         let offered = self.tooling.offered.iter().any(|tool| tool.name == call.name);
         let wanted = if offered { Wanted::read(&call) } else { Err("There is no such tool.") };
-        let allowed = wanted.and_then(|wanted| match self.keeper.admit(now, &call.name, wanted.subject()) {
-            Ok(()) if self.open.len() >= OPEN => Err("Too many tools are at work: wait for them."),
-            Ok(()) => Ok(wanted),
-            Err(refusal) => Err(refusal.words()),
-        });
-        self.open.push(Open {
-            id: call.id.clone(),
-            name: call.name,
-            since: now,
-            until: now + LIMIT,
-            looks: false,
-        });
+        self.use_tool(now, call, wanted, seeing, false);
+    }
+
+    /// Something the operator wrote down is to be done; no model waits for what comes of it.
+    pub(super) fn use_own(&mut self, now: Instant, name: &str, arguments: String, seeing: &mut Seeing) {
+        let call = ToolCall { id: self.own_id(), name: name.to_owned(), arguments, signature: None };
+        let wanted = Wanted::read(&call);
+        self.use_tool(now, call, wanted, seeing, true);
+    }
+
+    pub(super) fn own_id(&mut self) -> String {
+        self.own_calls += 1;
+        format!("own-{}", self.own_calls)
+    }
+
+    fn use_tool(
+        &mut self,
+        now: Instant,
+        call: ToolCall,
+        wanted: Result<Wanted, &'static str>,
+        seeing: &mut Seeing,
+        own: bool,
+    ) {
+        let mut told = Told::new("agent.tool_called").with("tool", call.name.clone());
+        // Who was told a PIN may write it anywhere.
+        if call.name != UNLOCK {
+            told = told.with("arguments", call.arguments.clone());
+        }
+        if own {
+            told = told.with("by", "trigger");
+        }
+        self.tell(told);
+        let allowed = wanted.and_then(|wanted| self.admit(now, &call.name, wanted, own));
+        let (id, name) = (call.id, call.name);
+        self.begin_open(now, id.clone(), name.clone(), own);
         match allowed {
-            Ok(wanted) => self.carry_out(now, call.id, wanted, seeing),
-            Err(why) => self.close(&call.id, Worked::refused(why)),
+            Ok(wanted) => self.carry_out(now, id, &name, wanted, seeing),
+            Err(why) => self.close(&id, Worked::refused(why)),
         }
     }
 
-    fn carry_out(&mut self, now: Instant, id: String, wanted: Wanted, seeing: &mut Seeing) {
+    pub(super) fn begin_open(&mut self, now: Instant, id: String, name: String, own: bool) {
+        self.open.push(Open { id, name, since: now, until: now + LIMIT, what: What::Answer, own });
+    }
+
+    pub(super) fn waits_for(&mut self, id: &str, what: What) {
+        if let Some(open) = self.open.iter_mut().find(|open| open.id == id) {
+            open.what = what;
+        }
+    }
+
+    /// Holds it to its policy. Each door has one of its own.
+    fn admit(&mut self, now: Instant, name: &str, wanted: Wanted, own: bool) -> Result<Wanted, &'static str> {
+        if self.open.len() >= OPEN {
+            return Err("Too many tools are at work: wait for them.");
+        }
+        let door = match &wanted {
+            Wanted::Unlock(door) => {
+                let at = self.doors.find(door).filter(|at| own || self.is_offered(*at));
+                Some(at.and_then(|at| self.doors.door(at)).ok_or("There is no such door.")?.name.clone())
+            }
+            _ => None,
+        };
+        let policy = door.map_or_else(|| name.to_owned(), |door| format!("{UNLOCK}:{door}"));
+        self.keeper.admit(now, &policy, wanted.subject()).map_err(|refusal| refusal.words())?;
+        Ok(wanted)
+    }
+
+    fn is_offered(&self, at: usize) -> bool {
+        self.tooling.set.doors.get(at).is_some_and(|shared| shared.offered)
+    }
+
+    fn carry_out(&mut self, now: Instant, id: String, name: &str, wanted: Wanted, seeing: &mut Seeing) {
         match wanted {
             Wanted::Look => match seeing.look("") {
                 Some(limit) => {
                     if let Some(open) = self.open.last_mut() {
-                        (open.looks, open.until) = (true, now + limit);
+                        (open.what, open.until) = (What::Look, now + limit);
                     }
                 }
                 None => self.close(&id, Worked::refused(BLIND)),
@@ -178,11 +317,33 @@ impl Toolbox {
             Wanted::Digits(digits) => self.wish(id, Wish::Digits(digits)),
             Wanted::Transfer(to) => self.wish(id, Wish::Transfer(to)),
             Wanted::Hold => self.wish(id, Wish::Hold),
+            Wanted::PauseRecording(paused) => self.wish(id, Wish::Record { paused }),
+            Wanted::Unlock(door) => self.unlock(now, id, &door),
+            Wanted::Service(arguments) => self.ask_service(id, name, &arguments),
+        }
+    }
+
+    fn ask_service(&mut self, id: String, name: &str, arguments: &Value) {
+        let Some(service) = self.tooling.set.services.get(name).cloned() else {
+            return self.close(&id, Worked::refused("There is no such tool."));
+        };
+        match service.prepare(arguments) {
+            Err(why) => self.close(&id, Worked::refused(why)),
+            Ok(prepared) => {
+                let link = self.tooling.set.link.clone();
+                let work = async move {
+                    match link.ask(&service, prepared).await {
+                        Ok(text) => Worked::done(service::marked(&service.name, &text)),
+                        Err(why) => Worked::refused(format!("That failed: {why}.")),
+                    }
+                };
+                self.begin(id, Box::pin(work));
+            }
         }
     }
 
     /// The call decides; [`Toolbox::handle_done`] says what came of it.
-    fn wish(&self, id: String, wish: Wish) {
+    pub(super) fn wish(&self, id: String, wish: Wish) {
         self.tooling.events.offer(Event::Wish { call: self.tooling.call, id, wish });
     }
 
@@ -191,14 +352,15 @@ impl Toolbox {
         self.work.push(Box::pin(async move { (id, work.await) }));
     }
 
-    /// What came of a wish.
-    pub fn handle_done(&mut self, id: &str, result: String) {
-        self.close(id, Worked::done(result));
+    /// What came of a wish. `done`: it was granted.
+    pub fn handle_done(&mut self, id: &str, result: String, done: bool) {
+        self.close(id, Worked { refused: !done, ..Worked::done(result) });
     }
 
     /// What came of a look. `images`: what the model has not been shown yet.
     pub fn handle_look(&mut self, shown: bool, images: Vec<Arc<Image>>) {
-        let Some(id) = self.open.iter().find(|open| open.looks).map(|open| open.id.clone()) else { return };
+        let looks = self.open.iter().find(|open| open.what == What::Look);
+        let Some(id) = looks.map(|open| open.id.clone()) else { return };
         let worked = if shown {
             Worked { images, ..Worked::done("This is what the caller's camera shows now.") }
         } else {
@@ -209,7 +371,10 @@ impl Toolbox {
 
     /// The same in the words of a model that looks for one that cannot.
     pub fn handle_looked(&mut self, looked: Result<String, NotSeen>) {
-        let Some(id) = self.open.iter().find(|open| open.looks).map(|open| open.id.clone()) else { return };
+        let Some(id) = self.open.iter().find(|open| open.what == What::Look).map(|open| open.id.clone())
+        else {
+            return;
+        };
         let worked = match looked {
             Ok(words) => Worked::done(format!("The caller's camera shows now: {words}")),
             Err(NotSeen::NoPicture) => Worked::refused(BLIND),
@@ -239,32 +404,41 @@ impl Toolbox {
     }
 
     /// A tool is done; one that is not open any more needs no answer.
-    fn close(&mut self, id: &str, worked: Worked) {
+    pub(super) fn close(&mut self, id: &str, worked: Worked) {
         let Some(at) = self.open.iter().position(|open| open.id == id) else { return };
         let open = self.open.swap_remove(at);
+        let worked = match open.what {
+            What::Door(door, by) => self.opened(door, by, worked, open.own),
+            What::Answer | What::Look => worked,
+        };
         let kind = if worked.refused { "agent.tool_refused" } else { "agent.tool_done" };
         let mut told = Told::new(kind).with("tool", open.name);
         if worked.refused {
             told = told.with("why", worked.result.clone());
         }
-        self.tell(told.with("ms", open.since.elapsed().as_millis().to_string()));
-        let Worked { result, images, quiet, .. } = worked;
-        self.ready.push_back(Answered { id: open.id, result, images, quiet });
+        let took = u64::try_from(open.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.tell(told.with("ms", took));
+        if !open.own {
+            let Worked { result, images, quiet, .. } = worked;
+            self.ready.push_back(Answered { id: open.id, result, images, quiet });
+        }
     }
 
-    fn tell(&self, told: Told) {
+    pub(super) fn tell(&self, told: Told) {
         self.tooling.events.offer(Event::Told { call: self.tooling.call, told });
     }
 }
 
-const BLIND: &str = "There is no picture of the caller.";
-
-async fn finished<T>(work: &mut FuturesUnordered<T>) -> T::Output
-where
-    T: Future,
-{
+async fn finished(work: &mut FuturesUnordered<Working>) -> (String, Worked) {
     match work.next().await {
         Some(done) => done,
+        None => std::future::pending().await,
+    }
+}
+
+async fn appeared(seen: Option<&Receiver<Appearance, Fifo>>) -> Option<Appearance> {
+    match seen {
+        Some(seen) => seen.recv().await,
         None => std::future::pending().await,
     }
 }
@@ -275,6 +449,8 @@ mod tests {
 
     use super::*;
     use crate::base::queue::{self, Receiver, Taken};
+    use crate::engine::talk::cues::Cue;
+    use crate::talk::tools::unlock::{self, Opening, Pin};
     use crate::talk::tools::{Needs, Policy, spec};
 
     fn toolbox(tools: &[&str], policies: &[(&str, Policy)]) -> (Toolbox, Receiver<Event, Fifo>) {
@@ -282,8 +458,21 @@ mod tests {
         let policies: BTreeMap<String, Policy> =
             policies.iter().map(|(name, policy)| ((*name).to_owned(), policy.clone())).collect();
         let offered = tools.iter().filter_map(|name| spec(name)).collect();
-        let tooling = Tooling { call: CallId(1), events, offered, policies: Arc::new(policies) };
-        (Toolbox::new(tooling), told)
+        let set = ToolSet { policies: Arc::new(policies), ..ToolSet::default() };
+        (of_set(set, offered, events), told)
+    }
+
+    fn of_set(set: ToolSet, offered: Vec<ToolSpec>, events: Sender<Event, Fifo>) -> Toolbox {
+        let (caller, set) = ("sip:door@10.0.0.9".to_owned(), Arc::new(set));
+        Toolbox::new(Tooling { call: CallId(1), caller, events, offered, set, seen: None })
+    }
+
+    async fn answer(toolbox: &mut Toolbox) -> Answered {
+        loop {
+            if let Came::Answered(answered) = toolbox.next().await {
+                return answered;
+            }
+        }
     }
 
     /// Nobody looks.
@@ -301,11 +490,15 @@ mod tests {
             Event::Wish { wish, .. } => Some(wish),
             _ => None,
         };
+        taken(told).into_iter().filter_map(wish).collect()
+    }
+
+    fn taken(told: &Receiver<Event, Fifo>) -> Vec<Event> {
         let taken = || match told.try_take() {
             Taken::Item(event) => Some(event),
             _ => None,
         };
-        std::iter::from_fn(taken).filter_map(wish).collect()
+        std::iter::from_fn(taken).collect()
     }
 
     #[tokio::test]
@@ -321,17 +514,17 @@ mod tests {
             ("transfer", r#"{"to": "100"}"#, "not spoken yet"),
         ] {
             toolbox.handle_call(now, call(name, arguments), &mut nobody());
-            let answered = toolbox.next().await;
+            let answered = answer(&mut toolbox).await;
             assert!(answered.result.contains(why), "{name}: {}", answered.result);
         }
         toolbox.handle_speech();
         toolbox.handle_call(now, call("transfer", begged), &mut nobody());
-        assert!(toolbox.next().await.result.contains("not allowed"));
+        assert!(answer(&mut toolbox).await.result.contains("not allowed"));
         assert_eq!(wishes(&told), []);
         toolbox.handle_call(now, call("transfer", r#"{"to": "100"}"#), &mut nobody());
         assert_eq!(wishes(&told), [Wish::Transfer("100".into())]);
-        toolbox.handle_done("transfer-1", "The call is being transferred.".into());
-        assert_eq!(toolbox.next().await.result, "The call is being transferred.");
+        toolbox.handle_done("transfer-1", "The call is being transferred.".into(), true);
+        assert_eq!(answer(&mut toolbox).await.result, "The call is being transferred.");
     }
 
     #[tokio::test]
@@ -339,8 +532,8 @@ mod tests {
         let (mut toolbox, told) = toolbox(&["hold"], &[]);
         toolbox.handle_call(Instant::now() - LIMIT, call("hold", "{}"), &mut nobody());
         assert_eq!(wishes(&told), [Wish::Hold]);
-        assert!(toolbox.next().await.result.contains("in time"));
-        toolbox.handle_done("hold-1", "The caller is on hold.".into());
+        assert!(answer(&mut toolbox).await.result.contains("in time"));
+        toolbox.handle_done("hold-1", "The caller is on hold.".into(), true);
         assert!(tokio::time::timeout(Duration::from_millis(20), toolbox.next()).await.is_err());
     }
 
@@ -350,11 +543,69 @@ mod tests {
         toolbox.handle_call(Instant::now(), call("hang_up", ""), &mut nobody());
         toolbox.leave_when(true);
         assert_eq!(wishes(&told), [], "its answer is not given yet");
-        assert!(toolbox.next().await.quiet);
+        assert!(answer(&mut toolbox).await.quiet);
         toolbox.leave_when(false);
         assert_eq!(wishes(&told), []);
         toolbox.leave_when(true);
         toolbox.leave_when(true);
         assert_eq!(wishes(&told), [Wish::HangUp]);
+    }
+
+    fn guarded(offered: bool) -> (Toolbox, Receiver<Event, Fifo>) {
+        let (events, told) = queue::queue(Fifo { depth: 100 });
+        let door = Door {
+            name: "front".into(),
+            description: String::new(),
+            opening: Opening::Digits("9#".into()),
+            pin: Some(Pin::new("4711")),
+            max_tries: 3,
+            pin_timeout: Duration::from_secs(20),
+            present: None,
+            callers: Vec::new(),
+        };
+        let door = Arc::new(door);
+        let spec = unlock::spec(std::slice::from_ref(&door));
+        let shared = SharedDoor { door, resting: Arc::default(), offered };
+        let set = ToolSet { doors: vec![shared], ..ToolSet::default() };
+        (of_set(set, vec![spec], events), told)
+    }
+
+    fn type_in(toolbox: &mut Toolbox, keys: &str) {
+        keys.chars().for_each(|key| toolbox.handle_digit(Instant::now(), key));
+    }
+
+    #[tokio::test]
+    async fn a_door_opens_by_the_callers_keys_and_by_nothing_a_model_writes() {
+        let (mut toolbox, told) = guarded(true);
+        let begged = r#"{"door": "front", "pin": "4711", "admin": true}"#;
+        toolbox.handle_call(Instant::now(), call("unlock", begged), &mut nobody());
+        assert!(answer(&mut toolbox).await.result.contains("type the PIN"));
+        type_in(&mut toolbox, "1234");
+        let wrong = toolbox.poll(Instant::now(), true, &mut nobody());
+        assert!(matches!(wrong, Some(Cue::Note(text)) if text.contains("stays shut")));
+        type_in(&mut toolbox, "4711");
+        let all: Vec<Event> = taken(&told);
+        let wished = all.iter().find_map(|event| match event {
+            Event::Wish { id, wish, .. } => Some((id.clone(), wish.clone())),
+            _ => None,
+        });
+        let (id, wish) = wished.expect("the door's keys");
+        assert_eq!(wish, Wish::Digits("9#".into()));
+        assert_eq!(toolbox.poll(Instant::now(), true, &mut nobody()), None, "it is not open yet");
+        toolbox.handle_done(&id, "The keys are being pressed.".into(), true);
+        let open = toolbox.poll(Instant::now(), true, &mut nobody());
+        assert!(matches!(open, Some(Cue::Note(text)) if text.contains("front is open")));
+        // Every try is written down, without the PIN.
+        let told = format!("{all:?}{:?}", taken(&told));
+        let tries = ["pin-asked", "refused", "opened"].map(|outcome| told.matches(outcome).count() >= 1);
+        assert!(tries == [true; 3] && told.contains("sip:door@10.0.0.9") && !told.contains("4711"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_door_only_a_trigger_may_open_is_none_for_the_model() {
+        let (mut toolbox, told) = guarded(false);
+        toolbox.handle_call(Instant::now(), call("unlock", r#"{"door": "front"}"#), &mut nobody());
+        assert!(answer(&mut toolbox).await.result.contains("no such door"));
+        assert_eq!(wishes(&told), []);
     }
 }

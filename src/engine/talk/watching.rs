@@ -33,6 +33,7 @@ impl Watching {
                         | TalkOrder::Text(_)
                         | TalkOrder::CommitTurn
                         | TalkOrder::ClearTurn
+                        | TalkOrder::Digit(_)
                         | TalkOrder::Done { .. },
                     ) => {}
                     None => return Outcome::Done,

@@ -365,6 +365,24 @@ impl Conversation {
         self.go_on(now);
     }
 
+    /// Nothing is being said, answered or waited for.
+    pub fn is_idle(&self) -> bool {
+        self.turn.is_none() && self.reply.is_none()
+    }
+
+    /// Something happened that nobody said: a turn of its own, for the model to act on. Best while it is idle.
+    pub fn handle_note(&mut self, now: Instant, text: &str) {
+        let mut turn = self.turn.take().unwrap_or_else(|| Turn::new(now));
+        self.take_back(&mut turn);
+        turn.note = true;
+        turn.written(now, text.trim());
+        self.turn = Some(turn);
+        if self.settings.sees {
+            self.out.push_back(Do::Look(Reason::Turn));
+        }
+        self.go_on(now);
+    }
+
     /// What the caller said since the last reply is forgotten.
     pub fn clear_turn(&mut self) {
         if let Some(mut turn) = self.turn.take() {
@@ -459,7 +477,8 @@ impl Conversation {
         let text = turn.text();
         self.context.user(&text, &turn.pictures());
         let ages = turn.ages(ahead.asked);
-        let mut told = Told::new("transcript.final").with("text", text);
+        let kind = if turn.note { "agent.noted" } else { "transcript.final" };
+        let mut told = Told::new(kind).with("text", text);
         if !ages.is_empty() {
             told = told.with("pictures", ages.len()).with("picture_age_ms", ages);
         }
@@ -507,7 +526,8 @@ impl Conversation {
         let calls = std::mem::take(&mut reply.calls);
         self.speak(sentences);
         if calls.is_empty() {
-            let silent = self.reply.as_ref().is_some_and(|reply| reply.sentences.is_empty() && !reply.quiet);
+            let silent =
+                self.reply.as_ref().is_some_and(|reply| reply.sentences.is_empty() && !reply.may_be_silent());
             if silent && finish != Finish::Tools {
                 // It would not, or ran out before it began.
                 return self.give_up_answer(now);

@@ -50,6 +50,8 @@ pub struct Turn {
     /// Questions asked for it.
     pub asked: u32,
     pub picture_wanted: bool,
+    /// It is nothing the caller said: something happened that the model is to act on.
+    pub note: bool,
     texts: Vec<String>,
     /// Texts still to come.
     awaited: u32,
@@ -84,6 +86,7 @@ impl Turn {
             ask: None,
             asked: 0,
             picture_wanted: false,
+            note: false,
             texts: Vec::new(),
             awaited: 0,
             onset: None,
@@ -118,6 +121,7 @@ impl Turn {
         self.awaited = self.awaited.saturating_sub(1);
         self.understood = Some(now);
         if !text.is_empty() {
+            self.note = false;
             self.texts.push(text.to_owned());
         }
     }

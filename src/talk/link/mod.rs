@@ -28,6 +28,7 @@ pub mod models;
 pub mod provider;
 pub mod realtime;
 pub mod retry;
+pub mod service;
 pub mod speaking;
 pub mod transcribers;
 pub mod transcribing;
@@ -38,6 +39,7 @@ pub use decisions::{Decision, DecisionSettings, Decisions};
 pub use http::Http;
 pub use models::{Answer, Models};
 pub use realtime::RealtimeSession;
+pub use service::Services;
 pub use transcribers::{Transcribers, Transcript, Transcription};
 pub use voices::{Speech, Voices};
 

@@ -8,7 +8,10 @@
 //!
 //! A new tool is a name and a spec here, a [`Wanted`] with its arguments, and an arm in the toolbox.
 
+pub mod http;
 pub mod policy;
+pub mod schema;
+pub mod unlock;
 pub mod wanted;
 
 use serde_json::{Value, json};
@@ -18,7 +21,7 @@ pub use self::wanted::Wanted;
 use crate::talk::message::ToolSpec;
 
 /// Every tool there is, by its name in the configuration.
-pub const NAMES: [&str; 5] = ["look", "hang_up", "dtmf", "transfer", "hold"];
+pub const NAMES: [&str; 6] = ["look", "hang_up", "dtmf", "transfer", "hold", "pause_recording"];
 
 /// The tool of this name.
 pub fn spec(name: &str) -> Option<ToolSpec> {
@@ -44,6 +47,14 @@ pub fn spec(name: &str) -> Option<ToolSpec> {
             ),
         ),
         "hold" => ("Put the caller on hold.", object(json!({}), &[])),
+        "pause_recording" => (
+            "Stop the recording of this call for a while, or let it go on: before the caller says something that must \
+             not be kept, such as the number of a card.",
+            object(
+                json!({"paused": {"type": "boolean", "description": "false: go on recording"}}),
+                &["paused"],
+            ),
+        ),
         _ => return None,
     };
     Some(ToolSpec { name: name.to_owned(), description: description.to_owned(), parameters })

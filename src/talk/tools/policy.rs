@@ -120,7 +120,8 @@ impl Policy {
     }
 }
 
-fn covers(pattern: &str, subject: &str) -> bool {
+/// Whether a pattern, `*` at its end for any rest, covers a value.
+pub fn covers(pattern: &str, subject: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(start) => subject.starts_with(start),
         None => subject == pattern,

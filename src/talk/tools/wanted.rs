@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use super::unlock::UNLOCK;
 use crate::talk::message::ToolCall;
 
 /// Longer arguments are not read, bytes.
@@ -17,6 +18,11 @@ pub enum Wanted {
     Digits(String),
     Transfer(String),
     Hold,
+    PauseRecording(bool),
+    /// The door's name; empty: the only one.
+    Unlock(String),
+    /// What an operator declared: its arguments.
+    Service(Value),
 }
 
 impl Wanted {
@@ -36,7 +42,13 @@ impl Wanted {
             "dtmf" => given(text("digits")).map(Wanted::Digits).ok_or("Say which digits."),
             "transfer" => given(text("to")).map(Wanted::Transfer).ok_or("Say to whom."),
             "hold" => Ok(Wanted::Hold),
-            _ => Err("There is no such tool."),
+            "pause_recording" => match &arguments["paused"] {
+                Value::Bool(paused) => Ok(Wanted::PauseRecording(*paused)),
+                _ => Err("Say whether it is to be paused: true or false."),
+            },
+            UNLOCK => Ok(Wanted::Unlock(text("door"))),
+            // Whether there is one, and what its arguments must be, its declaration says.
+            _ => Ok(Wanted::Service(arguments)),
         }
     }
 
@@ -44,7 +56,12 @@ impl Wanted {
     pub fn subject(&self) -> Option<&str> {
         match self {
             Wanted::Digits(subject) | Wanted::Transfer(subject) => Some(subject),
-            Wanted::Look | Wanted::HangUp | Wanted::Hold => None,
+            Wanted::Look
+            | Wanted::HangUp
+            | Wanted::Hold
+            | Wanted::PauseRecording(_)
+            | Wanted::Unlock(_)
+            | Wanted::Service(_) => None,
         }
     }
 }
@@ -71,6 +88,10 @@ mod tests {
             assert_eq!(read("transfer", broken), Err("Say to whom."));
         }
         assert!(read("look", &" ".repeat(ARGUMENTS_MAX + 1)).is_err());
-        assert!(read("open_everything", "{}").is_err());
+        assert_eq!(read("pause_recording", r#"{"paused": true}"#), Ok(Wanted::PauseRecording(true)));
+        assert!(read("pause_recording", r#"{"paused": "yes"}"#).is_err());
+        // A PIN a model was told or made up is nothing that is read.
+        let opened = read("unlock", r#"{"door": "front", "pin": "1234", "override": true}"#);
+        assert_eq!(opened, Ok(Wanted::Unlock("front".into())));
     }
 }

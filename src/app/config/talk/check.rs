@@ -6,8 +6,8 @@ use super::read::known;
 use super::settings::{Provider, Sees, Service, Sight, Speaking, Vendor};
 use crate::app::config::section::{Reading, did_you_mean};
 use crate::app::config::settings::{Agent, Config};
+use crate::app::config::tools;
 use crate::talk::link::address::is_near;
-use crate::talk::tools::NAMES;
 
 pub fn check(config: &Config, reading: &Reading) {
     for service in Service::ALL {
@@ -181,7 +181,7 @@ fn pipeline(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
     if !agent.realtime.is_empty() {
         reading.problem(&format!("{path}.realtime"), "only an agent of kind \"realtime\" has it");
     }
-    tools(reading, path, agent);
+    tools::check::agent(config, reading, path, agent);
 }
 
 fn realtime(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
@@ -196,7 +196,7 @@ fn realtime(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
     let names = [agent.realtime.clone()];
     let names = if agent.realtime.is_empty() { &[][..] } else { &names[..] };
     named(config, reading, path, Service::Realtime, names);
-    tools(reading, path, agent);
+    tools::check::agent(config, reading, path, agent);
 }
 
 /// A model that cannot see gets no pictures. Told for certain it is a mistake, by its name it is a warning, and where
@@ -215,15 +215,6 @@ fn blind(config: &Config, reading: &Reading, key: &str, models: &[&Provider]) {
             let text =
                 format!("{name:?} is not known to see: it gets no pictures; say sees = true if it does");
             reading.warning(key, text);
-        }
-    }
-}
-
-fn tools(reading: &Reading, path: &str, agent: &Speaking) {
-    for (n, tool) in agent.tools.iter().enumerate() {
-        if !NAMES.contains(&tool.as_str()) {
-            let help = did_you_mean(tool, NAMES);
-            reading.problem(&format!("{path}.tools[{n}]"), format!("there is no tool {tool:?}{help}"));
         }
     }
 }

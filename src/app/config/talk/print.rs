@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::settings::{Prices, Provider, Sees, Service, Speaking, Talk, Vision};
 use crate::app::config::print::{Page, key, quoted};
 use crate::app::config::settings::Config;
+use crate::app::config::tools;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -123,6 +124,7 @@ pub fn speaking(page: &mut Page, name: &str, agent: &Speaking, realtime: bool) {
     page.text("language", &agent.language);
     page.word("sight", agent.sight);
     page.texts("tools", &agent.tools);
+    tools::print::on_start(page, &agent.on_start);
     page.raw("keep_images", agent.keep_images);
     page.raw("max_tool_steps", agent.max_tool_steps);
     for context in &agent.context {
@@ -133,7 +135,7 @@ pub fn speaking(page: &mut Page, name: &str, agent: &Speaking, realtime: bool) {
 }
 
 /// JSON as a TOML value in one line.
-fn toml_of(value: &Value) -> String {
+pub fn toml_of(value: &Value) -> String {
     match value {
         // TOML has no null; what is null was written as something no key takes.
         Value::Null => quoted(""),

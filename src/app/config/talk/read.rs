@@ -12,6 +12,7 @@ use crate::app::config::file::{Node, Value};
 use crate::app::config::read::{SECOND, display_name};
 use crate::app::config::section::Section;
 use crate::app::config::settings::{Config, Word};
+use crate::app::config::tools;
 
 /// The longest prompt, characters.
 const PROMPT_MAX: usize = 100_000;
@@ -106,7 +107,7 @@ fn language(text: &str) -> Result<String, String> {
 }
 
 /// A value as JSON, for what is passed on unread.
-fn json(node: &Node) -> serde_json::Value {
+pub fn json(node: &Node) -> serde_json::Value {
     match &node.value {
         Value::Text(text) => text.as_str().into(),
         Value::Whole(number) => (*number).into(),
@@ -186,14 +187,14 @@ pub fn vision(section: &Section, into: &mut Vision) {
     section.word("detail", &mut into.detail);
 }
 
-fn prompt(text: &str) -> Result<String, String> {
+pub fn prompt(text: &str) -> Result<String, String> {
     match text.chars().count() {
         0..=PROMPT_MAX => Ok(text.to_owned()),
         _ => Err(format!("at most {PROMPT_MAX} characters")),
     }
 }
 
-fn spoken(text: &str) -> Result<String, String> {
+pub fn spoken(text: &str) -> Result<String, String> {
     match text.chars().count() {
         0..=SPOKEN_MAX => Ok(text.to_owned()),
         _ => Err(format!("at most {SPOKEN_MAX} characters are spoken at once")),
@@ -223,6 +224,7 @@ pub fn speaking(section: &Section, realtime: bool) -> Speaking {
     section.parsed("language", &mut agent.language, language);
     section.word("sight", &mut agent.sight);
     section.list("tools", &mut agent.tools, |text| Ok(text.to_owned()));
+    agent.on_start = tools::read::on_start(section);
     section.whole("keep_images", &mut agent.keep_images, 0..=100);
     section.whole("max_tool_steps", &mut agent.max_tool_steps, 0..=20);
     for table in section.table_list("context").into_iter().flatten() {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::app::config::secret::Secret;
 use crate::app::config::settings::{Word, words};
+use crate::app::config::tools::settings::Start;
 
 words! {
     /// Whose API a provider speaks.
@@ -229,6 +230,8 @@ pub struct Speaking {
     pub language: String,
     pub sight: Sight,
     pub tools: Vec<String>,
+    /// Done when the call is answered, behind the greeting, in order.
+    pub on_start: Vec<Start>,
     /// Pictures a model is shown again; older ones become a line of text.
     pub keep_images: u32,
     pub context: Vec<Context>,
@@ -255,6 +258,7 @@ impl Default for Speaking {
             language: "auto".into(),
             sight: Sight::Turn,
             tools: vec!["look".into(), "hang_up".into()],
+            on_start: Vec::new(),
             keep_images: 4,
             context: Vec::new(),
             max_tool_steps: 3,
