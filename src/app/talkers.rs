@@ -96,9 +96,13 @@ impl Talkers {
                     AgentConfig::Realtime(own) => talkers.realtime(config, clock, &http, name, &looking(own)),
                     AgentConfig::Mirror { .. } | AgentConfig::Record { .. } => break,
                 };
-                let blind = made.seeing.as_ref().and_then(|seeing| seeing.blind.as_ref());
+                let blind = made.seeing.blind.as_ref();
                 talkers.problems.extend(blind.map(|why| format!("agent {name} gets no pictures: {why}")));
-                talkers.agents.entry(name.clone()).or_default().push(((sight, language.to_owned()), Arc::new(made)));
+                talkers
+                    .agents
+                    .entry(name.clone())
+                    .or_default()
+                    .push(((sight, language.to_owned()), Arc::new(made)));
             }
         }
         talkers
@@ -113,7 +117,7 @@ impl Talkers {
 
     /// How calls of an agent that does not talk are looked at. `None`: nobody would look.
     pub fn watch(&self, config: &Config, sight: Sight) -> Option<Arc<SeeingSettings>> {
-        self.seeing(config, self.clock?, sight, None).filter(SeeingSettings::looks).map(Arc::new)
+        Some(self.seeing(config, self.clock?, sight, None)).filter(SeeingSettings::looks).map(Arc::new)
     }
 
     /// `model`: the agent's own, where it has one.
@@ -123,23 +127,24 @@ impl Talkers {
         clock: Clock,
         looks: Sight,
         model: Option<&Provider>,
-    ) -> Option<SeeingSettings> {
+    ) -> SeeingSettings {
         let mode = match looks {
-            Sight::Off => return None,
+            Sight::Off => Mode::Off,
             Sight::Turn => Mode::Turn,
             Sight::Live => Mode::Live,
             Sight::Continuous => Mode::Continuous,
         };
         let sees = model.is_some_and(Provider::can_see);
-        let blind = model.filter(|model| !sees && mode != Mode::Continuous && !model.can_see());
-        Some(SeeingSettings {
+        let blind = model.filter(|_| !sees && matches!(mode, Mode::Turn | Mode::Live));
+        SeeingSettings {
             mode,
             sight: sight(&config.vision, clock),
             sees,
             blind: blind.map(|model| format!("{:?} is not known to see", model.model)),
             describing: self.describing.clone(),
+            aside: false,
             budget: budget(&config.vision, model.map_or_else(Prices::default, |model| model.prices)),
-        })
+        }
     }
 
     pub fn problems(&self) -> &[String] {
@@ -196,7 +201,7 @@ impl Talkers {
             name: name.to_owned(),
             conversation: ConversationSettings {
                 decided_within: decisions.as_ref().map(Decisions::timeout),
-                ..self.conversation(config, name, settings, seeing.as_ref())
+                ..self.conversation(config, name, settings, &seeing)
             },
             hearing: hearing(&config.talk, self.judges_turns),
             seeing,
@@ -218,7 +223,10 @@ impl Talkers {
     fn realtime(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
         let provider = config.providers.realtime.get(&settings.realtime).cloned().unwrap_or_default();
         let seeing = self.seeing(config, clock, settings.sight, Some(&provider));
-        let talks = self.conversation(config, name, settings, seeing.as_ref());
+        // Gemini Live has nothing beside its talk.
+        let aside = seeing.sees && provider.vendor == Vendor::Openai;
+        let seeing = SeeingSettings { aside, ..seeing };
+        let talks = self.conversation(config, name, settings, &seeing);
         let espeak = Endpoint {
             language: language(&settings.language),
             ..Endpoint::new("espeak", message::Vendor::Espeak)
@@ -229,7 +237,7 @@ impl Talkers {
                 instructions: settings.instructions.clone(),
                 tools: talks.context.tools.clone(),
                 history: talks.pinned.clone(),
-                sees: seeing.as_ref().is_some_and(|seeing| seeing.sees),
+                sees: seeing.sees,
                 keep_images: settings.keep_images as usize,
                 turns: match config.talk.turn_detection {
                     TurnDetection::Manual => TurnsOf::Ours,
@@ -257,10 +265,10 @@ impl Talkers {
         config: &Config,
         name: &str,
         agent: &Speaking,
-        seeing: Option<&SeeingSettings>,
+        seeing: &SeeingSettings,
     ) -> ConversationSettings {
         let names = self.gallery.names(name);
-        let looks = seeing.is_some_and(SeeingSettings::looks);
+        let looks = seeing.looks();
         let tools = self.tooling.specs(config, agent, looks).into_iter();
         let tools = tools.map(|tool| tools::naming(tool, &names));
         ConversationSettings {
@@ -275,8 +283,8 @@ impl Talkers {
             fallback: agent.fallback.clone(),
             preemptive: config.talk.preemptive,
             // Who is told in words what there is to see needs no pictures with its turns.
-            sees: seeing.is_some_and(|seeing| seeing.sees && seeing.mode != Mode::Continuous),
-            pinned: pinned(&self.gallery, name, agent, seeing.is_some_and(|seeing| seeing.sees)),
+            sees: seeing.sees && matches!(seeing.mode, Mode::Turn | Mode::Live),
+            pinned: pinned(&self.gallery, name, agent, seeing.sees),
             tool_steps: agent.max_tool_steps,
             ..ConversationSettings::default()
         }

@@ -444,7 +444,7 @@ impl Seeing {
     }
 
     fn blind(&self, reasons: &[Reason]) {
-        for reason in reasons.iter().filter(|reason| **reason != Reason::Sample) {
+        for reason in reasons {
             self.give(Sighted::Blind { reason: *reason });
         }
     }

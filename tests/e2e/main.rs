@@ -40,3 +40,4 @@ mod transfer;
 mod transports;
 mod uses;
 mod video_codecs;
+mod vision;

@@ -189,7 +189,8 @@ fn turns_of_a_realtime_agent_can_be_the_applications() {
     let said: Vec<f64> = [silence(1_000), question.clone(), silence(1_500), question].concat();
     let first_end = 1.0 + (said.len() - 20_000) as f64 / 16_000.0;
     let end = said.len() as f64 / 8_000.0;
-    let sending = Sending { time: Duration::from_secs_f64(end + 2.5), sound: Some(&said), ..Sending::default() };
+    let sending =
+        Sending { time: Duration::from_secs_f64(end + 2.5), sound: Some(&said), ..Sending::default() };
     let mut steps = 0;
     let received = caller.stream_as(&answer, &sending, |_, elapsed| {
         if steps == 0 && elapsed.as_secs_f64() > first_end + 1.0 {

@@ -107,7 +107,7 @@ fn a_question_is_answered_with_the_picture_of_that_turn_and_hardly_any_time_of_o
     let (transcripts, speaking) = (events(&record, "transcript.final"), events(&record, "agent.speaking"));
     let reply = events(&record, "agent.reply");
     assert_eq!(transcripts.len(), 1, "{record:#}");
-    assert_eq!(transcripts[0]["pictures"], "1", "{record:#}");
+    assert_eq!(transcripts[0]["pictures"], 1, "{record:#}");
     assert!(number(transcripts[0], "picture_age_ms") <= 150.0, "{record:#}");
     assert_eq!(reply[0]["text"], "I see 1 of you. What do you see?");
     let pause = number(speaking[0], "end_of_turn_ms") / 1000.0;
@@ -221,8 +221,7 @@ fn the_callers_device_chooses_among_the_languages_of_the_agent_and_a_route_overr
         caller.more = format!("Accept-Language: {asked}\r\n");
         let answer = caller.invite(&caller.offer(None));
         let quiet = silence(700);
-        let sending =
-            Sending { time: Duration::from_millis(700), sound: Some(&quiet), ..Sending::default() };
+        let sending = Sending { time: Duration::from_millis(700), sound: Some(&quiet), ..Sending::default() };
         caller.stream_as(&answer, &sending, |_, _| ());
         caller.hang_up();
         let ended = wait_for(Duration::from_secs(5), || {

@@ -12,7 +12,9 @@ use prometheus_client::registry::Registry;
 
 use crate::engine::lateness;
 
-use super::view::{AgentTotals, Histogram, Readiness, SETUP_BOUNDS_S, Snapshot, StreamView, Totals, VideoView};
+use super::view::{
+    AgentTotals, Histogram, Readiness, SETUP_BOUNDS_S, Snapshot, StreamView, Totals, VideoView,
+};
 
 /// What `Content-Type` says of [`write()`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -186,11 +188,7 @@ fn agents(out: &mut Out, totals: &AgentTotals) -> fmt::Result {
     ];
     let rows = turns.map(|(fate, n)| ([label(("fate", fate))], n));
     out.counters("agent_turns", "Turns of callers; amended ones are answered too", rows)?;
-    let replies = [
-        ("whole", sum.replies),
-        ("interrupted", sum.interruptions),
-        ("fallback", sum.fallbacks),
-    ];
+    let replies = [("whole", sum.replies), ("interrupted", sum.interruptions), ("fallback", sum.fallbacks)];
     let rows = replies.map(|(fate, n)| ([label(("fate", fate))], n));
     out.counters("agent_replies", "Replies, and times no model answered", rows)?;
     out.counter("agent_false_interruptions", "Replies that went on after a pause", sum.false_interruptions)?;
@@ -211,7 +209,11 @@ fn agents(out: &mut Out, totals: &AgentTotals) -> fmt::Result {
     ];
     let rows = tokens.map(|(kind, n)| ([label(("kind", kind))], n));
     out.counters("agent_tokens", "As providers counted; cached and image are parts of input", rows)?;
-    out.gauge("agent_cost_usd", "Spent on pictures by ended calls, at the configured prices", totals.cost_usd)?;
+    out.gauge(
+        "agent_cost_usd",
+        "Spent on pictures by ended calls, at the configured prices",
+        totals.cost_usd,
+    )?;
     let stages = totals.stages.iter().map(|(stage, times)| ([label(("stage", stage))], times));
     let help = "From the caller's last sound to the reply (turn), and its parts";
     out.family(("agent_latency_seconds", help), MetricType::Histogram, stages, |encoder, times| {
@@ -435,8 +437,8 @@ mod tests {
     use crate::record::record::QualityRecord;
 
     use super::super::view::{CallDirection, CallView, ModelView, Part};
-    use crate::record::agent::{AgentRecord, ToolRecord};
     use super::*;
+    use crate::record::agent::{AgentRecord, ToolRecord};
 
     fn call(id: &str) -> CallView {
         let mut turns = Histogram::default();

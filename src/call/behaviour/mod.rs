@@ -89,7 +89,7 @@ impl Behaviour {
     /// Whether a model can be asked what there is to see.
     pub fn describes(&self, room: &Room) -> bool {
         match self {
-            Behaviour::Talk(agent) => agent.speaker.agent.seeing.as_ref().is_some_and(SeeingSettings::describes),
+            Behaviour::Talk(agent) => agent.speaker.agent.seeing.describes(),
             Behaviour::Mirror(_) | Behaviour::Record(_) => {
                 room.watch.as_ref().is_some_and(|watch| watch.describes())
             }

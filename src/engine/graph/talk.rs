@@ -62,13 +62,13 @@ impl Running {
     /// Before the streams are built: they join in.
     pub(super) fn prepare_talk(&mut self, supplies: &Supplies, pictures: queue::Receiver<Given, Fifo>) {
         let settings = match (&self.plan.talk, &self.plan.watch) {
-            (Some(agent), _) => agent.seeing.as_ref(),
-            (None, Some(watch)) => Some(&**watch),
+            (Some(agent), _) => &agent.seeing,
+            (None, Some(watch)) => watch,
             (None, None) => return,
         };
         let (orders, given) = queue::queue(Fifo { depth: ORDERS });
         let mut scope = Scope::new(format!("talk {}", self.call), supplies.runtime.clone());
-        let (sight, handle) = match settings.filter(|settings| settings.looks()) {
+        let (sight, handle) = match Some(settings).filter(|settings| settings.looks()) {
             None => (None, None),
             Some(settings) => {
                 let (inputs, handle) = Sight::start(settings.sight.clone(), &mut scope);

@@ -13,11 +13,11 @@
 mod captioning;
 pub mod cues;
 mod doors;
+mod figures;
 pub mod picturing;
 pub mod realtime;
 pub mod seeing;
 pub mod toolbox;
-mod figures;
 mod voicing;
 pub mod watching;
 
@@ -70,8 +70,7 @@ pub struct Agent {
     pub name: String,
     pub conversation: ConversationSettings,
     pub hearing: HearingSettings,
-    /// `None`: nobody looks.
-    pub seeing: Option<SeeingSettings>,
+    pub seeing: SeeingSettings,
     pub mind: Mind,
     /// `None`: speech is told by its energy alone.
     pub ears: Option<Ears>,
@@ -259,7 +258,7 @@ impl Talking {
     pub fn new(mut parts: Parts, pipeline: Pipeline) -> Self {
         let toolbox = parts.toolbox();
         let Parts { call, epoch, agent, orders, events, sight, pictures, given, .. } = parts;
-        let seeing = Seeing::new(call, events.clone(), agent.seeing.clone(), sight);
+        let seeing = Seeing::new(call, events.clone(), Some(agent.seeing.clone()), sight);
         Talking {
             conversation: Conversation::new(agent.conversation.clone()),
             ears: None,
@@ -564,6 +563,8 @@ impl Talking {
             }
             Saw::Scene(scene) => self.conversation.context().observe(scene),
             Saw::Looked(looked) => self.toolbox.handle_looked(looked),
+            // Of realtime models only.
+            Saw::Question { .. } => {}
         }
     }
 

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use super::captioning::Captioning;
 use super::cues::Cue;
+use super::figures;
 use super::seeing::{Saw, Seeing};
 use super::toolbox::{Answered, Came, Toolbox};
 use super::voicing::{self, Voicing};
-use super::figures;
 use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, judged, until};
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
@@ -29,7 +29,7 @@ use crate::talk::context::GIVEN_KEPT;
 use crate::talk::conversation::Told;
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
 use crate::talk::link::{RealtimeSession, Voices};
-use crate::talk::message::{Endpoint, Failure, Image, Role, Vendor};
+use crate::talk::message::{Endpoint, Failure, Image, Role, Usage, Vendor};
 use crate::talk::realtime::{ItemId, RealtimeEvent, RealtimeSettings, Sound, SoundFormat, Turns};
 use crate::talk::sight::Reason;
 use crate::worker::ears::Listener;
@@ -109,6 +109,8 @@ pub struct RealtimeTalking {
     position: Position,
     /// When the caller fell silent, until the answer to it is heard.
     silent: Option<Instant>,
+    /// Questions beside the talk: the session's number and that of whoever asks; as many as wait.
+    asides: Vec<(u64, u64)>,
     toolbox: Toolbox,
     captioning: Captioning,
     given: Receiver<Given, Fifo>,
@@ -144,7 +146,7 @@ impl RealtimeTalking {
     pub fn new(mut parts: Parts, realtime: Realtime) -> Self {
         let toolbox = parts.toolbox();
         let Parts { call, epoch, agent, orders, events, sight, pictures, given, .. } = parts;
-        let seeing = Seeing::new(call, events.clone(), agent.seeing.clone(), sight);
+        let seeing = Seeing::new(call, events.clone(), Some(agent.seeing.clone()), sight);
         RealtimeTalking {
             call,
             epoch,
@@ -160,6 +162,7 @@ impl RealtimeTalking {
             waiting: VecDeque::new(),
             position: Position::default(),
             silent: None,
+            asides: Vec::new(),
             toolbox,
             captioning: Captioning::new(pictures.board().clone()),
             given,
@@ -380,10 +383,13 @@ impl RealtimeTalking {
                     self.captioning.says(Instant::now(), utterance, text.trim());
                 }
             }
-            RealtimeEvent::Transcript { .. }
-            | RealtimeEvent::SpeechStarted
-            | RealtimeEvent::SpeechEnded
-            | RealtimeEvent::Aside { .. } => {}
+            RealtimeEvent::Transcript { .. } | RealtimeEvent::SpeechStarted | RealtimeEvent::SpeechEnded => {}
+            RealtimeEvent::Aside { id, answer, usage } => {
+                if let Some(at) = self.asides.iter().position(|(asked, _)| *asked == id) {
+                    let (_, number) = self.asides.swap_remove(at);
+                    self.aside(number, answer, usage);
+                }
+            }
             RealtimeEvent::TurnDone { usage } => {
                 self.tell(figures::usage(usage));
                 let stale = self.seeing.turn_done(usage);
@@ -527,7 +533,20 @@ impl RealtimeTalking {
                 }
             }
             Saw::Looked(looked) => self.toolbox.handle_looked(looked),
+            Saw::Question { number, request } => match &mut self.session {
+                Some(session) => {
+                    let id = session.ask_aside(&request);
+                    self.asides.push((id, number));
+                }
+                None => self.aside(number, Err(Failure::Cut), Usage::default()),
+            },
         }
+    }
+
+    /// What the model said beside the talk.
+    fn aside(&mut self, number: u64, answer: Result<String, Failure>, usage: Usage) {
+        self.tell(figures::usage(usage));
+        self.seeing.handle_aside(number, answer, usage, &self.realtime.endpoint.name);
     }
 
     /// What is to be done without anybody having spoken.

@@ -43,7 +43,7 @@ impl Watching {
                 },
                 // It is told already, and there is nobody else to tell.
                 saw = seeing.next() => match saw {
-                    Saw::Picture { .. } | Saw::Scene(_) | Saw::Looked(_) => {}
+                    Saw::Picture { .. } | Saw::Scene(_) | Saw::Looked(_) | Saw::Question { .. } => {}
                 },
             }
         }
