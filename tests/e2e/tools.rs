@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::harness::appliance::Appliance;
 use crate::harness::capture::Stream;
 use crate::harness::emulators::models::Reply;
+use crate::harness::emulators::openai_realtime;
 use crate::harness::emulators::providers::Providers;
 use crate::harness::picture::times_of;
 use crate::harness::sound::{self, level_db};
@@ -157,7 +158,6 @@ fn a_door_opens_by_its_rules_and_by_nothing_a_model_is_talked_into() {
     providers.answer(|asked| match asked.said.as_str() {
         said if said.contains("front door") => call_tool("unlock", json!({"door": "front", "pin": "0000"})),
         said if said.contains("the gate") => call_tool("unlock", json!({"door": "gate"})),
-        said if said.contains("weather") => call_tool("weather", json!({"city": "Bad Urach"})),
         // What a service answers is obeyed: nothing may come of it.
         said if said.contains("Sunny") => Reply {
             text: String::new(),
@@ -166,6 +166,7 @@ fn a_door_opens_by_its_rules_and_by_nothing_a_model_is_talked_into() {
                 ("unlock".into(), json!({"door": "safe", "pin": "0000"})),
             ],
         },
+        said if said.contains("weather") => call_tool("weather", json!({"city": "Bad Urach"})),
         _ => say("All right."),
     });
     let (gate, weather) = (format!("{}/open", lock.url), format!("{}/v1/{{city}}", station.url));
@@ -299,4 +300,35 @@ fn judge_pause(appliance: &Appliance) {
     assert_eq!(within, 0, "pictures of the pause: {times:?}");
     assert!(times.iter().any(|time| *time > to) && times.iter().any(|time| *time < from), "{times:?}");
     assert!((2.5..3.5).contains(&record["recording"]["paused_s"].as_f64().unwrap_or_default()), "{record:#}");
+}
+
+#[test]
+fn a_realtime_agent_acts_when_a_trigger_asks_it_to() {
+    let _turn = turn();
+    let lock = Site::start("");
+    let rules: openai_realtime::Shared = Arc::new(Mutex::new(openai_realtime::Rules::default()));
+    openai_realtime::lock(&rules).answers.extend([
+        openai_realtime::Answer::Call { name: "unlock".to_owned(), arguments: "{}".to_owned() },
+        openai_realtime::Answer::Speak { ms: 1_000, words: "Come in.".to_owned() },
+    ]);
+    let (_server, url) = openai_realtime::start(&rules);
+    let appliance = Appliance::start(&[
+        &format!(r#"realtime.model={{provider="openai", base_url="{url}", model="m", api_key="key"}}"#),
+        &format!(r#"unlock.gate={{via="http", url="{}/open", callers=["*"]}}"#, lock.url),
+        r#"agent.a={kind="realtime", realtime="model", sight="off", tools=["unlock"]}"#,
+        r#"trigger=[{name="come", after_s=2, ask="Somebody waits: let them in."}]"#,
+        r#"route=[{to="*", agent="a", detect=[]}]"#,
+        "recording.min_free_gib=0",
+    ]);
+    let mut line = Station::call(&appliance, "100");
+    line.wait(6_000);
+    line.caller.hang_up();
+    let rules = openai_realtime::lock(&rules);
+    assert_eq!(rules.refused, [""; 0]);
+    let told = |words: &str| rules.seen.iter().any(|seen| seen.event.to_string().contains(words));
+    assert!(told("Somebody waits: let them in.") && told("The door gate is open."), "{:?}", rules.seen.len());
+    assert_eq!(lock.asked.lock().unwrap().len(), 1, "the gate was opened");
+    let record = appliance.call_record(&appliance.finished_recording());
+    assert_eq!(events(&record, "unlock.tried")[0]["outcome"], "opened", "{record:#}");
+    assert_eq!(events(&record, "agent.reply")[0]["text"], "Come in.", "{record:#}");
 }
