@@ -8,6 +8,7 @@
 mod access;
 mod control;
 mod describe;
+mod images;
 mod metrics;
 mod page;
 mod trace;
@@ -31,12 +32,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use crate::app::config::settings;
 use crate::app::service::STUCK_AFTER;
 use crate::base::stop::StopToken;
+use crate::engine::album::Album;
 use access::{Access, Denied};
 pub use control::Controller;
+pub use images::PictureSource;
 pub use trace::Trace;
 use view::{CallView, Parts, Readiness, Snapshot};
 
@@ -123,16 +127,20 @@ async fn connection(stream: TcpStream, router: Router, patience: Patience) {
 pub struct Reins {
     pub controller: Controller,
     pub trace: Trace,
+    pub pictures: PictureSource,
+    pub album: Album,
 }
 
 struct Shared {
     access: Access,
     source: Source,
     reins: Option<Reins>,
+    /// Large bodies being read.
+    large: Semaphore,
 }
 
 fn router(access: Access, source: Source, reins: Option<Reins>) -> Router {
-    let shared = Arc::new(Shared { access, source, reins });
+    let shared = Arc::new(Shared { access, source, reins, large: Semaphore::new(images::LARGE_AT_ONCE) });
     Router::new()
         .route("/", get(status))
         .route("/style.css", get(style))
@@ -140,6 +148,10 @@ fn router(access: Access, source: Source, reins: Option<Reins>) -> Router {
         .route("/metrics", get(metrics_text))
         .route("/api/v1/calls", get(calls).post(control::place))
         .route("/api/v1/calls/{id}", get(call).delete(control::hang_up))
+        .route("/api/v1/calls/{id}/images", get(images::list).post(images::give))
+        .route("/api/v1/calls/{id}/images/{number}", get(images::one))
+        .route("/api/v1/calls/{id}/show", post(images::show))
+        .route("/api/v1/calls/{id}/captions", post(images::captions))
         .route("/api/v1/calls/{id}/{verb}", post(control::act))
         .route("/api/v1/sip-trace", post(trace::start).delete(trace::stop))
         .fallback(nowhere)
