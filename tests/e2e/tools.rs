@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -233,7 +234,7 @@ fn a_trigger_has_the_agent_speak_and_a_pause_leaves_a_hole_in_the_recording() {
     let appliance = appliance(
         &providers,
         &[
-            r#"agent.watcher={kind="pipeline", stt="s", llm="l", tts="t"}"#.to_owned(),
+            r#"agent.watcher={kind="pipeline", stt="s", llm="l", tts="t", on_start=[{say="Welcome to the house."}, {show="snapshot"}, {trigger="visitor"}]}"#.to_owned(),
             r#"agent.quiet={kind="pipeline", stt="s", llm="l", tts="t", sight="off"}"#.to_owned(),
             r#"trigger=[
                 {name="visitor", agents=["watcher"], class="face", for_s=0.5, ask="somebody stands there"},
@@ -241,7 +242,7 @@ fn a_trigger_has_the_agent_speak_and_a_pause_leaves_a_hole_in_the_recording() {
                 {name="resume", agents=["quiet"], after_s=6, tool="pause_recording", arguments={paused=false}},
             ]"#
             .replace('\n', " "),
-            r#"route=[{to="100", agent="watcher", detect=["faces"], censor=false, record=false}, {to="101", agent="quiet", detect=[], censor=false}]"#.to_owned(),
+            r#"route=[{to="100", agent="watcher", detect=["faces"], censor=false}, {to="101", agent="quiet", detect=[], censor=false}]"#.to_owned(),
         ],
     );
     let clip = Packetized::read(&media("face.mp4"), 1);
@@ -275,12 +276,41 @@ fn a_trigger_has_the_agent_speak_and_a_pause_leaves_a_hole_in_the_recording() {
     };
     let spoken = heard.audio.packets.iter().filter(|packet| loud(&packet.payload)).count();
     assert!(spoken > 15, "the agent speaks for {spoken} packets");
+    judge_start(&appliance.call_record(&recording_to(&appliance, "100")));
     judge_pause(&appliance);
+}
+
+/// The finished recording of the call to this number.
+fn recording_to(appliance: &Appliance, number: &str) -> PathBuf {
+    let end = format!("_{number}");
+    let is_it = |file: &PathBuf| {
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        stem.ends_with(&end) && file.with_extension("json").exists()
+    };
+    let found = wait_for(Duration::from_secs(12), || appliance.recordings().into_iter().find(is_it));
+    found.unwrap_or_else(|| panic!("no recording to {number}: {:?}", appliance.recordings()))
+}
+
+/// What is done at the answer is done in order: said, shown, and only then the trigger begins.
+fn judge_start(record: &Value) {
+    let first = |kind: &str, word: &str| {
+        let all = record["events"].as_array().expect("events");
+        let found = all.iter().position(|event| event["kind"] == kind && event.to_string().contains(word));
+        found.unwrap_or_else(|| panic!("no {kind} with {word:?}: {record:#}"))
+    };
+    let order = [
+        first("agent.tool_called", "snapshot"),
+        first("image.shown", ""),
+        first("agent.reply", "Welcome to the house."),
+        first("trigger.fired", "visitor"),
+        first("agent.noted", "somebody stands there"),
+    ];
+    assert!(order.is_sorted(), "{order:?}: {record:#}");
 }
 
 /// Silence in the sound, no picture, and the clock goes on.
 fn judge_pause(appliance: &Appliance) {
-    let file = appliance.finished_recording();
+    let file = recording_to(appliance, "101");
     let record = appliance.call_record(&file);
     let paused = |kind: &str| {
         let all = record["events"].as_array().expect("events");
