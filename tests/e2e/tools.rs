@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use crate::harness::emulators::models::Reply;
 use crate::harness::emulators::openai_realtime;
 use crate::harness::emulators::providers::Providers;
 use crate::harness::picture::times_of;
+use crate::harness::process::output_of;
 use crate::harness::sound::{self, level_db};
 use crate::harness::uac::{Answer, Caller, Packetized, Sending};
 use crate::harness::{media, turn, wait_for};
@@ -231,10 +233,20 @@ fn a_trigger_has_the_agent_speak_and_a_pause_leaves_a_hole_in_the_recording() {
         }
         _ => say("All right."),
     });
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let card = folder.path().join("card.jpg");
+    output_of(
+        Command::new("ffmpeg")
+            .args(["-hide_banner", "-loglevel", "error", "-nostdin", "-i"])
+            .arg(media("face.mp4"))
+            .args(["-frames:v", "1"])
+            .arg(&card),
+    );
     let appliance = appliance(
         &providers,
         &[
-            r#"agent.watcher={kind="pipeline", stt="s", llm="l", tts="t", on_start=[{say="Welcome to the house."}, {show="snapshot"}, {trigger="visitor"}]}"#.to_owned(),
+            format!(r#"picture.card={{file="{}"}}"#, card.display()),
+            r#"agent.watcher={kind="pipeline", stt="s", llm="l", tts="t", on_start=[{say="Welcome to the house."}, {show="card"}, {trigger="visitor"}]}"#.to_owned(),
             r#"agent.quiet={kind="pipeline", stt="s", llm="l", tts="t", sight="off"}"#.to_owned(),
             r#"trigger=[
                 {name="visitor", agents=["watcher"], class="face", for_s=0.5, ask="somebody stands there"},
@@ -299,7 +311,7 @@ fn judge_start(record: &Value) {
         found.unwrap_or_else(|| panic!("no {kind} with {word:?}: {record:#}"))
     };
     let order = [
-        first("agent.tool_called", "snapshot"),
+        first("agent.tool_called", "card"),
         first("image.shown", ""),
         first("agent.reply", "Welcome to the house."),
         first("trigger.fired", "visitor"),
