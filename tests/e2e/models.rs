@@ -13,7 +13,7 @@ use crate::harness::emulators::{gemini_live, openai_realtime};
 use crate::harness::picture::{Clip, judge_face, read};
 use crate::harness::sound::{from_mu_law, level_db, to_mu_law};
 use crate::harness::uac::{Caller, Packetized, Sending};
-use crate::harness::{media, turn};
+use crate::harness::{media, turn, wait_for};
 use crate::talk::{events, number, silence, spoken};
 
 fn appliance(vendor: &str, url: &str) -> Appliance {
@@ -172,8 +172,11 @@ fn turns_of_a_realtime_agent_can_be_the_applications() {
     ]);
     let asked = |kind: &str| openai_realtime::lock(&rules).seen.iter().any(|seen| seen.kind == kind);
     let act = |action: &str| {
-        let live = appliance.live_calls();
-        let id = live[0]["id"].as_str().expect("an id");
+        let live = wait_for(Duration::from_secs(3), || {
+            appliance.live_calls().into_iter().find(|call| call["state"] == "established")
+        });
+        let live = live.expect("a call");
+        let id = live["id"].as_str().expect("an id");
         appliance.api("POST", &format!("/api/v1/calls/{id}/turn"), &format!(r#"{{"action":"{action}"}}"#))
     };
     let mut other = Caller::new(&appliance.uri().replace("sip:mirror", "sip:g"));
