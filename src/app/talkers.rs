@@ -44,11 +44,14 @@ const THEIRS: TurnsOf =
 /// Hz until a call says otherwise.
 const RATE: u32 = 8_000;
 
+/// How an agent looks, and the language it speaks; empty: as it is written.
+type Way = (Sight, String);
+
 /// Every agent that talks, ready for calls, and the model that looks for those who cannot.
 #[derive(Default)]
 pub struct Talkers {
     /// By name, and once for each way its routes have it look, and each language.
-    agents: BTreeMap<String, Vec<((Sight, String), Arc<Agent>)>>,
+    agents: BTreeMap<String, Vec<(Way, Arc<Agent>)>>,
     gallery: Gallery,
     describing: Option<Describing>,
     clock: Option<Clock>,
