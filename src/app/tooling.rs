@@ -16,7 +16,7 @@ use crate::engine::talk::toolbox::{SharedDoor, ToolSet};
 use crate::talk::link::Services;
 use crate::talk::message::ToolSpec;
 use crate::talk::tools::http::{self, Service};
-use crate::talk::tools::unlock::{self, Door, Opening, Pin, Resting, UNLOCK};
+use crate::talk::tools::unlock::{self, Allowed, Door, Opening, Pin, Resting, UNLOCK};
 use crate::talk::tools::{self, NAMES, Policy};
 use crate::talk::trigger::{Action, Trigger, When};
 
@@ -171,7 +171,8 @@ fn door(name: &str, unlock: &Unlock) -> Door {
         present: Some(unlock.present.clone())
             .filter(|class| !class.is_empty())
             .map(|class| (class, unlock.present_within)),
-        callers: unlock.callers.clone(),
+        // Each was read before.
+        callers: unlock.callers.iter().filter_map(|text| Allowed::parse(text).ok()).collect(),
     }
 }
 

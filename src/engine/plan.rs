@@ -399,6 +399,8 @@ pub struct Label {
     pub display_name: String,
     /// The identity its network stands by, when that network is believed (RFC 3325).
     pub asserted: Option<String>,
+    /// The user it proved to be, by its password.
+    pub proven: Option<String>,
     /// Whom the call was for before it was diverted.
     pub diverted_by: Option<String>,
     /// `X-Room-ID`, else the Call-ID.

@@ -41,6 +41,7 @@ pub(super) fn label_of(invite: &Incoming, believed: bool) -> Label {
     Label {
         display_name: display.filter(|_| !hidden).unwrap_or_default(),
         asserted: identity.as_ref().filter(|_| !hidden).map(user),
+        proven: invite.user.clone(),
         diverted_by: first_diverting(headers).as_ref().map(user).filter(|user| !user.is_empty()),
         room: first("X-Room-ID").unwrap_or_else(|| shown(&invite.call_id)),
         session: first("X-Session-ID").unwrap_or_else(|| from.clone()),

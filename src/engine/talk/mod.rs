@@ -51,6 +51,7 @@ use crate::talk::link::{
 use crate::talk::message::{Delta, Failure};
 use crate::talk::sight::Reason;
 use crate::talk::sight::description::Seen;
+use crate::talk::tools::unlock::Who;
 use crate::talk::wire::decision::Verdict;
 use crate::vision::appearance::Appearance;
 use crate::worker::ears::{Ears, Listener};
@@ -171,8 +172,7 @@ pub struct Parts {
     /// What applications give.
     pub given: Receiver<Given, Fifo>,
     pub seen: Option<Receiver<Appearance, Fifo>>,
-    /// Who calls, as admission believes it.
-    pub caller: String,
+    pub caller: Who,
 }
 
 impl Parts {

@@ -31,7 +31,7 @@ use crate::talk::link::{Services, service};
 use crate::talk::message::{Image, ToolCall, ToolSpec};
 use crate::talk::sight::description::NotSeen;
 use crate::talk::tools::http::Service;
-use crate::talk::tools::unlock::{Door, Doors, Resting, UNLOCK};
+use crate::talk::tools::unlock::{Door, Doors, Resting, UNLOCK, Who};
 use crate::talk::tools::{Gatekeeper, Policies, Wanted};
 use crate::talk::trigger::{Trigger, Triggers, When};
 use crate::vision::appearance::Appearance;
@@ -125,8 +125,7 @@ type Working = Pin<Box<dyn Future<Output = (String, Worked)> + Send>>;
 /// What a toolbox is made of.
 pub struct Tooling {
     pub call: CallId,
-    /// Who calls.
-    pub caller: String,
+    pub caller: Who,
     pub events: Sender<Event, Fifo>,
     /// What the model is told of. Nothing else is done for it.
     pub offered: Vec<ToolSpec>,
@@ -479,7 +478,8 @@ mod tests {
     }
 
     fn of_set(set: ToolSet, offered: Vec<ToolSpec>, events: Sender<Event, Fifo>) -> Toolbox {
-        let (caller, set) = ("sip:door@10.0.0.9".to_owned(), Arc::new(set));
+        let caller = Who { shown: "sip:door@10.0.0.9".to_owned(), ..Who::default() };
+        let set = Arc::new(set);
         let (seen, pictures) = (None, None);
         Toolbox::new(Tooling { call: CallId(1), caller, events, offered, set, seen, pictures })
     }
