@@ -306,6 +306,8 @@ impl Seeing {
             self.take_pictures(wait);
             self.take_orders();
             while let Some(chosen) = self.watch.poll(Instant::now()) {
+                // Whoever has the answer finds it counted.
+                self.tell(self.watch.counters());
                 self.answer(chosen, &mut stills);
             }
             // After what a turn waits for, and one at a time: a gate takes up to a tenth of a second.

@@ -64,9 +64,9 @@ fn size_of(request: &Request) -> (u64, usize) {
     (words.sum(), request.image_count())
 }
 
-/// Whether the sizes from the tenth minute on are no other than those before.
+/// Whether the sizes of the second quarter of an hour are no other than those of the first.
 fn is_level(sizes: &[(u64, usize)]) -> bool {
-    let (early, late) = sizes.split_at(sizes.len() / 3);
+    let (early, late) = sizes.split_at(sizes.len() / 2);
     let most = |part: &[(u64, usize)]| part.iter().map(|(tokens, _)| *tokens).max().unwrap_or(0);
     most(late) <= most(early) + most(early) / 20
 }
