@@ -14,15 +14,27 @@ use crate::harness::picture::{Clip, judge_face, read};
 use crate::harness::sound::{from_mu_law, level_db, to_mu_law};
 use crate::harness::uac::{Caller, Packetized, Sending};
 use crate::harness::{media, turn, wait_for};
+use crate::images::{data_url, made};
 use crate::talk::{events, number, silence, spoken};
 
 fn appliance(vendor: &str, url: &str) -> Appliance {
     Appliance::start(&[
         &format!(r#"realtime.model={{provider="{vendor}", base_url="{url}", model="m", api_key="key"}}"#),
-        r#"agent.a={kind="realtime", realtime="model", sight="turn"}"#,
+        &format!(
+            r#"agent.a={{kind="realtime", realtime="model", sight="turn",
+                context=[{{text="The plan of the house.", image="{}"}}]}}"#,
+            plan()
+        ),
         r#"route=[{to="*", agent="a", detect=[]}]"#,
         "recording.min_free_gib=0",
     ])
+}
+
+/// A small picture as a data URL.
+fn plan() -> String {
+    let file = tempfile::Builder::new().suffix(".png").tempfile().expect("a temporary file");
+    let bytes = made(&["-f", "lavfi", "-i", "testsrc2=size=64x48:rate=1"], file.path());
+    data_url("image/png", &bytes)
 }
 
 /// One call: a question after a second and a half, pictures all the time. What the caller heard, what it said as
@@ -86,6 +98,12 @@ fn openai_hears_and_answers_a_g711_call_byte_for_byte_and_sees_the_caller() {
     let is_image = |event: &Value| event.to_string().contains("data:image/jpeg;base64,/9j/");
     let images =
         rules.seen.iter().filter(|seen| seen.kind == "conversation.item.create" && is_image(&seen.event));
+    let plan = rules.seen.iter().find(|seen| seen.kind == "conversation.item.create").expect("an item");
+    let told = plan.event.to_string();
+    assert!(
+        told.contains("The plan of the house.") && told.contains("data:image/png;base64,"),
+        "{told:.200}"
+    );
     assert!(images.count() >= 1, "a picture of the turn is in the conversation");
     assert_eq!(events(&record, "agent.reply")[0]["text"], "I see a person.");
     assert!(events(&record, "vision.sent").iter().all(|sent| number(sent, "age_ms") <= 150.0), "{record:#}");
@@ -103,6 +121,9 @@ fn gemini_hears_sees_and_answers() {
     let (heard, _, end_s, record) = question(&appliance, 3.5);
     let rules = gemini_live::lock(&rules);
     assert_eq!(rules.refused, [""; 0]);
+    let plan = rules.seen.iter().find(|seen| seen.kind == "clientContent").expect("what it knows before");
+    let told = plan.message.to_string();
+    assert!(told.contains("The plan of the house.") && told.contains("image/png"), "{told:.200}");
     let kinds = |kind: &str| rules.seen.iter().filter(|seen| seen.kind == kind).count();
     assert!(kinds("audio") > 50 && kinds("video") >= 1, "{} {}", kinds("audio"), kinds("video"));
     let level = |payload: &[u8]| level_db(&payload.iter().map(|byte| from_mu_law(*byte)).collect::<Vec<_>>());
