@@ -14,6 +14,7 @@ use eyeline::media::audio::{Pcm, block_samples};
 use eyeline::media::filter::Gate;
 use eyeline::media::frame::Size;
 use eyeline::media::pool::FramePool;
+use eyeline::record::pauses::Pauses;
 use eyeline::record::recorder::{
     PictureInput, RecordAudio, RecordVideo, RecorderInputs, RecorderReport, RecorderSettings, SoundLayout,
     run,
@@ -45,6 +46,7 @@ fn settings(path: &Path) -> RecorderSettings {
             expected: true,
         }),
         audio: Some(RecordAudio { rate: 16_000, layout: SoundLayout::Stereo }),
+        pauses: Pauses::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::app::config::settings::{
     self, Busy, Config, DEFAULT_RECORDING, MirrorAudio, OnFailure, RecordVideo, Style, Transform, Word,
 };
-use crate::app::detectors::Detectors;
+use crate::app::detectors::{Detectors, watches};
 use crate::app::device;
 use crate::app::signalling;
 use crate::app::signalling::origin::Origins;
@@ -293,20 +293,23 @@ fn route(
     route: &settings::Route,
 ) -> Result<Route, String> {
     let agent = config.agents.get(&route.agent).cloned().unwrap_or_default();
+    let sight = route.sight.unwrap_or(agent.sight());
+    let talks = matches!(agent, settings::Agent::Pipeline(_) | settings::Agent::Realtime(_));
+    let watch = if talks { None } else { talkers.watch(config, sight) };
     let behaviour = match agent {
-        settings::Agent::Mirror { audio, greeting } => Behaviour::Mirror(Mirror {
+        settings::Agent::Mirror { audio, greeting, .. } => Behaviour::Mirror(Mirror {
             greeting: if audio == MirrorAudio::Greeting { greeting } else { String::new() },
             echo: audio != MirrorAudio::Silence,
         }),
         settings::Agent::Pipeline(settings) | settings::Agent::Realtime(settings) => {
             let agent = talkers
-                .agent_named(&route.agent)
+                .agent_named(&route.agent, sight)
                 .ok_or_else(|| format!("agent {:?} is not there", route.agent))?;
             let texts = [settings.disclosure, settings.display_name, route.agent.clone()];
             let text = texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
             Behaviour::Talk(TalkBehaviour { agent: agent.clone(), text })
         }
-        settings::Agent::Record => {
+        settings::Agent::Record { .. } => {
             Behaviour::Record(Record { greeting: String::new(), text: "this call is recorded".to_owned() })
         }
     };
@@ -318,7 +321,7 @@ fn route(
         headers: route.headers.iter().map(|(name, glob)| (name.clone(), glob.clone())).collect(),
         agent: route.agent.clone(),
         behaviour,
-        room: room(config, detectors, route)?,
+        room: Room { watch, ..room(config, detectors, route)? },
         video: route.video,
         display_name: route.display_name.clone(),
         ring: route.ring,
@@ -335,13 +338,16 @@ fn room(config: &Config, detectors: &Detectors, route: &settings::Route) -> Resu
     };
     // A detector that already looks at every picture for the gate need not look again for its boxes.
     let gated = gate.as_ref().map_or(Vec::new(), |gate| gate.detectors.clone());
-    let observers = route.detect.iter().filter(|name| !gated.contains(name)).cloned().collect();
+    // Unless somebody waits for what it finds: the gate tells nobody.
+    let needed = |name: &&String| !gated.contains(name) || watches(config, &route.agent);
+    let observers = route.detect.iter().filter(needed).cloned().collect();
     let recording = route
         .record
         .as_deref()
         .and_then(|name| config.recording.get(name).or_else(|| config.recording.get(DEFAULT_RECORDING)));
     Ok(Room {
         reach: Reach::default(),
+        watch: None,
         gate,
         look: look(config, observers)?,
         video_out: VideoOut {

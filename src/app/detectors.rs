@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::app::config::settings::{Config, Detector as DetectorConfig};
+use crate::app::config::settings::{Agent, Config, Detector as DetectorConfig, Route};
+use crate::app::config::tools::settings::Trigger;
 use crate::engine::Catalogue;
 use crate::inference::manifest::ModelSpec;
 use crate::inference::store::{Sizing, Store};
@@ -22,6 +23,17 @@ struct Entry {
     labels: Vec<String>,
 }
 
+/// Whether an agent wants to know what comes into the picture.
+pub fn watches(config: &Config, agent: &str) -> bool {
+    let talks = matches!(config.agents.get(agent), Some(Agent::Pipeline(_) | Agent::Realtime(_)));
+    let triggers = &config.tools.triggers;
+    let waits = |trigger: &Trigger| {
+        !trigger.class.is_empty()
+            && (trigger.agents.is_empty() || trigger.agents.iter().any(|name| name == agent))
+    };
+    talks && (triggers.iter().any(waits) || config.tools.doors.values().any(|door| !door.present.is_empty()))
+}
+
 /// The detectors in use.
 pub struct Detectors {
     worker: Option<Worker>,
@@ -35,7 +47,8 @@ impl Detectors {
     pub fn load(config: &Config) -> Self {
         let censors = config.routes.iter().any(|route| route.censor && route.video);
         let targets: Vec<String> = if censors { lower(&config.censor.targets) } else { Vec::new() };
-        let observed = config.routes.iter().filter(|route| route.video && config.overlay.boxes);
+        let looks = |route: &&Route| route.video && (config.overlay.boxes || watches(config, &route.agent));
+        let observed = config.routes.iter().filter(looks);
         let wanted: BTreeSet<&String> = observed.flat_map(|route| &route.detect).collect();
         let mut detectors = Detectors { worker: None, entries: BTreeMap::new(), targets };
         if wanted.is_empty() && detectors.targets.is_empty() {

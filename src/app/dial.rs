@@ -315,6 +315,7 @@ fn room(arguments: &CallArguments, config: &Config, received: Option<PathBuf>) -
     Room {
         reach: Reach::default(),
         gate: None,
+        watch: None,
         look: Look {
             observers: Vec::new(),
             overlay: OverlaySettings { boxes: false, watermark: None },

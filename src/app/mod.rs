@@ -23,4 +23,5 @@ mod streams;
 mod talkers;
 pub mod target;
 pub mod timeline;
+mod tooling;
 pub mod watch;

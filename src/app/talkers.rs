@@ -4,41 +4,53 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::app::config::decisions::DecisionKind;
 use crate::app::config::settings::speech::{
-    ContextRole, Endpointing, ImageDetail, ImageFormat, Provider, Resize, Service, Sight, Speaking, Talk,
-    TurnDetection, Vendor, Vision,
+    ContextRole, Endpointing, ImageDetail, ImageFormat, Prices, Provider, Resize, Service, Sight, Speaking,
+    Talk, TurnDetection, Vendor, Vision,
 };
-use crate::app::config::settings::{Agent as AgentConfig, Config};
+use crate::app::config::settings::{Agent as AgentConfig, Config, Route};
 use crate::app::config::talk::read::{milliseconds, usual_variable};
+use crate::app::tooling::Tooling;
 use crate::base::time::Clock;
 use crate::codec::still::encode::{StillFormat, StillSettings};
 use crate::codec::still::fit::{Fit, Strategy};
 use crate::engine::sight::SightSettings;
 use crate::engine::talk::realtime::Realtime;
+use crate::engine::talk::seeing::{Describing, SeeingSettings};
 use crate::engine::talk::{Agent, Mind, Pipeline};
 use crate::inference::store::{ModelFile, Store};
 use crate::talk::context::ContextSettings;
 use crate::talk::conversation::ConversationSettings;
 use crate::talk::hear::{EndpointingMode, HearingSettings, Turns};
-use crate::talk::link::{Http, LinkSettings, Models, Transcribers, Voices};
+use crate::talk::link::{DecisionSettings, Decisions, Http, LinkSettings, Models, Transcribers, Voices};
 use crate::talk::message::{self, Detail, Endpoint, Message, Role};
-use crate::talk::realtime::RealtimeSettings;
+use crate::talk::realtime::{RealtimeSettings, Turns as TurnsOf};
+use crate::talk::sight::Mode;
+use crate::talk::sight::budget::BudgetSettings;
+use crate::talk::sight::describe::DescribeSettings;
 use crate::talk::sight::sampler::SamplerSettings;
 use crate::talk::sight::watch::WatchSettings;
-use crate::talk::tools;
 use crate::worker::ears::{Ears, EarsSettings};
 
 /// The models that listen, by their names in the manifest.
 const VOICE_MODEL: &str = "silero-vad";
 const TURN_MODEL: &str = "smart-turn-v3.2";
+/// A realtime provider ends turns; whether it is interrupted is decided here.
+const THEIRS: TurnsOf =
+    TurnsOf::Theirs { silence_ms: None, prefix_ms: None, threshold: None, interrupts: false };
 /// Hz until a call says otherwise.
 const RATE: u32 = 8_000;
 
-/// Every agent that talks, ready for calls.
+/// Every agent that talks, ready for calls, and the model that looks for those who cannot.
 #[derive(Default)]
 pub struct Talkers {
-    agents: BTreeMap<String, Arc<Agent>>,
+    /// By name, and once for each way its routes have it look.
+    agents: BTreeMap<String, Vec<(Sight, Arc<Agent>)>>,
+    describing: Option<Describing>,
+    clock: Option<Clock>,
     ears: Option<Ears>,
+    tooling: Tooling,
     judges_turns: bool,
     /// What is missing, in words.
     problems: Vec<String>,
@@ -47,27 +59,74 @@ pub struct Talkers {
 impl Talkers {
     /// Starts what the configured agents need. What cannot be had costs only itself.
     pub fn start(config: &Config, clock: Clock) -> Self {
-        let mut talkers = Talkers::default();
+        let http = Http::new();
+        let mut talkers =
+            Talkers { describing: describing(config, &http), clock: Some(clock), ..Talkers::default() };
         let speaking =
             |agent: &AgentConfig| matches!(agent, AgentConfig::Pipeline(_) | AgentConfig::Realtime(_));
         if !config.agents.values().any(speaking) {
             return talkers;
         }
         talkers.ears = talkers.listen(config);
-        let http = Http::new();
+        talkers.tooling = Tooling::new(config);
         for (name, agent) in &config.agents {
-            let made = match agent {
-                AgentConfig::Pipeline(settings) => talkers.agent(config, clock, &http, name, settings),
-                AgentConfig::Realtime(settings) => talkers.realtime(config, clock, &http, name, settings),
-                AgentConfig::Mirror { .. } | AgentConfig::Record => continue,
-            };
-            talkers.agents.insert(name.clone(), Arc::new(made));
+            let of_route =
+                |route: &Route| Some(route.sight.unwrap_or(agent.sight())).filter(|_| route.agent == *name);
+            let mut sights = vec![agent.sight()];
+            sights.extend(config.routes.iter().filter_map(of_route));
+            for sight in sights {
+                if talkers.agent_named(name, sight).is_some() {
+                    continue;
+                }
+                let looking = |settings: &Speaking| Speaking { sight, ..settings.clone() };
+                let made = match agent {
+                    AgentConfig::Pipeline(own) => talkers.agent(config, clock, &http, name, &looking(own)),
+                    AgentConfig::Realtime(own) => talkers.realtime(config, clock, &http, name, &looking(own)),
+                    AgentConfig::Mirror { .. } | AgentConfig::Record { .. } => break,
+                };
+                let blind = made.seeing.as_ref().and_then(|seeing| seeing.blind.as_ref());
+                talkers.problems.extend(blind.map(|why| format!("agent {name} gets no pictures: {why}")));
+                talkers.agents.entry(name.clone()).or_default().push((sight, Arc::new(made)));
+            }
         }
         talkers
     }
 
-    pub fn agent_named(&self, name: &str) -> Option<&Arc<Agent>> {
-        self.agents.get(name)
+    /// The agent of that name, looking that way.
+    pub fn agent_named(&self, name: &str, sight: Sight) -> Option<&Arc<Agent>> {
+        let ways = self.agents.get(name)?;
+        ways.iter().find(|(own, _)| *own == sight).map(|(_, agent)| agent)
+    }
+
+    /// How calls of an agent that does not talk are looked at. `None`: nobody would look.
+    pub fn watch(&self, config: &Config, sight: Sight) -> Option<Arc<SeeingSettings>> {
+        self.seeing(config, self.clock?, sight, None).filter(SeeingSettings::looks).map(Arc::new)
+    }
+
+    /// `model`: the agent's own, where it has one.
+    fn seeing(
+        &self,
+        config: &Config,
+        clock: Clock,
+        looks: Sight,
+        model: Option<&Provider>,
+    ) -> Option<SeeingSettings> {
+        let mode = match looks {
+            Sight::Off => return None,
+            Sight::Turn => Mode::Turn,
+            Sight::Live => Mode::Live,
+            Sight::Continuous => Mode::Continuous,
+        };
+        let sees = model.is_some_and(Provider::can_see);
+        let blind = model.filter(|model| !sees && mode != Mode::Continuous && !model.can_see());
+        Some(SeeingSettings {
+            mode,
+            sight: sight(&config.vision, clock),
+            sees,
+            blind: blind.map(|model| format!("{:?} is not known to see", model.model)),
+            describing: self.describing.clone(),
+            budget: budget(&config.vision, model.map_or_else(Prices::default, |model| model.prices)),
+        })
     }
 
     pub fn problems(&self) -> &[String] {
@@ -117,18 +176,17 @@ impl Talkers {
                 ..Endpoint::new("espeak", message::Vendor::Espeak)
             });
         }
-        let sees = settings.sight != Sight::Off
-            && settings
-                .llm
-                .first()
-                .and_then(|name| config.providers.llm.get(name))
-                .is_some_and(Provider::can_see);
+        let model = settings.llm.first().and_then(|name| config.providers.llm.get(name));
+        let seeing = self.seeing(config, clock, settings.sight, model);
+        let decisions = decisions(config, clock, http);
         Agent {
             name: name.to_owned(),
-            conversation: conversation(config, settings, sees),
+            conversation: ConversationSettings {
+                decided_within: decisions.as_ref().map(Decisions::timeout),
+                ..conversation(config, settings, seeing.as_ref(), &self.tooling)
+            },
             hearing: hearing(&config.talk, self.judges_turns),
-            sight: sees.then(|| sight(&config.vision, clock)),
-            samples: false,
+            seeing,
             mind: Mind::Pipeline(Pipeline {
                 models: Arc::new(Models::new(http, list(Service::Language, &settings.llm), links)),
                 transcribers: Arc::new(Transcribers::new(
@@ -139,13 +197,15 @@ impl Talkers {
                 voices: Arc::new(Voices::new(http, voices, links)),
             }),
             ears: self.ears.clone(),
+            decisions,
+            tools: Arc::new(self.tooling.set(config, name, settings)),
         }
     }
 
     fn realtime(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
         let provider = config.providers.realtime.get(&settings.realtime).cloned().unwrap_or_default();
-        let sees = settings.sight != Sight::Off && provider.can_see();
-        let talks = conversation(config, settings, sees);
+        let seeing = self.seeing(config, clock, settings.sight, Some(&provider));
+        let talks = conversation(config, settings, seeing.as_ref(), &self.tooling);
         let espeak = Endpoint {
             language: language(&settings.language),
             ..Endpoint::new("espeak", message::Vendor::Espeak)
@@ -156,8 +216,12 @@ impl Talkers {
                 instructions: settings.instructions.clone(),
                 tools: talks.context.tools.clone(),
                 history: talks.pinned.clone(),
-                sees,
+                sees: seeing.as_ref().is_some_and(|seeing| seeing.sees),
                 keep_images: settings.keep_images as usize,
+                turns: match config.talk.turn_detection {
+                    TurnDetection::Manual => TurnsOf::Ours,
+                    TurnDetection::Auto | TurnDetection::SmartTurn | TurnDetection::Vad => THEIRS,
+                },
                 ..RealtimeSettings::default()
             },
             voices: Arc::new(Voices::new(http, vec![espeak], LinkSettings::default())),
@@ -166,10 +230,12 @@ impl Talkers {
             name: name.to_owned(),
             conversation: talks,
             hearing: hearing(&config.talk, self.judges_turns),
-            sight: sees.then(|| sight(&config.vision, clock)),
-            samples: settings.sight == Sight::Live,
+            seeing,
             mind: Mind::Realtime(Box::new(realtime)),
             ears: self.ears.clone(),
+            // It answers by itself.
+            decisions: None,
+            tools: Arc::new(self.tooling.set(config, name, settings)),
         }
     }
 }
@@ -216,13 +282,18 @@ fn key(provider: &Provider) -> String {
     }
 }
 
-fn conversation(config: &Config, agent: &Speaking, sees: bool) -> ConversationSettings {
-    let tools =
-        agent.tools.iter().filter(|name| sees || *name != "look").filter_map(|name| tools::spec(name));
+fn conversation(
+    config: &Config,
+    agent: &Speaking,
+    seeing: Option<&SeeingSettings>,
+    tooling: &Tooling,
+) -> ConversationSettings {
+    let looks = seeing.is_some_and(SeeingSettings::looks);
+    let tools = tooling.specs(config, agent, looks);
     ConversationSettings {
         context: ContextSettings {
             instructions: agent.instructions.clone(),
-            tools: tools.collect(),
+            tools,
             keep_images: agent.keep_images as usize,
             ..ContextSettings::default()
         },
@@ -230,11 +301,26 @@ fn conversation(config: &Config, agent: &Speaking, sees: bool) -> ConversationSe
         greeting: agent.greeting.clone(),
         fallback: agent.fallback.clone(),
         preemptive: config.talk.preemptive,
-        sees,
+        // Who is told in words what there is to see needs no pictures with its turns.
+        sees: seeing.is_some_and(|seeing| seeing.sees && seeing.mode != Mode::Continuous),
         pinned: pinned(agent),
         tool_steps: agent.max_tool_steps,
         ..ConversationSettings::default()
     }
+}
+
+/// The application that decides of turns, where there is one.
+fn decisions(config: &Config, clock: Clock, http: &Http) -> Option<Decisions> {
+    let decisions = &config.decisions;
+    let url = decisions.url.clone().filter(|_| decisions.kinds.contains(&DecisionKind::TurnCompleted))?;
+    let settings = DecisionSettings {
+        url,
+        secret: decisions.secret.expose().to_owned(),
+        timeout: decisions.timeout,
+        appliance: config.appliance.name.clone(),
+        clock,
+    };
+    Some(Decisions::new(http, settings))
 }
 
 /// What an agent knows before the first word.
@@ -270,6 +356,37 @@ fn hearing(talk: &Talk, judges_turns: bool) -> HearingSettings {
     hearing.interruption.resume_false_interruption = talk.resume_false_interruption;
     hearing.interruption.false_interruption_timeout = talk.false_interruption_timeout;
     hearing
+}
+
+/// The model of `[vision]`, shared by all calls.
+fn describing(config: &Config, http: &Http) -> Option<Describing> {
+    let vision = &config.vision;
+    if !vision.describes() {
+        return None;
+    }
+    let endpoint = endpoint("vision", &vision.model, &Speaking::default());
+    let links = LinkSettings { patience: vision.model.timeout, ..LinkSettings::default() };
+    Some(Describing {
+        models: Models::new(http, vec![endpoint], links),
+        settings: DescribeSettings {
+            prompt: vision.prompt.clone(),
+            budget: budget(vision, vision.model.prices),
+            ..DescribeSettings::default()
+        },
+        limit: vision.model.timeout,
+    })
+}
+
+fn budget(vision: &Vision, prices: Prices) -> BudgetSettings {
+    BudgetSettings {
+        images: vision.budget_images.into(),
+        tokens: vision.budget_tokens.into(),
+        usd: vision.budget_usd,
+        usd_per_million_in: prices.input,
+        usd_per_million_out: prices.output,
+        usd_per_million_image: prices.image,
+        whole: false,
+    }
 }
 
 fn sight(vision: &Vision, clock: Clock) -> SightSettings {

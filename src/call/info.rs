@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use super::story::{self, Moment};
 use super::{Call, Do, SipDo, State, Tell};
 use crate::engine::plan::Command;
+use crate::engine::talk::TalkOrder;
 use crate::sip::{Body, Headers, Method, RequestId};
 
 /// How long a key is down, and the pause before the next.
 const PRESS: Duration = Duration::from_millis(160);
 const PAUSE: Duration = Duration::from_millis(100);
+/// Stands for a key that nobody is to read.
+const HIDDEN: char = '•';
 /// Keys that wait to be relayed.
 const KEYS_MAX: usize = 64;
 /// After so many refusals in a row the peer is not asked by INFO any more.
@@ -141,11 +144,34 @@ impl Call {
             "application/dtmf-relay" | "application/dtmf" => {
                 self.respond_to(request, 200, None);
                 if let Some(digit) = digit_of(&body.bytes) {
-                    self.tell(Tell::Digit(digit));
+                    self.pressed(digit);
                 }
             }
             _ => self.refuse_beside(request, 415, Some(("Accept", INFO_ACCEPT))),
         }
+    }
+
+    /// A key of the peer: for the agent as it is, for logs and records where it may be read.
+    pub(super) fn pressed(&mut self, digit: char) {
+        let behaviour = &self.settings.behaviour;
+        let hidden = behaviour.hides_digits() || self.recording_paused;
+        if behaviour.talks() {
+            self.out.push_back(Do::Engine(Command::Talk { call: self.id, order: TalkOrder::Digit(digit) }));
+        }
+        self.tell(Tell::Digit(if hidden { HIDDEN } else { digit }));
+    }
+
+    /// From now on nothing is recorded, or everything again. `false`: this call is not recorded.
+    pub fn pause_recording(&mut self, paused: bool) -> bool {
+        if self.settings.room.recording.is_none() {
+            return false;
+        }
+        if std::mem::replace(&mut self.recording_paused, paused) != paused {
+            self.out.push_back(Do::Engine(Command::PauseRecording { call: self.id, paused }));
+            let kind = if paused { "recording.paused" } else { "recording.resumed" };
+            self.tell(Tell::Moment(Moment::new(kind)));
+        }
+        true
     }
 
     /// A text from the peer.
@@ -155,9 +181,8 @@ impl Call {
                 self.refuse_beside(request, 503, Some(("Retry-After", "3600")));
             }
             Ok(text) => {
-                self.beside.texts += 1;
                 self.respond_to(request, 200, None);
-                self.tell(Tell::Moment(Moment::message(&text)));
+                self.take_text(&text);
             }
             Err(415) => self.refuse_beside(request, 415, Some(("Accept", PLAIN))),
             Err(status) => self.refuse_beside(request, status, None),
@@ -173,10 +198,19 @@ impl Call {
     pub fn text(&mut self, text: &str) -> bool {
         let room = self.beside.texts < TEXTS_MAX;
         if room {
-            self.beside.texts += 1;
-            self.tell(Tell::Moment(Moment::message(text)));
+            self.take_text(text);
         }
         room
+    }
+
+    /// It stands in the record; to an agent that talks it is a turn of the caller in writing.
+    fn take_text(&mut self, text: &str) {
+        self.beside.texts += 1;
+        self.tell(Tell::Moment(Moment::message(text)));
+        if self.answered.is_some() && self.settings.behaviour.talks() && !text.trim().is_empty() {
+            let order = TalkOrder::Text(text.to_owned());
+            self.out.push_back(Do::Engine(Command::Talk { call: self.id, order }));
+        }
     }
 }
 

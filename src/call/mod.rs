@@ -173,6 +173,7 @@ pub struct Call {
     reoffer: reoffer::Reoffer,
     hold: reoffer::Hold,
     beside: info::Beside,
+    recording_paused: bool,
     out: VecDeque<Do>,
 }
 
@@ -196,6 +197,7 @@ impl Call {
             answered: None,
             reoffer: reoffer::Reoffer::default(),
             beside: info::Beside::default(),
+            recording_paused: false,
             out: VecDeque::new(),
         }
     }
@@ -373,7 +375,7 @@ impl Call {
             Event::WantsKey { .. } => self.ask_key_by_info(),
             Event::PictureStalled { packets, .. } => self.tell(Tell::Moment(story::stalled(packets))),
             Event::PictureResumed { after_ms, .. } => self.tell(Tell::Moment(story::resumed(after_ms))),
-            Event::Digit { digit, .. } => self.tell(Tell::Digit(digit)),
+            Event::Digit { digit, .. } => self.pressed(digit),
             Event::Told { told, .. } => self.tell(Tell::Moment(story::told(told))),
             // Whoever has all calls grants them.
             Event::Wish { .. } => {}

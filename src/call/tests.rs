@@ -26,6 +26,7 @@ fn settings(origin: u64) -> CallSettings {
         room: Room {
             reach: Reach { trusted: ["192.0.2.0/24".parse().expect("a network")].into(), ..Reach::default() },
             gate: None,
+            watch: None,
             look: Look {
                 observers: Vec::new(),
                 overlay: OverlaySettings::default(),

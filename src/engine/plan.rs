@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::talk::seeing::SeeingSettings;
 use crate::engine::talk::{Agent, TalkOrder, Wish};
 pub use crate::media::access_unit::VideoCodec;
 use crate::media::frame::Size;
@@ -274,6 +275,8 @@ pub enum Command {
     SendDigits { call: CallId, digits: String },
     /// Something for the agent that talks on this call.
     Talk { call: CallId, order: TalkOrder },
+    /// From now on nothing is recorded, or everything again.
+    PauseRecording { call: CallId, paused: bool },
     /// The end; answered by `Stopped`.
     Stop { call: CallId },
 }
@@ -288,6 +291,7 @@ impl Command {
             | Command::SendKey { call }
             | Command::SendDigits { call, .. }
             | Command::Talk { call, .. }
+            | Command::PauseRecording { call, .. }
             | Command::Stop { call } => *call,
         }
     }
@@ -418,6 +422,8 @@ pub struct Plan {
     pub voice: Voice,
     /// An agent that talks; beside it, `voice` is silent.
     pub talk: Option<Arc<Agent>>,
+    /// How a call whose agent does not talk is looked at.
+    pub watch: Option<Arc<SeeingSettings>>,
     pub recording: Option<Recording>,
     pub timeouts: Timeouts,
 }

@@ -141,6 +141,12 @@ impl Engines {
                 self.order(call, Order::Answered);
             }
             Command::Talk { call, order } => self.talk(call, order),
+            Command::PauseRecording { call, paused } => {
+                let done = self.running(call).is_some_and(|running| running.pause_recording(paused));
+                if !done {
+                    tracing::warn!(%call, paused, "the recording does not follow");
+                }
+            }
             Command::SendKey { call } => self.order(call, Order::SendKey),
             Command::SendDigits { call, digits } => self.order(call, Order::SendDigits(digits)),
             Command::Stop { call } => self.stop(now, call),

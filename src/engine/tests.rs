@@ -379,6 +379,7 @@ impl World {
             },
             voice: Voice { greeting: None, then: Then::Echo },
             talk: None,
+            watch: None,
             recording: Some(Recording {
                 place: Place::Exact(self.folder.path().join("call.mp4")),
                 audio: RecordAudio::Stereo,

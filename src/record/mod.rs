@@ -9,6 +9,7 @@
 
 pub mod mux;
 mod part;
+pub mod pauses;
 #[expect(clippy::module_inception, reason = "the call record is what this file holds")]
 pub mod record;
 pub mod recorder;

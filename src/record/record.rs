@@ -202,6 +202,9 @@ pub struct RecordingRecord {
     pub picture_gaps: u64,
     pub audio_gaps: u64,
     pub lost_audio_blocks: u64,
+    /// How long it was paused: nothing of that time is in it.
+    #[serde(default)]
+    pub paused_s: f64,
     /// Why it ended before the call.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<String>,
@@ -219,6 +222,7 @@ impl From<&RecorderReport> for RecordingRecord {
             picture_gaps: report.picture_gaps,
             audio_gaps: report.audio_gaps,
             lost_audio_blocks: report.lost_blocks + report.late_blocks,
+            paused_s: report.paused.as_secs_f64(),
             error: report.error.clone(),
         }
     }

@@ -21,6 +21,7 @@ use crate::media::frame::{CleanFrame, Size};
 use crate::media::pool::FramePool;
 use crate::record::mux::{MuxError, PictureTrack, SoundTrack};
 use crate::record::part::{LAST_PICTURE_NANOS, Packet, Parts, Unit, track_of};
+use crate::record::pauses::Pauses;
 use crate::record::timeline::{Interleave, Next, PictureTimeline, Side, SoundTimeline};
 
 /// The thread looks at its queues at least this often.
@@ -29,6 +30,8 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const FIRST_PICTURE_NANOS: i64 = 1_000_000_000;
 /// At most a second between two fragments and this between two syncs keeps a power cut's loss under two seconds.
 const SYNC_EVERY: Duration = Duration::from_millis(900);
+/// Of one block of sound.
+const BLOCK: Duration = Duration::from_millis(20);
 /// Seekable every two seconds.
 const KEY_INTERVAL_S: u32 = 2;
 
@@ -63,7 +66,7 @@ pub struct RecordAudio {
 }
 
 /// What to record and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct RecorderSettings {
     /// The file; it may exist empty (reserved by [`crate::record::store`]), never with content.
     pub path: PathBuf,
@@ -73,6 +76,8 @@ pub struct RecorderSettings {
     pub origin: Pts,
     pub video: Option<RecordVideo>,
     pub audio: Option<RecordAudio>,
+    /// When nothing is to be kept.
+    pub pauses: Pauses,
 }
 
 /// Where pictures come from.
@@ -114,6 +119,8 @@ pub struct RecorderReport {
     /// What the queues threw away before it could be recorded.
     pub lost_pictures: u64,
     pub lost_blocks: u64,
+    /// How long it was paused: nothing of that time is in it.
+    pub paused: Duration,
     /// Why the recording ended before the call.
     pub error: Option<String>,
 }
@@ -168,6 +175,7 @@ struct Recorder {
     sound: Option<SoundFeed>,
     order: Interleave<Unit, Packet>,
     parts: Parts,
+    pauses: Pauses,
     synced: Instant,
     sound_is_over: bool,
     ends: i64,
@@ -191,6 +199,7 @@ impl Recorder {
             pictures,
             sound,
             parts: Parts::new(settings.path),
+            pauses: settings.pauses,
             synced: Instant::now(),
             sound_is_over: false,
             ends: 0,
@@ -248,45 +257,58 @@ impl Recorder {
 
     /// Waits a little for a picture, or for the caller when there are none. `false`: the queue is closed.
     fn take_picture(&mut self, inputs: &RecorderInputs) -> Result<bool, RecordError> {
-        let feed = self.pictures.as_mut();
         match &inputs.pictures {
             None => Ok(false),
-            Some(PictureInput::Pictures(queue)) => match queue.take_within(PATIENCE) {
-                Taken::Item(picture) => {
-                    if let Some(feed) = feed {
-                        feed.encode(&picture)?.into_iter().for_each(|unit| self.order.picture(unit));
-                    }
-                    Ok(true)
-                }
-                Taken::Empty => Ok(true),
-                Taken::Closed => Ok(false),
-            },
-            Some(PictureInput::Units(queue)) => match queue.take_within(PATIENCE) {
-                Taken::Item(unit) => {
-                    if let Some(feed) = feed {
-                        feed.copy(unit).into_iter().for_each(|unit| self.order.picture(unit));
-                    }
-                    Ok(true)
-                }
-                Taken::Empty => Ok(true),
-                Taken::Closed => Ok(false),
-            },
+            Some(PictureInput::Pictures(queue)) => {
+                let taken = queue.take_within(PATIENCE);
+                let open = !matches!(taken, Taken::Closed);
+                self.picture(taken)?;
+                Ok(open)
+            }
+            Some(PictureInput::Units(queue)) => {
+                let taken = queue.take_within(PATIENCE);
+                let open = !matches!(taken, Taken::Closed);
+                self.unit(taken);
+                Ok(open)
+            }
             Some(PictureInput::Either { units, pictures }) => {
                 let unit = units.take_within(PATIENCE);
                 let over = matches!(unit, Taken::Closed);
                 let picture = pictures.take_within(if over { PATIENCE } else { Duration::ZERO });
                 let closed = over && matches!(picture, Taken::Closed);
-                if let Some(feed) = feed {
-                    if let Taken::Item(unit) = unit {
-                        feed.copy(unit).into_iter().for_each(|unit| self.order.picture(unit));
-                    }
-                    if let Taken::Item(picture) = picture {
-                        feed.encode(&picture)?.into_iter().for_each(|unit| self.order.picture(unit));
-                    }
-                }
+                self.unit(unit);
+                self.picture(picture)?;
                 Ok(!closed)
             }
         }
+    }
+
+    fn picture(&mut self, taken: Taken<CleanFrame>) -> Result<(), RecordError> {
+        let Taken::Item(picture) = taken else { return Ok(()) };
+        let paused = self.is_paused(picture.pts());
+        let Some(feed) = &mut self.pictures else { return Ok(()) };
+        if paused {
+            feed.begun = false;
+        } else {
+            feed.encode(&picture)?.into_iter().for_each(|unit| self.order.picture(unit));
+        }
+        Ok(())
+    }
+
+    fn unit(&mut self, taken: Taken<AccessUnit>) {
+        let Taken::Item(unit) = taken else { return };
+        let paused = self.is_paused(unit.pts);
+        let Some(feed) = &mut self.pictures else { return };
+        if paused {
+            // What follows the pause may not build on what was left out.
+            feed.begun = false;
+        } else {
+            feed.copy(unit).into_iter().for_each(|unit| self.order.picture(unit));
+        }
+    }
+
+    fn is_paused(&self, at: Pts) -> bool {
+        self.pauses.cover(at, Duration::ZERO, self.now())
     }
 
     /// Takes all blocks there are; unless it has `waited` for a picture, it waits a little at the first queue that is
@@ -300,7 +322,8 @@ impl Recorder {
                 match queue.take_within(patience) {
                     Taken::Item(block) => {
                         patience = Duration::ZERO;
-                        if let Some(sound) = &mut self.sound {
+                        let paused = self.pauses.cover(block.pts, BLOCK, self.now());
+                        if let Some(sound) = self.sound.as_mut().filter(|_| !paused) {
                             sound.take(side, &block)?;
                         }
                     }
@@ -389,6 +412,7 @@ impl Recorder {
                 }
             },
             lost_blocks: lost(&inputs.caller) + lost(&inputs.agent),
+            paused: self.pauses.length(Pts::at(self.epoch, Instant::now())),
             error,
         }
     }

@@ -254,6 +254,13 @@ impl Failure {
             Failure::Refused { .. } => false,
         }
     }
+
+    /// Whether it is pictures that are refused: the model cannot see, or not these. Providers say so in words only.
+    pub fn is_about_pictures(&self) -> bool {
+        let Failure::Refused { status: 400 | 404 | 415 | 422, text } = self else { return false };
+        let text = text.to_ascii_lowercase();
+        ["image", "vision", "multimodal", "multi-modal"].iter().any(|word| text.contains(word))
+    }
 }
 
 /// Where and how a provider is reached. Read from `[stt.NAME]`, `[llm.NAME]`, `[tts.NAME]`, `[realtime.NAME]`,

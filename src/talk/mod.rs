@@ -17,4 +17,5 @@ pub mod realtime;
 pub mod sentences;
 pub mod sight;
 pub mod tools;
+pub mod trigger;
 pub mod wire;

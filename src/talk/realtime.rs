@@ -253,10 +253,15 @@ pub trait RealtimeMachine: Send {
     fn handle_sound(&mut self, now: Instant, bytes: &[u8]);
     fn push_image(&mut self, now: Instant, image: Arc<Image>);
     fn drop_image(&mut self, now: Instant, id: u64);
+    /// What a model of its own sees now, in words; the ones before are forgotten. It asks for no answer. A provider that
+    /// takes no words without answering them ignores it.
+    fn scene(&mut self, now: Instant, words: Option<&str>);
     /// The detection on this box hears the caller speak, or no more; only a hint where turns are theirs.
     fn caller_speaks(&mut self, now: Instant, speaks: bool);
     fn begin_turn(&mut self, now: Instant);
     fn commit_turn(&mut self, now: Instant);
+    /// What was said since `begin_turn` is not to be answered. Gemini has no such wish: there the turn stays open.
+    fn clear_turn(&mut self, now: Instant);
     fn heard(&mut self, now: Instant, item: &str, ms: u64);
     fn interrupt(&mut self, now: Instant);
     fn say(&mut self, now: Instant, text: &str);

@@ -8,6 +8,7 @@ use super::dialling::DialReason;
 use super::metadata::check_headers;
 use super::transfer::TransferTo;
 use super::{Dial, Do, UserAgent, Way};
+use crate::base::reply::Reply;
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
@@ -16,6 +17,7 @@ use crate::engine::talk::{TalkOrder, Wish};
 use crate::sip::party::shown;
 use crate::sip::uri::Scheme;
 use crate::sip::{NameAddr, Uri};
+use crate::talk::sight::description::Seen;
 
 /// Keys pressed at once.
 const DIGITS_MAX: usize = 64;
@@ -76,10 +78,21 @@ pub enum Asked {
         call: String,
         text: String,
     },
+    /// What there is to see of the caller now; an empty question asks for nothing in particular.
+    Describe {
+        call: String,
+        question: String,
+        reply: Reply<Seen>,
+    },
     /// The caller's turn is over, or was none.
     Turn {
         call: String,
         commit: bool,
+    },
+    /// Nothing is recorded from now on, or everything again.
+    Record {
+        call: String,
+        paused: bool,
     },
     /// `to` or `with`.
     Transfer {
@@ -102,6 +115,10 @@ pub enum Kind {
     Denied,
     /// Not now.
     Unavailable,
+    /// There has been enough of it in this call.
+    Spent,
+    /// Somebody else, who was asked for it, failed.
+    Upstream,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -176,14 +193,25 @@ impl UserAgent {
             }
             Asked::Say { call, text } => self.talk(now, &call, text_of(text)?, TalkOrder::Say),
             Asked::Text { call, text } => self.talk(now, &call, text_of(text)?, TalkOrder::Text),
+            Asked::Describe { call, question, reply } => self.describe(now, &call, question, reply),
             Asked::Turn { call, commit } => {
                 let order = if commit { TalkOrder::CommitTurn } else { TalkOrder::ClearTurn };
                 let id = self.find(&call)?;
-                if self.calls.get(&id).is_some_and(|call| !call.settings().behaviour.takes_turns()) {
-                    let text = "turns are the agent's own only with kind = \"pipeline\"";
+                if self.calls.get(&id).is_some_and(|call| !call.settings().behaviour.takes_turns(commit)) {
+                    let text = "not for this agent: kind = \"pipeline\", or turn_detection = \"manual\" (Gemini only commits)";
                     return Err(Refused::new(Kind::Conflict, "no_turns", text));
                 }
                 self.talk(now, &call, String::new(), |_| order)
+            }
+            Asked::Record { call, paused } => {
+                let call = self.find_established(&call)?;
+                let mut recorded = false;
+                self.step(now, call, |call| recorded = call.pause_recording(paused));
+                self.settle(now);
+                if !recorded {
+                    return Err(Refused::new(Kind::Conflict, "not_recorded", "the call is not recorded"));
+                }
+                Ok(call)
             }
             Asked::Transfer { call, to, with } => {
                 let call = self.find_established(&call)?;
@@ -222,6 +250,29 @@ impl UserAgent {
         Ok(call)
     }
 
+    /// What there is to see is told by `reply`, in time.
+    fn describe(
+        &mut self,
+        now: Instant,
+        call: &str,
+        question: String,
+        reply: Reply<Seen>,
+    ) -> Result<CallId, Refused> {
+        if question.chars().count() > TEXT_MAX {
+            return Err(Refused::bad("question", format!("at most {TEXT_MAX} characters")));
+        }
+        let call = self.find_established(call)?;
+        let settings = self.calls.get(&call).map(|call| call.settings());
+        if !settings.is_some_and(|settings| settings.behaviour.describes(&settings.room)) {
+            let text = "no model looks at this call: say which in [vision], and not sight = \"off\"";
+            return Err(Refused::new(Kind::Conflict, "no_vision", text));
+        }
+        let order = TalkOrder::Describe { question: question.trim().to_owned(), reply };
+        self.out.push_back(Do::Engine(Command::Talk { call, order }));
+        self.settle(now);
+        Ok(call)
+    }
+
     /// An agent wants something of its own call; it is told what came of it.
     pub(super) fn grant(&mut self, now: Instant, call: CallId, id: String, wish: Wish) {
         let name = call.to_string();
@@ -232,12 +283,19 @@ impl UserAgent {
                 (Asked::Transfer { call: name, to: Some(to), with: None }, "The call is being transferred.")
             }
             Wish::Hold => (Asked::Hold { call: name }, "The caller is on hold."),
+            Wish::Record { paused: true } => {
+                (Asked::Record { call: name, paused: true }, "Nothing is recorded until you resume it.")
+            }
+            Wish::Record { paused: false } => {
+                (Asked::Record { call: name, paused: false }, "The call is recorded again.")
+            }
         };
-        let result = match self.control(now, asked) {
-            Ok(_) => done.to_owned(),
-            Err(refused) => format!("That was refused: {refused}."),
+        let (result, done) = match self.control(now, asked) {
+            Ok(_) => (done.to_owned(), true),
+            Err(refused) => (format!("That was refused: {refused}."), false),
         };
-        self.out.push_back(Do::Engine(Command::Talk { call, order: TalkOrder::Done { id, result } }));
+        let order = TalkOrder::Done { id, result, done };
+        self.out.push_back(Do::Engine(Command::Talk { call, order }));
     }
 
     fn place(&mut self, now: Instant, place: &Place) -> Result<CallId, Refused> {

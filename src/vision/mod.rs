@@ -8,6 +8,7 @@
 //!          ─▶ filters (transforms, resize) ─▶ overlay (boxes of censor and observer, watermark) ─▶ consumers
 //! ```
 
+pub mod appearance;
 pub mod censor;
 pub mod filters;
 pub mod mask;

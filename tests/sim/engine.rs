@@ -79,7 +79,8 @@ impl Engine {
             | Command::Answered { .. }
             | Command::SendKey { .. }
             | Command::SendDigits { .. }
-            | Command::Talk { .. } => None,
+            | Command::Talk { .. }
+            | Command::PauseRecording { .. } => None,
         };
         self.commands.push(command);
         if let Some(event) = event {
@@ -112,6 +113,7 @@ impl Engine {
             Command::SendKey { .. } => "key",
             Command::SendDigits { .. } => "digits",
             Command::Talk { .. } => "talk",
+            Command::PauseRecording { .. } => "pause",
             Command::Stop { .. } => "stop",
         };
         self.commands.iter().map(name).collect::<Vec<_>>().join(" ")

@@ -371,6 +371,7 @@ fn mirror() -> Behaviour {
 fn room() -> Room {
     let max = Size::new(1280, 720);
     Room {
+        watch: None,
         reach: Reach::default(),
         gate: None,
         look: Look {

@@ -6,6 +6,7 @@ use super::settings::{Agent, Config, DEFAULT_RECORDING, Listen, Transport};
 use super::sip;
 use super::sip::check::collide;
 use super::talk;
+use super::tools;
 
 /// Two ports for audio, two for video: one call.
 const PORTS_MIN: u16 = 4;
@@ -16,6 +17,7 @@ pub fn check(config: &Config, reading: &Reading) {
     rtp_ports(config, reading);
     routes(config, reading);
     talk::check::check(config, reading);
+    tools::check::check(config, reading);
     console(config, reading);
 }
 
@@ -48,7 +50,7 @@ fn routes(config: &Config, reading: &Reading) {
                 let help = did_you_mean(&route.agent, config.agents.keys().map(String::as_str));
                 reading.problem(&key("agent"), format!("there is no [agent.{}]{help}", route.agent));
             }
-            Some(Agent::Record) if route.record.is_none() => {
+            Some(Agent::Record { .. }) if route.record.is_none() => {
                 reading.warning(
                     &key("record"),
                     format!("agent {:?} only records, and this is not recorded", route.agent),

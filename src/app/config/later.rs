@@ -5,13 +5,6 @@
 const KEYS: &[&str] = &[
     "detector.*.device",
     "overlay.captions",
-    "vision.provider",
-    "vision.base_url",
-    "vision.model",
-    "vision.api_key",
-    "vision.prompt",
-    "vision.budget_images",
-    "vision.budget_usd",
     "recording.wav",
     "recording.consent",
     "recording.retain_days",
@@ -28,15 +21,11 @@ const KEYS: &[&str] = &[
     "avatar",
     "source",
     "events",
-    "decisions",
 ];
 
 /// Words that later versions take, by key.
-const WORDS: &[(&str, &[&str])] = &[
-    ("agent.*.sight", &["continuous"]),
-    ("recording.video", &["agent", "side_by_side"]),
-    ("agent.*.kind", &["avatar", "bridge", "source"]),
-];
+const WORDS: &[(&str, &[&str])] =
+    &[("recording.video", &["agent", "side_by_side"]), ("agent.*.kind", &["avatar", "bridge", "source"])];
 
 /// Whether a key (`overlay.captions`) belongs to a later version.
 pub fn is_later_key(path: &str) -> bool {

@@ -8,6 +8,7 @@
 //! each part gets its own settings, filled from [`settings::Config`] in `app`.
 
 pub mod check;
+pub mod decisions;
 pub mod file;
 pub mod later;
 pub mod print;
@@ -18,6 +19,7 @@ pub mod section;
 pub mod settings;
 pub mod sip;
 pub mod talk;
+pub mod tools;
 
 use std::path::PathBuf;
 

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::decisions;
 use super::settings::*;
 use super::sip;
 use super::talk;
+use super::tools;
 use crate::media::frame::Size;
 
 /// The whole configuration as TOML.
@@ -19,8 +21,10 @@ pub fn print(config: &Config) -> String {
     media_and_video(&mut page, config);
     vision(&mut page, config);
     talk::print::talk(&mut page, config);
+    tools::print::tools(&mut page, &config.tools);
     recordings(&mut page, config);
     agents_and_routes(&mut page, config);
+    decisions::print(&mut page, &config.decisions);
     page.section("console");
     page.text("listen", &config.console.listen.map(|address| address.to_string()).unwrap_or_default());
     page.text("password", config.console.password.shown());
@@ -176,11 +180,12 @@ fn agents_and_routes(page: &mut Page, config: &Config) {
         page.section(format_args!("agent.{}", key(name)));
         page.word("kind", agent.kind());
         match agent {
-            Agent::Mirror { audio, greeting } => {
+            Agent::Mirror { audio, greeting, sight } => {
                 page.word("audio", *audio);
                 page.text("greeting", greeting);
+                page.word("sight", *sight);
             }
-            Agent::Record => {}
+            Agent::Record { sight } => page.word("sight", *sight),
             Agent::Pipeline(agent) => talk::print::speaking(page, name, agent, false),
             Agent::Realtime(agent) => talk::print::speaking(page, name, agent, true),
         }
@@ -206,6 +211,7 @@ fn agents_and_routes(page: &mut Page, config: &Config) {
         page.texts("detect", &route.detect);
         page.raw("censor", route.censor);
         page.raw("video", route.video);
+        page.text("sight", route.sight.map_or("", |sight| sight.word()));
         page.seconds("ring_s", route.ring);
         page.raw("early_media", route.early_media);
         page.raw("slides", route.slides);

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::decisions;
 use super::file::{Table, Value};
 use super::section::{Reading, Section, did_you_mean, word};
 use super::settings::*;
 use super::sip;
 use super::talk;
+use super::tools;
 use crate::media::frame::Size;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -35,6 +37,8 @@ pub fn config(reading: &Reading, tree: &Table) -> Config {
     talk::read::vision(&root.table("vision"), &mut config.vision);
     talk::read::talk(&root.table("talk"), &mut config.talk);
     talk::read::providers(&root, &mut config);
+    tools::read::tools(&root, &mut config.tools);
+    decisions::read(&root.table("decisions"), &mut config.decisions);
     recordings(&root.table("recording"), &mut config);
     agents(&root.table("agent"), &mut config);
     console(&root.table("console"), &mut config.console);
@@ -303,7 +307,9 @@ fn agents(section: &Section, config: &mut Config) {
     }
     for (name, table) in section.tables() {
         // A broken agent still exists, so that its routes are not reported as well.
-        config.agents.insert(name, agent(&table, None).unwrap_or(Agent::Record));
+        config
+            .agents
+            .insert(name, agent(&table, None).unwrap_or(Agent::Record { sight: speech::Sight::Off }));
     }
 }
 
@@ -328,7 +334,8 @@ fn agent(section: &Section, default: Option<AgentKind>) -> Option<Agent> {
                 0..=500 => Ok(text.to_owned()),
                 _ => Err("at most 500 characters are spoken".to_owned()),
             });
-            Some(Agent::Mirror { audio, greeting })
+            let sight = watching(section);
+            Some(Agent::Mirror { audio, greeting, sight })
         }
         AgentKind::Record => {
             for key in ["audio", "greeting"] {
@@ -336,11 +343,18 @@ fn agent(section: &Section, default: Option<AgentKind>) -> Option<Agent> {
                     section.problem(key, "only an agent of kind \"mirror\" has it");
                 }
             }
-            Some(Agent::Record)
+            Some(Agent::Record { sight: watching(section) })
         }
         AgentKind::Pipeline => Some(Agent::Pipeline(Box::new(talk::read::speaking(section, false)))),
         AgentKind::Realtime => Some(Agent::Realtime(Box::new(talk::read::speaking(section, true)))),
     }
+}
+
+/// Of an agent that does not talk: a picture when somebody asks, or all the time.
+fn watching(section: &Section) -> speech::Sight {
+    let mut sight = speech::Sight::Turn;
+    section.word("sight", &mut sight);
+    sight
 }
 
 fn route(section: &Section, defaults: &Route) -> Route {
@@ -359,6 +373,10 @@ fn route(section: &Section, defaults: &Route) -> Route {
     section.list("detect", &mut route.detect, |text| Ok(text.to_owned()));
     section.flag("censor", &mut route.censor);
     section.flag("video", &mut route.video);
+    section.parsed("sight", &mut route.sight, |text| match text {
+        "" => Ok(None),
+        _ => word(text, &section.path_of("sight")).map(Some),
+    });
     section.duration("ring_s", &mut route.ring, SECOND, 0.0..=180.0);
     section.flag("early_media", &mut route.early_media);
     section.flag("slides", &mut route.slides);

@@ -404,6 +404,18 @@ impl<'a> Section<'a> {
         }
         texts
     }
+
+    /// All secrets of a free table.
+    pub fn secrets(&self) -> BTreeMap<String, Secret> {
+        let names: Vec<String> = self.table.into_iter().flat_map(|table| table.keys().cloned()).collect();
+        let mut secrets = BTreeMap::new();
+        for name in names {
+            let mut secret = Secret::default();
+            self.secret(&name, &mut secret);
+            secrets.insert(name, secret);
+        }
+        secrets
+    }
 }
 
 impl Drop for Section<'_> {

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::decisions::Decisions;
 use super::secret::Secret;
 pub use super::sip::settings::{
     Account, Busy, Listen, Sip, SipPeer, SrtpOffer, SrtpPolicy, Strangers, Tls, Transport, User,
 };
 pub use super::talk::settings as speech;
-use super::talk::settings::{Providers, Speaking, Talk, Vision};
+use super::talk::settings::{Providers, Sight, Speaking, Talk, Vision};
+use super::tools::settings::Tools;
 use crate::engine::plan::{AudioCodec, VideoCodec};
 use crate::media::frame::Size;
 
@@ -62,6 +64,8 @@ pub struct Config {
     pub vision: Vision,
     pub talk: Talk,
     pub providers: Providers,
+    pub tools: Tools,
+    pub decisions: Decisions,
     /// By name; [`DEFAULT_RECORDING`] is `[recording]` itself, the others start from its values.
     pub recording: BTreeMap<String, Recording>,
     /// By name; `mirror` is built in.
@@ -89,6 +93,8 @@ impl Default for Config {
             vision: Vision::default(),
             talk: Talk::default(),
             providers: Providers::default(),
+            tools: Tools::default(),
+            decisions: Decisions::default(),
             recording: BTreeMap::from([(named(DEFAULT_RECORDING), Recording::default())]),
             agents: BTreeMap::from([(named("mirror"), Agent::default())]),
             routes: Vec::new(),
@@ -438,9 +444,9 @@ words! {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Agent {
     /// Shows callers their own clean picture.
-    Mirror { audio: MirrorAudio, greeting: String },
+    Mirror { audio: MirrorAudio, greeting: String, sight: Sight },
     /// Answers, listens and records; sends a still and silence.
-    Record,
+    Record { sight: Sight },
     /// Hears, thinks and speaks through three models.
     Pipeline(Box<Speaking>),
     /// One model does all of it.
@@ -452,10 +458,18 @@ pub const GREETING: &str =
     "Hello. You see yourself as Eyeline sees you. Say something and you will hear it again.";
 
 impl Agent {
+    /// How it looks at the caller where its route says nothing.
+    pub fn sight(&self) -> Sight {
+        match self {
+            Agent::Mirror { sight, .. } | Agent::Record { sight } => *sight,
+            Agent::Pipeline(agent) | Agent::Realtime(agent) => agent.sight,
+        }
+    }
+
     pub fn kind(&self) -> AgentKind {
         match self {
             Agent::Mirror { .. } => AgentKind::Mirror,
-            Agent::Record => AgentKind::Record,
+            Agent::Record { .. } => AgentKind::Record,
             Agent::Pipeline(_) => AgentKind::Pipeline,
             Agent::Realtime(_) => AgentKind::Realtime,
         }
@@ -464,7 +478,7 @@ impl Agent {
 
 impl Default for Agent {
     fn default() -> Self {
-        Agent::Mirror { audio: MirrorAudio::Greeting, greeting: GREETING.into() }
+        Agent::Mirror { audio: MirrorAudio::Greeting, greeting: GREETING.into(), sight: Sight::Turn }
     }
 }
 
@@ -487,6 +501,8 @@ pub struct Route {
     pub detect: Vec<String>,
     pub censor: bool,
     pub video: bool,
+    /// How the agent looks at the caller here; `None`: as the agent has it.
+    pub sight: Option<Sight>,
     /// How long it rings before it is answered.
     pub ring: Duration,
     /// Media flows while it rings (183 with SDP).
@@ -511,6 +527,7 @@ impl Route {
             detect: config.detectors.keys().cloned().collect(),
             censor: config.censor.hides(),
             video: !config.media.video_codecs.is_empty(),
+            sight: None,
             ring: Duration::ZERO,
             early_media: false,
             slides: false,

@@ -51,7 +51,7 @@ pub(super) async fn hang_up(
     answer(&shared, Asked::HangUp { call: id.clone() }, Some(&id), StatusCode::OK).await
 }
 
-/// POST /api/v1/calls/{id}/{hold,resume,dtmf,transfer,say,text,turn}
+/// POST /api/v1/calls/{id}/{hold,resume,dtmf,transfer,say,text,turn,describe,recording}
 pub(super) async fn act(
     State(shared): State<Arc<Shared>>,
     Path((id, verb)): Path<(String, String)>,
@@ -62,7 +62,8 @@ pub(super) async fn act(
         "dtmf" => &["digits"],
         "transfer" => &["to", "with"],
         "say" | "text" => &["text"],
-        "turn" => &["action"],
+        "turn" | "recording" => &["action"],
+        "describe" => return super::describe::describe(&shared, id, request).await,
         _ => return super::nowhere().await,
     };
     let fields = match read(request, known).await {
@@ -80,6 +81,10 @@ pub(super) async fn act(
             "commit" | "clear" => Ok((Asked::Turn { call, commit: action == "commit" }, StatusCode::OK)),
             _ => Err(Wrong::bad("action", "commit or clear")),
         }),
+        "recording" => fields.needed("action").and_then(|action| match action.as_str() {
+            "pause" | "resume" => Ok((Asked::Record { call, paused: action == "pause" }, StatusCode::OK)),
+            _ => Err(Wrong::bad("action", "pause or resume")),
+        }),
         _ => fields.text("to").and_then(|to| {
             let with = fields.text("with")?;
             Ok((Asked::Transfer { call, to, with }, StatusCode::ACCEPTED))
@@ -92,12 +97,8 @@ pub(super) async fn act(
 }
 
 async fn answer(shared: &Shared, asked: Asked, id: Option<&str>, good: StatusCode) -> Response {
-    let Some(Reins { controller, .. }) = &shared.reins else {
-        return Wrong::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "calls cannot be controlled here")
-            .into_response();
-    };
-    match controller(asked).await {
-        Some(Ok(call)) => {
+    match ask(shared, asked, id).await {
+        Ok(call) => {
             let id = call.to_string();
             let place = format!("/api/v1/calls/{id}");
             let body = Json(json!({ "id": id }));
@@ -107,17 +108,26 @@ async fn answer(shared: &Shared, asked: Asked, id: Option<&str>, good: StatusCod
                 (good, body).into_response()
             }
         }
+        Err(wrong) => wrong.into_response(),
+    }
+}
+
+/// Asks the control loop; the call it concerned.
+pub(super) async fn ask(shared: &Shared, asked: Asked, id: Option<&str>) -> Result<CallId, Wrong> {
+    let unavailable = |code, text: &str| Err(Wrong::new(StatusCode::SERVICE_UNAVAILABLE, code, text));
+    let Some(Reins { controller, .. }) = &shared.reins else {
+        return unavailable("unavailable", "calls cannot be controlled here");
+    };
+    match controller(asked).await {
+        Some(Ok(call)) => Ok(call),
         Some(Err(refused)) => {
             let ended = id.is_some_and(|id| (shared.source)().recent.iter().any(|call| call.id == id));
             if refused.code == "unknown_call" && refused.field.is_none() && ended {
-                return Wrong::new(StatusCode::CONFLICT, "wrong_state", "the call has ended").into_response();
+                return Err(Wrong::new(StatusCode::CONFLICT, "wrong_state", "the call has ended"));
             }
-            Wrong::from(refused).into_response()
+            Err(Wrong::from(refused))
         }
-        None => {
-            Wrong::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "the control loop does not answer: try again")
-                .into_response()
-        }
+        None => unavailable("busy", "the control loop does not answer: try again"),
     }
 }
 
@@ -150,6 +160,8 @@ impl From<Refused> for Wrong {
             Kind::Bad => StatusCode::BAD_REQUEST,
             Kind::Denied => StatusCode::FORBIDDEN,
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Spent => StatusCode::TOO_MANY_REQUESTS,
+            Kind::Upstream => StatusCode::BAD_GATEWAY,
         };
         Wrong { status, code: refused.code, message: refused.message, field: refused.field }
     }
@@ -294,7 +306,9 @@ mod tests {
                 | Asked::Digits { .. }
                 | Asked::Say { .. }
                 | Asked::Text { .. }
+                | Asked::Describe { .. }
                 | Asked::Turn { .. }
+                | Asked::Record { .. }
                 | Asked::Transfer { .. } => Some(Ok(CallId(0xabc))),
             };
             Box::pin(async move { answer })

@@ -7,6 +7,7 @@
 
 mod access;
 mod control;
+mod describe;
 mod metrics;
 mod page;
 mod trace;

@@ -19,6 +19,7 @@ impl Dialled {
             video_out: VideoOut { picture: self.picture.clone(), ..room.video_out.clone() },
             voice: Voice { greeting: None, then: self.sound.clone() },
             talk: None,
+            watch: None,
             recording: room.recording.clone(),
             timeouts: room.timeouts,
         }

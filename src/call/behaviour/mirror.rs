@@ -24,6 +24,7 @@ impl Mirror {
             video_out: VideoOut { picture: Picture::Mirror, ..room.video_out.clone() },
             voice: Voice { greeting, then },
             talk: None,
+            watch: room.watch.clone(),
             recording: room.recording.clone(),
             timeouts: room.timeouts,
         }

@@ -8,11 +8,15 @@ pub mod mirror;
 pub mod record;
 pub mod talk;
 
+use std::sync::Arc;
+
 use crate::engine::plan::{
     GatedRecord, Gating, Label, Look, OpenRecord, Plan, Recording, Streams, Timeouts, VideoIn, VideoOut,
 };
 use crate::engine::talk::Mind;
+use crate::engine::talk::seeing::SeeingSettings;
 use crate::rtp::reach::Reach;
+use crate::talk::realtime::Turns;
 
 /// The agent of a route.
 #[derive(Clone, Debug)]
@@ -31,16 +35,31 @@ pub struct Room {
     pub reach: Reach,
     pub gate: Option<Gating>,
     pub look: Look,
+    /// How the calls of agents that do not talk are looked at.
+    pub watch: Option<Arc<SeeingSettings>>,
     pub video_out: VideoOut,
     pub recording: Option<Recording>,
     pub timeouts: Timeouts,
 }
 
 impl Behaviour {
-    /// Whether turns of the caller end on this box, and not at a provider.
-    pub fn takes_turns(&self) -> bool {
+    /// Whether turns of the caller can be ended (`commit`) or made none by an application.
+    pub fn takes_turns(&self, commit: bool) -> bool {
         match self {
-            Behaviour::Talk(agent) => matches!(agent.agent.mind, Mind::Pipeline(_)),
+            Behaviour::Talk(agent) => match &agent.agent.mind {
+                Mind::Pipeline(_) => true,
+                Mind::Realtime(realtime) => {
+                    realtime.settings.turns == Turns::Ours && (commit || realtime.can_forget_turns())
+                }
+            },
+            Behaviour::Mirror(_) | Behaviour::Record(_) | Behaviour::Dialled(_) => false,
+        }
+    }
+
+    /// Whether the peer's keys may be a PIN, which nobody is to read.
+    pub fn hides_digits(&self) -> bool {
+        match self {
+            Behaviour::Talk(agent) => agent.agent.tools.asks_pins(),
             Behaviour::Mirror(_) | Behaviour::Record(_) | Behaviour::Dialled(_) => false,
         }
     }
@@ -48,6 +67,17 @@ impl Behaviour {
     /// Whether an agent talks with the caller.
     pub fn talks(&self) -> bool {
         matches!(self, Behaviour::Talk(_))
+    }
+
+    /// Whether a model can be asked what there is to see.
+    pub fn describes(&self, room: &Room) -> bool {
+        match self {
+            Behaviour::Talk(agent) => agent.agent.seeing.as_ref().is_some_and(SeeingSettings::describes),
+            Behaviour::Mirror(_) | Behaviour::Record(_) => {
+                room.watch.as_ref().is_some_and(|watch| watch.describes())
+            }
+            Behaviour::Dialled(_) => false,
+        }
     }
 
     /// Plans one call's media.

@@ -25,6 +25,7 @@ impl Record {
                 then: Then::Silence,
             },
             talk: None,
+            watch: room.watch.clone(),
             recording: room.recording.clone(),
             timeouts: room.timeouts,
         }

@@ -24,6 +24,7 @@ impl Talk {
             video_out: VideoOut { picture, ..room.video_out.clone() },
             voice: Voice { greeting: None, then: Then::Silence },
             talk: Some(self.agent.clone()),
+            watch: None,
             recording: room.recording.clone(),
             timeouts: room.timeouts,
         }

@@ -44,7 +44,9 @@ impl Running {
         };
         let (pictures, taken) = queue::queue(Latest);
         let (seen, boxes) = queue::queue(Latest);
-        let observing = Observing { detector, observer: Observer::new(settings), pictures: taken, seen };
+        let told = self.talk.as_ref().and_then(|talk| talk.seen.clone());
+        let observer = Observer::new(settings);
+        let observing = Observing { detector, observer, pictures: taken, seen, told };
         self.scope.thread("observer", move || observing.run());
         Some((pictures, boxes))
     }

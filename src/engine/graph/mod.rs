@@ -10,6 +10,7 @@ mod talk;
 mod video;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,7 @@ use crate::engine::ports::Pair;
 use crate::engine::report::Gauges;
 use crate::engine::start::Settings;
 use crate::engine::voice::Speaker;
+use crate::record::pauses::Pauses;
 use crate::record::recorder::RecorderReport;
 use crate::rtp::lipsync::LipSync;
 use crate::rtp::session::StreamSettings;
@@ -88,6 +90,9 @@ pub struct Running {
     scope: Scope,
     orders: Sender<Order, Fifo>,
     taps: Taps,
+    pauses: Pauses,
+    /// Set: the peer is asked for a key picture of its camera.
+    key_needed: Option<Arc<AtomicBool>>,
     recorded: Arc<Mutex<Option<RecorderReport>>>,
     /// What became of the shared screen's file.
     slides_recorded: Arc<Mutex<Option<RecorderReport>>>,
@@ -118,6 +123,8 @@ impl Running {
             scope: Scope::new(format!("call {call}"), supplies.media.clone()),
             orders,
             taps,
+            pauses: Pauses::default(),
+            key_needed: None,
             recorded: Arc::new(Mutex::new(None)),
             slides_recorded: Arc::new(Mutex::new(None)),
             coder: None,

@@ -5,8 +5,12 @@
 //! next file, `…-2.mp4`, with both. Pictures that end leave the last one standing; those that come back go on in the
 //! same file, or in the next one when their size is another.
 
+#![expect(clippy::disallowed_methods, reason = "a pause begins at once")]
+
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::{Running, Supplies};
 use crate::base::queue::{self, Fifo, Gop, Latest, Sender};
@@ -80,6 +84,23 @@ fn records_pictures(video_in: &VideoInPlan) -> bool {
 }
 
 impl Running {
+    /// Pauses or resumes the recording. `false`: this call is not recorded, or was paused too often.
+    pub(in crate::engine) fn pause_recording(&self, paused: bool) -> bool {
+        if self.recording.is_none() {
+            return false;
+        }
+        let now = Pts::at(self.epoch, Instant::now());
+        if paused {
+            return self.pauses.pause(now);
+        }
+        self.pauses.resume(now);
+        if let Some(needed) = &self.key_needed {
+            // What is copied goes on with a key picture only.
+            needed.store(true, Ordering::Release);
+        }
+        true
+    }
+
     /// Starts the recorder. A recording that cannot start never costs the call; it is reported.
     pub(super) fn record(&mut self, supplies: &Supplies, inputs: RecorderInputs) {
         let Some(recording) = self.plan.recording.clone() else { return };
@@ -145,6 +166,7 @@ impl Running {
                 expected: false,
             }),
             audio: None,
+            pauses: self.pauses.clone(),
         };
         let inputs = RecorderInputs { pictures: Some(PictureInput::Pictures(taken)), ..Default::default() };
         self.recorder_thread(settings, inputs, self.slides_recorded.clone());
@@ -176,6 +198,7 @@ impl Running {
                 expected: self.streams.video.is_some(),
             }),
             audio: audio.map(|layout| recorder::RecordAudio { rate: self.recorded_rate(), layout }),
+            pauses: self.pauses.clone(),
         })
     }
 

@@ -1,4 +1,5 @@
-//! Driver. Builds the conversation of a call: the line its agent hears and speaks on, its sight, its task.
+//! Driver. Builds the conversation of a call: the line its agent hears and speaks on, its sight, its task. Where nobody
+//! talks, sight alone.
 //!
 //! The task runs beside the network tasks, not among them: it waits for models and must not hold up a beat.
 
@@ -12,8 +13,11 @@ use crate::engine::plan::AudioCodec;
 use crate::engine::playout::{Playout, playout};
 use crate::engine::sight::{Sight, SightHandle, SightInputs};
 use crate::engine::talk::realtime::RealtimeTalking;
-use crate::engine::talk::{BLOCKS, Line, Mind, ORDERS, Parts, TalkOrder, Talking};
+use crate::engine::talk::seeing::Seeing;
+use crate::engine::talk::watching::Watching;
+use crate::engine::talk::{BLOCKS, Line, Mind, ORDERS, Parts, SEEN, TalkOrder, Talking};
 use crate::media::audio::Pcm;
+use crate::vision::appearance::Appearance;
 
 /// A conversation waits for networks only: it ends at once.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -34,11 +38,14 @@ pub(super) struct Talk {
     beginning: Option<Beginning>,
     /// Where cleared pictures go for it.
     pub sight: Option<SightInputs>,
+    /// Where observers say what comes into the picture, if the agent wants to know.
+    pub seen: Option<Sender<Appearance, Fifo>>,
 }
 
 struct Beginning {
     given: queue::Receiver<TalkOrder, Fifo>,
     sight: Option<SightHandle>,
+    seen: Option<queue::Receiver<Appearance, Fifo>>,
 }
 
 impl Talk {
@@ -52,23 +59,36 @@ impl Talk {
 impl Running {
     /// Before the streams are built: they join in.
     pub(super) fn prepare_talk(&mut self, supplies: &Supplies) {
-        let Some(agent) = &self.plan.talk else { return };
+        let settings = match (&self.plan.talk, &self.plan.watch) {
+            (Some(agent), _) => agent.seeing.as_ref(),
+            (None, Some(watch)) => Some(&**watch),
+            (None, None) => return,
+        };
         let (orders, given) = queue::queue(Fifo { depth: ORDERS });
         let mut scope = Scope::new(format!("talk {}", self.call), supplies.runtime.clone());
-        let (sight, handle) = match &agent.sight {
+        let (sight, handle) = match settings.filter(|settings| settings.looks()) {
             None => (None, None),
             Some(settings) => {
-                let (inputs, handle) = Sight::start(settings.clone(), &mut scope);
-                handle.open(agent.samples);
+                let (inputs, handle) = Sight::start(settings.sight.clone(), &mut scope);
+                // Until the call is answered.
+                handle.open(false);
                 (Some(inputs), Some(handle))
             }
         };
-        self.talk = Some(Talk { orders, scope, beginning: Some(Beginning { given, sight: handle }), sight });
+        let (seen, watched) = match self.plan.talk.as_ref().is_some_and(|agent| agent.tools.watches()) {
+            true => {
+                let (seen, watched) = queue::queue(Fifo { depth: SEEN });
+                (Some(seen), Some(watched))
+            }
+            false => (None, None),
+        };
+        let beginning = Some(Beginning { given, sight: handle, seen: watched });
+        self.talk = Some(Talk { orders, scope, beginning, sight, seen });
     }
 
     /// The line of a stream of sound that begins: what its agent hears, and what it says.
     pub(super) fn talk_line(&mut self, codec: AudioCodec) -> Option<(Sender<Pcm, Fifo>, Playout)> {
-        let talk = self.talk.as_ref()?;
+        let talk = self.talk.as_ref().filter(|_| self.plan.talk.is_some())?;
         let (listener, sound) = queue::queue(Fifo { depth: BLOCKS });
         let (say, playout) = playout(self.epoch);
         let (rate, law) = (codec.sample_rate(), law_of(codec));
@@ -77,8 +97,13 @@ impl Running {
     }
 
     pub(super) fn start_talk(&mut self, supplies: &Supplies) {
-        let (Some(agent), Some(talk)) = (self.plan.talk.clone(), &mut self.talk) else { return };
-        let Some(Beginning { given, sight }) = talk.beginning.take() else { return };
+        let Some(talk) = &mut self.talk else { return };
+        let Some(Beginning { given, sight, seen }) = talk.beginning.take() else { return };
+        let Some(agent) = self.plan.talk.clone() else {
+            let settings = self.plan.watch.as_deref().cloned();
+            let seeing = Seeing::new(self.call, supplies.events.clone(), settings, sight);
+            return talk.scope.task("watch", Watching::new(given, seeing).run());
+        };
         let parts = Parts {
             call: self.call,
             epoch: self.epoch,
@@ -86,6 +111,8 @@ impl Running {
             orders: given,
             events: supplies.events.clone(),
             sight,
+            seen,
+            caller: self.plan.label.from.clone(),
         };
         match parts.agent.mind.clone() {
             Mind::Pipeline(pipeline) => talk.scope.task("talk", Talking::new(parts, pipeline).run()),

@@ -84,7 +84,9 @@ impl Running {
         let recoded = self.taps.recoded.clone();
         let inbound = Inbound { bus, recoded, gauges: self.gauges.clone(), observed: true };
         let outbound = Outbound { steering, encoded, recorder: self.taps.units.clone() };
-        self.part(supplies, stream, pair, inbound, outbound)
+        let part = self.part(supplies, stream, pair, inbound, outbound)?;
+        self.key_needed = Some(part.key_needed.clone());
+        Ok(part)
     }
 
     /// A second picture of the peer, received only: through a gate of its own into a file of its own. Nobody else
@@ -228,6 +230,11 @@ impl Running {
         Some(encoded)
     }
 
+    /// Whether a sight holds pictures of this call.
+    fn looks(&self) -> bool {
+        self.talk.as_ref().is_some_and(|talk| talk.sight.is_some())
+    }
+
     fn source(&self) -> Source {
         let name = &self.plan.label.name;
         let painter: Box<dyn Painter> = match &self.plan.video_out.picture {
@@ -266,11 +273,14 @@ impl Running {
         };
         let look = self.plan.video_in.look().clone();
         let (mut undrawn, mut seen) = (Vec::new(), Vec::new());
-        if look.overlay.boxes && observed {
+        let watched = self.talk.as_ref().is_some_and(|talk| talk.seen.is_some());
+        if (look.overlay.boxes || watched) && observed {
             for name in &look.observers {
                 if let Some((pictures, boxes)) = self.observer(supplies, name) {
                     undrawn.push(pictures);
-                    seen.push(boxes);
+                    if look.overlay.boxes {
+                        seen.push(boxes);
+                    }
                 }
             }
         }
@@ -283,7 +293,7 @@ impl Running {
             overlay: Overlay::new(look.overlay),
             label: self.plan.label.clone(),
             clock: supplies.settings.clock,
-            pool: FramePool::new(POOL_IN + if self.plan.talk.is_some() { sight::HELD } else { 0 }),
+            pool: FramePool::new(POOL_IN + if self.looks() { sight::HELD } else { 0 }),
             undrawn,
             seen,
             bus,

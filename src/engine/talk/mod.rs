@@ -10,35 +10,52 @@
 
 #![expect(clippy::disallowed_methods, reason = "turns and replies are timed")]
 
+pub mod cues;
+mod doors;
 pub mod realtime;
-mod tools;
+pub mod seeing;
+pub mod toolbox;
 mod voicing;
+pub mod watching;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde_json::json;
+
+use self::cues::Cue;
 use self::realtime::Realtime;
+use self::seeing::{Saw, Seeing, SeeingSettings};
+use self::toolbox::{Answered, Came, ToolSet, Toolbox, Tooling};
 use self::voicing::Voicing;
 use crate::base::queue::{Fifo, Receiver, Sender};
+use crate::base::reply::Reply;
 use crate::base::stop::Outcome;
 use crate::codec::g711::Law;
 use crate::engine::plan::{CallId, Event};
 use crate::engine::playout::{LONGEST_AHEAD, Position, Say};
-use crate::engine::sight::{SightHandle, SightSettings};
+use crate::engine::sight::SightHandle;
 use crate::media::audio::{Judgement, Pcm};
 use crate::talk::conversation::{Conversation, ConversationSettings, Do, Told};
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
-use crate::talk::link::{self, Answer, Models, Transcribers, Transcript, Transcription, Voices};
-use crate::talk::message::{Delta, Failure, ToolCall};
-use crate::talk::sight::{Reason, Sighted};
+use crate::talk::link::{
+    self, Answer, Decision, Decisions, Models, Transcribers, Transcript, Transcription, Voices,
+};
+use crate::talk::message::{Delta, Failure};
+use crate::talk::sight::Reason;
+use crate::talk::sight::description::Seen;
+use crate::talk::wire::decision::Verdict;
+use crate::vision::appearance::Appearance;
 use crate::worker::ears::{Ears, Listener};
 
 /// Blocks of the caller that wait for this task.
 pub const BLOCKS: usize = 50;
 /// Orders that wait for it.
 pub const ORDERS: usize = 64;
+/// What came into the picture, waiting for it; what is lost is said again as long as it is there.
+pub const SEEN: usize = 64;
 /// What our own line carries between words, for the echo gate.
 const PAUSE_DB: f32 = -100.0;
 
@@ -48,13 +65,15 @@ pub struct Agent {
     pub name: String,
     pub conversation: ConversationSettings,
     pub hearing: HearingSettings,
-    /// `None`: it gets no pictures.
-    pub sight: Option<SightSettings>,
-    /// Pictures are taken without being asked for.
-    pub samples: bool,
+    /// `None`: nobody looks.
+    pub seeing: Option<SeeingSettings>,
     pub mind: Mind,
     /// `None`: speech is told by its energy alone.
     pub ears: Option<Ears>,
+    /// Who decides of turns before a pipeline answers them; `None`: nobody.
+    pub decisions: Option<Decisions>,
+    /// What it has to act with.
+    pub tools: Arc<ToolSet>,
 }
 
 impl fmt::Debug for Agent {
@@ -108,10 +127,18 @@ pub enum TalkOrder {
     ClearTurn,
     /// The call was answered: now the agent speaks.
     Begin,
-    /// What came of a wish.
+    /// The caller pressed a key.
+    Digit(char),
+    /// What came of a wish, and whether it was granted.
     Done {
         id: String,
         result: String,
+        done: bool,
+    },
+    /// Somebody asks what there is to see now; an empty question asks for nothing in particular.
+    Describe {
+        question: String,
+        reply: Reply<Seen>,
     },
 }
 
@@ -122,6 +149,10 @@ pub enum Wish {
     Digits(String),
     Transfer(String),
     Hold,
+    /// Nothing is recorded from now on, or everything again.
+    Record {
+        paused: bool,
+    },
 }
 
 /// What the task is made of.
@@ -132,6 +163,23 @@ pub struct Parts {
     pub orders: Receiver<TalkOrder, Fifo>,
     pub events: Sender<Event, Fifo>,
     pub sight: Option<SightHandle>,
+    pub seen: Option<Receiver<Appearance, Fifo>>,
+    /// Who calls, as admission believes it.
+    pub caller: String,
+}
+
+impl Parts {
+    /// The tools of this call.
+    fn toolbox(&mut self) -> Toolbox {
+        Toolbox::new(Tooling {
+            call: self.call,
+            events: self.events.clone(),
+            offered: self.agent.conversation.context.tools.clone(),
+            set: self.agent.tools.clone(),
+            seen: self.seen.take(),
+            caller: std::mem::take(&mut self.caller),
+        })
+    }
 }
 
 /// The running conversation.
@@ -142,17 +190,15 @@ pub struct Talking {
     pipeline: Pipeline,
     orders: Receiver<TalkOrder, Fifo>,
     events: Sender<Event, Fifo>,
-    sight: Option<SightHandle>,
+    seeing: Seeing,
     conversation: Conversation,
     /// `None`: there is no sound.
     ears: Option<Hears>,
     answer: Option<(u32, Answer)>,
+    decision: Option<(u32, Decision)>,
     voicing: VecDeque<Voicing>,
-    /// Tools that wait for a picture.
-    looking: VecDeque<ToolCall>,
+    toolbox: Toolbox,
     position: Position,
-    /// The agent wants to hang up once everything is said.
-    leaving: Option<String>,
     begun: bool,
     pre_roll: Vec<i16>,
 }
@@ -187,8 +233,10 @@ enum Happened {
     Judged(Judgement),
     Words(Result<Transcript, Failure>),
     Piece(Option<Result<Delta, Failure>>),
+    Decided(Result<Verdict, Failure>),
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
-    Seen(Option<Sighted>),
+    Saw(Saw),
+    Tools(Came),
     Order(TalkOrder),
     Time,
     /// Nobody gives orders any more: the call is over.
@@ -196,16 +244,18 @@ enum Happened {
 }
 
 impl Talking {
-    pub fn new(parts: Parts, pipeline: Pipeline) -> Self {
-        let Parts { call, epoch, agent, orders, events, sight } = parts;
+    pub fn new(mut parts: Parts, pipeline: Pipeline) -> Self {
+        let toolbox = parts.toolbox();
+        let Parts { call, epoch, agent, orders, events, sight, .. } = parts;
+        let seeing = Seeing::new(call, events.clone(), agent.seeing.clone(), sight);
         Talking {
             conversation: Conversation::new(agent.conversation.clone()),
             ears: None,
             answer: None,
+            decision: None,
             voicing: VecDeque::new(),
-            looking: VecDeque::new(),
+            toolbox,
             position: Position::default(),
-            leaving: None,
             begun: false,
             pre_roll: Vec::new(),
             call,
@@ -214,7 +264,7 @@ impl Talking {
             pipeline,
             orders,
             events,
-            sight,
+            seeing,
         }
     }
 
@@ -232,8 +282,16 @@ impl Talking {
                 }
                 Happened::Words(words) => self.words(words),
                 Happened::Piece(piece) => self.piece(piece),
+                Happened::Decided(verdict) => {
+                    if let Some((number, _)) = self.decision.take() {
+                        self.conversation.handle_decision(Instant::now(), number, verdict);
+                    }
+                }
                 Happened::Voiced(sound) => self.voiced(sound),
-                Happened::Seen(sighted) => self.seen(sighted),
+                Happened::Saw(saw) => self.saw(saw),
+                Happened::Tools(Came::Answered(answered)) => self.answered(&answered),
+                // What is due is taken up at the next round.
+                Happened::Tools(Came::Due) => {}
                 Happened::Order(order) => self.order(order),
                 Happened::Time => self.time(),
                 Happened::Over => return Outcome::Done,
@@ -245,13 +303,15 @@ impl Talking {
         let hears = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
         let wake = [self.conversation.wake_at(), hears].into_iter().flatten().min();
         let ahead = voicing::ahead(&self.voicing, self.position) >= LONGEST_AHEAD;
-        let Talking { orders, ears, answer, voicing, sight, .. } = self;
+        let Talking { orders, ears, answer, decision, voicing, seeing, toolbox, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => order.map_or(Happened::Over, Happened::Order),
             happened = listened(ears.as_mut()) => happened,
             piece = answered(answer.as_mut()) => Happened::Piece(piece),
-            sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
+            verdict = decided(decision.as_mut()) => Happened::Decided(verdict),
+            saw = seeing.next() => Happened::Saw(saw),
+            came = toolbox.next() => Happened::Tools(came),
             voiced = voicing::next(voicing), if !ahead => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
         }
@@ -260,6 +320,7 @@ impl Talking {
     /// Does what the conversation wants, and tells it what was heard, until neither has anything more.
     fn carry_out(&mut self) {
         let now = Instant::now();
+        self.follow_cues(now);
         loop {
             while let Some(heard) = self.ears.as_mut().and_then(|ears| ears.hearing.poll()) {
                 self.heard(now, heard);
@@ -267,17 +328,34 @@ impl Talking {
             let Some(wanted) = self.conversation.poll() else { break };
             self.carry(now, wanted);
         }
-        self.leave_when_silent();
+        let quiet = self.ears.as_ref().is_none_or(|ears| ears.line.say.is_idle());
+        self.toolbox.leave_when(quiet && self.voicing.is_empty() && !self.conversation.is_busy());
+    }
+
+    /// What is to be done without anybody having spoken.
+    fn follow_cues(&mut self, now: Instant) {
+        loop {
+            let free = self.begun && self.conversation.is_idle();
+            match self.toolbox.poll(now, free, &mut self.seeing) {
+                Some(Cue::Note(text)) => self.conversation.handle_note(now, &text),
+                Some(Cue::Say(text)) => self.conversation.say(now, &text),
+                None => return,
+            }
+        }
     }
 
     fn carry(&mut self, now: Instant, wanted: Do) {
         match wanted {
             Do::Listen | Do::Transcribe | Do::Unlisten | Do::Duck(_) | Do::Hold(_) => self.on_line(&wanted),
-            Do::Look(reason) => match &self.sight {
-                Some(sight) => sight.want(reason),
-                None => self.conversation.handle_picture(now, None, reason),
-            },
-            Do::Ask { ask, request } => self.answer = Some((ask, self.pipeline.models.ask(request))),
+            Do::Look(reason) => {
+                if !self.seeing.want(reason) {
+                    self.conversation.handle_picture(now, None, reason);
+                }
+            }
+            Do::Ask { ask, request } => {
+                let request = self.seeing.admit(request);
+                self.answer = Some((ask, self.pipeline.models.ask(request)));
+            }
             Do::Abandon { ask } => {
                 self.answer.take_if(|(asked, _)| *asked == ask);
             }
@@ -298,9 +376,17 @@ impl Talking {
                     ears.line.say.drop_through(through);
                 }
             }
-            Do::Tool(call) => self.tool(now, call),
+            Do::Tool(call) => self.toolbox.handle_call(now, call, &mut self.seeing),
+            Do::Decide { number, text, pictures } => self.decide(now, number, &text, pictures),
             Do::Tell(told) => self.tell(told),
         }
+    }
+
+    /// Asks the application about a turn; one it was asked about before is over or changed.
+    fn decide(&mut self, now: Instant, number: u32, text: &str, pictures: usize) {
+        let Some(decisions) = &self.agent.decisions else { return };
+        let data = json!({ "agent": self.agent.name, "text": text, "pictures": pictures });
+        self.decision = Some((number, decisions.ask(now, &self.call.to_string(), "turn.completed", data)));
     }
 
     /// What concerns the stream of sound alone.
@@ -321,6 +407,7 @@ impl Talking {
             | Do::Speak { .. }
             | Do::Hush { .. }
             | Do::Tool(_)
+            | Do::Decide { .. }
             | Do::Tell(_) => {}
         }
     }
@@ -332,7 +419,10 @@ impl Talking {
                     listener.ask_finished(spoken);
                 }
             }
-            Heard::SpeechStarted { .. } => self.speaking(true),
+            Heard::SpeechStarted { .. } => {
+                self.toolbox.handle_speech();
+                self.speaking(true);
+            }
             Heard::SpeechEnded { .. } => self.speaking(false),
             Heard::TurnEnded { .. }
             | Heard::Duck
@@ -344,9 +434,7 @@ impl Talking {
     }
 
     fn speaking(&self, speaking: bool) {
-        if let Some(sight) = &self.sight {
-            sight.speaking(speaking);
-        }
+        self.seeing.speaking(speaking);
     }
 
     /// 20 ms of the caller: also the clock by which the playout is followed.
@@ -404,6 +492,17 @@ impl Talking {
 
     fn piece(&mut self, piece: Option<Result<Delta, Failure>>) {
         let Some((ask, _)) = self.answer else { return };
+        match &piece {
+            Some(Ok(Delta::Usage(usage))) => self.seeing.settle(*usage),
+            Some(Err(failure)) => {
+                if let Some(blind) = self.seeing.refused(failure) {
+                    // The words alone are answered.
+                    self.answer = Some((ask, self.pipeline.models.ask(blind)));
+                    return;
+                }
+            }
+            Some(Ok(Delta::Text(_) | Delta::Call(_) | Delta::Finish(_))) | None => {}
+        }
         let ends = piece.as_ref().is_none_or(|piece| matches!(piece, Ok(Delta::Finish(_)) | Err(_)));
         if ends {
             self.answer = None;
@@ -430,20 +529,22 @@ impl Talking {
         self.conversation.handle_voiced(Instant::now(), utterance, ended);
     }
 
-    fn seen(&mut self, sighted: Option<Sighted>) {
-        let now = Instant::now();
-        let (image, reason) = match sighted {
-            Some(Sighted::Seen { image, reason, .. }) => (Some(image), reason),
-            Some(Sighted::Blind { reason }) => (None, reason),
-            None => {
-                self.sight = None;
-                return;
+    fn saw(&mut self, saw: Saw) {
+        match saw {
+            Saw::Picture { image, reason: Reason::Look } => {
+                self.toolbox.handle_look(image.is_some(), image.into_iter().collect());
             }
-        };
-        if reason == Reason::Look {
-            return self.looked(now, image);
+            Saw::Picture { image, reason } => {
+                self.conversation.handle_picture(Instant::now(), image, reason);
+            }
+            Saw::Scene(scene) => self.conversation.context().observe(scene),
+            Saw::Looked(looked) => self.toolbox.handle_looked(looked),
         }
-        self.conversation.handle_picture(now, image, reason);
+    }
+
+    fn answered(&mut self, answered: &Answered) {
+        let Answered { id, result, images, quiet } = answered;
+        self.conversation.handle_tool(Instant::now(), id, result, images, *quiet);
     }
 
     fn order(&mut self, order: TalkOrder) {
@@ -466,12 +567,16 @@ impl Talking {
                 }
                 self.conversation.clear_turn();
             }
+            TalkOrder::Describe { question, reply } => self.seeing.describe(question, reply),
             TalkOrder::Begin => {
+                self.seeing.begin();
                 if !std::mem::replace(&mut self.begun, true) {
                     self.conversation.start(now);
+                    self.toolbox.handle_answer(now);
                 }
             }
-            TalkOrder::Done { id, result } => self.conversation.handle_tool(now, &id, &result, &[], false),
+            TalkOrder::Digit(digit) => self.toolbox.handle_digit(now, digit),
+            TalkOrder::Done { id, result, done } => self.toolbox.handle_done(&id, result, done),
         }
     }
 
@@ -514,9 +619,9 @@ async fn answered(answer: Option<&mut (u32, Answer)>) -> Option<Result<Delta, Fa
     }
 }
 
-async fn seen(sight: Option<&mut SightHandle>) -> Option<Sighted> {
-    match sight {
-        Some(sight) => sight.next().await,
+async fn decided(decision: Option<&mut (u32, Decision)>) -> Result<Verdict, Failure> {
+    match decision {
+        Some((_, decision)) => decision.next().await,
         None => std::future::pending().await,
     }
 }

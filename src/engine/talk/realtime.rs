@@ -11,28 +11,35 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::tools::{Act, act};
+use super::cues::Cue;
+use super::seeing::{Saw, Seeing};
+use super::toolbox::{Answered, Came, Toolbox};
 use super::voicing::{self, Voicing};
-use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, Wish, judged, seen, until};
+use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, judged, until};
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
 use crate::codec::g711;
 use crate::engine::plan::{CallId, Event};
 use crate::engine::playout::{Piece, Position};
-use crate::engine::sight::SightHandle;
 use crate::media::audio::{Judgement, Pcm, block_samples};
 use crate::talk::conversation::Told;
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
 use crate::talk::link::{RealtimeSession, Voices};
-use crate::talk::message::{Endpoint, Failure, Role, ToolCall};
+use crate::talk::message::{Endpoint, Failure, Image, Role, Vendor};
 use crate::talk::realtime::{ItemId, RealtimeEvent, RealtimeSettings, Sound, SoundFormat, Turns};
-use crate::talk::sight::{Reason, Sighted};
+use crate::talk::sight::Reason;
 use crate::worker::ears::Listener;
 
 /// Pieces of 20 ms handed to the playout at a time: a minute. What a model says beyond waits here.
 const HANDED: u32 = 3_000;
 /// Pieces that wait here: ten minutes. No answer to a caller is longer.
 const WAITING: usize = 30_000;
+/// A turn nobody answers for so long is not waited for any more.
+const UNANSWERED: Duration = Duration::from_secs(5);
+/// A model that was asked begins to speak within this, or has nothing to say.
+const ANSWER_BEGINS: Duration = Duration::from_secs(2);
+/// A picture is waited for so long.
+const PICTURE_LIMIT: Duration = Duration::from_millis(500);
 /// Items whose words or sound are followed.
 const ITEMS: usize = 64;
 
@@ -43,6 +50,17 @@ pub struct Realtime {
     pub settings: RealtimeSettings,
     /// Says what is to be said when the model is gone.
     pub voices: Arc<Voices>,
+}
+
+impl Realtime {
+    /// Whether its vendor can be told that what it heard was no turn.
+    pub fn can_forget_turns(&self) -> bool {
+        self.endpoint.vendor == Vendor::OpenAi
+    }
+
+    fn turns_are_ours(&self) -> bool {
+        self.settings.turns == Turns::Ours
+    }
 }
 
 /// Something the model says: an utterance of the playout.
@@ -77,7 +95,7 @@ pub struct RealtimeTalking {
     realtime: Realtime,
     orders: Receiver<TalkOrder, Fifo>,
     events: Sender<Event, Fifo>,
-    sight: Option<SightHandle>,
+    seeing: Seeing,
     session: Option<RealtimeSession>,
     ears: Option<Hears>,
     items: VecDeque<Item>,
@@ -87,8 +105,13 @@ pub struct RealtimeTalking {
     position: Position,
     /// When the caller fell silent, until the answer to it is heard.
     silent: Option<Instant>,
-    looking: VecDeque<ToolCall>,
-    leaving: Option<String>,
+    toolbox: Toolbox,
+    /// The caller speaks.
+    spoken_to: bool,
+    /// When the model was last asked for something, without the caller.
+    asked: Instant,
+    /// What it is told as soon as the picture is there, at the latest then.
+    noting: Option<(String, Instant)>,
     begun: bool,
     ready: bool,
     greeted: bool,
@@ -102,14 +125,17 @@ enum Happened {
     Judged(Judgement),
     Session(RealtimeEvent),
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
-    Seen(Option<Sighted>),
+    Saw(Saw),
+    Tools(Came),
     Order(Option<TalkOrder>),
     Time,
 }
 
 impl RealtimeTalking {
-    pub fn new(parts: Parts, realtime: Realtime) -> Self {
-        let Parts { call, epoch, agent, orders, events, sight } = parts;
+    pub fn new(mut parts: Parts, realtime: Realtime) -> Self {
+        let toolbox = parts.toolbox();
+        let Parts { call, epoch, agent, orders, events, sight, .. } = parts;
+        let seeing = Seeing::new(call, events.clone(), agent.seeing.clone(), sight);
         RealtimeTalking {
             call,
             epoch,
@@ -117,7 +143,7 @@ impl RealtimeTalking {
             realtime,
             orders,
             events,
-            sight,
+            seeing,
             session: None,
             ears: None,
             items: VecDeque::new(),
@@ -125,8 +151,10 @@ impl RealtimeTalking {
             waiting: VecDeque::new(),
             position: Position::default(),
             silent: None,
-            looking: VecDeque::new(),
-            leaving: None,
+            toolbox,
+            spoken_to: false,
+            asked: epoch,
+            noting: None,
             begun: false,
             ready: false,
             greeted: false,
@@ -139,6 +167,7 @@ impl RealtimeTalking {
     pub async fn run(mut self) -> Outcome {
         loop {
             self.listen();
+            self.follow_cues();
             self.leave_when_silent();
             match self.next().await {
                 Happened::Block(Some(block)) => self.block(&block),
@@ -150,7 +179,10 @@ impl RealtimeTalking {
                 }
                 Happened::Session(event) => self.event(event),
                 Happened::Voiced(sound) => self.voiced(sound),
-                Happened::Seen(sighted) => self.seen(sighted),
+                Happened::Saw(saw) => self.saw(saw),
+                Happened::Tools(Came::Answered(answered)) => self.answered(answered),
+                // What is due is taken up at the next round.
+                Happened::Tools(Came::Due) => {}
                 Happened::Order(Some(order)) => self.order(order),
                 Happened::Order(None) => return Outcome::Done,
                 Happened::Time => {
@@ -163,14 +195,17 @@ impl RealtimeTalking {
     }
 
     async fn next(&mut self) -> Happened {
-        let wake = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
-        let RealtimeTalking { orders, ears, session, voicing, sight, .. } = self;
+        let hears = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
+        let noting = self.noting.as_ref().map(|(_, until)| *until);
+        let wake = [hears, noting].into_iter().flatten().min();
+        let RealtimeTalking { orders, ears, session, voicing, seeing, toolbox, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => Happened::Order(order),
             happened = listened(ears.as_mut()) => happened,
             event = told(session.as_mut()) => Happened::Session(event),
-            sighted = seen(sight.as_mut()) => Happened::Seen(sighted),
+            saw = seeing.next() => Happened::Saw(saw),
+            came = toolbox.next() => Happened::Tools(came),
             voiced = voicing::next(voicing) => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
         }
@@ -180,7 +215,10 @@ impl RealtimeTalking {
     fn listen(&mut self) {
         while let Some(heard) = self.ears.as_mut().and_then(|ears| ears.hearing.poll()) {
             match heard {
-                Heard::SpeechStarted { .. } => self.speaking(true, Reason::Onset),
+                Heard::SpeechStarted { .. } => {
+                    self.toolbox.handle_speech();
+                    self.speaking(true, Reason::Onset);
+                }
                 Heard::SpeechEnded { at, .. } => {
                     self.silent = Some(at);
                     self.speaking(false, Reason::Turn);
@@ -192,8 +230,12 @@ impl RealtimeTalking {
                 }
                 Heard::Interrupt => self.interrupt(),
                 Heard::Duck | Heard::Pause | Heard::Resume { .. } => self.hush(heard),
-                // The provider ends turns.
-                Heard::TurnEnded { .. } => {}
+                // Else the provider ends turns.
+                Heard::TurnEnded { .. } => {
+                    if let Some(session) = self.session.as_mut().filter(|_| self.realtime.turns_are_ours()) {
+                        session.commit_turn();
+                    }
+                }
             }
         }
     }
@@ -211,14 +253,18 @@ impl RealtimeTalking {
     }
 
     fn speaking(&mut self, speaking: bool, reason: Reason) {
+        self.spoken_to = speaking;
         self.tell(Told::new(if speaking { "speech.started" } else { "speech.ended" }));
         if let Some(session) = &mut self.session {
             session.caller_speaks(speaking);
+            // Does nothing where turns are theirs.
+            if speaking {
+                session.begin_turn();
+            }
         }
-        if let Some(sight) = &self.sight {
-            sight.speaking(speaking);
-            sight.want(reason);
-        }
+        self.seeing.speaking(speaking);
+        // Nobody waits for a picture that will not come.
+        let _ = self.seeing.want(reason);
     }
 
     /// 20 ms of the caller.
@@ -315,11 +361,17 @@ impl RealtimeTalking {
             RealtimeEvent::Transcript { .. }
             | RealtimeEvent::SpeechStarted
             | RealtimeEvent::SpeechEnded
-            | RealtimeEvent::CallsCancelled(_)
-            | RealtimeEvent::TurnDone { .. }
             | RealtimeEvent::Aside { .. } => {}
-            RealtimeEvent::Call(call) => self.tool(call),
+            RealtimeEvent::TurnDone { usage } => {
+                let stale = self.seeing.turn_done(usage);
+                if let Some(session) = &mut self.session {
+                    stale.into_iter().for_each(|id| session.drop_image(id));
+                }
+            }
+            RealtimeEvent::Call(call) => self.toolbox.handle_call(Instant::now(), call, &mut self.seeing),
+            RealtimeEvent::CallsCancelled(ids) => self.toolbox.cancel(&ids),
             RealtimeEvent::Interrupted { .. } => self.cut(),
+            RealtimeEvent::Trouble(failure) if failure.is_about_pictures() => self.seeing.blinded(&failure),
             RealtimeEvent::Trouble(failure) => self.failed(&failure),
             RealtimeEvent::Recycled => self.tell(Told::new("agent.session_renewed")),
             RealtimeEvent::Closed(failure) => {
@@ -434,79 +486,101 @@ impl RealtimeTalking {
         self.voicing.pop_front();
     }
 
-    fn seen(&mut self, sighted: Option<Sighted>) {
-        // What the model has seen already it is not sent again.
-        let (image, shown, reason) = match sighted {
-            Some(Sighted::Seen { image, reason, again }) => ((!again).then_some(image), true, reason),
-            Some(Sighted::Blind { reason }) => (None, false, reason),
-            None => {
-                self.sight = None;
-                return;
-            }
-        };
-        if let (Some(session), Some(image)) = (&mut self.session, image) {
-            let age = image.taken.map_or(Duration::ZERO, |taken| taken.elapsed());
-            session.push_image(image);
-            self.tell(Told::new("vision.sent").with("reason", reason.name()).with_ms("age_ms", age));
-        }
-        if reason == Reason::Look
-            && let Some(call) = self.looking.pop_front()
-        {
-            let result =
-                if shown { "The picture is before you now." } else { "There is no picture of the caller." };
-            self.answer(&call.id, result);
-        }
-    }
-
-    fn tool(&mut self, call: ToolCall) {
-        self.tell(
-            Told::new("agent.tool_called")
-                .with("tool", call.name.clone())
-                .with("arguments", call.arguments.clone()),
-        );
-        let sees = self.sight.is_some();
-        match act(&self.agent.conversation.context.tools, &call, sees) {
-            Act::Look => {
-                if let Some(sight) = &self.sight {
-                    sight.want(Reason::Look);
+    fn saw(&mut self, saw: Saw) {
+        match saw {
+            Saw::Picture { image, reason } => {
+                let shown = image.is_some_and(|image| self.show(image, reason));
+                if reason == Reason::Look {
+                    self.toolbox.handle_look(shown, Vec::new());
+                } else if reason == Reason::Turn
+                    && let Some((text, _)) = self.noting.take()
+                {
+                    self.note(&text);
                 }
-                self.looking.push_back(call);
             }
-            Act::HangUp => {
-                self.answer(&call.id, "The call ends when you have said goodbye.");
-                self.leaving = Some(call.id);
+            Saw::Scene(scene) => {
+                if let Some(session) = &mut self.session {
+                    session.scene(scene.as_deref());
+                }
             }
-            Act::Wish(wish) => {
-                self.events.offer(Event::Wish { call: self.call, id: call.id, wish });
-            }
-            Act::Refuse(why) => {
-                self.tell(Told::new("agent.tool_refused").with("tool", call.name.clone()).with("why", why));
-                self.answer(&call.id, why);
+            Saw::Looked(looked) => self.toolbox.handle_looked(looked),
+        }
+    }
+
+    /// What is to be done without anybody having spoken.
+    fn follow_cues(&mut self) {
+        let now = Instant::now();
+        // A note waits for the picture that goes with it, a moment.
+        if let Some((text, _)) = self.noting.take_if(|(_, until)| now >= *until) {
+            self.note(&text);
+        }
+        loop {
+            let quiet = self.silent.is_none_or(|silent| now >= silent + UNANSWERED);
+            let idle = self.greeted && !self.spoken_to && self.noting.is_none();
+            let free = idle && quiet && !self.is_speaking() && now >= self.asked + ANSWER_BEGINS;
+            match self.toolbox.poll(now, free, &mut self.seeing) {
+                Some(Cue::Note(text)) if self.seeing.want(Reason::Turn) => {
+                    self.noting = Some((text, now + PICTURE_LIMIT));
+                }
+                Some(Cue::Note(text)) => self.note(&text),
+                Some(Cue::Say(text)) => {
+                    self.asked = now;
+                    if let Some(session) = &mut self.session {
+                        session.say(&text);
+                    }
+                }
+                None => return,
             }
         }
     }
 
-    fn answer(&mut self, id: &str, result: &str) {
+    fn note(&mut self, text: &str) {
+        self.asked = Instant::now();
+        self.tell(Told::new("agent.noted").with("text", text));
         if let Some(session) = &mut self.session {
-            session.answer_tool(id, result);
+            session.text(text);
         }
+    }
+
+    /// Sends a picture the model has not seen yet. `false`: it has not seen it and will not.
+    fn show(&mut self, image: Arc<Image>, reason: Reason) -> bool {
+        if self.seeing.has_shown(&image) {
+            return true;
+        }
+        let Some(session) = &mut self.session else { return false };
+        if !self.seeing.take(&image) {
+            return false;
+        }
+        let age = image.taken.map_or(Duration::ZERO, |taken| taken.elapsed());
+        session.push_image(image);
+        self.tell(Told::new("vision.sent").with("reason", reason.name()).with_ms("age_ms", age));
+        true
+    }
+
+    fn answered(&mut self, answered: Answered) {
+        let Some(session) = &mut self.session else { return };
+        for image in answered.images.into_iter().filter(|image| self.seeing.take(image)) {
+            session.push_image(image);
+        }
+        session.answer_tool(&answered.id, &answered.result);
     }
 
     fn leave_when_silent(&mut self) {
         let said = self.position.utterance == self.utterances && self.position.whole;
-        if self.leaving.is_some() && said && !self.is_speaking() {
-            let id = self.leaving.take().unwrap_or_default();
-            self.events.offer(Event::Wish { call: self.call, id, wish: Wish::HangUp });
-        }
+        self.toolbox.leave_when(said && !self.is_speaking());
     }
 
     fn order(&mut self, order: TalkOrder) {
         match order {
             TalkOrder::Attach(line) => self.attach(line),
             TalkOrder::Begin => {
-                self.begun = true;
+                if !std::mem::replace(&mut self.begun, true) {
+                    self.toolbox.handle_answer(Instant::now());
+                }
+                self.seeing.begin();
                 self.greet();
             }
+            TalkOrder::Describe { question, reply } => self.seeing.describe(question, reply),
             TalkOrder::Say(text) => {
                 if let Some(session) = &mut self.session {
                     session.say(&text);
@@ -517,9 +591,21 @@ impl RealtimeTalking {
                     session.text(&text);
                 }
             }
-            // The provider ends turns; whoever asks is refused before.
-            TalkOrder::CommitTurn | TalkOrder::ClearTurn => {}
-            TalkOrder::Done { id, result } => self.answer(&id, &result),
+            TalkOrder::CommitTurn => {
+                if let Some(ears) = &mut self.ears {
+                    ears.hearing.commit_turn(Instant::now());
+                }
+            }
+            TalkOrder::ClearTurn => {
+                if let Some(ears) = &mut self.ears {
+                    ears.hearing.clear_turn();
+                }
+                if let Some(session) = &mut self.session {
+                    session.clear_turn();
+                }
+            }
+            TalkOrder::Digit(digit) => self.toolbox.handle_digit(Instant::now(), digit),
+            TalkOrder::Done { id, result, done } => self.toolbox.handle_done(&id, result, done),
         }
     }
 
@@ -533,7 +619,6 @@ impl RealtimeTalking {
         }
         let settings = RealtimeSettings {
             sound: law.map_or(SoundFormat::Samples { rate }, SoundFormat::Law),
-            turns: Turns::Theirs { silence_ms: None, prefix_ms: None, threshold: None, interrupts: false },
             ..self.realtime.settings.clone()
         };
         match RealtimeSession::open(self.realtime.endpoint.clone(), settings) {

@@ -8,6 +8,7 @@
 //! Pure. What the caller says and when it has finished comes from `talk::hear` and a transcriber; models, voices,
 //! pictures and tools are reached by whoever carries out [`Do`]. What was said is kept in [`Context`].
 
+mod decision;
 mod reply;
 mod turn;
 
@@ -57,6 +58,8 @@ pub struct ConversationSettings {
     pub picture_limit: Duration,
     /// One that is older than this when the model is asked is taken again.
     pub picture_stale: Duration,
+    /// An application decides of each turn within this time; then the turn goes on as it is. `None`: nobody does.
+    pub decided_within: Option<Duration>,
 }
 
 impl Default for ConversationSettings {
@@ -77,6 +80,7 @@ impl Default for ConversationSettings {
             transcript_limit: Duration::from_secs(5),
             picture_limit: Duration::from_millis(80),
             picture_stale: Duration::from_millis(60),
+            decided_within: None,
         }
     }
 }
@@ -112,6 +116,12 @@ pub enum Do {
     Hold(bool),
     /// Answered by [`Conversation::handle_tool`].
     Tool(ToolCall),
+    /// The application is to decide of the caller's turn; answered by [`Conversation::handle_decision`].
+    Decide {
+        number: u32,
+        text: String,
+        pictures: usize,
+    },
     Tell(Told),
 }
 
@@ -152,6 +162,8 @@ pub struct ConversationFigures {
     pub pictures_sent: u64,
     pub failures: u64,
     pub tools: u64,
+    /// Turns of which the application was asked in vain.
+    pub undecided: u64,
     pub usage: Usage,
 }
 
@@ -164,6 +176,7 @@ pub struct Conversation {
     /// Replies behind the one being spoken: what an application wants said.
     waiting: VecDeque<String>,
     asks: u32,
+    decisions: u32,
     utterances: u32,
     figures: ConversationFigures,
     out: VecDeque<Do>,
@@ -182,6 +195,7 @@ impl Conversation {
             reply: None,
             waiting: VecDeque::new(),
             asks: 0,
+            decisions: 0,
             utterances: 0,
             figures: ConversationFigures::default(),
             out: VecDeque::new(),
@@ -203,6 +217,11 @@ impl Conversation {
     /// Whether a reply is being made or spoken: the caller would interrupt it.
     pub fn is_replying(&self) -> bool {
         self.reply.as_ref().is_some_and(Reply::is_spoken)
+    }
+
+    /// Whether a reply is on its way, even if nothing of it is spoken yet.
+    pub fn is_busy(&self) -> bool {
+        self.reply.is_some()
     }
 
     pub fn wake_at(&self) -> Option<Instant> {
@@ -338,6 +357,25 @@ impl Conversation {
         let mut turn = self.turn.take().unwrap_or_else(|| Turn::new(now));
         self.take_back(&mut turn);
         turn.written(now, text.trim());
+        turn.picture_wanted = self.settings.sees;
+        self.turn = Some(turn);
+        if self.settings.sees {
+            self.out.push_back(Do::Look(Reason::Turn));
+        }
+        self.go_on(now);
+    }
+
+    /// Nothing is being said, answered or waited for.
+    pub fn is_idle(&self) -> bool {
+        self.turn.is_none() && self.reply.is_none()
+    }
+
+    /// Something happened that nobody said: a turn of its own, for the model to act on. Best while it is idle.
+    pub fn handle_note(&mut self, now: Instant, text: &str) {
+        let mut turn = self.turn.take().unwrap_or_else(|| Turn::new(now));
+        self.take_back(&mut turn);
+        turn.note = true;
+        turn.written(now, text.trim());
         self.turn = Some(turn);
         if self.settings.sees {
             self.out.push_back(Do::Look(Reason::Turn));
@@ -354,6 +392,7 @@ impl Conversation {
     }
 
     pub fn handle_time(&mut self, now: Instant) {
+        self.expire_decision(now);
         if self.turn.as_ref().is_some_and(|turn| turn.wake_at(&self.settings).is_some_and(|at| now >= at)) {
             self.go_on(now);
         }
@@ -385,13 +424,17 @@ impl Conversation {
             }
             return;
         }
+        if over && self.is_undecided(now) {
+            self.ask_for_decision(now);
+        }
+        let Some(turn) = &mut self.turn else { return };
         if turn.ask.is_none() && (over || turn.may_ask_ahead(now, &self.settings)) {
             if self.settings.sees && turn.wants_newer_picture(now, self.settings.picture_stale) {
                 return self.out.push_back(Do::Look(Reason::Turn));
             }
             self.ask_for_turn(now);
         }
-        if over {
+        if over && !self.is_undecided(now) {
             self.release(now);
         }
     }
@@ -434,7 +477,8 @@ impl Conversation {
         let text = turn.text();
         self.context.user(&text, &turn.pictures());
         let ages = turn.ages(ahead.asked);
-        let mut told = Told::new("transcript.final").with("text", text);
+        let kind = if turn.note { "agent.noted" } else { "transcript.final" };
+        let mut told = Told::new(kind).with("text", text);
         if !ages.is_empty() {
             told = told.with("pictures", ages.len()).with("picture_age_ms", ages);
         }
@@ -482,7 +526,8 @@ impl Conversation {
         let calls = std::mem::take(&mut reply.calls);
         self.speak(sentences);
         if calls.is_empty() {
-            let silent = self.reply.as_ref().is_some_and(|reply| reply.sentences.is_empty());
+            let silent =
+                self.reply.as_ref().is_some_and(|reply| reply.sentences.is_empty() && !reply.may_be_silent());
             if silent && finish != Finish::Tools {
                 // It would not, or ran out before it began.
                 return self.give_up_answer(now);
@@ -496,11 +541,6 @@ impl Conversation {
         self.context.calls(&words, calls.clone());
         for call in calls {
             self.figures.tools += 1;
-            self.tell(
-                Told::new("agent.tool_called")
-                    .with("tool", call.name.clone())
-                    .with("arguments", call.arguments.clone()),
-            );
             self.out.push_back(Do::Tool(call));
         }
     }

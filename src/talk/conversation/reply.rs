@@ -103,6 +103,11 @@ impl Reply {
         !self.sentences.is_empty() || !self.beside.is_empty()
     }
 
+    /// Nobody waits for words: it answers a note, or a tool said all there is to say.
+    pub fn may_be_silent(&self) -> bool {
+        self.quiet || self.turn.as_ref().is_some_and(|turn| turn.note)
+    }
+
     pub fn cut(&mut self, text: &str) -> Vec<String> {
         self.cutter.push(text);
         std::iter::from_fn(|| self.cutter.poll()).collect()

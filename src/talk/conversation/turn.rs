@@ -50,6 +50,8 @@ pub struct Turn {
     /// Questions asked for it.
     pub asked: u32,
     pub picture_wanted: bool,
+    /// It is nothing the caller said: something happened that the model is to act on.
+    pub note: bool,
     texts: Vec<String>,
     /// Texts still to come.
     awaited: u32,
@@ -59,6 +61,19 @@ pub struct Turn {
     looked: Option<Instant>,
     /// A newer one was asked for, for the question at hand.
     renewed: bool,
+    pub decision: Decided,
+}
+
+/// What the application has decided of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decided {
+    /// It was not asked.
+    Open,
+    Asked {
+        number: u32,
+        until: Instant,
+    },
+    Settled,
 }
 
 impl Turn {
@@ -71,18 +86,20 @@ impl Turn {
             ask: None,
             asked: 0,
             picture_wanted: false,
+            note: false,
             texts: Vec::new(),
             awaited: 0,
             onset: None,
             last: None,
             looked: None,
             renewed: false,
+            decision: Decided::Open,
         }
     }
 
     /// Its answer was not wanted: the caller goes on.
     pub fn reopened(self) -> Self {
-        Turn { over: None, ask: None, ..self }
+        Turn { over: None, ask: None, decision: Decided::Open, ..self }
     }
 
     /// The caller speaks (again).
@@ -90,6 +107,7 @@ impl Turn {
         self.silent = None;
         self.over = None;
         self.renewed = false;
+        self.decision = Decided::Open;
     }
 
     /// The caller is silent since `at`; the text of what it said is awaited.
@@ -103,6 +121,7 @@ impl Turn {
         self.awaited = self.awaited.saturating_sub(1);
         self.understood = Some(now);
         if !text.is_empty() {
+            self.note = false;
             self.texts.push(text.to_owned());
         }
     }
@@ -118,7 +137,13 @@ impl Turn {
         self.understood = Some(now);
         self.silent = Some(now);
         self.over = Some((now, Duration::ZERO));
-        self.picture_wanted = true;
+    }
+
+    /// The application has other words for it.
+    pub fn amended(&mut self, text: String) {
+        self.texts = vec![text];
+        // Its question is another one, with a picture of its own time.
+        self.renewed = false;
     }
 
     /// What a later turn said stands behind it.
@@ -128,6 +153,7 @@ impl Turn {
         self.silent = newer.silent;
         self.understood = newer.understood.or(self.understood);
         self.over = newer.over;
+        self.decision = Decided::Open;
         self.picture_wanted = newer.picture_wanted;
         self.last = newer.last.or(self.last.take());
     }
@@ -196,6 +222,11 @@ impl Turn {
         if self.awaited > 0 {
             return Some(self.over.map_or(silent, |(at, _)| at) + settings.transcript_limit);
         }
-        self.picture_until(settings).filter(|_| self.picture_wanted)
+        let decided = match self.decision {
+            Decided::Asked { until, .. } => Some(until),
+            Decided::Open | Decided::Settled => None,
+        };
+        let pictured = self.picture_until(settings).filter(|_| self.picture_wanted);
+        [decided, pictured].into_iter().flatten().min()
     }
 }

@@ -178,8 +178,8 @@ fn unreached(error: &reqwest::Error) -> NotFetched {
 const NOT_TO_BE_ASKED: &str = "a name that leads to an address that may not be asked";
 
 /// Leaves out the addresses that may not be asked, at each connection: a name may lead elsewhere than before.
-struct Judged {
-    near: bool,
+pub(super) struct Judged {
+    pub near: bool,
 }
 
 impl Resolve for Judged {
@@ -199,7 +199,7 @@ impl Resolve for Judged {
 
 /// Whether an address is of the public Internet: none of a host, a network of its own, a group, or set aside
 /// (RFC 6890), however it is written into IPv6.
-fn is_public(ip: IpAddr) -> bool {
+pub(super) fn is_public(ip: IpAddr) -> bool {
     if is_near(ip) || ip.is_unspecified() || ip.is_multicast() {
         return false;
     }

@@ -17,6 +17,7 @@ use crate::codec::g711::Law;
 pub mod address;
 pub mod asking;
 pub mod breaker;
+pub mod decisions;
 pub mod deepgram;
 pub mod espeak;
 pub mod fetch;
@@ -27,15 +28,18 @@ pub mod models;
 pub mod provider;
 pub mod realtime;
 pub mod retry;
+pub mod service;
 pub mod speaking;
 pub mod transcribers;
 pub mod transcribing;
 pub mod voices;
 pub mod websocket;
 
+pub use decisions::{Decision, DecisionSettings, Decisions};
 pub use http::Http;
 pub use models::{Answer, Models};
 pub use realtime::RealtimeSession;
+pub use service::Services;
 pub use transcribers::{Transcribers, Transcript, Transcription};
 pub use voices::{Speech, Voices};
 

@@ -121,6 +121,12 @@ impl RealtimeSession {
         self.carry();
     }
 
+    /// What the camera shows now, as another model says; the words before are forgotten. It asks for no answer.
+    pub fn scene(&mut self, words: Option<&str>) {
+        self.machine.scene(Instant::now(), words);
+        self.carry();
+    }
+
     /// What the detection on this box hears: a hint that keeps sessions from being exchanged in mid-word.
     pub fn caller_speaks(&mut self, speaks: bool) {
         self.machine.caller_speaks(Instant::now(), speaks);
@@ -136,6 +142,12 @@ impl RealtimeSession {
     /// Where turns are ours: the caller's turn is over, the model is to answer.
     pub fn commit_turn(&mut self) {
         self.machine.commit_turn(Instant::now());
+        self.carry();
+    }
+
+    /// Where turns are ours: what the caller said is not to be answered. Gemini cannot forget it.
+    pub fn clear_turn(&mut self) {
+        self.machine.clear_turn(Instant::now());
         self.carry();
     }
 

@@ -2,11 +2,13 @@
 //!
 //! Pure. A request takes its cost from the budget before it is sent, estimated on the high side; pictures there is no
 //! room for are replaced by their notes, the words go anyway. What the provider says it used is booked when it answers,
-//! and later estimates learn from it. Prices are the operator's: they change too often to be built in.
+//! and later estimates learn from it. Prices are the operator's: they change too often to be built in. Two models of one
+//! call, the agent's own and the one that describes, pay from one purse ([`Budget::beside`]).
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::talk::message::{Detail, Image, Message, Part, Request, Usage};
+use crate::talk::message::{Detail, Image, Message, Part, Request, Role, Usage};
 
 /// The limits of one call; 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,9 +19,11 @@ pub struct BudgetSettings {
     pub tokens: u64,
     /// US dollars for those tokens, and for the answers where [`BudgetSettings::whole`] says so.
     pub usd: f64,
-    /// US dollars for a million tokens that go in and that come out.
+    /// US dollars for a million tokens that go in, that come out, and that are pictures (0: as others that go in). What
+    /// is not known costs nothing.
     pub usd_per_million_in: f64,
     pub usd_per_million_out: f64,
+    pub usd_per_million_image: f64,
     /// Requests are made for their pictures only (a model that describes what it sees): all of their tokens count, and
     /// without its picture a request is not made.
     pub whole: bool,
@@ -31,8 +35,9 @@ impl Default for BudgetSettings {
             images: 500,
             tokens: 0,
             usd: 0.0,
-            usd_per_million_in: 2.5,
-            usd_per_million_out: 10.0,
+            usd_per_million_in: 0.0,
+            usd_per_million_out: 0.0,
+            usd_per_million_image: 0.0,
             whole: false,
         }
     }
@@ -65,17 +70,29 @@ impl Ticket {
     }
 }
 
-/// The purse of one call.
-#[derive(Clone, Debug)]
-pub struct Budget {
-    settings: BudgetSettings,
+/// What one call has spent, whoever spent it.
+#[derive(Debug, Default)]
+struct Purse {
     spent: Spent,
     /// Pictures that were counted; those of a call's last minutes are enough, as older ones are forgotten.
     counted: BTreeSet<u64>,
-    /// What providers say a picture cost, over what was estimated; at least 1.
-    factor: f64,
+    /// A picture was left out for good as there was no room for it.
+    empty: bool,
 }
 
+/// What one model of a call may spend of the call's purse.
+#[derive(Debug)]
+pub struct Budget {
+    settings: BudgetSettings,
+    purse: Arc<Mutex<Purse>>,
+    /// What providers say a picture cost, over what was estimated; at least 1.
+    factor: f64,
+    /// Tokens the last picture was reckoned at.
+    typical: u64,
+}
+
+/// Until a picture was sent: the least one is reckoned at.
+const LEAST_TOKENS: u64 = 85;
 const COUNTED_MAX: usize = 256;
 /// Output of a request that does not limit it.
 const OUTPUT_GUESS: u64 = 1000;
@@ -84,46 +101,73 @@ const FACTOR_MAX: f64 = 8.0;
 
 impl Budget {
     pub fn new(settings: BudgetSettings) -> Self {
-        Budget { settings, spent: Spent::default(), counted: BTreeSet::new(), factor: 1.0 }
+        Budget { settings, purse: Arc::default(), factor: 1.0, typical: LEAST_TOKENS }
+    }
+
+    /// Another model of the same call, with its own prices: what one spends the other cannot.
+    pub fn beside(&self, settings: BudgetSettings) -> Self {
+        Budget { settings, purse: self.purse.clone(), factor: 1.0, typical: LEAST_TOKENS }
+    }
+
+    fn purse<R>(&self, change: impl FnOnce(&mut Purse) -> R) -> R {
+        change(&mut self.purse.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn spent(&self) -> Spent {
-        self.spent
+        self.purse(|purse| purse.spent)
     }
 
-    /// Whether there is room for one more picture of a common size.
+    /// Whether there is room for one more picture like the last one.
     pub fn is_open(&self) -> bool {
         let BudgetSettings { images, tokens, usd, .. } = self.settings;
-        let typical = self.reckon(1000);
-        (images == 0 || self.spent.images < images)
-            && (tokens == 0 || self.spent.tokens + typical <= tokens)
-            && (usd <= 0.0 || self.spent.usd + self.price(typical, 0) <= usd)
+        let typical = self.reckon(self.typical);
+        let (spent, empty) = self.purse(|purse| (purse.spent, purse.empty));
+        !empty
+            && (images == 0 || spent.images < images)
+            && (tokens == 0 || spent.tokens + typical <= tokens)
+            && (usd <= 0.0 || spent.usd + self.price(typical, typical, 0) <= usd)
     }
 
     /// Takes what `request` costs. Pictures that do not fit are replaced by their notes: new ones when there have been
     /// enough, else the oldest first and pinned ones last.
     pub fn admit(&mut self, request: &mut Request) -> Ticket {
+        let had = request.image_count();
+        if let Some(image) = request.messages.iter().flat_map(Message::images).last() {
+            self.typical = image_tokens(image);
+        }
         self.refuse_new(request);
         let mut ticket = self.ticket(request);
         while ticket.images > 0 && !self.has_room_for(&ticket) && without_oldest(request) {
-            self.spent.refused += 1;
+            self.purse(|purse| purse.spent.refused += 1);
             ticket = self.ticket(request);
         }
-        for image in request.messages.iter().flat_map(Message::images) {
-            if self.counted.insert(image.id) {
-                self.spent.images += 1;
+        let unmade = ticket.images == 0 && self.settings.whole;
+        self.purse(|purse| {
+            purse.empty |= had > 0 && ticket.images == 0;
+            request.messages.iter().flat_map(Message::images).for_each(|image| purse.count(image.id));
+            if !unmade {
+                purse.spent.tokens += ticket.tokens;
+                purse.spent.usd += ticket.usd;
             }
-        }
-        while self.counted.len() > COUNTED_MAX {
-            self.counted.pop_first();
-        }
-        if ticket.images == 0 && self.settings.whole {
-            // It will not be made.
-            return Ticket::default();
-        }
-        self.spent.tokens += ticket.tokens;
-        self.spent.usd += ticket.usd;
-        ticket
+        });
+        if unmade { Ticket::default() } else { ticket }
+    }
+
+    /// Takes what one picture costs that is sent by itself, to a session that keeps it. `false`: there is no room.
+    pub fn take(&mut self, image: &Arc<Image>) -> bool {
+        let parts = vec![Part::Image(image.clone())];
+        let messages = vec![Message { role: Role::User, parts, calls: Vec::new(), answers: None }];
+        let ticket = self.admit(&mut Request { messages, ..Request::default() });
+        ticket.images > 0
+    }
+
+    /// Books the tokens of pictures a session says it has read since it was last asked, beyond what was taken for them.
+    pub fn book(&mut self, image_tokens: u64) {
+        let usd = self.price(image_tokens, image_tokens, 0);
+        self.purse(|purse| {
+            purse.spent.tokens += image_tokens;
+            purse.spent.usd += usd;
+        });
     }
 
     /// Leaves out pictures that were never sent, once there is no room for more of them.
@@ -131,45 +175,57 @@ impl Budget {
         if self.settings.images == 0 {
             return;
         }
-        let mut room = self.settings.images.saturating_sub(self.spent.images);
-        for part in request.messages.iter_mut().flat_map(|message| &mut message.parts) {
-            let Part::Image(image) = part else { continue };
-            if self.counted.contains(&image.id) {
-                continue;
+        self.purse(|purse| {
+            let mut room = self.settings.images.saturating_sub(purse.spent.images);
+            for part in request.messages.iter_mut().flat_map(|message| &mut message.parts) {
+                let Part::Image(image) = part else { continue };
+                if purse.counted.contains(&image.id) {
+                    continue;
+                }
+                if room == 0 {
+                    purse.spent.refused += 1;
+                    *part = in_place_of(image);
+                } else {
+                    room -= 1;
+                }
             }
-            if room == 0 {
-                self.spent.refused += 1;
-                *part = in_place_of(image);
-            } else {
-                room -= 1;
-            }
-        }
+        });
     }
 
     /// The answer is there, or will not come (`None`: as estimated).
     pub fn settle(&mut self, ticket: Ticket, usage: Option<Usage>) {
         let Some(usage) = usage else { return };
         let (tokens, usd) = if self.settings.whole {
-            let tokens = usage.input_tokens + usage.output_tokens;
-            (tokens, self.price(usage.input_tokens, usage.output_tokens))
+            (usage.input_tokens + usage.output_tokens, self.cost(usage))
         } else if usage.image_tokens > 0 && ticket.image_tokens > 0 {
             let said = usage.image_tokens as f64 / ticket.image_tokens as f64 * self.factor;
             self.factor = self.factor.max(said).clamp(1.0, FACTOR_MAX);
-            (usage.image_tokens, self.price(usage.image_tokens, 0))
+            (usage.image_tokens, self.price(usage.image_tokens, usage.image_tokens, 0))
         } else {
             return;
         };
-        self.spent.tokens = self.spent.tokens.saturating_sub(ticket.tokens) + tokens;
-        self.spent.usd = (self.spent.usd - ticket.usd).max(0.0) + usd;
+        self.purse(|purse| {
+            purse.spent.tokens = purse.spent.tokens.saturating_sub(ticket.tokens) + tokens;
+            purse.spent.usd = (purse.spent.usd - ticket.usd).max(0.0) + usd;
+        });
+    }
+
+    /// US dollars for what an answer used up, pictures and words; 0 where prices are not known.
+    pub fn cost(&self, usage: Usage) -> f64 {
+        self.price(usage.image_tokens.min(usage.input_tokens), usage.input_tokens, usage.output_tokens)
     }
 
     fn reckon(&self, tokens: u64) -> u64 {
         (tokens as f64 * self.factor).ceil() as u64
     }
 
-    fn price(&self, input: u64, output: u64) -> f64 {
-        let BudgetSettings { usd_per_million_in, usd_per_million_out, .. } = self.settings;
-        (input as f64 * usd_per_million_in + output as f64 * usd_per_million_out) / 1e6
+    /// `image`: so many of the `input` are pictures.
+    fn price(&self, image: u64, input: u64, output: u64) -> f64 {
+        let BudgetSettings { usd_per_million_in, usd_per_million_out, usd_per_million_image, .. } =
+            self.settings;
+        let of_image = if usd_per_million_image > 0.0 { usd_per_million_image } else { usd_per_million_in };
+        let words = input.saturating_sub(image) as f64 * usd_per_million_in;
+        (image as f64 * of_image + words + output as f64 * usd_per_million_out) / 1e6
     }
 
     fn ticket(&self, request: &Request) -> Ticket {
@@ -181,15 +237,42 @@ impl Budget {
             tokens += words + text_tokens(&request.instructions);
             output = request.max_tokens.map_or(OUTPUT_GUESS, u64::from);
         }
-        let usd = self.price(tokens, output);
+        let usd = self.price(image_tokens, tokens, output);
         Ticket { images: images.len() as u64, image_tokens, tokens: tokens + output, usd }
     }
 
     fn has_room_for(&self, ticket: &Ticket) -> bool {
         let BudgetSettings { tokens, usd, .. } = self.settings;
-        (tokens == 0 || self.spent.tokens + ticket.tokens <= tokens)
-            && (usd <= 0.0 || self.spent.usd + ticket.usd <= usd)
+        let spent = self.spent();
+        (tokens == 0 || spent.tokens + ticket.tokens <= tokens)
+            && (usd <= 0.0 || spent.usd + ticket.usd <= usd)
     }
+}
+
+impl Purse {
+    /// A picture is sent; one that was sent before is no new one.
+    fn count(&mut self, id: u64) {
+        if self.counted.insert(id) {
+            self.spent.images += 1;
+        }
+        while self.counted.len() > COUNTED_MAX {
+            self.counted.pop_first();
+        }
+    }
+}
+
+/// Puts the notes of all pictures in their places: for a model that takes none. How many there were.
+pub fn without_pictures(request: &mut Request) -> usize {
+    let mut were = 0;
+    for part in request.messages.iter_mut().flat_map(|message| &mut message.parts) {
+        match part {
+            Part::Image(image) => *part = in_place_of(image),
+            Part::Url(_) => *part = Part::Text("[a picture]".to_owned()),
+            Part::Text(_) => continue,
+        }
+        were += 1;
+    }
+    were
 }
 
 /// What stands in a request where a picture was.
@@ -322,6 +405,48 @@ mod tests {
         assert_eq!(budget.spent().tokens, 1_000);
         let none = budget.admit(&mut Request::default());
         assert_eq!((none.images(), budget.spent().tokens), (0, 1_000));
+    }
+
+    #[test]
+    fn two_models_of_a_call_pay_from_one_purse_each_at_its_own_price() {
+        let limits = BudgetSettings { images: 3, usd: 1.0, ..BudgetSettings::default() };
+        let mut own = budget(limits);
+        let mut describer = own.beside(BudgetSettings {
+            whole: true,
+            usd_per_million_in: 1.0,
+            usd_per_million_out: 2.0,
+            usd_per_million_image: 4.0,
+            ..limits
+        });
+        let ticket = describer.admit(&mut request(&[1]));
+        let usage = Usage { input_tokens: 1_000, image_tokens: 600, output_tokens: 100, cached_tokens: 0 };
+        describer.settle(ticket, Some(usage));
+        let cost = (600.0 * 4.0 + 400.0 * 1.0 + 100.0 * 2.0) / 1e6;
+        assert!((describer.cost(usage) - cost).abs() < 1e-12 && (own.spent().usd - cost).abs() < 1e-12);
+        assert!(own.take(&Arc::new(image(2))) && own.take(&Arc::new(image(3))));
+        assert!(!describer.is_open() && !own.is_open());
+        assert!(!own.take(&Arc::new(image(4))));
+        assert_eq!(describer.admit(&mut request(&[5])).images(), 0);
+        assert_eq!((own.spent().images, own.spent().refused), (3, 2));
+    }
+
+    #[test]
+    fn a_model_without_prices_costs_nothing_and_a_purse_too_small_for_a_question_is_empty() {
+        let limits = BudgetSettings { tokens: 1_200, whole: true, ..BudgetSettings::default() };
+        let mut budget = Budget::new(limits);
+        assert!(budget.is_open(), "a picture alone would fit");
+        assert_eq!(budget.admit(&mut request(&[1])).images(), 0);
+        assert!(!budget.is_open(), "but no question about it does");
+        let mut free = Budget::new(BudgetSettings { usd: 0.01, ..BudgetSettings::default() });
+        let _ = free.admit(&mut request(&[1]));
+        assert!(free.is_open() && free.spent().usd == 0.0);
+    }
+
+    #[test]
+    fn who_cannot_see_gets_the_notes() {
+        let mut asked = request(&[1, 2]);
+        assert_eq!((without_pictures(&mut asked), asked.image_count()), (2, 0));
+        assert!(asked.messages[0].words().ends_with("[picture 1]\n[picture 2]"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::talk::link::{Answer, Models};
 use crate::talk::message::{Delta, Failure, Image, Message, Part, Request, Role, Usage};
+use crate::talk::realtime::add;
 use crate::talk::sight::budget::{Budget, BudgetSettings, Spent, Ticket};
 use crate::talk::sight::result::{self, Unreadable, Vision};
 
@@ -70,6 +71,8 @@ pub struct Described {
     pub age: Option<Duration>,
     pub took: Duration,
     pub usage: Usage,
+    /// US dollars of it; 0 where prices are not known.
+    pub usd: f64,
     /// Who answered.
     pub provider: String,
 }
@@ -110,7 +113,9 @@ struct Flight {
     wanted: For,
     ticket: Option<Ticket>,
     words: String,
-    usage: Usage,
+    /// Of the answer that comes, and of the one before it that was of no use.
+    last: Usage,
+    before: Usage,
     began: Instant,
     age: Option<Duration>,
     second: bool,
@@ -132,8 +137,10 @@ pub struct Describer {
 }
 
 impl Describer {
-    pub fn new(models: Models, settings: DescribeSettings) -> Self {
-        let budget = Budget::new(BudgetSettings { whole: true, ..settings.budget });
+    /// `purse`: pays from that of the agent's own model; `None`: from its own.
+    pub fn new(models: Models, settings: DescribeSettings, purse: Option<&Budget>) -> Self {
+        let limits = BudgetSettings { whole: true, ..settings.budget };
+        let budget = purse.map_or_else(|| Budget::new(limits), |purse| purse.beside(limits));
         Describer {
             models,
             settings,
@@ -172,6 +179,16 @@ impl Describer {
         }
     }
 
+    /// Nobody waits for the answer to this question any more.
+    pub fn forget(&mut self, number: u64) {
+        let is = |wanted: &For| matches!(wanted, For::Question { number: asked, .. } if *asked == number);
+        self.questions.retain(|(_, wanted)| !is(wanted));
+        self.ready.retain(|described| !is(&described.wanted));
+        if self.flight.take_if(|flight| is(&flight.wanted)).is_some() {
+            self.figures.failed += 1;
+        }
+    }
+
     /// What comes next; waits for ever while nothing is asked. Cancel-safe.
     pub async fn next(&mut self) -> Described {
         loop {
@@ -190,7 +207,7 @@ impl Describer {
                         flight.words.push_str(&text);
                     }
                 }
-                Some(Ok(Delta::Usage(usage))) => flight.usage = usage,
+                Some(Ok(Delta::Usage(usage))) => flight.last = usage,
                 Some(Ok(Delta::Call(_))) => {}
                 Some(Ok(Delta::Finish(_))) | None => self.end(Ok(())),
                 Some(Err(failure)) => self.end(Err(failure)),
@@ -224,7 +241,8 @@ impl Describer {
             wanted,
             ticket: Some(ticket),
             words: String::new(),
-            usage: Usage::default(),
+            last: Usage::default(),
+            before: Usage::default(),
             began: now,
             age,
             second: false,
@@ -252,7 +270,7 @@ impl Describer {
 
     fn end(&mut self, ended: Result<(), Failure>) {
         let Some(mut flight) = self.flight.take() else { return };
-        let usage = (flight.usage != Usage::default()).then_some(flight.usage);
+        let usage = (flight.last != Usage::default()).then_some(flight.last);
         if let Some(ticket) = flight.ticket.take() {
             self.budget.settle(ticket, usage);
         }
@@ -286,7 +304,8 @@ impl Describer {
             self.last = Some(vision.clone());
         }
         let provider = flight.answer.figures().provider.clone();
-        let Flight { image, wanted, usage, began, age, .. } = flight;
+        let Flight { image, wanted, last, before, began, age, .. } = flight;
+        let usage = add(before, last);
         self.ready.push_back(Described {
             image,
             wanted,
@@ -294,6 +313,7 @@ impl Describer {
             again,
             age,
             took: began.elapsed(),
+            usd: self.budget.cost(usage),
             usage,
             provider,
         });
@@ -312,6 +332,7 @@ impl Describer {
         self.figures.asked_again += 1;
         flight.answer = self.models.ask(Arc::new(request.clone()));
         (flight.request, flight.ticket, flight.second) = (request, Some(ticket), true);
+        flight.before = std::mem::take(&mut flight.last);
         flight.words.clear();
         self.flight = Some(flight);
         Ok(())
@@ -332,6 +353,7 @@ impl Describer {
             age: None,
             took: Duration::ZERO,
             usage: Usage::default(),
+            usd: 0.0,
             provider: String::new(),
         });
     }
@@ -356,7 +378,7 @@ mod tests {
         let options = options.as_object().cloned().expect("a table");
         let endpoint = Endpoint { options, timeout_ms: 500, ..Endpoint::new("eye", Vendor::Mock) };
         let link = LinkSettings { retries: 0, ..LinkSettings::default() };
-        Describer::new(Models::new(&Http::new(), vec![endpoint], link), settings)
+        Describer::new(Models::new(&Http::new(), vec![endpoint], link), settings, None)
     }
 
     async fn next(describer: &mut Describer) -> Described {

@@ -5,7 +5,7 @@
 //! ```
 //! `sampler` says when, `scene` whether anything changed and which picture is sharp, `watch` puts them together. `memory`
 //! keeps the last pictures and says which are to be forgotten, `budget` what they may cost. `describe` asks a model of
-//! its own about pictures, `result` reads its answer. `given` is about pictures that are not the caller's. All but
+//! its own about pictures, `result` reads its answer, `description` is what becomes of it. `given` is about pictures that are not the caller's. All but
 //! `describe` is pure. Threads and encoders are `engine::sight`'s. A picture alone never starts a turn.
 
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::talk::message::Image;
 
 pub mod budget;
 pub mod describe;
+pub mod description;
 pub mod given;
 pub mod memory;
 pub mod result;

@@ -7,6 +7,7 @@ use events::Event;
 
 pub mod body;
 pub mod chat;
+pub mod decision;
 pub mod deepgram_listen;
 pub mod deepgram_speak;
 pub mod events;

@@ -50,7 +50,7 @@ pub struct Caller {
     /// Of this caller among all of this process: the kernel gives ports out again.
     number: u32,
     cseq: u32,
-    /// Header lines in every INVITE, UPDATE, REFER and MESSAGE, each with its line end.
+    /// Header lines in every INVITE, UPDATE, REFER, MESSAGE and INFO, each with its line end.
     pub more: String,
     /// UPDATEs of the peer that were answered.
     pub refreshes: u32,
@@ -192,7 +192,11 @@ impl Caller {
             if self.remote_tag.is_empty() { String::new() } else { format!(";tag={}", self.remote_tag) };
         let named = body.is_empty() || self.more.contains("Content-Type:");
         let kind = if named { "" } else { "Content-Type: application/sdp\r\n" };
-        let more = if matches!(method, "INVITE" | "UPDATE" | "REFER" | "MESSAGE") { &self.more } else { "" };
+        let more = if matches!(method, "INVITE" | "UPDATE" | "REFER" | "MESSAGE" | "INFO") {
+            &self.more
+        } else {
+            ""
+        };
         format!(
             "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {local};rport;branch=z9hG4bK{branch}{number}x{port}x{cseq}\r\n\
              Max-Forwards: 70\r\nFrom: <sip:script@{local}>;tag=s{port}\r\nTo: <{uri}>{tag}\r\n\

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use super::read::known;
-use super::settings::{Provider, Service, Sight, Speaking, Vendor};
+use super::settings::{Provider, Sees, Service, Sight, Speaking, Vendor};
 use crate::app::config::section::{Reading, did_you_mean};
 use crate::app::config::settings::{Agent, Config};
+use crate::app::config::tools;
 use crate::talk::link::address::is_near;
-use crate::talk::tools::NAMES;
 
 pub fn check(config: &Config, reading: &Reading) {
     for service in Service::ALL {
@@ -15,13 +15,86 @@ pub fn check(config: &Config, reading: &Reading) {
             check_provider(reading, &format!("{}.{name}", service.section()), provider);
         }
     }
+    vision(config, reading);
     for (name, agent) in &config.agents {
         let path = format!("agent.{name}");
         match agent {
             Agent::Pipeline(agent) => pipeline(config, reading, &path, agent),
             Agent::Realtime(agent) => realtime(config, reading, &path, agent),
-            Agent::Mirror { .. } | Agent::Record => {}
+            Agent::Mirror { .. } | Agent::Record { .. } => {}
         }
+        sight(config, reading, &format!("{path}.sight"), agent, agent.sight());
+    }
+    for (n, route) in config.routes.iter().enumerate() {
+        let agent = config.agents.get(&route.agent);
+        if let (Some(agent), Some(own)) = (agent, route.sight) {
+            sight(config, reading, &format!("route[{n}].sight"), agent, own);
+        }
+    }
+}
+
+/// The model that describes.
+fn vision(config: &Config, reading: &Reading) {
+    let vision = &config.vision;
+    check_url(reading, "vision", &vision.model);
+    if vision.describes() && !vision.model.can_see() {
+        let text = format!(
+            "{:?} is not known to see, and is to describe pictures: another, or sees = true",
+            vision.model.model
+        );
+        reading.problem("vision.model", text);
+    }
+    if vision.budget_usd <= 0.0 {
+        return;
+    }
+    let priceless = |provider: &Provider| !provider.prices.are_known();
+    if vision.describes() && priceless(&vision.model) {
+        let text = "without a price the model that describes costs nothing of vision.budget_usd";
+        reading.warning("vision.usd_per_million_in", text);
+    }
+    for (name, agent) in &config.agents {
+        let (service, names) = match agent {
+            Agent::Pipeline(agent) => (Service::Language, agent.llm.as_slice()),
+            Agent::Realtime(agent) => (Service::Realtime, std::slice::from_ref(&agent.realtime)),
+            Agent::Mirror { .. } | Agent::Record { .. } => continue,
+        };
+        let shown = matches!(agent.sight(), Sight::Turn | Sight::Live);
+        let known = names.iter().filter_map(|name| config.providers.of(service).get(name));
+        if shown && known.clone().any(priceless) {
+            let text = format!(
+                "its model has no usd_per_million_in: vision.budget_usd counts nothing of [agent.{name}]"
+            );
+            reading.warning(&format!("agent.{name}.sight"), text);
+        }
+    }
+}
+
+/// How an agent looks at its callers, by itself or on one route.
+fn sight(config: &Config, reading: &Reading, key: &str, agent: &Agent, sight: Sight) {
+    let known = |service: Service, names: &[String]| -> Vec<&Provider> {
+        names.iter().filter_map(|name| config.providers.of(service).get(name)).collect()
+    };
+    let (models, pipeline) = match agent {
+        Agent::Pipeline(agent) => (known(Service::Language, &agent.llm), true),
+        Agent::Realtime(agent) => (known(Service::Realtime, std::slice::from_ref(&agent.realtime)), false),
+        Agent::Mirror { .. } | Agent::Record { .. } => (Vec::new(), true),
+    };
+    match sight {
+        Sight::Off => {}
+        Sight::Live if pipeline => {
+            let text = "\"live\" is for kind = \"realtime\"; write \"turn\", or \"continuous\" with a model in [vision]";
+            reading.problem(key, text);
+        }
+        Sight::Turn | Sight::Live => blind(config, reading, key, &models),
+        Sight::Continuous if !config.vision.describes() => {
+            reading.problem(key, "\"continuous\" needs a model that looks: say which in vision.model");
+        }
+        Sight::Continuous if models.iter().any(|model| !pipeline && model.vendor == Vendor::Gemini) => {
+            let text = "Gemini Live answers every word it is told, so nobody can tell it what there is to see: \
+                        write \"live\", it sees by itself";
+            reading.problem(key, text);
+        }
+        Sight::Continuous => {}
     }
 }
 
@@ -47,22 +120,26 @@ fn check_url(reading: &Reading, path: &str, provider: &Provider) {
         Some(inner) => inner.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    let near = match bare.parse::<IpAddr>() {
-        Ok(address) => is_near(address),
-        Err(_) => {
-            bare == "localhost"
-                || bare.ends_with(".local")
-                || bare.ends_with(".internal")
-                || !bare.contains('.')
-        }
-    };
-    if !near {
+    if !is_near_host(bare) {
         reading.problem(
             &format!("{path}.base_url"),
             format!(
                 "{bare} is not on this site: write https, plain http is for loopback and private addresses"
             ),
         );
+    }
+}
+
+/// Whether plain text may go there, by its name; what the name resolves to is looked at again when it is asked.
+pub fn is_near_host(host: &str) -> bool {
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(address) => is_near(address),
+        Err(_) => {
+            host == "localhost"
+                || host.ends_with(".local")
+                || host.ends_with(".internal")
+                || !host.contains('.')
+        }
     }
 }
 
@@ -100,15 +177,11 @@ fn pipeline(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
     }
     named(config, reading, path, Service::Transcription, &agent.stt);
     named(config, reading, path, Service::Speech, &agent.tts);
-    let models = named(config, reading, path, Service::Language, &agent.llm);
+    named(config, reading, path, Service::Language, &agent.llm);
     if !agent.realtime.is_empty() {
         reading.problem(&format!("{path}.realtime"), "only an agent of kind \"realtime\" has it");
     }
-    if agent.sight == Sight::Live {
-        reading.problem(&format!("{path}.sight"), "\"live\" is for kind = \"realtime\"; write \"turn\"");
-    }
-    blind(reading, path, agent, &models);
-    tools(reading, path, agent);
+    tools::check::agent(config, reading, path, agent);
 }
 
 fn realtime(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
@@ -122,36 +195,26 @@ fn realtime(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
     }
     let names = [agent.realtime.clone()];
     let names = if agent.realtime.is_empty() { &[][..] } else { &names[..] };
-    let models = named(config, reading, path, Service::Realtime, names);
-    blind(reading, path, agent, &models);
-    tools(reading, path, agent);
+    named(config, reading, path, Service::Realtime, names);
+    tools::check::agent(config, reading, path, agent);
 }
 
-/// A model that cannot see gets no pictures. Told for certain it is a mistake, by its name it is a warning.
-fn blind(reading: &Reading, path: &str, agent: &Speaking, models: &[&Provider]) {
-    if agent.sight == Sight::Off {
-        return;
-    }
+/// A model that cannot see gets no pictures. Told for certain it is a mistake, by its name it is a warning, and where
+/// `[vision]` has a model it is only good to know.
+fn blind(config: &Config, reading: &Reading, key: &str, models: &[&Provider]) {
     for model in models.iter().filter(|model| !model.can_see()) {
-        let key = format!("{path}.sight");
-        if model.sees == super::settings::Sees::False {
-            reading
-                .problem(&key, format!("{:?} cannot see (sees = false): write sight = \"off\"", model.model));
+        let told = model.sees == Sees::False;
+        let name = &model.model;
+        if config.vision.describes() {
+            let text =
+                format!("{name:?} cannot see: what it looks at is described to it by the model of [vision]");
+            reading.warning(key, text);
+        } else if told {
+            reading.problem(key, format!("{name:?} cannot see (sees = false): write sight = \"off\""));
         } else {
-            let text = format!(
-                "{:?} is not known to see: it gets no pictures; say sees = true if it does",
-                model.model
-            );
-            reading.warning(&key, text);
-        }
-    }
-}
-
-fn tools(reading: &Reading, path: &str, agent: &Speaking) {
-    for (n, tool) in agent.tools.iter().enumerate() {
-        if !NAMES.contains(&tool.as_str()) {
-            let help = did_you_mean(tool, NAMES);
-            reading.problem(&format!("{path}.tools[{n}]"), format!("there is no tool {tool:?}{help}"));
+            let text =
+                format!("{name:?} is not known to see: it gets no pictures; say sees = true if it does");
+            reading.warning(key, text);
         }
     }
 }

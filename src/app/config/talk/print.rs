@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::settings::{Provider, Sees, Service, Speaking, Talk, Vision};
+use super::settings::{Prices, Provider, Sees, Service, Speaking, Talk, Vision};
 use crate::app::config::print::{Page, key, quoted};
 use crate::app::config::settings::Config;
+use crate::app::config::tools;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -22,18 +23,33 @@ pub fn talk(page: &mut Page, config: &Config) {
             if let Some(temperature) = provider.temperature {
                 page.raw("temperature", temperature);
             }
-            if !provider.options.is_empty() {
-                page.raw("options", toml_of(&Value::Object(provider.options.clone())));
-            }
+            options(page, provider);
             if matches!(service, Service::Language | Service::Realtime) {
-                match provider.sees {
-                    Sees::Auto => page.text("sees", "auto"),
-                    Sees::True => page.raw("sees", true),
-                    Sees::False => page.raw("sees", false),
-                }
+                sees(page, provider.sees);
+                prices(page, provider.prices);
             }
         }
     }
+}
+
+fn options(page: &mut Page, provider: &Provider) {
+    if !provider.options.is_empty() {
+        page.raw("options", toml_of(&Value::Object(provider.options.clone())));
+    }
+}
+
+fn sees(page: &mut Page, sees: Sees) {
+    match sees {
+        Sees::Auto => page.text("sees", "auto"),
+        Sees::True => page.raw("sees", true),
+        Sees::False => page.raw("sees", false),
+    }
+}
+
+fn prices(page: &mut Page, prices: Prices) {
+    page.raw("usd_per_million_in", prices.input);
+    page.raw("usd_per_million_out", prices.output);
+    page.raw("usd_per_million_image", prices.image);
 }
 
 fn common(page: &mut Page, provider: &Provider) {
@@ -46,6 +62,14 @@ fn common(page: &mut Page, provider: &Provider) {
 
 fn print_vision(page: &mut Page, vision: &Vision) {
     page.section("vision");
+    common(page, &vision.model);
+    options(page, &vision.model);
+    sees(page, vision.model.sees);
+    prices(page, vision.model.prices);
+    page.text("prompt", &vision.prompt);
+    page.raw("budget_images", vision.budget_images);
+    page.raw("budget_tokens", vision.budget_tokens);
+    page.raw("budget_usd", vision.budget_usd);
     page.raw("speaking_fps", vision.speaking_fps);
     page.raw("silent_fps", vision.silent_fps);
     page.raw("onset_frame", vision.onset_frame);
@@ -100,6 +124,7 @@ pub fn speaking(page: &mut Page, name: &str, agent: &Speaking, realtime: bool) {
     page.text("language", &agent.language);
     page.word("sight", agent.sight);
     page.texts("tools", &agent.tools);
+    tools::print::on_start(page, &agent.on_start);
     page.raw("keep_images", agent.keep_images);
     page.raw("max_tool_steps", agent.max_tool_steps);
     for context in &agent.context {
@@ -110,7 +135,7 @@ pub fn speaking(page: &mut Page, name: &str, agent: &Speaking, realtime: bool) {
 }
 
 /// JSON as a TOML value in one line.
-fn toml_of(value: &Value) -> String {
+pub fn toml_of(value: &Value) -> String {
     match value {
         // TOML has no null; what is null was written as something no key takes.
         Value::Null => quoted(""),

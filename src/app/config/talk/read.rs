@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use serde_json::Map;
 
-use super::settings::{Context, ContextRole, Provider, Sees, Service, Speaking, Talk, Vendor, Vision};
+use super::settings::{
+    Context, ContextRole, Prices, Provider, Sees, Service, Speaking, Talk, Vendor, Vision,
+};
 use crate::app::config::file::{Node, Value};
 use crate::app::config::read::{SECOND, display_name};
 use crate::app::config::section::Section;
 use crate::app::config::settings::{Config, Word};
+use crate::app::config::tools;
 
 /// The longest prompt, characters.
 const PROMPT_MAX: usize = 100_000;
@@ -42,14 +45,29 @@ fn read_provider(section: &Section, service: Service, into: &mut Provider) {
     } else {
         let _ = section.raw("temperature");
     }
+    options(section, into);
+    if service == Service::Language || service == Service::Realtime {
+        sees(section, &mut into.sees);
+        prices(section, &mut into.prices);
+    }
+}
+
+fn options(section: &Section, into: &mut Provider) {
     if let Some(node) = section.raw("options") {
         match json(node) {
             serde_json::Value::Object(options) => into.options = options,
             _ => section.wrong_at("options", "a table"),
         }
     }
-    if service == Service::Language || service == Service::Realtime {
-        sees(section, &mut into.sees);
+}
+
+fn prices(section: &Section, into: &mut Prices) {
+    for (key, price) in [
+        ("usd_per_million_in", &mut into.input),
+        ("usd_per_million_out", &mut into.output),
+        ("usd_per_million_image", &mut into.image),
+    ] {
+        section.number(key, price, 0.0..=100_000.0);
     }
 }
 
@@ -89,7 +107,7 @@ fn language(text: &str) -> Result<String, String> {
 }
 
 /// A value as JSON, for what is passed on unread.
-fn json(node: &Node) -> serde_json::Value {
+pub fn json(node: &Node) -> serde_json::Value {
     match &node.value {
         Value::Text(text) => text.as_str().into(),
         Value::Whole(number) => (*number).into(),
@@ -144,6 +162,20 @@ fn auto(section: &Section, key: &str, into: &mut Option<Duration>, most: f64) {
 }
 
 pub fn vision(section: &Section, into: &mut Vision) {
+    common(section, &mut into.model);
+    let vendors = Service::Language.vendors();
+    if !vendors.contains(&into.model.vendor) {
+        let known: Vec<&str> = vendors.iter().map(|vendor| vendor.word()).collect();
+        section
+            .problem("provider", format!("{:?} is none of {}", into.model.vendor.word(), known.join(", ")));
+    }
+    options(section, &mut into.model);
+    sees(section, &mut into.model.sees);
+    prices(section, &mut into.model.prices);
+    section.parsed("prompt", &mut into.prompt, prompt);
+    section.whole("budget_images", &mut into.budget_images, 0..=1_000_000);
+    section.whole("budget_tokens", &mut into.budget_tokens, 0..=1_000_000_000);
+    section.number("budget_usd", &mut into.budget_usd, 0.0..=10_000.0);
     section.share("speaking_fps", &mut into.speaking_fps, 0.0..=10.0);
     section.share("silent_fps", &mut into.silent_fps, 0.0..=10.0);
     section.flag("onset_frame", &mut into.onset_frame);
@@ -155,14 +187,14 @@ pub fn vision(section: &Section, into: &mut Vision) {
     section.word("detail", &mut into.detail);
 }
 
-fn prompt(text: &str) -> Result<String, String> {
+pub fn prompt(text: &str) -> Result<String, String> {
     match text.chars().count() {
         0..=PROMPT_MAX => Ok(text.to_owned()),
         _ => Err(format!("at most {PROMPT_MAX} characters")),
     }
 }
 
-fn spoken(text: &str) -> Result<String, String> {
+pub fn spoken(text: &str) -> Result<String, String> {
     match text.chars().count() {
         0..=SPOKEN_MAX => Ok(text.to_owned()),
         _ => Err(format!("at most {SPOKEN_MAX} characters are spoken at once")),
@@ -192,6 +224,7 @@ pub fn speaking(section: &Section, realtime: bool) -> Speaking {
     section.parsed("language", &mut agent.language, language);
     section.word("sight", &mut agent.sight);
     section.list("tools", &mut agent.tools, |text| Ok(text.to_owned()));
+    agent.on_start = tools::read::on_start(section);
     section.whole("keep_images", &mut agent.keep_images, 0..=100);
     section.whole("max_tool_steps", &mut agent.max_tool_steps, 0..=20);
     for table in section.table_list("context").into_iter().flatten() {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::app::config::secret::Secret;
 use crate::app::config::settings::{Word, words};
+use crate::app::config::tools::settings::Start;
 
 words! {
     /// Whose API a provider speaks.
@@ -84,6 +85,25 @@ pub struct Provider {
     pub options: Map<String, Value>,
     pub timeout: Duration,
     pub sees: Sees,
+    pub prices: Prices,
+}
+
+/// US dollars for a million tokens; 0: not known, and not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Prices {
+    /// That go in.
+    pub input: f64,
+    /// That come out.
+    pub output: f64,
+    /// Of pictures that go in; 0: as others.
+    pub image: f64,
+}
+
+impl Prices {
+    /// Whether anything can be counted.
+    pub fn are_known(self) -> bool {
+        self.input > 0.0 || self.image > 0.0
+    }
 }
 
 impl Default for Provider {
@@ -99,6 +119,7 @@ impl Default for Provider {
             options: Map::new(),
             timeout: Duration::from_secs(10),
             sees: Sees::Auto,
+            prices: Prices::default(),
         }
     }
 }
@@ -170,6 +191,8 @@ words! {
         Turn = "turn",
         /// Pictures all the time, for a model that takes them.
         Live = "live",
+        /// Pictures all the time, for the model of `[vision]`, which says what it sees.
+        Continuous = "continuous",
     }
 }
 
@@ -207,6 +230,8 @@ pub struct Speaking {
     pub language: String,
     pub sight: Sight,
     pub tools: Vec<String>,
+    /// Done when the call is answered, behind the greeting, in order.
+    pub on_start: Vec<Start>,
     /// Pictures a model is shown again; older ones become a line of text.
     pub keep_images: u32,
     pub context: Vec<Context>,
@@ -233,6 +258,7 @@ impl Default for Speaking {
             language: "auto".into(),
             sight: Sight::Turn,
             tools: vec!["look".into(), "hang_up".into()],
+            on_start: Vec::new(),
             keep_images: 4,
             context: Vec::new(),
             max_tool_steps: 3,
@@ -324,9 +350,17 @@ words! {
     ImageDetail { Auto = "auto", Low = "low", High = "high", Omit = "omit" }
 }
 
-/// `[vision]`: the pictures models get.
+/// `[vision]`: the pictures models get, what they may cost, and a model of its own that describes them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vision {
+    /// The model that describes.
+    pub model: Provider,
+    /// What it is told to look for; empty: what it is always told.
+    pub prompt: String,
+    /// Of one call; 0: no limit.
+    pub budget_images: u32,
+    pub budget_tokens: u32,
+    pub budget_usd: f64,
     pub speaking_fps: f32,
     pub silent_fps: f32,
     pub onset_frame: bool,
@@ -342,6 +376,11 @@ pub struct Vision {
 impl Default for Vision {
     fn default() -> Self {
         Vision {
+            model: Provider::default(),
+            prompt: String::new(),
+            budget_images: 500,
+            budget_tokens: 0,
+            budget_usd: 0.0,
             speaking_fps: 1.0,
             silent_fps: 0.334,
             onset_frame: true,
@@ -352,5 +391,13 @@ impl Default for Vision {
             quality: 75,
             detail: ImageDetail::Auto,
         }
+    }
+}
+
+impl Vision {
+    /// Whether there is a model that describes. A server on the site may have one only, without a name.
+    pub fn describes(&self) -> bool {
+        let Provider { vendor, model, base_url, .. } = &self.model;
+        *vendor == Vendor::Mock || !model.is_empty() || !base_url.is_empty()
     }
 }

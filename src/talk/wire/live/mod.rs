@@ -394,6 +394,9 @@ impl RealtimeMachine for GeminiLive {
         self.next_image.take_if(|image| image.id == id);
     }
 
+    /// Text here is a turn that is answered, and `clientContent` ends the session of newer models once they have spoken.
+    fn scene(&mut self, _now: Instant, _words: Option<&str>) {}
+
     fn caller_speaks(&mut self, now: Instant, speaks: bool) {
         if speaks == self.local_speaks {
             return;
@@ -433,6 +436,8 @@ impl RealtimeMachine for GeminiLive {
             self.owed_since = Some(now);
         }
     }
+
+    fn clear_turn(&mut self, _now: Instant) {}
 
     /// The server cannot be told; what is kept for another session is cut.
     fn heard(&mut self, _now: Instant, item: &str, ms: u64) {

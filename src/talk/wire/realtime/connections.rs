@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Line, OpenAiRealtime, PRE_ROLL, REPLAY_PIECE_MS, Stage, image_item, write};
-use crate::talk::message::{Failure, Usage};
+use crate::talk::message::{Failure, Role, Usage};
 use crate::talk::realtime::{Act, LinkId, RealtimeEvent, Turns};
 
 impl OpenAiRealtime {
@@ -124,6 +124,7 @@ impl OpenAiRealtime {
         all.append(&mut spoken);
         let images = self.images.iter().filter_map(|image| write::image(&image_item(image.id), image));
         all.extend(images);
+        all.extend(self.scene.iter().map(|(item, text)| write::said(item, Role::User, text)));
         self.figures.images_sent += self.images.len() as u64;
         for text in all {
             self.send(text);

@@ -130,6 +130,8 @@ pub struct OpenAiRealtime {
     lately: SoundLately,
     said: SaidLately,
     images: VecDeque<Arc<Image>>,
+    /// What the camera shows, in words: the item and its text.
+    scene: Option<(String, String)>,
     wanted: VecDeque<Wanted>,
     talk: Talk,
     asides: Vec<Aside>,
@@ -170,6 +172,7 @@ impl OpenAiRealtime {
             lately: SoundLately::new(format, settings.replay),
             said: SaidLately::new(settings.history_items),
             images: VecDeque::new(),
+            scene: None,
             wanted: VecDeque::new(),
             talk: Talk::default(),
             asides: Vec::new(),
@@ -430,6 +433,20 @@ impl RealtimeMachine for OpenAiRealtime {
         }
     }
 
+    fn scene(&mut self, _now: Instant, words: Option<&str>) {
+        if self.closed {
+            return;
+        }
+        if let Some((before, _)) = self.scene.take() {
+            self.send(write::delete(&before));
+        }
+        if let Some(words) = words {
+            let (item, text) = (self.fresh_item(), format!("[what the camera shows now: {words}]"));
+            self.send(write::said(&item, Role::User, &text));
+            self.scene = Some((item, text));
+        }
+    }
+
     fn caller_speaks(&mut self, now: Instant, speaks: bool) {
         self.local_speaks = speaks;
         self.recycle(now);
@@ -456,6 +473,14 @@ impl RealtimeMachine for OpenAiRealtime {
     fn commit_turn(&mut self, now: Instant) {
         if self.settings.turns == Turns::Ours && std::mem::take(&mut self.in_turn) && self.live().is_some() {
             self.commit(now);
+        }
+    }
+
+    fn clear_turn(&mut self, _now: Instant) {
+        if self.settings.turns == Turns::Ours && std::mem::take(&mut self.in_turn) {
+            self.turn_since = None;
+            self.talk.buffered_ms = 0;
+            self.send(write::simple("input_audio_buffer.clear"));
         }
     }
 

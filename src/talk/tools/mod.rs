@@ -1,13 +1,27 @@
-//! The tools an agent can be given, as its model is told of them. Doing what they say is the engine's and the call's.
+//! The tools an agent can be given: how its model is told of them, what it wants when it calls one, whether it may.
 //!
-//! Pure.
+//! ```text
+//! ToolCall ─▶ offered? ─▶ wanted (its arguments, read) ─▶ policy ─▶ done by engine::talk::toolbox, or refused in words
+//! ```
+//! Pure. What is allowed comes from the configuration and from what happened on this box; nothing a model writes, a
+//! caller says or a picture shows can change it. Doing what a tool says is the engine's and the call's.
+//!
+//! A new tool is a name and a spec here, a [`Wanted`] with its arguments, and an arm in the toolbox.
+
+pub mod http;
+pub mod policy;
+pub mod schema;
+pub mod unlock;
+pub mod wanted;
 
 use serde_json::{Value, json};
 
+pub use self::policy::{Gatekeeper, Needs, Policies, Policy};
+pub use self::wanted::Wanted;
 use crate::talk::message::ToolSpec;
 
 /// Every tool there is, by its name in the configuration.
-pub const NAMES: [&str; 5] = ["look", "hang_up", "dtmf", "transfer", "hold"];
+pub const NAMES: [&str; 6] = ["look", "hang_up", "dtmf", "transfer", "hold", "pause_recording"];
 
 /// The tool of this name.
 pub fn spec(name: &str) -> Option<ToolSpec> {
@@ -22,7 +36,7 @@ pub fn spec(name: &str) -> Option<ToolSpec> {
             object(json!({}), &[]),
         ),
         "dtmf" => (
-            "Press keys of the telephone, for example to open a door.",
+            "Press keys of the telephone, for example to choose from a menu.",
             object(json!({"digits": {"type": "string", "description": "0-9, *, #, A-D"}}), &["digits"]),
         ),
         "transfer" => (
@@ -33,12 +47,21 @@ pub fn spec(name: &str) -> Option<ToolSpec> {
             ),
         ),
         "hold" => ("Put the caller on hold.", object(json!({}), &[])),
+        "pause_recording" => (
+            "Stop the recording of this call for a while, or let it go on: before the caller says something that must \
+             not be kept, such as the number of a card.",
+            object(
+                json!({"paused": {"type": "boolean", "description": "false: go on recording"}}),
+                &["paused"],
+            ),
+        ),
         _ => return None,
     };
     Some(ToolSpec { name: name.to_owned(), description: description.to_owned(), parameters })
 }
 
-fn object(properties: Value, required: &[&str]) -> Value {
+/// A JSON Schema of arguments.
+pub fn object(properties: Value, required: &[&str]) -> Value {
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
 }
 
