@@ -29,6 +29,7 @@ use harness::emulators::server::Pace;
 use harness::sound::{self, from_mu_law, level_db, to_mu_law};
 use harness::uac::{Caller, Packetized, Sending};
 use harness::{media, root};
+use serde_json::Value;
 
 /// What the providers take: for the words of a turn, for the first ones of an answer and between them, for the first
 /// sound of a sentence.
@@ -248,8 +249,13 @@ fn ages(appliance: &Appliance) -> Vec<f64> {
         let record = appliance.call_record(&recording);
         let events = record["events"].as_array().cloned().unwrap_or_default();
         let texts = events.iter().filter(|event| event["kind"] == "transcript.final");
-        for text in texts.filter_map(|event| event["data"]["picture_age_ms"].as_str().map(str::to_owned)) {
-            ages.extend(text.split(',').filter_map(|age| age.trim().parse::<f64>().ok()));
+        for age in texts.map(|event| &event["data"]["picture_age_ms"]) {
+            ages.extend(
+                age.as_array()
+                    .map_or(std::slice::from_ref(age), Vec::as_slice)
+                    .iter()
+                    .filter_map(Value::as_f64),
+            );
         }
     }
     ages
