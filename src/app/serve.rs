@@ -34,6 +34,7 @@ use crate::base::stop::{Outcome, Scope, joined_thread};
 use crate::base::time::Clock;
 use crate::call::end::EndReason;
 use crate::engine::plan::VideoCodec;
+use crate::engine::sources::Sources;
 use crate::engine::{self, Engines, Speaker};
 use crate::useragent::UserAgent;
 
@@ -76,7 +77,8 @@ fn serve(config: &Config, sip_trace: Option<Duration>) -> anyhow::Result<()> {
     let detectors = Arc::new(Detectors::load(config));
     report_detectors(&detectors);
     let clock = Clock::new(Instant::now(), SystemTime::now());
-    let talkers = Talkers::start(config, clock);
+    let sources = Sources::new(assemble::sources(config, clock, &detectors).map_err(|why| anyhow!(why))?);
+    let talkers = Talkers::start(config, clock, sources);
     talkers.problems().iter().for_each(|problem| tracing::warn!("{problem}"));
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
     let result = runtime.block_on(run_until_told(
@@ -196,12 +198,14 @@ async fn run_until_told(
         dtls,
         choose_encoder: assemble::choose_encoder,
     };
+    let sources = talkers.sources().clone();
+    sources.start(&engine_settings.catalogue, &mut scope);
     let (engines, events) = Engines::new(engine_settings, media, handle.clone());
     prepare_greetings(&mut scope, config, engines.speaker());
     let heartbeat = Heartbeat::new(Instant::now());
     let shared = Arc::new(Shared::new(config.appliance.name.clone(), started, heartbeat.clone()));
     let (orders, given) = queue::queue(Fifo { depth: ORDERS });
-    serve_console(config, &mut scope, shared.clone(), orders.clone()).await?;
+    serve_console(config, &mut scope, shared.clone(), reins(orders.clone(), sources)).await?;
     service::watch(&mut scope, heartbeat);
     let watch = Watching::new(config, clock, detectors, shared, &sip, handle);
     if let Some(length) = sip_trace {
@@ -269,7 +273,7 @@ async fn serve_console(
     config: &Config,
     scope: &mut Scope,
     shared: Arc<Shared>,
-    orders: Sender<Order, Fifo>,
+    reins: console::Reins,
 ) -> anyhow::Result<()> {
     let Some(address) = config.console.listen else { return Ok(()) };
     let listener = TcpListener::bind(address).await.with_context(|| {
@@ -278,14 +282,14 @@ async fn serve_console(
     let (settings, stop) = (config.console.clone(), scope.token());
     let source: console::Source = Arc::new(move || shared.snapshot(Instant::now()));
     scope.task("console", async move {
-        console::serve(listener, &settings, source, Some(reins(orders)), stop).await;
+        console::serve(listener, &settings, source, Some(reins), stop).await;
         Outcome::Done
     });
     Ok(())
 }
 
 /// The control loop as the console asks it.
-fn reins(orders: Sender<Order, Fifo>) -> console::Reins {
+fn reins(orders: Sender<Order, Fifo>, sources: Sources) -> console::Reins {
     let traced = orders.clone();
     console::Reins {
         controller: Arc::new(move |asked| {
@@ -296,6 +300,7 @@ fn reins(orders: Sender<Order, Fifo>) -> console::Reins {
         trace: Arc::new(move |length| {
             traced.offer(Order::Trace(length));
         }),
+        sources,
     }
 }
 

@@ -16,6 +16,7 @@ use crate::base::time::Clock;
 use crate::codec::still::encode::{StillFormat, StillSettings};
 use crate::codec::still::fit::{Fit, Strategy};
 use crate::engine::sight::SightSettings;
+use crate::engine::sources::Sources;
 use crate::engine::talk::realtime::Realtime;
 use crate::engine::talk::seeing::{Describing, SeeingSettings};
 use crate::engine::talk::{Agent, Mind, Pipeline};
@@ -58,17 +59,17 @@ pub struct Talkers {
 
 impl Talkers {
     /// Starts what the configured agents need. What cannot be had costs only itself.
-    pub fn start(config: &Config, clock: Clock) -> Self {
+    pub fn start(config: &Config, clock: Clock, sources: Sources) -> Self {
         let http = Http::new();
         let mut talkers =
             Talkers { describing: describing(config, &http), clock: Some(clock), ..Talkers::default() };
+        talkers.tooling = Tooling::new(config, sources);
         let speaking =
             |agent: &AgentConfig| matches!(agent, AgentConfig::Pipeline(_) | AgentConfig::Realtime(_));
         if !config.agents.values().any(speaking) {
             return talkers;
         }
         talkers.ears = talkers.listen(config);
-        talkers.tooling = Tooling::new(config);
         for (name, agent) in &config.agents {
             let of_route =
                 |route: &Route| Some(route.sight.unwrap_or(agent.sight())).filter(|_| route.agent == *name);
@@ -127,6 +128,10 @@ impl Talkers {
             describing: self.describing.clone(),
             budget: budget(&config.vision, model.map_or_else(Prices::default, |model| model.prices)),
         })
+    }
+
+    pub fn sources(&self) -> &Sources {
+        &self.tooling.sources
     }
 
     pub fn problems(&self) -> &[String] {
@@ -387,6 +392,13 @@ fn budget(vision: &Vision, prices: Prices) -> BudgetSettings {
         usd_per_million_image: prices.image,
         whole: false,
     }
+}
+
+/// How pictures of the box's own sources are shown: as those of callers are, but always as JPEG.
+pub fn of_sources(config: &Config, clock: Clock) -> (StillSettings, Detail) {
+    let SightSettings { still, detail, .. } = sight(&config.vision, clock);
+    let quality = config.vision.quality.min(100) as u8;
+    (StillSettings { format: StillFormat::Jpeg { quality }, ..still }, detail)
 }
 
 fn sight(vision: &Vision, clock: Clock) -> SightSettings {

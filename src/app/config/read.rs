@@ -12,6 +12,7 @@ use super::file::{Table, Value};
 use super::section::{Reading, Section, did_you_mean, word};
 use super::settings::*;
 use super::sip;
+use super::source;
 use super::talk;
 use super::tools;
 use crate::media::frame::Size;
@@ -38,6 +39,7 @@ pub fn config(reading: &Reading, tree: &Table) -> Config {
     talk::read::talk(&root.table("talk"), &mut config.talk);
     talk::read::providers(&root, &mut config);
     tools::read::tools(&root, &mut config.tools);
+    source::read(&root, &mut config.sources);
     decisions::read(&root.table("decisions"), &mut config.decisions);
     recordings(&root.table("recording"), &mut config);
     agents(&root.table("agent"), &mut config);

@@ -319,7 +319,7 @@ mod tests {
         let access = Access::new(&settings::Console::default());
         let traced = kept_trace.clone();
         let trace: super::super::Trace = Arc::new(move |length| traced.lock().unwrap().push(length));
-        let reins = Reins { controller, trace };
+        let reins = Reins { controller, trace, sources: Default::default() };
         let router = router(access, Arc::new(move || snapshot.clone()), Some(reins));
         tokio::spawn(accept(listener, router, PATIENCE, stop.clone()));
         (address, heard, stop)

@@ -10,6 +10,7 @@ mod control;
 mod describe;
 mod metrics;
 mod page;
+mod sources;
 mod trace;
 pub mod view;
 
@@ -35,6 +36,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::app::config::settings;
 use crate::app::service::STUCK_AFTER;
 use crate::base::stop::StopToken;
+use crate::engine::sources::Sources;
 use access::{Access, Denied};
 pub use control::Controller;
 pub use trace::Trace;
@@ -123,6 +125,7 @@ async fn connection(stream: TcpStream, router: Router, patience: Patience) {
 pub struct Reins {
     pub controller: Controller,
     pub trace: Trace,
+    pub sources: Sources,
 }
 
 struct Shared {
@@ -141,6 +144,8 @@ fn router(access: Access, source: Source, reins: Option<Reins>) -> Router {
         .route("/api/v1/calls", get(calls).post(control::place))
         .route("/api/v1/calls/{id}", get(call).delete(control::hang_up))
         .route("/api/v1/calls/{id}/{verb}", post(control::act))
+        .route("/api/v1/sources", get(sources::list))
+        .route("/api/v1/sources/{name}/snapshot.jpg", get(sources::snapshot))
         .route("/api/v1/sip-trace", post(trace::start).delete(trace::stop))
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)

@@ -52,7 +52,8 @@ impl Running {
     }
 }
 
-fn censor(catalogue: &dyn Catalogue, gating: &Gating) -> Result<Censor, String> {
+/// The filter a gate is made of, for calls and for sources.
+pub fn censor(catalogue: &dyn Catalogue, gating: &Gating) -> Result<Censor, String> {
     let settings = gating.censor.clone();
     let mut names = gating.detectors.iter();
     let Some(first) = names.next() else {

@@ -4,7 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a call's media clock starts when its plan does")]
 
 mod audio;
-mod gate;
+pub(super) mod gate;
 mod record;
 mod talk;
 mod video;
