@@ -33,15 +33,15 @@ use serde_json::Value;
 
 /// What the providers take: for the words of a turn, for the first ones of an answer and between them, for the first
 /// sound of a sentence.
-const STT_MS: u64 = 60;
+const STT_MS: u64 = 50;
 const LLM_MS: u64 = 80;
-const WORD_MS: u64 = 10;
+const WORD_MS: u64 = 5;
 const TTS_MS: u64 = 50;
 /// The pause after which a turn is over, and the one after which its words are asked for: the first sentence of the
 /// answer is there before the turn is over, and only its voice is waited for.
 const PAUSE_MS: u64 = 500;
 const WORDS_AFTER_MS: u64 = 250;
-const _: () = assert!(WORDS_AFTER_MS + STT_MS + LLM_MS + 4 * WORD_MS < PAUSE_MS);
+const _: () = assert!(WORDS_AFTER_MS + STT_MS + LLM_MS + 8 * WORD_MS + 60 < PAUSE_MS);
 /// The same of a model that hears and speaks itself.
 const THINK_MS: u64 = 150;
 const SILENCE_MS: u64 = 400;
@@ -274,7 +274,8 @@ fn providers() -> Providers {
     providers.answer(|asked| {
         let digit = asked.said.chars().last().unwrap_or('0');
         Reply {
-            text: format!("Reply {digit}. ") + &format!("It is {digit} and goes on and on. ").repeat(12),
+            text: format!("This is reply {digit}. ")
+                + &format!("It is {digit} and goes on and on. ").repeat(12),
             calls: Vec::new(),
         }
     });

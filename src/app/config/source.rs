@@ -187,7 +187,7 @@ mod tests {
             ("sources = [\"y\"]\nsight = \"off\"\n[source.y]\nkind = \"test\"", "an agent that sees"),
             ("[source.y]\nkind = \"file\"", "say which file"),
             ("[source.y]\nkind = \"rtsp\"\nurl = \"http://a.example/\"", "rtsp://HOST/PATH"),
-            ("[source.y]\nkind = \"camera\"", "later"),
+            ("[source.y]\nkind = \"camera\"", "not in this version"),
             ("[source.y]\ncensor = true", "write \"file\""),
             ("[source.caller]\nkind = \"test\"", "not \"caller\""),
         ] {

@@ -492,14 +492,16 @@ mod tests {
     #[test]
     fn a_pause_counts_from_when_its_sound_arrived() {
         let turn_over = |wait_ms: u64| {
-            let (mut hearing, start) = (Hearing::new(HearingSettings::new(8_000)), Instant::now());
+            let mut settings = HearingSettings::new(8_000);
+            settings.endpointing.model = false;
+            let (mut hearing, start) = (Hearing::new(settings), Instant::now());
             let mut at = start;
             hearing.set_wait(Duration::from_millis(wait_ms));
             hearing.handle_judgement(at, Judgement::Gone);
             let mut over = None;
             for number in 0..200_u64 {
                 at += Duration::from_millis(20);
-                let level = if number < 50 { 8_000 } else { 0 };
+                let level = if (50..100).contains(&number) { 8_000 } else { 0 };
                 let block: Vec<i16> = (0..160).map(|n| if n / 8 % 2 == 0 { level } else { -level }).collect();
                 hearing.handle_block(at, &block, None);
                 while let Some(wake) = hearing.wake_at().filter(|wake| *wake < at + Duration::from_millis(20))
