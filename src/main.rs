@@ -7,7 +7,7 @@ use clap::Parser;
 use eyeline::app::cli::{self, BAD_CONFIG, Command, CommandLine, ConfigCommand, FAILED, USAGE, WorkerPart};
 use eyeline::app::config::{Given, Loaded, load, print};
 use eyeline::app::models::{self, ModelsCommand, ModelsSettings};
-use eyeline::app::{dial, log, serve};
+use eyeline::app::{dial, gallery, log, serve};
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
@@ -53,6 +53,13 @@ fn main() -> ExitCode {
 fn check(loaded: &Loaded) -> ExitCode {
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
+    }
+    let problems = gallery::problems(&loaded.config);
+    if !problems.is_empty() {
+        problems.iter().for_each(|problem| eprintln!("{problem}"));
+        let count = problems.len();
+        eprintln!("eyeline: {count} problem{} in the configuration", if count == 1 { "" } else { "s" });
+        return ExitCode::from(BAD_CONFIG);
     }
     let files: Vec<String> = loaded.files.iter().map(|file| file.display().to_string()).collect();
     let what = if files.is_empty() { "built-in defaults".to_owned() } else { files.join(", ") };

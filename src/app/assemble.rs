@@ -22,6 +22,7 @@ use crate::call::negotiate::{KeyOffer, MediaSettings, SrtpPolicy};
 use crate::codec::h264::encoder::EncoderKind;
 use crate::codec::h264::probe;
 use crate::codec::vp8;
+use crate::engine::canvas::Showing;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoCodec, VideoOut,
 };
@@ -309,9 +310,9 @@ fn route(
             let agent = talkers
                 .agent_named(&route.agent, sight)
                 .ok_or_else(|| format!("agent {:?} is not there", route.agent))?;
-            let texts = [settings.disclosure, settings.display_name, route.agent.clone()];
+            let texts = [settings.display_name, route.agent.clone()];
             let text = texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
-            Behaviour::Talk(TalkBehaviour { agent: agent.clone(), text })
+            Behaviour::Talk(TalkBehaviour { agent: agent.clone(), text, notice: settings.disclosure })
         }
         settings::Agent::Record { .. } => {
             Behaviour::Record(Record { greeting: String::new(), text: "this call is recorded".to_owned() })
@@ -383,6 +384,11 @@ fn room(config: &Config, detectors: &Detectors, route: &settings::Route) -> Resu
             fps: config.video.fps,
             kbps: config.video.bitrate_kbps,
             encoder: config.video.encoder.word().to_owned(),
+            showing: Showing {
+                captions: config.overlay.captions,
+                notice: String::new(),
+                trusts_images: route.trust_images,
+            },
         },
         recording: recording.map(|recording| recording_of(config, recording)),
         timeouts: timeouts(config),

@@ -32,6 +32,8 @@ use crate::call::behaviour::dialled::Dialled;
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::end::EndReason;
 use crate::call::negotiate::MediaSettings;
+use crate::engine::canvas::Showing;
+use crate::engine::pictures::Studio;
 use crate::engine::plan::{
     CallId, Label, Look, Picture, Place, RecordAudio, Recording, Then, VideoCodec, VideoOut,
 };
@@ -117,6 +119,7 @@ fn call(arguments: &CallArguments, config: &Config) -> anyhow::Result<CallReport
             catalogue: Arc::new(NoDetectors),
             dtls,
             choose_encoder: assemble::choose_encoder,
+            studio: Studio::default(),
         };
         let (engines, events) = Engines::new(settings, media, handle);
         let hops = target.places.iter().filter_map(|place| sip.hop(*place, target.name.clone())).collect();
@@ -328,6 +331,7 @@ fn room(arguments: &CallArguments, config: &Config, received: Option<PathBuf>) -
             fps: arguments.fps,
             kbps: arguments.kbps,
             encoder: config.video.encoder.word().to_owned(),
+            showing: Showing::default(),
         },
         recording: received.map(|path| Recording {
             place: Place::Exact(path),

@@ -11,6 +11,7 @@ mod device;
 pub mod dial;
 pub mod door;
 pub mod footprint;
+pub mod gallery;
 pub mod load;
 pub mod log;
 pub mod models;

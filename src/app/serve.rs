@@ -24,6 +24,7 @@ use crate::app::config::settings::{Agent, Config};
 use crate::app::console;
 use crate::app::detectors::Detectors;
 use crate::app::footprint;
+use crate::app::gallery::Gallery;
 use crate::app::load;
 use crate::app::service::{self, Ask, Heartbeat, Signals};
 use crate::app::signalling::{self, Order, Signalling};
@@ -33,6 +34,8 @@ use crate::base::queue::{self, Fifo, Sender};
 use crate::base::stop::{Outcome, Scope, joined_thread};
 use crate::base::time::Clock;
 use crate::call::end::EndReason;
+use crate::engine::album::Album;
+use crate::engine::pictures::Studio;
 use crate::engine::plan::VideoCodec;
 use crate::engine::sources::Sources;
 use crate::engine::{self, Engines, Speaker};
@@ -78,14 +81,17 @@ fn serve(config: &Config, sip_trace: Option<Duration>) -> anyhow::Result<()> {
     report_detectors(&detectors);
     let clock = Clock::new(Instant::now(), SystemTime::now());
     let sources = Sources::new(assemble::sources(config, clock, &detectors).map_err(|why| anyhow!(why))?);
-    let talkers = Talkers::start(config, clock, sources);
+    let gallery = runtime.block_on(Gallery::load(config));
+    gallery.problems.iter().for_each(|problem| tracing::error!("{problem}: this picture is left out"));
+    let studio = gallery.studio.clone();
+    let talkers = Talkers::start(config, clock, gallery, sources);
     talkers.problems().iter().for_each(|problem| tracing::warn!("{problem}"));
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
     let result = runtime.block_on(run_until_told(
         config,
         (started, clock),
         detectors,
-        talkers,
+        (talkers, studio),
         media,
         runtime.handle().clone(),
         sip_trace,
@@ -174,7 +180,7 @@ async fn run_until_told(
     config: &Config,
     (started, clock): (Instant, Clock),
     detectors: Arc<Detectors>,
-    talkers: Talkers,
+    (talkers, studio): (Talkers, Studio),
     media: Handle,
     handle: Handle,
     sip_trace: Option<Duration>,
@@ -189,6 +195,7 @@ async fn run_until_told(
     settings.media.dtls_fingerprint = dtls.as_ref().map(|identity| identity.fingerprint());
     settings.registrar.clock = Some(clock);
     let agent = UserAgent::new(settings, seed()?);
+    let album = studio.album.clone();
     let engine_settings = engine::Settings {
         rtp_ports: config.media.rtp_ports,
         seed: seed()?,
@@ -197,6 +204,7 @@ async fn run_until_told(
         catalogue: detectors.clone(),
         dtls,
         choose_encoder: assemble::choose_encoder,
+        studio,
     };
     let sources = talkers.sources().clone();
     sources.start(&engine_settings.catalogue, &mut scope);
@@ -205,7 +213,8 @@ async fn run_until_told(
     let heartbeat = Heartbeat::new(Instant::now());
     let shared = Arc::new(Shared::new(config.appliance.name.clone(), started, heartbeat.clone()));
     let (orders, given) = queue::queue(Fifo { depth: ORDERS });
-    serve_console(config, &mut scope, shared.clone(), reins(orders.clone(), sources)).await?;
+    let reins = reins(orders.clone(), album, sources);
+    serve_console(config, &mut scope, shared.clone(), reins).await?;
     service::watch(&mut scope, heartbeat);
     let watch = Watching::new(config, clock, detectors, shared, &sip, handle);
     if let Some(length) = sip_trace {
@@ -289,8 +298,8 @@ async fn serve_console(
 }
 
 /// The control loop as the console asks it.
-fn reins(orders: Sender<Order, Fifo>, sources: Sources) -> console::Reins {
-    let traced = orders.clone();
+fn reins(orders: Sender<Order, Fifo>, album: Album, sources: Sources) -> console::Reins {
+    let (traced, pictured) = (orders.clone(), orders.clone());
     console::Reins {
         controller: Arc::new(move |asked| {
             let (reply, answer) = oneshot::channel();
@@ -301,6 +310,12 @@ fn reins(orders: Sender<Order, Fifo>, sources: Sources) -> console::Reins {
             traced.offer(Order::Trace(length));
         }),
         sources,
+        pictures: Arc::new(move |of| {
+            let (reply, answer) = oneshot::channel();
+            pictured.offer(Order::Pictures { of, reply });
+            Box::pin(async move { tokio::time::timeout(ANSWER_LIMIT, answer).await.ok()?.ok() })
+        }),
+        album,
     }
 }
 

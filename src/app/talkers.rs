@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use crate::app::config::decisions::DecisionKind;
 use crate::app::config::settings::speech::{
-    ContextRole, Endpointing, ImageDetail, ImageFormat, Prices, Provider, Resize, Service, Sight, Speaking,
-    Talk, TurnDetection, Vendor, Vision,
+    Context, ContextRole, Endpointing, ImageDetail, ImageFormat, Prices, Provider, Resize, Service, Sight,
+    Speaking, Talk, TurnDetection, Vendor, Vision,
 };
 use crate::app::config::settings::{Agent as AgentConfig, Config, Route};
 use crate::app::config::talk::read::{milliseconds, usual_variable};
+use crate::app::gallery::Gallery;
 use crate::app::tooling::Tooling;
 use crate::base::time::Clock;
 use crate::codec::still::encode::{StillFormat, StillSettings};
@@ -25,13 +26,14 @@ use crate::talk::context::ContextSettings;
 use crate::talk::conversation::ConversationSettings;
 use crate::talk::hear::{EndpointingMode, HearingSettings, Turns};
 use crate::talk::link::{DecisionSettings, Decisions, Http, LinkSettings, Models, Transcribers, Voices};
-use crate::talk::message::{self, Detail, Endpoint, Message, Role};
+use crate::talk::message::{self, Detail, Endpoint, Message, Part, Role};
 use crate::talk::realtime::{RealtimeSettings, Turns as TurnsOf};
 use crate::talk::sight::Mode;
 use crate::talk::sight::budget::BudgetSettings;
 use crate::talk::sight::describe::DescribeSettings;
 use crate::talk::sight::sampler::SamplerSettings;
 use crate::talk::sight::watch::WatchSettings;
+use crate::talk::tools;
 use crate::worker::ears::{Ears, EarsSettings};
 
 /// The models that listen, by their names in the manifest.
@@ -48,6 +50,7 @@ const RATE: u32 = 8_000;
 pub struct Talkers {
     /// By name, and once for each way its routes have it look.
     agents: BTreeMap<String, Vec<(Sight, Arc<Agent>)>>,
+    gallery: Gallery,
     describing: Option<Describing>,
     clock: Option<Clock>,
     ears: Option<Ears>,
@@ -59,11 +62,15 @@ pub struct Talkers {
 
 impl Talkers {
     /// Starts what the configured agents need. What cannot be had costs only itself.
-    pub fn start(config: &Config, clock: Clock, sources: Sources) -> Self {
+    pub fn start(config: &Config, clock: Clock, gallery: Gallery, sources: Sources) -> Self {
         let http = Http::new();
-        let mut talkers =
-            Talkers { describing: describing(config, &http), clock: Some(clock), ..Talkers::default() };
-        talkers.tooling = Tooling::new(config, sources);
+        let mut talkers = Talkers {
+            describing: describing(config, &http),
+            clock: Some(clock),
+            gallery,
+            tooling: Tooling::new(config, sources),
+            ..Talkers::default()
+        };
         let speaking =
             |agent: &AgentConfig| matches!(agent, AgentConfig::Pipeline(_) | AgentConfig::Realtime(_));
         if !config.agents.values().any(speaking) {
@@ -188,7 +195,7 @@ impl Talkers {
             name: name.to_owned(),
             conversation: ConversationSettings {
                 decided_within: decisions.as_ref().map(Decisions::timeout),
-                ..conversation(config, settings, seeing.as_ref(), &self.tooling)
+                ..self.conversation(config, name, settings, seeing.as_ref())
             },
             hearing: hearing(&config.talk, self.judges_turns),
             seeing,
@@ -210,7 +217,7 @@ impl Talkers {
     fn realtime(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
         let provider = config.providers.realtime.get(&settings.realtime).cloned().unwrap_or_default();
         let seeing = self.seeing(config, clock, settings.sight, Some(&provider));
-        let talks = conversation(config, settings, seeing.as_ref(), &self.tooling);
+        let talks = self.conversation(config, name, settings, seeing.as_ref());
         let espeak = Endpoint {
             language: language(&settings.language),
             ..Endpoint::new("espeak", message::Vendor::Espeak)
@@ -241,6 +248,36 @@ impl Talkers {
             // It answers by itself.
             decisions: None,
             tools: Arc::new(self.tooling.set(config, name, settings)),
+        }
+    }
+
+    fn conversation(
+        &self,
+        config: &Config,
+        name: &str,
+        agent: &Speaking,
+        seeing: Option<&SeeingSettings>,
+    ) -> ConversationSettings {
+        let names = self.gallery.names(name);
+        let looks = seeing.is_some_and(SeeingSettings::looks);
+        let tools = self.tooling.specs(config, agent, looks).into_iter();
+        let tools = tools.map(|tool| tools::naming(tool, &names));
+        ConversationSettings {
+            context: ContextSettings {
+                instructions: agent.instructions.clone(),
+                tools: tools.collect(),
+                keep_images: agent.keep_images as usize,
+                ..ContextSettings::default()
+            },
+            disclosure: agent.disclosure.clone(),
+            greeting: agent.greeting.clone(),
+            fallback: agent.fallback.clone(),
+            preemptive: config.talk.preemptive,
+            // Who is told in words what there is to see needs no pictures with its turns.
+            sees: seeing.is_some_and(|seeing| seeing.sees && seeing.mode != Mode::Continuous),
+            pinned: pinned(&self.gallery, name, agent, seeing.is_some_and(|seeing| seeing.sees)),
+            tool_steps: agent.max_tool_steps,
+            ..ConversationSettings::default()
         }
     }
 }
@@ -287,33 +324,6 @@ fn key(provider: &Provider) -> String {
     }
 }
 
-fn conversation(
-    config: &Config,
-    agent: &Speaking,
-    seeing: Option<&SeeingSettings>,
-    tooling: &Tooling,
-) -> ConversationSettings {
-    let looks = seeing.is_some_and(SeeingSettings::looks);
-    let tools = tooling.specs(config, agent, looks);
-    ConversationSettings {
-        context: ContextSettings {
-            instructions: agent.instructions.clone(),
-            tools,
-            keep_images: agent.keep_images as usize,
-            ..ContextSettings::default()
-        },
-        disclosure: agent.disclosure.clone(),
-        greeting: agent.greeting.clone(),
-        fallback: agent.fallback.clone(),
-        preemptive: config.talk.preemptive,
-        // Who is told in words what there is to see needs no pictures with its turns.
-        sees: seeing.is_some_and(|seeing| seeing.sees && seeing.mode != Mode::Continuous),
-        pinned: pinned(agent),
-        tool_steps: agent.max_tool_steps,
-        ..ConversationSettings::default()
-    }
-}
-
 /// The application that decides of turns, where there is one.
 fn decisions(config: &Config, clock: Clock, http: &Http) -> Option<Decisions> {
     let decisions = &config.decisions;
@@ -328,14 +338,20 @@ fn decisions(config: &Config, clock: Clock, http: &Http) -> Option<Decisions> {
     Some(Decisions::new(http, settings))
 }
 
-/// What an agent knows before the first word.
-fn pinned(agent: &Speaking) -> Vec<Message> {
+/// What an agent knows before the first word. One that cannot see gets the words alone.
+fn pinned(gallery: &Gallery, name: &str, agent: &Speaking, sees: bool) -> Vec<Message> {
     let role = |role| match role {
         ContextRole::System => Role::System,
         ContextRole::User => Role::User,
         ContextRole::Assistant => Role::Assistant,
     };
-    agent.context.iter().map(|context| Message::text(role(context.role), context.text.as_str())).collect()
+    let message = |(table, context): (usize, &Context)| {
+        let text = (!context.text.is_empty()).then(|| Part::Text(context.text.clone()));
+        let image = gallery.context(name, table).filter(|_| sees).cloned().map(Part::Image);
+        let parts: Vec<Part> = text.into_iter().chain(image).collect();
+        (!parts.is_empty()).then(|| Message { parts, ..Message::text(role(context.role), "") })
+    };
+    agent.context.iter().enumerate().filter_map(message).collect()
 }
 
 /// `judges_turns`: there is a network that tells ends of turns.

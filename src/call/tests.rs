@@ -39,6 +39,7 @@ fn settings(origin: u64) -> CallSettings {
                 fps: 15,
                 kbps: 500,
                 encoder: "auto".to_owned(),
+                showing: Default::default(),
             },
             recording: None,
             timeouts: Timeouts { start: second(10), flow: second(30), hold: second(300) },

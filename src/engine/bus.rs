@@ -9,6 +9,8 @@ use crate::media::frame::CleanFrame;
 #[derive(Default)]
 pub struct Bus {
     subscribers: Vec<Sender<CleanFrame, Latest>>,
+    /// Who looks now and then: what it does not take is not lost.
+    lookers: Vec<Sender<CleanFrame, Latest>>,
 }
 
 impl Bus {
@@ -17,8 +19,13 @@ impl Bus {
         self.subscribers.push(subscriber);
     }
 
+    /// Somebody who takes the newest picture when it is asked for.
+    pub fn add_looker(&mut self, looker: Sender<CleanFrame, Latest>) {
+        self.lookers.push(looker);
+    }
+
     pub fn publish(&self, picture: &CleanFrame) {
-        for subscriber in &self.subscribers {
+        for subscriber in self.subscribers.iter().chain(&self.lookers) {
             subscriber.offer(picture.clone());
         }
     }

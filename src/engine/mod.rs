@@ -8,8 +8,11 @@
 //! ```
 //! No SIP and no SDP here: [`plan`] is the whole language between a call and its engine.
 
+pub mod album;
 pub mod bus;
+pub mod canvas;
 mod coding;
+pub mod darkroom;
 mod graph;
 mod ladder;
 pub mod lateness;
@@ -17,6 +20,7 @@ pub mod mix;
 pub mod network;
 mod observe;
 mod paint;
+pub mod pictures;
 pub mod plan;
 pub mod playout;
 pub mod ports;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::canvas::Showing;
 use crate::engine::talk::seeing::SeeingSettings;
 use crate::engine::talk::{Agent, TalkOrder, Wish};
 pub use crate::media::access_unit::VideoCodec;
@@ -508,6 +509,7 @@ pub struct VideoOut {
     pub kbps: u32,
     /// An encoder's name, or `auto`.
     pub encoder: String,
+    pub showing: Showing,
 }
 
 /// What the caller hears: an opening, then something for the rest of the call.

@@ -17,10 +17,10 @@ use tokio::sync::oneshot;
 use crate::base::stop::{Outcome, Scope, StopToken};
 use crate::codec::still::encode::{StillSettings, Stills};
 use crate::engine::Catalogue;
-use crate::engine::graph::gate::censor;
+use crate::engine::graph::gate;
 use crate::engine::plan::Gating;
 use crate::media::codec::CodecError;
-use crate::media::filter::{BlackSlate, Gate, VideoFilter};
+use crate::media::filter::Gate;
 use crate::media::frame::{RawFrame, Size};
 use crate::media::pool::FramePool;
 use crate::source::feed::{Feed, Place};
@@ -272,10 +272,7 @@ impl Watching {
         let taken = Instant::now();
         let mut gate = match &settings.gate {
             None => Gate::open(),
-            Some(gating) => {
-                let filter: Box<dyn VideoFilter> = Box::new(censor(&*self.catalogue, gating)?);
-                Gate::filtering(vec![filter], Box::new(BlackSlate))
-            }
+            Some(gating) => gate::build(&*self.catalogue, gating, None)?,
         };
         let clean = gate.release(taken, raw, pool).filter(|_| gate.counters().passed == 1);
         let clean = clean.ok_or("its picture could not be checked and is withheld")?;

@@ -13,12 +13,15 @@ use crate::base::queue::{self, Fifo, Offered, Receiver};
 use crate::base::stop::{Outcome, Scope};
 use crate::base::time::Clock;
 use crate::codec::h264::encoder::EncoderKind;
+use crate::engine::canvas::Showing;
+use crate::engine::darkroom::Darkroom;
 use crate::engine::graph::{Pairs, Running, Supplies};
 use crate::engine::lateness::LatenessFigures;
 use crate::engine::network::Order;
-use crate::engine::plan::{BoundPorts, CallId, Command, Event, Plan, Streams, Wanted};
+use crate::engine::pictures::{Pictures, Studio};
+use crate::engine::plan::{BoundPorts, CallId, Command, Event, Gating, Plan, Streams, Wanted};
 use crate::engine::ports::{Pair, PortRange};
-use crate::engine::talk::TalkOrder;
+use crate::engine::talk::{Agent, TalkOrder};
 use crate::engine::voice::Speaker;
 use crate::media::codec::Detector;
 use crate::secure::dtls::Identity;
@@ -48,6 +51,8 @@ pub struct Settings {
     pub dtls: Option<Arc<Identity>>,
     /// Where an encoder of a configured name is chosen by proof; remembered, so calls do not wait for it.
     pub choose_encoder: fn(&str, bool) -> Result<EncoderKind, String>,
+    /// What the single pictures of all calls share.
+    pub studio: Studio,
 }
 
 /// The engines of all calls, owned by the control loop.
@@ -93,9 +98,11 @@ impl Engines {
         let mut rng = StdRng::from_seed(settings.seed);
         let (low, high) = settings.rtp_ports;
         let start = rng.next_u32() as u16;
+        let mut closing = Scope::new("engines", runtime.clone());
+        let darkroom = Darkroom::start(&mut closing);
         let engines = Engines {
             ports: PortRange::new(low, high, start),
-            closing: Scope::new("engines", runtime.clone()),
+            closing,
             calls: HashMap::new(),
             supplies: Supplies {
                 settings,
@@ -105,6 +112,7 @@ impl Engines {
                 rng,
                 events,
                 lateness: Arc::default(),
+                darkroom,
             },
         };
         (engines, heard)
@@ -113,6 +121,21 @@ impl Engines {
     /// The running engine of a call, for figures.
     pub fn running(&self, call: CallId) -> Option<&Running> {
         self.calls.get(&call).and_then(|entry| entry.running.as_ref())
+    }
+
+    /// The single pictures of a running call.
+    pub fn pictures(&self, call: CallId) -> Option<Arc<Pictures>> {
+        self.running(call).map(|running| running.pictures().clone())
+    }
+
+    /// What clears pictures for an agent whose call does not exist yet.
+    pub fn pictures_beforehand(
+        &self,
+        gating: Option<Gating>,
+        showing: &Showing,
+        agent: Option<&Arc<Agent>>,
+    ) -> Arc<Pictures> {
+        self.supplies.beforehand(gating, showing, agent)
     }
 
     /// Pairs of RTP ports that are free.
@@ -138,6 +161,9 @@ impl Engines {
             Command::Update { call, streams } => self.update(now, call, *streams),
             Command::Answered { call } => {
                 self.talk(call, TalkOrder::Begin);
+                if let Some(running) = self.running(call) {
+                    running.answered();
+                }
                 self.order(call, Order::Answered);
             }
             Command::Talk { call, order } => self.talk(call, order),

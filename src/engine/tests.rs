@@ -297,6 +297,7 @@ impl World {
             catalogue: Arc::new(Broken),
             dtls: Some(own_identity()),
             choose_encoder,
+            studio: Default::default(),
         };
         let (engines, events) = Engines::new(settings, media(), media());
         World {
@@ -376,6 +377,7 @@ impl World {
                 fps: 15,
                 kbps: 300,
                 encoder: "auto".to_owned(),
+                showing: Default::default(),
             },
             voice: Voice { greeting: None, then: Then::Echo },
             talk: None,

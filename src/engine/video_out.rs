@@ -2,7 +2,8 @@
 //!
 //! Sources are the cleared inbound picture (mirror), a test card, a file or a still. An IDR picture follows a key
 //! request with the next picture; the first picture goes out at once, as a slate when nothing has come yet. While
-//! nothing may be sent (hold), nothing is drawn or encoded.
+//! nothing may be sent (hold), nothing is drawn or encoded. What is shown in place of the source's picture, and written on
+//! it, is the canvas's.
 
 #![expect(clippy::disallowed_methods, reason = "own pictures are paced by the clock")]
 
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::base::queue::{Gop, Sender, Taken};
 use crate::base::stop::Outcome;
 use crate::base::time::Pts;
+use crate::engine::canvas::Canvas;
 use crate::engine::coding::{Coder, Coding};
 use crate::engine::paint::{FIRST_SLATE, Still};
 use crate::engine::report::Gauges;
@@ -22,6 +24,8 @@ use crate::media::pool::FramePool;
 
 /// A picture that nobody renews is sent again this often, so the peer keeps something to show.
 const REPEAT: Duration = Duration::from_secs(1);
+/// What is to be shown or written is looked for at least this often.
+const LOOK: Duration = Duration::from_millis(200);
 /// How long the first real picture may take before a slate goes out in its place, and a picture that a peer who asked
 /// for a key picture is waiting for.
 const FIRST_WAIT: Duration = Duration::from_millis(80);
@@ -55,14 +59,15 @@ pub struct VideoOut {
     /// Of the appliance, for slates.
     pub name: String,
     pub gauges: Arc<Gauges>,
+    pub canvas: Canvas,
 }
 
 impl VideoOut {
     /// Runs until the network is gone.
     pub fn run(self) -> Outcome {
-        let VideoOut { source, steered, coder, units, pool, epoch, name, gauges } = self;
+        let VideoOut { source, steered, coder, units, pool, epoch, name, gauges, canvas } = self;
         let coding = Coding::new(coder, units, pool.clone(), gauges);
-        let mut running = Sending { steered, coding, pool, epoch };
+        let mut running = Sending { steered, coding, pool, epoch, canvas };
         match source {
             Source::Mirror { slate } => running.mirror(slate, &name),
             Source::Own { painter, fps } => running.own(painter, fps),
@@ -75,6 +80,7 @@ struct Sending {
     coding: Coding,
     pool: FramePool,
     epoch: Instant,
+    canvas: Canvas,
 }
 
 impl Sending {
@@ -82,12 +88,29 @@ impl Sending {
         Pts::at(self.epoch, Instant::now())
     }
 
+    /// Whether there is something new to be shown or written; a cut is a key picture.
+    fn look(&mut self, now: Instant) -> bool {
+        self.canvas.set_live(self.steered.sends());
+        let news = self.canvas.look(now, &self.pool);
+        if news.picture {
+            self.steered.want_key();
+        }
+        news.any()
+    }
+
+    /// `false`: the network is gone.
+    fn put_out(&mut self, now: Instant, picture: CleanFrame) -> bool {
+        let written = self.canvas.write(now, picture, &self.pool);
+        self.coding.send(&written, &self.steered)
+    }
+
     fn mirror(&mut self, mut slate: Box<dyn Painter>, name: &str) -> Outcome {
         let mut last: Option<CleanFrame> = None;
         let mut blind = false;
+        let mut repeat_at = Instant::now();
         loop {
             let waited_for = self.steered.sends() && (last.is_none() || self.steered.wants_key());
-            let patience = if waited_for { FIRST_WAIT } else { REPEAT };
+            let patience = if waited_for { FIRST_WAIT } else { LOOK };
             let fresh = match self.steered.picture_within(patience) {
                 Taken::Item(picture) => Some(picture),
                 Taken::Empty => None,
@@ -98,21 +121,35 @@ impl Sending {
                 let size = last.as_ref().map_or(FIRST_SLATE, CleanFrame::size);
                 slate = Box::new(Still::new("your picture cannot be shown", name, size));
                 last = None;
+                repeat_at = Instant::now();
             }
+            let now = Instant::now();
+            let news = self.look(now);
             if !self.steered.sends() {
                 last = fresh.or(last);
                 continue;
             }
+            if let Some(shown) = self.canvas.instead(self.now()) {
+                last = fresh.or(last);
+                let due = news || self.steered.wants_key() || self.canvas.is_due(now);
+                if due && !self.put_out(now, shown) {
+                    return Outcome::Done;
+                }
+                continue;
+            }
             let picture = match (fresh, &last) {
                 (Some(picture), _) => Some(picture),
+                // Nothing came, and nobody waits for it to be sent again.
+                (None, Some(_)) if !news && !self.steered.wants_key() && now < repeat_at => continue,
                 (None, Some(last)) => Some(last.at(self.now())),
                 (None, None) => slate.paint(0, self.now(), &self.pool),
             };
             let Some(picture) = picture else { continue };
-            if !self.coding.send(&picture, &self.steered) {
+            repeat_at = now + REPEAT;
+            last = Some(picture.clone());
+            if !self.put_out(now, picture) {
                 return Outcome::Done;
             }
-            last = Some(picture);
         }
     }
 
@@ -123,11 +160,12 @@ impl Sending {
         loop {
             let due = start + period * u32::try_from(n).unwrap_or(u32::MAX);
             let wait =
-                if self.steered.sends() { due.saturating_duration_since(Instant::now()) } else { REPEAT };
+                if self.steered.sends() { due.saturating_duration_since(Instant::now()) } else { LOOK };
             if matches!(self.steered.picture_within(wait), Taken::Closed) {
                 return Outcome::Done;
             }
             let now = Instant::now();
+            let news = self.look(now);
             // Nudged: the picture is not due yet, unless somebody waits for it.
             if !self.steered.sends() || (now < due && !self.steered.wants_key()) {
                 continue;
@@ -135,10 +173,15 @@ impl Sending {
             // A box too slow for its own pictures leaves some out rather than falling behind for ever; so does a hold.
             let behind = now.saturating_duration_since(due).as_nanos() / period.as_nanos().max(1);
             n += u64::try_from(behind).unwrap_or(0);
-            let picture = painter.paint(n, Pts::at(self.epoch, now), &self.pool);
+            let shown = self.canvas.instead(Pts::at(self.epoch, now));
+            if shown.is_some() && !news && !self.steered.wants_key() && !self.canvas.is_due(now) {
+                n += 1;
+                continue;
+            }
+            let picture = shown.or_else(|| painter.paint(n, Pts::at(self.epoch, now), &self.pool));
             n += 1;
             let Some(picture) = picture else { continue };
-            if !self.coding.send(&picture, &self.steered) {
+            if !self.put_out(now, picture) {
                 return Outcome::Done;
             }
         }

@@ -87,6 +87,12 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
+/// A picture of the call beside its recording.
+pub fn picture_path(recording: &Path, number: u32, extension: &str) -> PathBuf {
+    let stem = recording.file_stem().unwrap_or_default().to_string_lossy();
+    recording.with_file_name(format!("{stem}-image-{number}.{extension}"))
+}
+
 /// The call record beside a recording.
 pub fn record_path(recording: &Path) -> PathBuf {
     recording.with_extension("json")

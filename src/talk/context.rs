@@ -50,6 +50,8 @@ pub struct Spoken {
 const TEXT_MAX: usize = 16 << 10;
 /// Pinned messages.
 const PINNED_MAX: usize = 32;
+/// Given pictures before the model at a time, beside those of the camera.
+pub const GIVEN_KEPT: usize = 4;
 /// Trimming goes down to this part of the limit, so that the beginning of what is sent stays the same for some turns:
 /// providers read it from their caches.
 const TRIMMED_TO: (u64, u64) = (4, 5);
@@ -63,6 +65,10 @@ pub struct Context {
     memory: Memory,
     /// Shown since the last turn; they go with the next, as a picture alone is no turn.
     shown: Vec<Arc<Image>>,
+    /// Given since the last turn, with what was said of them; they go before the words of the next.
+    given: Vec<(Arc<Image>, String)>,
+    /// Given pictures are counted apart: the camera's do not push them out.
+    given_memory: Memory,
     /// What a model of its own sees now.
     scene: Option<String>,
     /// Pictures that tools brought, until all calls of their message are answered.
@@ -79,6 +85,8 @@ impl Context {
             pinned: Vec::new(),
             history: VecDeque::new(),
             shown: Vec::new(),
+            given: Vec::new(),
+            given_memory: Memory::new(GIVEN_KEPT),
             scene: None,
             brought: Vec::new(),
             left_out: 0,
@@ -121,6 +129,15 @@ impl Context {
         self.shown.drain(..over);
     }
 
+    /// Somebody gives a picture: it is sent with the caller's next turn, behind what is said of it. The last four are
+    /// kept, whatever the camera shows.
+    pub fn give(&mut self, image: Arc<Image>, words: &str) {
+        if self.given.len() >= GIVEN_KEPT {
+            self.given.remove(0);
+        }
+        self.given.push((image, words.to_owned()));
+    }
+
     /// The caller's turn: what it said, wrote or did, and the pictures of that turn.
     pub fn user(&mut self, words: &str, images: &[Arc<Image>]) {
         self.close_calls();
@@ -133,7 +150,17 @@ impl Context {
             self.forget(&[image.id]);
         }
         let images = images.into_iter().filter(|image| image.pinned || self.memory.holds(image.id)).collect();
-        self.history.push_back(turn(words, images));
+        let mut message = turn(words, images);
+        let given = std::mem::take(&mut self.given);
+        let mut first = Vec::new();
+        for (image, words) in given {
+            let gone = self.given_memory.show(&image);
+            self.forget(&gone);
+            first.extend((!words.is_empty()).then(|| text(&words)));
+            first.push(Part::Image(image));
+        }
+        message.parts.splice(..0, first);
+        self.history.push_back(message);
         self.trim();
     }
 
@@ -454,6 +481,29 @@ mod tests {
         assert_eq!(told(&context.request_for("look", &[image(4)])), ["U:look #3 #4"]);
         context.user("look", &[]);
         assert_eq!(told(&context.request()), ["U:look #2 #3"]);
+    }
+
+    #[test]
+    fn what_is_given_goes_with_the_next_turn_and_the_camera_does_not_push_it_out() {
+        let mut context = context(1);
+        context.give(image(100), "the contract");
+        assert_eq!(context.request().messages.len(), 0, "a picture alone is no turn");
+        let ahead = context.request_for("what is this?", &[image(1)]);
+        context.user("what is this?", &[image(1)]);
+        assert_eq!(context.request(), ahead);
+        assert_eq!(told(&context.request()), ["U:the contract what is this? #100 #1"]);
+        for id in 2..6 {
+            context.reply("ok", false);
+            context.user("and now?", &[image(id)]);
+        }
+        assert!(told(&context.request())[0].ends_with("#100"), "{:?}", told(&context.request()));
+        for id in 101..107 {
+            context.give(image(id), "");
+        }
+        context.user("all of them", &[]);
+        let all = told(&context.request());
+        assert!(all[0].contains("[picture 100]"), "{all:?}");
+        assert_eq!(all.last().map(String::as_str), Some("U:all of them #103 #104 #105 #106"));
     }
 
     #[test]

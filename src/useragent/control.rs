@@ -17,6 +17,7 @@ use crate::engine::talk::{TalkOrder, Wish};
 use crate::sip::party::shown;
 use crate::sip::uri::Scheme;
 use crate::sip::{NameAddr, Uri};
+use crate::talk::message::Message;
 use crate::talk::sight::description::Seen;
 
 /// Keys pressed at once.
@@ -49,6 +50,8 @@ pub struct Place {
     /// `None`: as the agent has it.
     pub video: Option<bool>,
     pub headers: Vec<(String, String)>,
+    /// What its agent is told before the first word.
+    pub context: Vec<Message>,
 }
 
 /// What is asked.
@@ -152,6 +155,8 @@ impl Refused {
     }
 }
 
+const NO_CONVERSATION: &str = "the agent of this call does not talk: kind = \"pipeline\" or \"realtime\"";
+
 /// What is to be said or was written.
 fn text_of(text: String) -> Result<String, Refused> {
     let good = !text.trim().is_empty() && text.chars().count() <= TEXT_MAX;
@@ -242,8 +247,7 @@ impl UserAgent {
         let call = self.find_established(call)?;
         let talks = self.calls.get(&call).is_some_and(|call| call.settings().behaviour.talks());
         if !talks {
-            let text = "the agent of this call does not talk: kind = \"pipeline\" or \"realtime\"";
-            return Err(Refused::new(Kind::Conflict, "no_conversation", text));
+            return Err(Refused::new(Kind::Conflict, "no_conversation", NO_CONVERSATION));
         }
         self.out.push_back(Do::Engine(Command::Talk { call, order: order(text) }));
         self.settle(now);
@@ -300,11 +304,13 @@ impl UserAgent {
 
     fn place(&mut self, now: Instant, place: &Place) -> Result<CallId, Refused> {
         check_headers(&place.headers).map_err(|text| Refused::bad("headers", text))?;
-        let agent = self.settings.agents.iter().find(|agent| agent.name == place.agent);
-        let agent = agent.cloned().ok_or_else(|| {
-            let known: Vec<&str> = self.settings.agents.iter().map(|agent| agent.name.as_str()).collect();
-            Refused::bad("agent", format!("no agent has this name; there are {}", known.join(", ")))
-        })?;
+        let agent = self.agent_named(&place.agent)?.clone();
+        let behaviour = match place.context.as_slice() {
+            [] => agent.behaviour,
+            context => agent.behaviour.with_context(context).ok_or_else(|| {
+                Refused::new(Kind::Conflict, "no_conversation", NO_CONVERSATION).at("context")
+            })?,
+        };
         let (to, trunk) = self.target(&place.to, place.account.as_deref(), "to")?;
         if self.draining {
             return Err(Refused::new(Kind::Unavailable, "draining", "shutting down: no new calls"));
@@ -322,7 +328,7 @@ impl UserAgent {
             to,
             from: NameAddr { display, ..NameAddr::new(own) },
             hops: Vec::new(),
-            behaviour: agent.behaviour,
+            behaviour,
             room: agent.room,
             media: MediaSettings { video, ..self.settings.media.clone() },
             ring_timeout: self.settings.ring_timeout,
@@ -416,7 +422,22 @@ impl UserAgent {
         }
     }
 
-    fn find_established(&self, id: &str) -> Result<CallId, Refused> {
+    /// An agent calls can be made with.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn agent_named(&self, name: &str) -> Result<&Agent, Refused> {
+        self.settings.agents.iter().find(|agent| agent.name == name).ok_or_else(|| {
+            let known: Vec<&str> = self.settings.agents.iter().map(|agent| agent.name.as_str()).collect();
+            Refused::bad("agent", format!("no agent has this name; there are {}", known.join(", ")))
+        })
+    }
+
+    /// The live call with this id, if it was answered.
+    ///
+    /// # Errors
+    /// There is none, or it is not answered yet.
+    pub fn find_established(&self, id: &str) -> Result<CallId, Refused> {
         let call = self.find(id)?;
         let state = self.calls.get(&call).map_or("over", |call| call.state_name());
         if state == "established" {

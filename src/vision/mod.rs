@@ -9,6 +9,7 @@
 //! ```
 
 pub mod appearance;
+pub mod caption;
 pub mod censor;
 pub mod filters;
 pub mod mask;

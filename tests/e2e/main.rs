@@ -19,6 +19,7 @@ mod examples;
 #[cfg(feature = "faults")]
 mod faults;
 mod identity;
+mod images;
 mod lines;
 mod lossy;
 mod missing;

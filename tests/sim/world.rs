@@ -386,6 +386,7 @@ fn room() -> Room {
             fps: 15,
             kbps: 1000,
             encoder: "auto".to_owned(),
+            showing: Default::default(),
         },
         recording: None,
         timeouts: Timeouts { start: seconds(10), flow: seconds(30), hold: seconds(300) },

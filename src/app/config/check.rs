@@ -176,7 +176,11 @@ mod tests {
         for wrong in ["white", "ffffff", "#fff", "#gggggg", "#ffffff0", "", "#+12345", "#ééé"] {
             check(&format!("overlay.watermark_color={wrong}"), "is no colour");
         }
-        check("overlay.captions=true", "not in this version");
+        check("overlay.captions=1", "overlay.captions");
+        check("picture.snapshot={file='https://a.example/x.png'}", "choose another name");
+        check("picture.map={file='/nowhere/map.png'}", "/nowhere/map.png cannot be read");
+        check("picture.map={file='data:image/png;base64,aGVsbG8='}", "no JPEG, PNG");
+        check("picture.map={file='ftp://a.example/x.png'}", "https://");
     }
 
     #[test]

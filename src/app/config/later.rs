@@ -4,7 +4,6 @@
 /// Paths of keys; `*` is any name. A section covers everything in it.
 const KEYS: &[&str] = &[
     "detector.*.device",
-    "overlay.captions",
     "recording.wav",
     "recording.consent",
     "recording.retain_days",
@@ -30,7 +29,7 @@ const WORDS: &[(&str, &[&str])] = &[
     ("agent.*.kind", &["avatar", "bridge", "source"]),
 ];
 
-/// Whether a key (`overlay.captions`) belongs to a later version.
+/// Whether a key (`recording.wav`) belongs to a later version.
 pub fn is_later_key(path: &str) -> bool {
     KEYS.iter().any(|pattern| matches(pattern, path))
 }
@@ -56,10 +55,10 @@ mod tests {
 
     #[test]
     fn later_keys_and_words_are_known_by_their_path() {
-        assert!(is_later_key("overlay.captions"));
+        assert!(is_later_key("recording.wav"));
         assert!(is_later_key("agent.reception.avatar"));
         assert!(!is_later_key("sip.listen"));
-        assert!(!is_later_key("overlay.caption"));
+        assert!(!is_later_key("recording.wave"));
         assert!(!is_later_word("media.audio_codecs[0]", "opus"));
         assert!(is_later_word("recording.night.video", "agent"));
         assert!(!is_later_word("media.audio_codecs", "pcma"));

@@ -158,6 +158,7 @@ fn vision(page: &mut Page, config: &Config) {
     page.raw("watermark_size", overlay.watermark_size);
     let [red, green, blue] = overlay.watermark_color;
     page.text("watermark_color", &format!("#{red:02x}{green:02x}{blue:02x}"));
+    page.raw("captions", overlay.captions);
 }
 
 fn recordings(page: &mut Page, config: &Config) {
@@ -218,6 +219,7 @@ fn agents_and_routes(page: &mut Page, config: &Config) {
         page.raw("early_media", route.early_media);
         page.raw("slides", route.slides);
         page.text("display_name", &route.display_name);
+        page.raw("trust_images", route.trust_images);
     }
 }
 

@@ -38,6 +38,7 @@ pub fn config(reading: &Reading, tree: &Table) -> Config {
     talk::read::vision(&root.table("vision"), &mut config.vision);
     talk::read::talk(&root.table("talk"), &mut config.talk);
     talk::read::providers(&root, &mut config);
+    talk::picture::read(&root.table("picture"), &mut config);
     tools::read::tools(&root, &mut config.tools);
     source::read(&root, &mut config.sources);
     decisions::read(&root.table("decisions"), &mut config.decisions);
@@ -246,6 +247,7 @@ fn overlay(section: &Section, into: &mut Overlay) {
     section.word("watermark_position", &mut into.watermark_position);
     section.share("watermark_size", &mut into.watermark_size, 0.01..=0.25);
     section.parsed("watermark_color", &mut into.watermark_color, color);
+    section.flag("captions", &mut into.captions);
 }
 
 fn watermark(text: &str) -> Result<String, String> {
@@ -383,6 +385,7 @@ fn route(section: &Section, defaults: &Route) -> Route {
     section.flag("early_media", &mut route.early_media);
     section.flag("slides", &mut route.slides);
     section.parsed("display_name", &mut route.display_name, display_name);
+    section.flag("trust_images", &mut route.trust_images);
     route
 }
 

@@ -15,6 +15,7 @@ pub use super::sip::settings::{
     Account, Busy, Listen, Sip, SipPeer, SrtpOffer, SrtpPolicy, Strangers, Tls, Transport, User,
 };
 use super::source::Source;
+use super::talk::picture::Place as PicturePlace;
 pub use super::talk::settings as speech;
 use super::talk::settings::{Providers, Sight, Speaking, Talk, Vision};
 use super::tools::settings::Tools;
@@ -63,6 +64,8 @@ pub struct Config {
     pub filters: Filters,
     pub overlay: Overlay,
     pub vision: Vision,
+    /// Of the operator, for agents to send and show.
+    pub pictures: BTreeMap<String, PicturePlace>,
     pub talk: Talk,
     pub providers: Providers,
     pub tools: Tools,
@@ -94,6 +97,7 @@ impl Default for Config {
             filters: Filters::default(),
             overlay: Overlay::default(),
             vision: Vision::default(),
+            pictures: BTreeMap::new(),
             talk: Talk::default(),
             providers: Providers::default(),
             tools: Tools::default(),
@@ -366,6 +370,8 @@ pub struct Overlay {
     pub watermark_size: f32,
     /// Red, green, blue.
     pub watermark_color: [u8; 3],
+    /// What the caller and an agent that speaks say is written on the picture that is sent.
+    pub captions: bool,
 }
 
 impl Default for Overlay {
@@ -376,6 +382,7 @@ impl Default for Overlay {
             watermark_position: Position::BottomRight,
             watermark_size: 0.04,
             watermark_color: [255; 3],
+            captions: false,
         }
     }
 }
@@ -515,6 +522,8 @@ pub struct Route {
     pub slides: bool,
     /// Shown to the caller; empty: none.
     pub display_name: String,
+    /// Pictures that applications give for its calls are not censored.
+    pub trust_images: bool,
 }
 
 impl Route {
@@ -536,6 +545,7 @@ impl Route {
             early_media: false,
             slides: false,
             display_name: String::new(),
+            trust_images: false,
         }
     }
 

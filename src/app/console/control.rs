@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::{Mistake, Refusal, Reins, Shared};
+use super::{Mistake, Refusal, Reins, Shared, images};
 use crate::engine::plan::CallId;
 use crate::useragent::control::{Asked, Kind, Place, Refused};
 
@@ -26,14 +27,21 @@ pub type Controller =
 const BODY_MAX: usize = 64 * 1024;
 /// A body has to be here by then.
 const BODY_LIMIT: Duration = Duration::from_secs(5);
+/// One that may hold pictures, by then.
+const LARGE_BODY_LIMIT: Duration = Duration::from_secs(30);
 
 /// POST /api/v1/calls
 pub(super) async fn place(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let asked = match read(request, &["to", "agent", "account", "video", "headers"]).await {
-        Ok(fields) => fields.place(),
-        Err(mistake) => return mistake.into_response(),
+    let known = ["to", "agent", "account", "video", "headers", "context"];
+    // What is known before the first word may hold pictures.
+    let placed = async {
+        let _room = images::room_for(&shared, &request)?;
+        let fields = read_up_to(request, &known, images::LARGE_BODY).await?;
+        let mut place = fields.place()?;
+        place.context = images::context(&shared, &place.agent, fields.0.get("context")).await?;
+        Ok::<Place, Wrong>(place)
     };
-    match asked {
+    match placed.await {
         Ok(place) => answer(&shared, Asked::Place(place), None, StatusCode::CREATED).await,
         Err(mistake) => mistake.into_response(),
     }
@@ -144,6 +152,11 @@ impl Wrong {
         Wrong { status, code, message: message.into(), field: None }
     }
 
+    #[must_use]
+    pub(super) fn at(self, field: &'static str) -> Self {
+        Wrong { field: Some(field), ..self }
+    }
+
     pub(super) fn bad(field: &'static str, message: &str) -> Self {
         Wrong {
             field: Some(field),
@@ -195,24 +208,20 @@ pub(super) struct Fields(Map<String, Value>);
 
 /// Reads the body of a POST: JSON, small, in time, nothing unknown in it.
 pub(super) async fn read(request: Request, known: &[&str]) -> Result<Fields, Wrong> {
+    read_up_to(request, known, BODY_MAX).await
+}
+
+/// The same of so many bytes.
+pub(super) async fn read_up_to(request: Request, known: &[&str], most: usize) -> Result<Fields, Wrong> {
     let (parts, body) = request.into_parts();
     if is_foreign(&parts.headers) {
         return Err(foreign());
     }
-    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
-    if !kind.eq_ignore_ascii_case("application/json") {
+    if !media_type(&parts.headers).eq_ignore_ascii_case("application/json") {
         let text = "send Content-Type: application/json";
         return Err(Wrong::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", text));
     }
-    let bytes = match tokio::time::timeout(BODY_LIMIT, axum::body::to_bytes(body, BODY_MAX)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(_)) => {
-            let text = format!("the body is broken or larger than {BODY_MAX} bytes");
-            return Err(Wrong::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", text));
-        }
-        Err(_) => return Err(Wrong::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body does not come")),
-    };
+    let bytes = body_of(body, most).await?;
     if bytes.is_empty() {
         return Ok(Fields(Map::new()));
     }
@@ -226,7 +235,30 @@ pub(super) async fn read(request: Request, known: &[&str]) -> Result<Fields, Wro
     Ok(Fields(members))
 }
 
+/// The type of a body, without its parameters.
+pub(super) fn media_type(headers: &HeaderMap) -> &str {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim()
+}
+
+/// A body of at most so many bytes, in time.
+pub(super) async fn body_of(body: Body, most: usize) -> Result<Bytes, Wrong> {
+    let limit = if most > BODY_MAX { LARGE_BODY_LIMIT } else { BODY_LIMIT };
+    match tokio::time::timeout(limit, axum::body::to_bytes(body, most)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => {
+            let text = format!("the body is broken or larger than {most} bytes");
+            Err(Wrong::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", text))
+        }
+        Err(_) => Err(Wrong::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body does not come")),
+    }
+}
+
 impl Fields {
+    pub(super) fn value(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
     pub(super) fn text(&self, name: &'static str) -> Result<Option<String>, Wrong> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
@@ -262,6 +294,7 @@ impl Fields {
             account: self.text("account")?,
             video,
             headers,
+            context: Vec::new(),
         })
     }
 }
@@ -319,7 +352,9 @@ mod tests {
         let access = Access::new(&settings::Console::default());
         let traced = kept_trace.clone();
         let trace: super::super::Trace = Arc::new(move |length| traced.lock().unwrap().push(length));
-        let reins = Reins { controller, trace, sources: Default::default() };
+        let pictures: super::super::PictureSource = Arc::new(|_| Box::pin(async { None }));
+        let (album, sources) = Default::default();
+        let reins = Reins { controller, trace, pictures, album, sources };
         let router = router(access, Arc::new(move || snapshot.clone()), Some(reins));
         tokio::spawn(accept(listener, router, PATIENCE, stop.clone()));
         (address, heard, stop)
@@ -398,6 +433,7 @@ mod tests {
                     account: None,
                     video: Some(false),
                     headers: vec![("X-A".into(), "1".into())],
+                    context: Vec::new(),
                 }),
                 Asked::Hold { call: call() },
                 Asked::Resume { call: call() },
@@ -428,7 +464,7 @@ mod tests {
                 "\"field\":\"video\"",
             ),
             ("POST /api/v1/calls", IS_JSON, r#"{"to":"x","agent":"a","headers":{"X":1}}"#, 400, "headers"),
-            ("POST /api/v1/calls", IS_JSON, &large, 413, "too_large"),
+            ("POST /api/v1/calls/1/hold", IS_JSON, &large, 413, "too_large"),
             (
                 "POST /api/v1/calls",
                 "Content-Type: text/plain\r\n",

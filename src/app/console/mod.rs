@@ -8,6 +8,7 @@
 mod access;
 mod control;
 mod describe;
+mod images;
 mod metrics;
 mod page;
 mod sources;
@@ -32,13 +33,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use crate::app::config::settings;
 use crate::app::service::STUCK_AFTER;
 use crate::base::stop::StopToken;
+use crate::engine::album::Album;
 use crate::engine::sources::Sources;
 use access::{Access, Denied};
 pub use control::Controller;
+pub use images::PictureSource;
 pub use trace::Trace;
 use view::{CallView, Parts, Readiness, Snapshot};
 
@@ -126,16 +130,20 @@ pub struct Reins {
     pub controller: Controller,
     pub trace: Trace,
     pub sources: Sources,
+    pub pictures: PictureSource,
+    pub album: Album,
 }
 
 struct Shared {
     access: Access,
     source: Source,
     reins: Option<Reins>,
+    /// Large bodies being read.
+    large: Semaphore,
 }
 
 fn router(access: Access, source: Source, reins: Option<Reins>) -> Router {
-    let shared = Arc::new(Shared { access, source, reins });
+    let shared = Arc::new(Shared { access, source, reins, large: Semaphore::new(images::LARGE_AT_ONCE) });
     Router::new()
         .route("/", get(status))
         .route("/style.css", get(style))
@@ -143,6 +151,10 @@ fn router(access: Access, source: Source, reins: Option<Reins>) -> Router {
         .route("/metrics", get(metrics_text))
         .route("/api/v1/calls", get(calls).post(control::place))
         .route("/api/v1/calls/{id}", get(call).delete(control::hang_up))
+        .route("/api/v1/calls/{id}/images", get(images::list).post(images::give))
+        .route("/api/v1/calls/{id}/images/{number}", get(images::one))
+        .route("/api/v1/calls/{id}/show", post(images::show))
+        .route("/api/v1/calls/{id}/captions", post(images::captions))
         .route("/api/v1/calls/{id}/{verb}", post(control::act))
         .route("/api/v1/sources", get(sources::list))
         .route("/api/v1/sources/{name}/snapshot.jpg", get(sources::snapshot))

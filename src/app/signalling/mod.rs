@@ -38,6 +38,7 @@ use crate::base::queue::{self, Fifo, Receiver, Sender, Taken, Wait};
 use crate::base::stop::{Outcome, Scope};
 use crate::call::end::EndReason;
 use crate::engine::Engines;
+use crate::engine::pictures::Pictures;
 use crate::engine::plan::{CallId, Command, Event as EngineEvent};
 use crate::sip::locate::Place;
 use crate::sip::{Access, ConnectionId, Hop, Peer, ResolveId, Transport};
@@ -84,6 +85,11 @@ pub enum Order {
         asked: Asked,
         reply: oneshot::Sender<Result<CallId, Refused>>,
     },
+    /// The pictures of a call, or what clears those for an agent.
+    Pictures {
+        of: PicturesOf,
+        reply: oneshot::Sender<Result<Arc<Pictures>, Refused>>,
+    },
     /// Refuse new calls.
     Drain,
     HangUpAll(EndReason),
@@ -95,6 +101,14 @@ pub enum Order {
     /// How busy the box was in the last second; ports are counted here.
     Observed(Figures),
     Finish,
+}
+
+/// Whose pictures are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PicturesOf {
+    Call(String),
+    /// One whose call is yet to be made.
+    Agent(String),
 }
 
 /// What the sockets are made with.
@@ -506,7 +520,7 @@ pub async fn run(
                 if matches!(order, Order::HangUpAll(_)) {
                     goodbye = Some(now);
                 }
-                finishing |= obey(&mut agent, now, order);
+                finishing |= obey(&mut agent, &engines, now, order);
             }
             // Whoever gave orders is gone: end as if told.
             Arrived::Engine(None) | Arrived::Order(None) => {
@@ -538,7 +552,7 @@ enum Arrived {
 }
 
 /// `true`: the loop is to end with the last call.
-fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
+fn obey(agent: &mut UserAgent, engines: &Engines, now: Instant, order: Order) -> bool {
     match order {
         Order::Dial(dial) => {
             agent.dial(now, *dial);
@@ -554,10 +568,28 @@ fn obey(agent: &mut UserAgent, now: Instant, order: Order) -> bool {
         Order::Drain => agent.drain(),
         // The sockets' and the engine's business.
         Order::ReadCertificates | Order::Trace(_) | Order::Observed(_) => {}
+        Order::Pictures { of, reply } => {
+            let _ = reply.send(pictures(agent, engines, &of));
+        }
         Order::HangUpAll(reason) => agent.hang_up_all(now, &reason),
         Order::Finish => return true,
     }
     false
+}
+
+/// Where the pictures of a call, or for one, are handled.
+fn pictures(agent: &UserAgent, engines: &Engines, of: &PicturesOf) -> Result<Arc<Pictures>, Refused> {
+    match of {
+        PicturesOf::Call(call) => {
+            let call = agent.find_established(call)?;
+            engines.pictures(call).ok_or_else(|| Refused::unknown("no live call has this id"))
+        }
+        PicturesOf::Agent(name) => {
+            let agent = agent.agent_named(name)?;
+            let (room, talks) = (&agent.room, agent.behaviour.agent());
+            Ok(engines.pictures_beforehand(room.gate.clone(), &room.video_out.showing, talks))
+        }
+    }
 }
 
 /// One line per message at DEBUG, the whole message at TRACE, its secrets masked.

@@ -13,9 +13,10 @@ use std::sync::Arc;
 use crate::engine::plan::{
     GatedRecord, Gating, Label, Look, OpenRecord, Plan, Recording, Streams, Timeouts, VideoIn, VideoOut,
 };
-use crate::engine::talk::Mind;
 use crate::engine::talk::seeing::SeeingSettings;
+use crate::engine::talk::{Agent, Mind};
 use crate::rtp::reach::Reach;
+use crate::talk::message::Message;
 use crate::talk::realtime::Turns;
 
 /// The agent of a route.
@@ -67,6 +68,22 @@ impl Behaviour {
     /// Whether an agent talks with the caller.
     pub fn talks(&self) -> bool {
         matches!(self, Behaviour::Talk(_))
+    }
+
+    /// The agent that talks, if it is one.
+    pub fn agent(&self) -> Option<&Arc<Agent>> {
+        match self {
+            Behaviour::Talk(agent) => Some(&agent.agent),
+            Behaviour::Mirror(_) | Behaviour::Record(_) | Behaviour::Dialled(_) => None,
+        }
+    }
+
+    /// Told more before its call begins. `None`: it does not talk.
+    pub fn with_context(&self, context: &[Message]) -> Option<Behaviour> {
+        match self {
+            Behaviour::Talk(agent) => Some(Behaviour::Talk(agent.with_context(context))),
+            Behaviour::Mirror(_) | Behaviour::Record(_) | Behaviour::Dialled(_) => None,
+        }
     }
 
     /// Whether a model can be asked what there is to see.

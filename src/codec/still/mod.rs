@@ -30,4 +30,14 @@ impl ImageType {
             ImageType::Gif => "image/gif",
         }
     }
+
+    /// What a file of it is called at its end.
+    pub fn extension(self) -> &'static str {
+        match self {
+            ImageType::Jpeg => "jpg",
+            ImageType::Png => "png",
+            ImageType::Webp => "webp",
+            ImageType::Gif => "gif",
+        }
+    }
 }

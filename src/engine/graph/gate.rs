@@ -16,11 +16,8 @@ impl Running {
     pub(super) fn gate(&self, supplies: &Supplies) -> Gate {
         let VideoInPlan::Gated { gate, .. } = &self.plan.video_in else { return Gate::open() };
         let name = Some(self.plan.label.name.as_str());
-        match censor(&*supplies.settings.catalogue, gate) {
-            Ok(censor) => {
-                let filters: Vec<Box<dyn VideoFilter>> = vec![Box::new(censor)];
-                Gate::filtering(filters, Box::new(TextSlate::new("picture withheld", name)))
-            }
+        match build(&*supplies.settings.catalogue, gate, name) {
+            Ok(gate) => gate,
             Err(why) => {
                 tracing::error!(call = %self.call, "the censor cannot work and no picture will pass: {why}");
                 self.gauges.fault(format!("censor: {why}"));
@@ -52,8 +49,20 @@ impl Running {
     }
 }
 
-/// The filter a gate is made of, for calls and for sources.
-pub fn censor(catalogue: &dyn Catalogue, gating: &Gating) -> Result<Censor, String> {
+/// A gate that hides what is to be hidden. `name`: of the appliance, on its slate.
+///
+/// # Errors
+/// Says why the censor cannot work.
+pub(in crate::engine) fn build(
+    catalogue: &dyn Catalogue,
+    gating: &Gating,
+    name: Option<&str>,
+) -> Result<Gate, String> {
+    let filters: Vec<Box<dyn VideoFilter>> = vec![Box::new(censor(catalogue, gating)?)];
+    Ok(Gate::filtering(filters, Box::new(TextSlate::new("picture withheld", name))))
+}
+
+fn censor(catalogue: &dyn Catalogue, gating: &Gating) -> Result<Censor, String> {
     let settings = gating.censor.clone();
     let mut names = gating.detectors.iter();
     let Some(first) = names.next() else {

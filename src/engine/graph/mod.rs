@@ -20,7 +20,10 @@ use tokio::runtime::Handle;
 
 use crate::base::queue::{self, Fifo, Offered, Sender};
 use crate::base::stop::{Outcome, Scope};
+use crate::codec::still::encode::StillSettings;
+use crate::engine::canvas::{Board, NOTICE, Showing};
 use crate::engine::coding::Coder;
+use crate::engine::darkroom::Darkroom;
 use crate::engine::graph::record::Taps;
 use crate::engine::graph::talk::Talk;
 use crate::engine::lateness::Lateness;
@@ -29,10 +32,12 @@ use crate::engine::network::guard::Guard;
 use crate::engine::network::sockets::{Bell, Sockets};
 use crate::engine::network::video::{VideoChange, VideoPart};
 use crate::engine::network::{Network, Order};
-use crate::engine::plan::{CallId, Event, Plan, Report, Route, Streams};
+use crate::engine::pictures::{GIVEN_WAITING, Given, Pictures, Terms};
+use crate::engine::plan::{CallId, Event, Gating, Plan, Report, Route, Streams, VideoIn};
 use crate::engine::ports::Pair;
 use crate::engine::report::Gauges;
 use crate::engine::start::Settings;
+use crate::engine::talk::Agent;
 use crate::engine::voice::Speaker;
 use crate::record::pauses::Pauses;
 use crate::record::recorder::RecorderReport;
@@ -54,9 +59,63 @@ pub(super) struct Supplies {
     pub events: Sender<Event, Fifo>,
     /// How late the beats of all calls come.
     pub lateness: Arc<Lateness>,
+    pub darkroom: Darkroom,
 }
 
 impl Supplies {
+    fn pictures(
+        &self,
+        call: CallId,
+        epoch: Instant,
+        plan: &Plan,
+        given: Sender<Given, Fifo>,
+    ) -> Arc<Pictures> {
+        let showing = &plan.video_out.showing;
+        let gating = match &plan.video_in {
+            VideoIn::Gated { gate, .. } => Some(gate.clone()),
+            VideoIn::Open { .. } => None,
+        };
+        let terms = self.terms(call, epoch, gating, showing, plan.talk.as_ref());
+        let (studio, catalogue) = (self.settings.studio.clone(), self.settings.catalogue.clone());
+        let given = plan.talk.is_some().then_some(given);
+        Arc::new(Pictures::new(terms, studio, catalogue, self.darkroom.clone(), self.events.clone(), given))
+    }
+
+    fn terms(
+        &self,
+        call: CallId,
+        epoch: Instant,
+        gating: Option<Gating>,
+        showing: &Showing,
+        agent: Option<&Arc<Agent>>,
+    ) -> Terms {
+        let seeing = agent.and_then(|agent| agent.seeing.as_ref());
+        Terms {
+            call,
+            epoch,
+            clock: self.settings.clock,
+            gating,
+            trusts: showing.trusts_images,
+            talks: agent.is_some(),
+            sees: seeing.is_some_and(|seeing| seeing.sees),
+            still: seeing.map_or_else(StillSettings::default, |seeing| seeing.sight.still),
+            context: agent.map_or_else(Vec::new, |agent| agent.conversation.pinned.clone()),
+            board: Board::new(showing.captions),
+        }
+    }
+
+    /// What clears the pictures an agent is given before there is a call.
+    pub(super) fn beforehand(
+        &self,
+        gating: Option<Gating>,
+        showing: &Showing,
+        agent: Option<&Arc<Agent>>,
+    ) -> Arc<Pictures> {
+        let terms = self.terms(CallId(0), Instant::now(), gating, showing, agent);
+        let (studio, catalogue) = (self.settings.studio.clone(), self.settings.catalogue.clone());
+        Arc::new(Pictures::beforehand(terms, studio, catalogue, self.darkroom.clone(), self.events.clone()))
+    }
+
     fn seed(&mut self) -> u64 {
         self.rng.next_u64()
     }
@@ -100,6 +159,7 @@ pub struct Running {
     coder: Option<Coder>,
     greeted: bool,
     talk: Option<Talk>,
+    pictures: Arc<Pictures>,
 }
 
 impl Running {
@@ -112,6 +172,9 @@ impl Running {
     ) -> Result<Self, String> {
         let (orders, given) = queue::queue(Fifo { depth: ORDERS_DEPTH });
         let (taps, inputs) = Taps::of(&plan);
+        let epoch = Instant::now();
+        let (give, gifts) = queue::queue(Fifo { depth: GIVEN_WAITING });
+        let pictures = supplies.pictures(call, epoch, &plan, give);
         let mut running = Running {
             gauges: Arc::new(Gauges::default()),
             slides: Arc::new(Gauges::default()),
@@ -119,7 +182,7 @@ impl Running {
             recording: None,
             call,
             plan,
-            epoch: Instant::now(),
+            epoch,
             scope: Scope::new(format!("call {call}"), supplies.media.clone()),
             orders,
             taps,
@@ -130,14 +193,18 @@ impl Running {
             coder: None,
             greeted: false,
             talk: None,
+            pictures,
         };
-        running.prepare_talk(supplies);
+        running.prepare_talk(supplies, gifts);
         let audio = running.audio_part(supplies, pairs.audio);
         let video = running.video_part(supplies, pairs.video);
         if audio.is_none() && video.is_none() {
             return Err(running.gauges.report().faults.join("; "));
         }
         running.record(supplies, inputs);
+        if let Some(recording) = &running.recording {
+            running.pictures.keep_beside(recording);
+        }
         let slides = running.slides_part(supplies, pairs.slides);
         let network = Network {
             call,
@@ -157,6 +224,20 @@ impl Running {
         running.scope.task("network", network.run());
         running.start_talk(supplies);
         Ok(running)
+    }
+
+    /// The single pictures of this call.
+    pub fn pictures(&self) -> &Arc<Pictures> {
+        &self.pictures
+    }
+
+    /// The call is answered: what is to be read first is.
+    pub(super) fn answered(&self) {
+        let notice = &self.plan.video_out.showing.notice;
+        if !notice.is_empty() {
+            let now = Instant::now();
+            self.pictures.board().notice(now, notice, now + NOTICE);
+        }
     }
 
     /// Follows a renewed offer and answer: streams come, go, or change while they run. `pairs`: the sockets of those

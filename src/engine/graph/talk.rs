@@ -9,6 +9,7 @@ use super::{Running, Supplies};
 use crate::base::queue::{self, Fifo, Sender};
 use crate::base::stop::{Name, Outcome, Scope};
 use crate::codec::g711::Law;
+use crate::engine::pictures::Given;
 use crate::engine::plan::AudioCodec;
 use crate::engine::playout::{Playout, playout};
 use crate::engine::sight::{Sight, SightHandle, SightInputs};
@@ -45,6 +46,7 @@ pub(super) struct Talk {
 struct Beginning {
     given: queue::Receiver<TalkOrder, Fifo>,
     sight: Option<SightHandle>,
+    pictures: queue::Receiver<Given, Fifo>,
     seen: Option<queue::Receiver<Appearance, Fifo>>,
 }
 
@@ -58,7 +60,7 @@ impl Talk {
 
 impl Running {
     /// Before the streams are built: they join in.
-    pub(super) fn prepare_talk(&mut self, supplies: &Supplies) {
+    pub(super) fn prepare_talk(&mut self, supplies: &Supplies, pictures: queue::Receiver<Given, Fifo>) {
         let settings = match (&self.plan.talk, &self.plan.watch) {
             (Some(agent), _) => agent.seeing.as_ref(),
             (None, Some(watch)) => Some(&**watch),
@@ -82,7 +84,7 @@ impl Running {
             }
             false => (None, None),
         };
-        let beginning = Some(Beginning { given, sight: handle, seen: watched });
+        let beginning = Some(Beginning { given, sight: handle, seen: watched, pictures });
         self.talk = Some(Talk { orders, scope, beginning, sight, seen });
     }
 
@@ -98,7 +100,7 @@ impl Running {
 
     pub(super) fn start_talk(&mut self, supplies: &Supplies) {
         let Some(talk) = &mut self.talk else { return };
-        let Some(Beginning { given, sight, seen }) = talk.beginning.take() else { return };
+        let Some(Beginning { given, sight, seen, pictures: shown }) = talk.beginning.take() else { return };
         let Some(agent) = self.plan.talk.clone() else {
             let settings = self.plan.watch.as_deref().cloned();
             let seeing = Seeing::new(self.call, supplies.events.clone(), settings, sight);
@@ -111,6 +113,8 @@ impl Running {
             orders: given,
             events: supplies.events.clone(),
             sight,
+            pictures: self.pictures.clone(),
+            given: shown,
             seen,
             caller: self.plan.label.from.clone(),
         };

@@ -12,6 +12,7 @@ use crate::codec::decoder::Decoder;
 use crate::codec::h264::encoder::EncoderKind;
 use crate::codec::vp8;
 use crate::engine::bus::Bus;
+use crate::engine::canvas::{self, Canvas};
 use crate::engine::coding::{Coder, Encoding, Limits};
 use crate::engine::network::sockets::Sockets;
 use crate::engine::network::video::{Inlet, VideoChange, VideoPart, send_format};
@@ -31,11 +32,11 @@ use crate::source::test_picture::TestCard;
 use crate::vision::filters::{Resize, Transforms};
 use crate::vision::overlay::Overlay;
 
-/// Beside what sight holds: decoder hand 1 + gate copy 1 + {observers 2, video-out, recorder, preview} × (slot 1 + working 1) + slate 1 +
+/// Beside what sight holds: decoder hand 1 + gate copy 1 + {observers 2, video-out, recorder, looker} × (slot 1 + working 1) + slate 1 +
 /// burst 1.
 const POOL_IN: usize = 14;
-/// Source 1 + resized 1 + encoder 1 + next of a file 2.
-const POOL_OUT: usize = 5;
+/// Source 1 + resized 1 + encoder 1 + next of a file 2, and those of the canvas.
+const POOL_OUT: usize = 5 + canvas::HELD;
 const UNITS_IN: usize = 30;
 const UNITS_OUT: usize = 15;
 /// Payload bytes of a packet: with headers, SRTP tag and IPv6 below the 1,280 bytes every path carries.
@@ -80,6 +81,9 @@ impl Running {
         if let Some(sight) = self.talk.as_ref().and_then(|talk| talk.sight.as_ref()) {
             bus.add(sight.camera.clone());
         }
+        let (look, pictures) = queue::queue(Latest);
+        bus.add_looker(look);
+        self.pictures.watch(pictures);
         let encoded = self.video_out(supplies, stream, steered);
         let recoded = self.taps.recoded.clone();
         let inbound = Inbound { bus, recoded, gauges: self.gauges.clone(), observed: true };
@@ -225,6 +229,7 @@ impl Running {
             epoch: self.epoch,
             name: self.plan.label.name.clone(),
             gauges: self.gauges.clone(),
+            canvas: Canvas::new(self.pictures.board().clone(), self.plan.video_out.max),
         };
         self.scope.thread("video-out", move || out.run());
         Some(encoded)

@@ -60,7 +60,7 @@ impl Toolbox {
                     self.starts.push_front(Start::Say(text));
                     break;
                 }
-                Start::Show(what) => self.use_own(now, SHOW, json!({"what": what}).to_string(), seeing),
+                Start::Show(what) => self.use_own(now, SHOW, json!({"picture": what}).to_string(), seeing),
                 Start::Trigger(name) => self.triggers.start(now, &name),
             }
         }

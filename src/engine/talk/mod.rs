@@ -10,8 +10,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "turns and replies are timed")]
 
+mod captioning;
 pub mod cues;
 mod doors;
+pub mod picturing;
 pub mod realtime;
 pub mod seeing;
 pub mod toolbox;
@@ -25,6 +27,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use self::captioning::Captioning;
 use self::cues::Cue;
 use self::realtime::Realtime;
 use self::seeing::{Saw, Seeing, SeeingSettings};
@@ -34,6 +37,7 @@ use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::reply::Reply;
 use crate::base::stop::Outcome;
 use crate::codec::g711::Law;
+use crate::engine::pictures::{Given, Pictures};
 use crate::engine::plan::{CallId, Event};
 use crate::engine::playout::{LONGEST_AHEAD, Position, Say};
 use crate::engine::sight::SightHandle;
@@ -163,6 +167,9 @@ pub struct Parts {
     pub orders: Receiver<TalkOrder, Fifo>,
     pub events: Sender<Event, Fifo>,
     pub sight: Option<SightHandle>,
+    pub pictures: Arc<Pictures>,
+    /// What applications give.
+    pub given: Receiver<Given, Fifo>,
     pub seen: Option<Receiver<Appearance, Fifo>>,
     /// Who calls, as admission believes it.
     pub caller: String,
@@ -178,6 +185,7 @@ impl Parts {
             set: self.agent.tools.clone(),
             seen: self.seen.take(),
             caller: std::mem::take(&mut self.caller),
+            pictures: Some(self.pictures.clone()),
         })
     }
 }
@@ -198,6 +206,8 @@ pub struct Talking {
     decision: Option<(u32, Decision)>,
     voicing: VecDeque<Voicing>,
     toolbox: Toolbox,
+    captioning: Captioning,
+    given: Receiver<Given, Fifo>,
     position: Position,
     begun: bool,
     pre_roll: Vec<i16>,
@@ -237,6 +247,7 @@ enum Happened {
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
     Saw(Saw),
     Tools(Came),
+    Given(Given),
     Order(TalkOrder),
     Time,
     /// Nobody gives orders any more: the call is over.
@@ -246,7 +257,7 @@ enum Happened {
 impl Talking {
     pub fn new(mut parts: Parts, pipeline: Pipeline) -> Self {
         let toolbox = parts.toolbox();
-        let Parts { call, epoch, agent, orders, events, sight, .. } = parts;
+        let Parts { call, epoch, agent, orders, events, sight, pictures, given, .. } = parts;
         let seeing = Seeing::new(call, events.clone(), agent.seeing.clone(), sight);
         Talking {
             conversation: Conversation::new(agent.conversation.clone()),
@@ -255,6 +266,8 @@ impl Talking {
             decision: None,
             voicing: VecDeque::new(),
             toolbox,
+            captioning: Captioning::new(pictures.board().clone()),
+            given,
             position: Position::default(),
             begun: false,
             pre_roll: Vec::new(),
@@ -292,6 +305,7 @@ impl Talking {
                 Happened::Tools(Came::Answered(answered)) => self.answered(&answered),
                 // What is due is taken up at the next round.
                 Happened::Tools(Came::Due) => {}
+                Happened::Given(given) => self.conversation.handle_given(given.image, &given.text),
                 Happened::Order(order) => self.order(order),
                 Happened::Time => self.time(),
                 Happened::Over => return Outcome::Done,
@@ -303,7 +317,7 @@ impl Talking {
         let hears = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
         let wake = [self.conversation.wake_at(), hears].into_iter().flatten().min();
         let ahead = voicing::ahead(&self.voicing, self.position) >= LONGEST_AHEAD;
-        let Talking { orders, ears, answer, decision, voicing, seeing, toolbox, .. } = self;
+        let Talking { orders, ears, answer, decision, voicing, seeing, toolbox, given, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => order.map_or(Happened::Over, Happened::Order),
@@ -312,6 +326,7 @@ impl Talking {
             verdict = decided(decision.as_mut()) => Happened::Decided(verdict),
             saw = seeing.next() => Happened::Saw(saw),
             came = toolbox.next() => Happened::Tools(came),
+            Some(given) = given.recv() => Happened::Given(given),
             voiced = voicing::next(voicing), if !ahead => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
         }
@@ -361,6 +376,7 @@ impl Talking {
             }
             Do::Speak { utterance, text } => match &self.ears {
                 Some(ears) => {
+                    self.captioning.says(now, utterance, &text);
                     let speech = self
                         .pipeline
                         .voices
@@ -371,6 +387,7 @@ impl Talking {
                 None => self.conversation.handle_voiced(now, utterance, Ok(0)),
             },
             Do::Hush { through } => {
+                self.captioning.cut();
                 self.voicing.retain(|voicing| voicing.utterance > through);
                 if let Some(ears) = &self.ears {
                     ears.line.say.drop_through(through);
@@ -466,6 +483,7 @@ impl Talking {
         }
         self.position = position;
         let began = self.epoch + ears.line.say.began();
+        self.captioning.follow(now, position.utterance);
         let Position { utterance, ms, whole } = position;
         self.conversation.handle_played(now, utterance, ms, whole, began);
     }
@@ -590,6 +608,7 @@ impl Talking {
     }
 
     fn tell(&self, told: Told) {
+        self.captioning.handle_told(Instant::now(), &told);
         self.events.offer(Event::Told { call: self.call, told });
     }
 }

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::captioning::Captioning;
 use super::cues::Cue;
 use super::seeing::{Saw, Seeing};
 use super::toolbox::{Answered, Came, Toolbox};
@@ -19,9 +20,11 @@ use super::{Agent, Line, PAUSE_DB, Parts, TalkOrder, judged, until};
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::stop::Outcome;
 use crate::codec::g711;
+use crate::engine::pictures::Given;
 use crate::engine::plan::{CallId, Event};
 use crate::engine::playout::{Piece, Position};
 use crate::media::audio::{Judgement, Pcm, block_samples};
+use crate::talk::context::GIVEN_KEPT;
 use crate::talk::conversation::Told;
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
 use crate::talk::link::{RealtimeSession, Voices};
@@ -106,6 +109,10 @@ pub struct RealtimeTalking {
     /// When the caller fell silent, until the answer to it is heard.
     silent: Option<Instant>,
     toolbox: Toolbox,
+    captioning: Captioning,
+    given: Receiver<Given, Fifo>,
+    /// Given pictures the model has before it.
+    kept: VecDeque<u64>,
     /// The caller speaks.
     spoken_to: bool,
     /// When the model was last asked for something, without the caller.
@@ -127,6 +134,7 @@ enum Happened {
     Voiced(Result<Option<Arc<[i16]>>, Failure>),
     Saw(Saw),
     Tools(Came),
+    Given(Given),
     Order(Option<TalkOrder>),
     Time,
 }
@@ -134,7 +142,7 @@ enum Happened {
 impl RealtimeTalking {
     pub fn new(mut parts: Parts, realtime: Realtime) -> Self {
         let toolbox = parts.toolbox();
-        let Parts { call, epoch, agent, orders, events, sight, .. } = parts;
+        let Parts { call, epoch, agent, orders, events, sight, pictures, given, .. } = parts;
         let seeing = Seeing::new(call, events.clone(), agent.seeing.clone(), sight);
         RealtimeTalking {
             call,
@@ -152,6 +160,9 @@ impl RealtimeTalking {
             position: Position::default(),
             silent: None,
             toolbox,
+            captioning: Captioning::new(pictures.board().clone()),
+            given,
+            kept: VecDeque::new(),
             spoken_to: false,
             asked: epoch,
             noting: None,
@@ -183,6 +194,7 @@ impl RealtimeTalking {
                 Happened::Tools(Came::Answered(answered)) => self.answered(answered),
                 // What is due is taken up at the next round.
                 Happened::Tools(Came::Due) => {}
+                Happened::Given(given) => self.given(given),
                 Happened::Order(Some(order)) => self.order(order),
                 Happened::Order(None) => return Outcome::Done,
                 Happened::Time => {
@@ -198,7 +210,7 @@ impl RealtimeTalking {
         let hears = self.ears.as_ref().and_then(|ears| ears.hearing.wake_at());
         let noting = self.noting.as_ref().map(|(_, until)| *until);
         let wake = [hears, noting].into_iter().flatten().min();
-        let RealtimeTalking { orders, ears, session, voicing, seeing, toolbox, .. } = self;
+        let RealtimeTalking { orders, ears, session, voicing, seeing, toolbox, given, .. } = self;
         tokio::select! {
             biased;
             order = orders.recv() => Happened::Order(order),
@@ -206,6 +218,7 @@ impl RealtimeTalking {
             event = told(session.as_mut()) => Happened::Session(event),
             saw = seeing.next() => Happened::Saw(saw),
             came = toolbox.next() => Happened::Tools(came),
+            Some(given) = given.recv() => Happened::Given(given),
             voiced = voicing::next(voicing) => Happened::Voiced(voiced),
             () = until(wake) => Happened::Time,
         }
@@ -320,6 +333,7 @@ impl RealtimeTalking {
         let begins = position.utterance != self.position.utterance;
         let began = self.epoch + ears.line.say.began();
         self.position = position;
+        self.captioning.follow(Instant::now(), position.utterance);
         if let Some(silent) = self.silent.take_if(|_| begins) {
             let after = began.saturating_duration_since(silent);
             self.tell(Told::new("agent.speaking").with_ms("after_ms", after));
@@ -356,6 +370,8 @@ impl RealtimeTalking {
                 let found = self.item(&item);
                 if let (Some(item), true) = (found, last || !text.is_empty()) {
                     item.text = text.trim().to_owned();
+                    let utterance = item.utterance;
+                    self.captioning.says(Instant::now(), utterance, text.trim());
                 }
             }
             RealtimeEvent::Transcript { .. }
@@ -565,6 +581,23 @@ impl RealtimeTalking {
         session.answer_tool(&answered.id, &answered.result);
     }
 
+    /// A picture from outside: it stays before the model until four newer ones were given, and starts no turn.
+    fn given(&mut self, given: Given) {
+        let Some(session) = &mut self.session else { return };
+        let mut image = Image::clone(&given.image);
+        image.pinned = true;
+        if !given.text.is_empty() {
+            image.note = given.text;
+        }
+        self.kept.push_back(image.id);
+        session.push_image(Arc::new(image));
+        if self.kept.len() > GIVEN_KEPT
+            && let Some(oldest) = self.kept.pop_front()
+        {
+            session.drop_image(oldest);
+        }
+    }
+
     fn leave_when_silent(&mut self) {
         let said = self.position.utterance == self.utterances && self.position.whole;
         self.toolbox.leave_when(said && !self.is_speaking());
@@ -631,6 +664,7 @@ impl RealtimeTalking {
     }
 
     fn tell(&self, told: Told) {
+        self.captioning.handle_told(Instant::now(), &told);
         self.events.offer(Event::Told { call: self.call, told });
     }
 }

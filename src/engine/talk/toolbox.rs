@@ -22,8 +22,9 @@ use serde_json::Value;
 
 use super::cues::Start;
 use super::seeing::Seeing;
-use super::{Wish, until};
+use super::{Wish, picturing, until};
 use crate::base::queue::{Fifo, Receiver, Sender};
+use crate::engine::pictures::Pictures;
 use crate::engine::plan::{CallId, Event};
 use crate::engine::sources::{Listed, Sources};
 use crate::talk::conversation::Told;
@@ -136,6 +137,8 @@ pub struct Tooling {
     pub set: Arc<ToolSet>,
     /// What comes into the picture and leaves it.
     pub seen: Option<Receiver<Appearance, Fifo>>,
+    /// What it can send and show.
+    pub pictures: Option<Arc<Pictures>>,
 }
 
 /// A tool at work.
@@ -329,6 +332,19 @@ impl Toolbox {
             Wanted::PauseRecording(paused) => self.wish(id, Wish::Record { paused }),
             Wanted::Unlock(door) => self.unlock(now, id, &door),
             Wanted::Service(arguments) => self.ask_service(id, name, &arguments),
+            Wanted::SendImage { picture, text } => {
+                self.picture(id, |pictures| picturing::send(pictures, picture, text))
+            }
+            Wanted::Show { picture, seconds } => {
+                self.picture(id, |pictures| picturing::show(pictures, picture, seconds))
+            }
+        }
+    }
+
+    fn picture(&mut self, id: String, work: impl FnOnce(Arc<Pictures>) -> Work) {
+        match self.tooling.pictures.clone() {
+            Some(pictures) => self.begin(id, work(pictures)),
+            None => self.close(&id, Worked::refused("There are no pictures.")),
         }
     }
 
@@ -498,7 +514,8 @@ mod tests {
 
     fn of_set(set: ToolSet, offered: Vec<ToolSpec>, events: Sender<Event, Fifo>) -> Toolbox {
         let (caller, set) = ("sip:door@10.0.0.9".to_owned(), Arc::new(set));
-        Toolbox::new(Tooling { call: CallId(1), caller, events, offered, set, seen: None })
+        let (seen, pictures) = (None, None);
+        Toolbox::new(Tooling { call: CallId(1), caller, events, offered, set, seen, pictures })
     }
 
     async fn answer(toolbox: &mut Toolbox) -> Answered {

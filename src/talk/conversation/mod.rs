@@ -143,6 +143,11 @@ impl Told {
         self
     }
 
+    /// Its words, if it has some.
+    pub fn text(&self) -> Option<&str> {
+        self.data.iter().find(|(name, _)| *name == "text").and_then(|(_, value)| value.as_str())
+    }
+
     /// A time in milliseconds.
     #[must_use]
     pub fn with_ms(self, name: &'static str, time: Duration) -> Self {
@@ -349,6 +354,11 @@ impl Conversation {
                 }
             }
         }
+    }
+
+    /// Somebody gives a picture: it goes with the next turn and starts none.
+    pub fn handle_given(&mut self, image: Arc<Image>, words: &str) {
+        self.context.give(image, words);
     }
 
     /// Somebody writes to the agent: a turn without sound.

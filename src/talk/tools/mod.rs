@@ -21,7 +21,8 @@ pub use self::wanted::Wanted;
 use crate::talk::message::ToolSpec;
 
 /// Every tool there is, by its name in the configuration.
-pub const NAMES: [&str; 6] = ["look", "hang_up", "dtmf", "transfer", "hold", "pause_recording"];
+pub const NAMES: [&str; 8] =
+    ["look", "hang_up", "dtmf", "transfer", "hold", "pause_recording", "send_image", "show"];
 
 /// The tool that says where an agent may look besides the caller, and what the caller is called as one of those places.
 pub const LIST_SOURCES: &str = "list_sources";
@@ -85,9 +86,53 @@ pub fn spec(name: &str) -> Option<ToolSpec> {
                 &["paused"],
             ),
         ),
+        "send_image" => (
+            "Give a picture to whoever follows this call, to be kept with it: for example what the caller shows you.",
+            object(
+                json!({
+                    "picture": {"type": "string", "description": which(&[])},
+                    "text": {"type": "string", "description": "what it shows, in a few words"},
+                }),
+                &["picture"],
+            ),
+        ),
+        "show" => (
+            "Show the caller a picture on the screen of their telephone.",
+            object(
+                json!({
+                    "picture": {"type": "string", "description": which(&[])},
+                    "seconds": {"type": "integer", "description": "how long; 0: until another is shown", "minimum": 0},
+                }),
+                &["picture"],
+            ),
+        ),
         _ => return None,
     };
     Some(ToolSpec { name: name.to_owned(), description: description.to_owned(), parameters })
+}
+
+/// The pictures a model can name.
+fn which(names: &[String]) -> String {
+    let mut known =
+        "snapshot (what the caller's camera shows now), or the number of a picture of this call".to_owned();
+    if !names.is_empty() {
+        known.push_str(", or one of: ");
+        known.push_str(&names.join(", "));
+    }
+    known
+}
+
+/// The tool, if it is one of pictures, with the names of those the agent has.
+pub fn naming(mut tool: ToolSpec, names: &[String]) -> ToolSpec {
+    if let Some(picture) = tool.parameters.pointer_mut("/properties/picture/description") {
+        *picture = which(names).into();
+        if tool.name == "show"
+            && let Some(text) = picture.as_str()
+        {
+            *picture = format!("{text}; none: no picture any more").into();
+        }
+    }
+    tool
 }
 
 /// A JSON Schema of arguments.

@@ -21,6 +21,16 @@ pub enum Wanted {
     Digits(String),
     Transfer(String),
     Hold,
+    /// Gives a picture of that name.
+    SendImage {
+        picture: String,
+        text: String,
+    },
+    /// Shows it; none: the call's own again.
+    Show {
+        picture: String,
+        seconds: Option<u64>,
+    },
     PauseRecording(bool),
     /// The door's name; empty: the only one.
     Unlock(String),
@@ -50,6 +60,14 @@ impl Wanted {
                 Value::Bool(paused) => Ok(Wanted::PauseRecording(*paused)),
                 _ => Err("Say whether it is to be paused: true or false."),
             },
+            "send_image" => {
+                let picture = given(text("picture")).ok_or("Say which picture.")?;
+                Ok(Wanted::SendImage { picture, text: text("text") })
+            }
+            "show" => {
+                let picture = given(text("picture")).ok_or("Say which picture.")?;
+                Ok(Wanted::Show { picture, seconds: arguments["seconds"].as_u64() })
+            }
             UNLOCK => Ok(Wanted::Unlock(text("door"))),
             // Whether there is one, and what its arguments must be, its declaration says.
             _ => Ok(Wanted::Service(arguments)),
@@ -60,6 +78,7 @@ impl Wanted {
     pub fn subject(&self) -> Option<&str> {
         match self {
             Wanted::Digits(subject) | Wanted::Transfer(subject) => Some(subject),
+            Wanted::SendImage { picture, .. } | Wanted::Show { picture, .. } => Some(picture),
             Wanted::Look(_)
             | Wanted::ListSources
             | Wanted::HangUp
@@ -91,6 +110,9 @@ mod tests {
         assert_eq!(read("look", "not JSON"), Ok(Wanted::Look(None)));
         assert_eq!(read("look", r#"{"source": "caller"}"#), Ok(Wanted::Look(None)));
         assert_eq!(read("look", r#"{"source": "yard"}"#), Ok(Wanted::Look(Some("yard".into()))));
+        let shown = Wanted::Show { picture: "map".into(), seconds: Some(20) };
+        assert_eq!(read("show", r#"{"picture": "map", "seconds": 20}"#), Ok(shown));
+        assert!(read("show", "{}").is_err() && read("send_image", r#"{"picture": 3}"#).is_err());
         for broken in ["", "{", "[]", r#"{"to": 5}"#, r#"{"to": " "}"#] {
             assert_eq!(read("transfer", broken), Err("Say to whom."));
         }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::picture;
 use super::read::known;
 use super::settings::{Provider, Sees, Service, Sight, Speaking, Vendor};
 use crate::app::config::section::{Reading, did_you_mean};
@@ -10,6 +11,7 @@ use crate::app::config::tools;
 use crate::talk::link::address::is_near;
 
 pub fn check(config: &Config, reading: &Reading) {
+    picture::check(config, reading);
     for service in Service::ALL {
         for (name, provider) in config.providers.of(service) {
             check_provider(reading, &format!("{}.{name}", service.section()), provider);

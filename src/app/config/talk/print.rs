@@ -12,6 +12,10 @@ use crate::app::config::tools;
 const SECOND: Duration = Duration::from_secs(1);
 
 pub fn talk(page: &mut Page, config: &Config) {
+    for (name, place) in &config.pictures {
+        page.section(format_args!("picture.{}", key(name)));
+        page.text("file", &place.to_string());
+    }
     print_vision(page, &config.vision);
     print_talk(page, &config.talk);
     for service in Service::ALL {
@@ -132,6 +136,9 @@ pub fn speaking(page: &mut Page, name: &str, agent: &Speaking, realtime: bool) {
         page.section(format_args!("[agent.{}.context]", key(name)));
         page.word("role", context.role);
         page.text("text", &context.text);
+        if let Some(image) = &context.image {
+            page.text("image", &image.to_string());
+        }
     }
 }
 

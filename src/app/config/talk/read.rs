@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Map;
 
+use super::picture;
 use super::settings::{
     Context, ContextRole, Prices, Provider, Sees, Service, Speaking, Talk, Vendor, Vision,
 };
@@ -235,11 +236,15 @@ pub fn speaking(section: &Section, realtime: bool) -> Speaking {
 }
 
 fn context(section: &Section) -> Context {
-    let mut context = Context { role: ContextRole::User, text: String::new() };
+    let mut context = Context { role: ContextRole::User, text: String::new(), image: None };
     section.word("role", &mut context.role);
     section.parsed("text", &mut context.text, prompt);
-    if context.text.is_empty() {
+    section.parsed("image", &mut context.image, |text| picture::place(text).map(Some));
+    if context.text.is_empty() && context.image.is_none() && !section.has("image") {
         section.problem("text", "write what the agent is to know");
+    }
+    if context.image.is_some() && context.role != ContextRole::User {
+        section.problem("image", "models take pictures of the user only: role = \"user\"");
     }
     context
 }

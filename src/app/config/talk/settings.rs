@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::picture::Place;
 use crate::app::config::secret::Secret;
 use crate::app::config::settings::{Word, words};
 use crate::app::config::tools::settings::Start;
@@ -201,6 +202,8 @@ words! {
 pub struct Context {
     pub role: ContextRole,
     pub text: String,
+    /// Shown with it: a file, a data URL or a URL.
+    pub image: Option<Place>,
 }
 
 words! {
