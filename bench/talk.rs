@@ -192,7 +192,16 @@ impl Figures {
         let silent = silent.unwrap_or(cycle.end);
         let rest = blocks.iter().filter(|block| block.at > silent && block.at < next);
         // A pause that proved to be none would be late sound too: every question here is an interruption.
-        self.late += rest.filter(|block| block.tone == tone).count();
+        let late: Vec<f64> =
+            rest.filter(|block| block.tone == tone).map(|block| block.at - cycle.onset).collect();
+        if let Some(first) = late.first() {
+            let (count, silent) = (late.len(), ms(Some(silent)));
+            eprintln!(
+                "bench: interrupted at {:.2} s: silent after {silent:.0} ms, {count} blocks of it from {first:.3} s on",
+                cycle.onset
+            );
+        }
+        self.late += late.len();
     }
 }
 
