@@ -6,12 +6,14 @@ use std::sync::Arc;
 use crate::app::config::settings::{
     self, Busy, Config, DEFAULT_RECORDING, MirrorAudio, OnFailure, RecordVideo, Style, Transform, Word,
 };
+use crate::app::config::source::{Kind, Source};
 use crate::app::detectors::{Detectors, watches};
 use crate::app::device;
 use crate::app::signalling;
 use crate::app::signalling::origin::Origins;
 use crate::app::signalling::tls::{TlsSettings, TrunkTls};
-use crate::app::talkers::Talkers;
+use crate::app::talkers::{Talkers, of_sources};
+use crate::base::time::Clock;
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
 use crate::call::behaviour::talk::{Speaker, Talk as TalkBehaviour};
@@ -24,10 +26,12 @@ use crate::engine::canvas::Showing;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoCodec, VideoOut,
 };
+use crate::engine::sources::SourceSettings;
 use crate::rtp::reach::Reach;
 use crate::secure::dtls::Identity;
 use crate::sip::digest::Credentials;
 use crate::sip::{self, Strangers, Uri, digest};
+use crate::source::feed;
 use crate::useragent::accounts::Account;
 use crate::useragent::admission::Admission;
 use crate::useragent::control::Agent;
@@ -340,6 +344,29 @@ fn route(
         early_media: route.early_media,
         slides: route.slides,
     })
+}
+
+/// Where pictures come from besides callers.
+pub fn sources(config: &Config, clock: Clock, detectors: &Detectors) -> Result<Vec<SourceSettings>, String> {
+    let (still, detail) = of_sources(config, clock);
+    let source = |(name, source): (&String, &Source)| {
+        let hides = source.censor && config.censor.hides();
+        let gate = || Ok::<_, String>(Gating { censor: censor(config)?, detectors: detectors.for_gate() });
+        Ok(SourceSettings {
+            name: name.clone(),
+            description: source.description.clone(),
+            place: match source.kind {
+                Kind::File => feed::Place::File(source.path.clone()),
+                Kind::Rtsp => feed::Place::Stream(source.url.expose().to_owned()),
+                Kind::Test => feed::Place::Test,
+            },
+            gate: hides.then(gate).transpose()?,
+            still,
+            detail,
+            max: config.video.max_size,
+        })
+    };
+    config.sources.iter().map(source).collect()
 }
 
 fn room(config: &Config, detectors: &Detectors, route: &settings::Route) -> Result<Room, String> {

@@ -17,6 +17,7 @@ use crate::base::time::Clock;
 use crate::codec::still::encode::{StillFormat, StillSettings};
 use crate::codec::still::fit::{Fit, Strategy};
 use crate::engine::sight::SightSettings;
+use crate::engine::sources::Sources;
 use crate::engine::talk::realtime::Realtime;
 use crate::engine::talk::seeing::{Describing, SeeingSettings};
 use crate::engine::talk::{Agent, Mind, Pipeline};
@@ -64,12 +65,13 @@ pub struct Talkers {
 
 impl Talkers {
     /// Starts what the configured agents need. What cannot be had costs only itself.
-    pub fn start(config: &Config, clock: Clock, gallery: Gallery) -> Self {
+    pub fn start(config: &Config, clock: Clock, gallery: Gallery, sources: Sources) -> Self {
         let http = Http::new();
         let mut talkers = Talkers {
             describing: describing(config, &http),
             clock: Some(clock),
             gallery,
+            tooling: Tooling::new(config, sources),
             ..Talkers::default()
         };
         let speaking =
@@ -78,7 +80,6 @@ impl Talkers {
             return talkers;
         }
         talkers.ears = talkers.listen(config);
-        talkers.tooling = Tooling::new(config);
         for (name, agent) in &config.agents {
             let of_route =
                 |route: &Route| Some(route.sight.unwrap_or(agent.sight())).filter(|_| route.agent == *name);
@@ -148,6 +149,10 @@ impl Talkers {
             aside: false,
             budget: budget(&config.vision, model.map_or_else(Prices::default, |model| model.prices)),
         }
+    }
+
+    pub fn sources(&self) -> &Sources {
+        &self.tooling.sources
     }
 
     pub fn problems(&self) -> &[String] {
@@ -420,6 +425,13 @@ fn budget(vision: &Vision, prices: Prices) -> BudgetSettings {
         usd_per_million_image: prices.image,
         whole: false,
     }
+}
+
+/// How pictures of the box's own sources are shown: as those of callers are, but always as JPEG.
+pub fn of_sources(config: &Config, clock: Clock) -> (StillSettings, Detail) {
+    let SightSettings { still, detail, .. } = sight(&config.vision, clock);
+    let quality = config.vision.quality.min(100) as u8;
+    (StillSettings { format: StillFormat::Jpeg { quality }, ..still }, detail)
 }
 
 fn sight(vision: &Vision, clock: Clock) -> SightSettings {

@@ -1,14 +1,12 @@
 //! Calls to an agent that talks, as a caller hears them: answered with a picture, interrupted, and left in the lurch by
 //! its models. The models are the built-in ones with stated delays, so that what is ours can be told apart.
 
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::harness::appliance::Appliance;
 use crate::harness::capture::Stream;
-use crate::harness::process::output_of;
 use crate::harness::sound::{self, from_mu_law, level_db};
 use crate::harness::uac::{Caller, Packetized, Sending};
 use crate::harness::{media, turn, wait_for};
@@ -21,13 +19,7 @@ const TTS_MS: u64 = 50;
 
 /// The text as espeak-ng says it, without the silence around it, between -1 and 1.
 pub fn spoken(text: &str) -> Vec<f64> {
-    let file = tempfile::Builder::new().suffix(".wav").tempfile().expect("a temporary file");
-    output_of(Command::new("espeak-ng").args(["-s", "160", "-w"]).arg(file.path()).arg(text));
-    let samples = sound::read(file.path(), 1).remove(0);
-    let loud = |sample: &f64| sample.abs() > 0.02;
-    let first = samples.iter().position(loud).unwrap_or(0);
-    let last = samples.iter().rposition(loud).unwrap_or(samples.len());
-    samples[first..last].to_vec()
+    sound::espeak("en", text)
 }
 
 /// Silence for `ms`, in samples.

@@ -12,6 +12,7 @@ use super::file::{Table, Value};
 use super::section::{Reading, Section, did_you_mean, word};
 use super::settings::*;
 use super::sip;
+use super::source;
 use super::talk;
 use super::tools;
 use crate::media::frame::Size;
@@ -39,6 +40,7 @@ pub fn config(reading: &Reading, tree: &Table) -> Config {
     talk::read::providers(&root, &mut config);
     talk::picture::read(&root.table("picture"), &mut config);
     tools::read::tools(&root, &mut config.tools);
+    source::read(&root, &mut config.sources);
     decisions::read(&root.table("decisions"), &mut config.decisions);
     recordings(&root.table("recording"), &mut config);
     agents(&root.table("agent"), &mut config);

@@ -14,6 +14,7 @@ use super::secret::Secret;
 pub use super::sip::settings::{
     Account, Busy, Listen, Sip, SipPeer, SrtpOffer, SrtpPolicy, Strangers, Tls, Transport, User,
 };
+use super::source::Source;
 use super::talk::picture::Place as PicturePlace;
 pub use super::talk::settings as speech;
 use super::talk::settings::{Providers, Sight, Speaking, Talk, Vision};
@@ -68,6 +69,8 @@ pub struct Config {
     pub talk: Talk,
     pub providers: Providers,
     pub tools: Tools,
+    /// By name.
+    pub sources: BTreeMap<String, Source>,
     pub decisions: Decisions,
     /// By name; [`DEFAULT_RECORDING`] is `[recording]` itself, the others start from its values.
     pub recording: BTreeMap<String, Recording>,
@@ -98,6 +101,7 @@ impl Default for Config {
             talk: Talk::default(),
             providers: Providers::default(),
             tools: Tools::default(),
+            sources: BTreeMap::new(),
             decisions: Decisions::default(),
             recording: BTreeMap::from([(named(DEFAULT_RECORDING), Recording::default())]),
             agents: BTreeMap::from([(named("mirror"), Agent::default())]),

@@ -469,6 +469,7 @@ impl Talking {
         }
         let Some(ears) = &mut self.ears else { return };
         let playing = replying.then(|| ears.line.say.level_db().unwrap_or(PAUSE_DB));
+        ears.hearing.set_wait(block.age(self.epoch, now));
         let heard = ears.hearing.handle_block(now, &block.samples, playing);
         if let Some(listener) = &mut ears.listener {
             listener.hear(heard);

@@ -128,6 +128,7 @@ pub fn speaking(page: &mut Page, name: &str, agent: &Speaking, realtime: bool) {
     page.text("language", &agent.language);
     page.word("sight", agent.sight);
     page.texts("tools", &agent.tools);
+    page.texts("sources", &agent.sources);
     tools::print::on_start(page, &agent.on_start);
     page.raw("keep_images", agent.keep_images);
     page.raw("max_tool_steps", agent.max_tool_steps);

@@ -225,6 +225,7 @@ pub fn speaking(section: &Section, realtime: bool) -> Speaking {
     section.parsed("language", &mut agent.language, language);
     section.word("sight", &mut agent.sight);
     section.list("tools", &mut agent.tools, |text| Ok(text.to_owned()));
+    section.list("sources", &mut agent.sources, |text| Ok(text.to_owned()));
     agent.on_start = tools::read::on_start(section);
     section.whole("keep_images", &mut agent.keep_images, 0..=100);
     section.whole("max_tool_steps", &mut agent.max_tool_steps, 0..=20);

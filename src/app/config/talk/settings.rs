@@ -243,6 +243,8 @@ pub struct Speaking {
     pub language: String,
     pub sight: Sight,
     pub tools: Vec<String>,
+    /// Of `[source]`: where it may look besides the caller.
+    pub sources: Vec<String>,
     /// Done when the call is answered, behind the greeting, in order.
     pub on_start: Vec<Start>,
     /// Pictures a model is shown again; older ones become a line of text.
@@ -273,6 +275,7 @@ impl Default for Speaking {
             language: "auto".into(),
             sight: Sight::Turn,
             tools: vec!["look".into(), "hang_up".into()],
+            sources: Vec::new(),
             on_start: Vec::new(),
             keep_images: 4,
             context: Vec::new(),
