@@ -31,6 +31,7 @@ use crate::rtp::reach::Reach;
 use crate::secure::dtls::Identity;
 use crate::sip::digest::Credentials;
 use crate::sip::{self, Strangers, Uri, digest};
+use crate::source::device::{Device, Grabbed};
 use crate::source::feed;
 use crate::useragent::accounts::Account;
 use crate::useragent::admission::Admission;
@@ -346,6 +347,10 @@ fn route(
     })
 }
 
+fn device(grabbed: Grabbed, source: &Source) -> feed::Place {
+    feed::Place::Device(Device { grabbed, name: source.device().to_owned(), program: "ffmpeg".into() })
+}
+
 /// Where pictures come from besides callers.
 pub fn sources(config: &Config, clock: Clock, detectors: &Detectors) -> Result<Vec<SourceSettings>, String> {
     let (still, detail) = of_sources(config, clock);
@@ -358,6 +363,8 @@ pub fn sources(config: &Config, clock: Clock, detectors: &Detectors) -> Result<V
             place: match source.kind {
                 Kind::File => feed::Place::File(source.path.clone()),
                 Kind::Rtsp => feed::Place::Stream(source.url.expose().to_owned()),
+                Kind::Camera => device(Grabbed::Camera, source),
+                Kind::Screen => device(Grabbed::Screen, source),
                 Kind::Test => feed::Place::Test,
             },
             gate: hides.then(gate).transpose()?,

@@ -18,6 +18,7 @@ use crate::base::time::Pts;
 use crate::media::frame::{RawFrame, Size};
 use crate::media::pool::FramePool;
 use crate::source::clip::{Clip, ClipItem, ClipSettings};
+use crate::source::device::{Device, Grabber};
 use crate::source::test_picture::TestCard;
 
 /// A stream that gives nothing for so long is lost.
@@ -36,6 +37,7 @@ pub enum Place {
     File(PathBuf),
     /// `rtsp://…`; it may hold a password and is not shown.
     Stream(String),
+    Device(Device),
     Test,
 }
 
@@ -54,6 +56,8 @@ enum Pictures {
     Stream {
         clip: Box<Clip>,
         until: Arc<Mutex<Instant>>,
+        /// Dropped behind the clip that reads from it.
+        _grabber: Option<Grabber>,
     },
     Test {
         card: Box<TestCard>,
@@ -74,15 +78,16 @@ impl Feed {
                 Pictures::File(Box::new(clip))
             }
             Place::Stream(url) => {
-                let until = Arc::new(Mutex::new(Instant::now() + PATIENCE));
-                let (limit, stop) = (until.clone(), stop.clone());
-                let over = move || {
-                    stop.is_stopped()
-                        || Instant::now() > *limit.lock().unwrap_or_else(PoisonError::into_inner)
-                };
-                let clip = Clip::open_stream(settings(url.into(), false), &[("rtsp_transport", "tcp")], over)
-                    .map_err(|error| error.why.to_string())?;
-                Pictures::Stream { clip: Box::new(clip), until }
+                let options = [("rtsp_transport", "tcp")];
+                let (clip, until) = stream(settings(url.into(), false), &options, stop)?;
+                Pictures::Stream { clip, until, _grabber: None }
+            }
+            Place::Device(device) => {
+                let grabber = Grabber::start(device, max)?;
+                match stream(settings(grabber.url(), false), &[], stop) {
+                    Ok((clip, until)) => Pictures::Stream { clip, until, _grabber: Some(grabber) },
+                    Err(why) => return Err(grabber.complaint().unwrap_or(why)),
+                }
             }
             Place::Test => {
                 Pictures::Test { card: Box::new(TestCard::new(TEST_SIZE, TEST_SOURCE)), number: 0 }
@@ -116,7 +121,7 @@ impl Feed {
                 let pts = raw.pts();
                 (raw, Some(pts))
             }
-            Pictures::Stream { clip, until } => {
+            Pictures::Stream { clip, until, .. } => {
                 *until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + PATIENCE;
                 (picture(clip, pool)?, None)
             }
@@ -131,6 +136,20 @@ impl Feed {
         }
         Ok(Some(raw))
     }
+}
+
+/// A stream that ends when it is told to, or gives nothing for too long.
+fn stream(
+    settings: ClipSettings,
+    options: &[(&str, &str)],
+    stop: &StopToken,
+) -> Result<(Box<Clip>, Arc<Mutex<Instant>>), String> {
+    let until = Arc::new(Mutex::new(Instant::now() + PATIENCE));
+    let (limit, stop) = (until.clone(), stop.clone());
+    let over =
+        move || stop.is_stopped() || Instant::now() > *limit.lock().unwrap_or_else(PoisonError::into_inner);
+    let clip = Clip::open_stream(settings, options, over).map_err(|error| error.why.to_string())?;
+    Ok((Box::new(clip), until))
 }
 
 /// The next picture of a clip; its sound is left out.
@@ -148,6 +167,7 @@ fn picture(clip: &mut Clip, pool: &FramePool) -> Result<RawFrame, String> {
 mod tests {
     use super::*;
     use crate::media::filter::Gate;
+    use crate::source::device::Grabbed;
     use crate::source::test_picture::read_marker;
 
     const MAX: Size = Size { width: 1920, height: 1080 };
@@ -168,6 +188,57 @@ mod tests {
         assert!((250..900).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
         stop.stop();
         assert!(feed.next(&pool).expect("no fault").is_none());
+    }
+
+    fn device(grabbed: Grabbed, name: &str) -> Place {
+        Place::Device(Device { grabbed, name: name.to_owned(), program: "ffmpeg".into() })
+    }
+
+    #[test]
+    fn a_device_is_read_by_a_process_of_its_own_that_ends_with_the_feed() {
+        let (stop, pool) = (StopToken::default(), FramePool::new(4));
+        let place = device(Grabbed::Made, "testsrc=size=1280x720:rate=30");
+        let mut feed = Feed::open(&place, Size { width: 640, height: 640 }, &stop).expect("open");
+        let mut times = Vec::new();
+        for _ in 0..3 {
+            let raw = feed.next(&pool).expect("no fault").expect("a picture");
+            assert_eq!(raw.size(), Size { width: 640, height: 360 });
+            times.push(raw.pts());
+        }
+        assert!(
+            times.windows(2).all(|pair| (90..=110).contains(&((pair[1] - pair[0]) / 1_000_000))),
+            "{times:?}"
+        );
+        let began = Instant::now();
+        drop(feed);
+        assert!(began.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_or_says_nothing_is_told_of() {
+        let stop = StopToken::default();
+        let open = |place: &Place| Feed::open(place, MAX, &stop).err().expect("an error");
+        let why = open(&device(Grabbed::Camera, "/dev/no-camera"));
+        assert!(why.starts_with("/dev/no-camera: No such file"), "{why}");
+        let why = open(&device(Grabbed::Screen, ":99.7"));
+        assert!(why.contains("display") || why.contains(":99.7"), "{why}");
+        let program = PathBuf::from("/nowhere/ffmpeg");
+        let absent = Device { grabbed: Grabbed::Screen, name: ":0".into(), program };
+        assert!(open(&Place::Device(absent)).contains("install ffmpeg"));
+        // It runs, and gives nothing: told to stop, it does.
+        let stopped = stop.clone();
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            stopped.stop();
+        });
+        let folder = tempfile::tempdir().expect("a folder");
+        let mute = folder.path().join("mute");
+        std::fs::write(&mute, "#!/bin/sh\nexec sleep 60\n").expect("a script");
+        std::fs::set_permissions(&mute, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("runs");
+        let began = Instant::now();
+        open(&Place::Device(Device { grabbed: Grabbed::Screen, name: ":0".into(), program: mute }));
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        ends.join().expect("no panic");
     }
 
     #[test]

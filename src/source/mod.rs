@@ -3,6 +3,7 @@
 //! Who listens to a source and at what pace does not belong here.
 
 pub mod clip;
+pub mod device;
 pub mod feed;
 pub mod speech;
 pub mod test_picture;

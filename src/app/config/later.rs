@@ -18,14 +18,13 @@ const KEYS: &[&str] = &[
     "recording.*.upload",
     "agent.*.avatar",
     "avatar",
-    "source.*.device",
     "events",
 ];
 
 /// Words that later versions take, by key.
 const WORDS: &[(&str, &[&str])] = &[
     ("recording.video", &["agent", "side_by_side"]),
-    ("source.*.kind", &["camera", "screen", "rtp", "websocket"]),
+    ("source.*.kind", &["rtp", "websocket"]),
     ("agent.*.kind", &["avatar", "bridge", "source"]),
 ];
 

@@ -22,6 +22,10 @@ words! {
         File = "file",
         /// A camera of the network.
         Rtsp = "rtsp",
+        /// A camera at the box (V4L2).
+        Camera = "camera",
+        /// The box's own screen (X11).
+        Screen = "screen",
         /// The moving test card.
         Test = "test",
     }
@@ -35,6 +39,8 @@ pub struct Source {
     pub path: PathBuf,
     /// Of a camera; it may hold its password.
     pub url: Secret,
+    /// Of a camera at the box, or a screen; empty: the first.
+    pub device: String,
     /// What it shows, for models and people.
     pub description: String,
     /// What `[censor]` hides is hidden in it.
@@ -47,8 +53,20 @@ impl Default for Source {
             kind: Kind::Test,
             path: PathBuf::new(),
             url: Secret::default(),
+            device: String::new(),
             description: String::new(),
             censor: true,
+        }
+    }
+}
+
+impl Source {
+    /// The device as it is named to FFmpeg.
+    pub fn device(&self) -> &str {
+        match (self.kind, self.device.as_str()) {
+            (Kind::Camera, "") => "/dev/video0",
+            (Kind::Screen, "") => ":0",
+            (_, device) => device,
         }
     }
 }
@@ -57,11 +75,12 @@ pub fn read(root: &Section, into: &mut BTreeMap<String, Source>) {
     for (name, section) in root.table("source").tables() {
         let mut source = Source::default();
         if !section.has("kind") {
-            section.problem("kind", "write \"file\", \"rtsp\" or \"test\"");
+            section.problem("kind", "write \"file\", \"rtsp\", \"camera\", \"screen\" or \"test\"");
         }
         section.word("kind", &mut source.kind);
         section.parsed("path", &mut source.path, |text| Ok(PathBuf::from(text)));
         section.secret("url", &mut source.url);
+        section.text("device", &mut source.device);
         section.parsed("description", &mut source.description, |text| {
             let fits = text.chars().count() <= DESCRIPTION_MAX && !text.chars().any(char::is_control);
             if fits {
@@ -93,7 +112,14 @@ pub fn check(config: &Config, reading: &Reading) {
             Kind::Rtsp if !is_url && !reading.only_looking() => {
                 reading.problem(&format!("{path}.url"), "write rtsp://HOST/PATH");
             }
-            Kind::File | Kind::Rtsp | Kind::Test => {}
+            // It is an argument of a program.
+            Kind::Camera if !source.device().starts_with("/dev/") => {
+                reading.problem(&format!("{path}.device"), "write /dev/video0");
+            }
+            Kind::Screen if !source.device().starts_with(':') => {
+                reading.problem(&format!("{path}.device"), "write :0 (the display)");
+            }
+            Kind::File | Kind::Rtsp | Kind::Camera | Kind::Screen | Kind::Test => {}
         }
     }
     for (name, agent) in &config.agents {
@@ -135,6 +161,7 @@ pub(super) fn print(page: &mut Page, sources: &BTreeMap<String, Source>) {
         page.word("kind", source.kind);
         page.text("path", &source.path.display().to_string());
         page.text("url", source.url.shown());
+        page.text("device", &source.device);
         page.text("description", &source.description);
         page.raw("censor", source.censor);
     }
@@ -187,7 +214,9 @@ mod tests {
             ("sources = [\"y\"]\nsight = \"off\"\n[source.y]\nkind = \"test\"", "an agent that sees"),
             ("[source.y]\nkind = \"file\"", "say which file"),
             ("[source.y]\nkind = \"rtsp\"\nurl = \"http://a.example/\"", "rtsp://HOST/PATH"),
-            ("[source.y]\nkind = \"camera\"", "not in this version"),
+            ("[source.y]\nkind = \"websocket\"", "not in this version"),
+            ("[source.y]\nkind = \"camera\"\ndevice = \"concat:/etc/passwd\"", "write /dev/video0"),
+            ("[source.y]\nkind = \"screen\"\ndevice = \"-i\"", "write :0"),
             ("[source.y]\ncensor = true", "write \"file\""),
             ("[source.caller]\nkind = \"test\"", "not \"caller\""),
         ] {
