@@ -1,7 +1,7 @@
 //! Driver. The agents that talk: from the sections of the configuration to what each call of them needs. Their
 //! providers, and the networks that listen, are shared by all calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::app::config::decisions::DecisionKind;
@@ -17,6 +17,7 @@ use crate::base::time::Clock;
 use crate::codec::still::encode::{StillFormat, StillSettings};
 use crate::codec::still::fit::{Fit, Strategy};
 use crate::engine::sight::SightSettings;
+use crate::engine::sources::Sources;
 use crate::engine::talk::realtime::Realtime;
 use crate::engine::talk::seeing::{Describing, SeeingSettings};
 use crate::engine::talk::{Agent, Mind, Pipeline};
@@ -44,11 +45,14 @@ const THEIRS: TurnsOf =
 /// Hz until a call says otherwise.
 const RATE: u32 = 8_000;
 
+/// How an agent looks, and the language it speaks; empty: as it is written.
+type Way = (Sight, String);
+
 /// Every agent that talks, ready for calls, and the model that looks for those who cannot.
 #[derive(Default)]
 pub struct Talkers {
-    /// By name, and once for each way its routes have it look.
-    agents: BTreeMap<String, Vec<(Sight, Arc<Agent>)>>,
+    /// By name, and once for each way its routes have it look, and each language.
+    agents: BTreeMap<String, Vec<(Way, Arc<Agent>)>>,
     gallery: Gallery,
     describing: Option<Describing>,
     clock: Option<Clock>,
@@ -61,12 +65,13 @@ pub struct Talkers {
 
 impl Talkers {
     /// Starts what the configured agents need. What cannot be had costs only itself.
-    pub fn start(config: &Config, clock: Clock, gallery: Gallery) -> Self {
+    pub fn start(config: &Config, clock: Clock, gallery: Gallery, sources: Sources) -> Self {
         let http = Http::new();
         let mut talkers = Talkers {
             describing: describing(config, &http),
             clock: Some(clock),
             gallery,
+            tooling: Tooling::new(config, sources),
             ..Talkers::default()
         };
         let speaking =
@@ -75,39 +80,48 @@ impl Talkers {
             return talkers;
         }
         talkers.ears = talkers.listen(config);
-        talkers.tooling = Tooling::new(config);
         for (name, agent) in &config.agents {
             let of_route =
                 |route: &Route| Some(route.sight.unwrap_or(agent.sight())).filter(|_| route.agent == *name);
             let mut sights = vec![agent.sight()];
             sights.extend(config.routes.iter().filter_map(of_route));
-            for sight in sights {
-                if talkers.agent_named(name, sight).is_some() {
+            let of_routes = config.routes.iter().filter(|route| route.agent == *name);
+            let languages = of_routes.map(|route| route.language.as_str()).chain(agent.languages());
+            let languages: BTreeSet<&str> = languages.chain([""]).collect();
+            for (sight, language) in
+                sights.into_iter().flat_map(|sight| languages.iter().map(move |language| (sight, *language)))
+            {
+                if talkers.agent_named(name, sight, language).is_some() {
                     continue;
                 }
-                let looking = |settings: &Speaking| Speaking { sight, ..settings.clone() };
+                let looking = |settings: &Speaking| Speaking { sight, ..settings.speaking(language) };
                 let made = match agent {
                     AgentConfig::Pipeline(own) => talkers.agent(config, clock, &http, name, &looking(own)),
                     AgentConfig::Realtime(own) => talkers.realtime(config, clock, &http, name, &looking(own)),
                     AgentConfig::Mirror { .. } | AgentConfig::Record { .. } => break,
                 };
-                let blind = made.seeing.as_ref().and_then(|seeing| seeing.blind.as_ref());
+                let blind = made.seeing.blind.as_ref();
                 talkers.problems.extend(blind.map(|why| format!("agent {name} gets no pictures: {why}")));
-                talkers.agents.entry(name.clone()).or_default().push((sight, Arc::new(made)));
+                talkers
+                    .agents
+                    .entry(name.clone())
+                    .or_default()
+                    .push(((sight, language.to_owned()), Arc::new(made)));
             }
         }
         talkers
     }
 
-    /// The agent of that name, looking that way.
-    pub fn agent_named(&self, name: &str, sight: Sight) -> Option<&Arc<Agent>> {
+    /// The agent of that name, looking that way, in that language; empty: as it is written.
+    pub fn agent_named(&self, name: &str, sight: Sight, language: &str) -> Option<&Arc<Agent>> {
         let ways = self.agents.get(name)?;
-        ways.iter().find(|(own, _)| *own == sight).map(|(_, agent)| agent)
+        let found = ways.iter().find(|((own, spoken), _)| *own == sight && spoken == language);
+        found.map(|(_, agent)| agent)
     }
 
     /// How calls of an agent that does not talk are looked at. `None`: nobody would look.
     pub fn watch(&self, config: &Config, sight: Sight) -> Option<Arc<SeeingSettings>> {
-        self.seeing(config, self.clock?, sight, None).filter(SeeingSettings::looks).map(Arc::new)
+        Some(self.seeing(config, self.clock?, sight, None)).filter(SeeingSettings::looks).map(Arc::new)
     }
 
     /// `model`: the agent's own, where it has one.
@@ -117,23 +131,28 @@ impl Talkers {
         clock: Clock,
         looks: Sight,
         model: Option<&Provider>,
-    ) -> Option<SeeingSettings> {
+    ) -> SeeingSettings {
         let mode = match looks {
-            Sight::Off => return None,
+            Sight::Off => Mode::Off,
             Sight::Turn => Mode::Turn,
             Sight::Live => Mode::Live,
             Sight::Continuous => Mode::Continuous,
         };
         let sees = model.is_some_and(Provider::can_see);
-        let blind = model.filter(|model| !sees && mode != Mode::Continuous && !model.can_see());
-        Some(SeeingSettings {
+        let blind = model.filter(|_| !sees && matches!(mode, Mode::Turn | Mode::Live));
+        SeeingSettings {
             mode,
             sight: sight(&config.vision, clock),
             sees,
             blind: blind.map(|model| format!("{:?} is not known to see", model.model)),
             describing: self.describing.clone(),
+            aside: false,
             budget: budget(&config.vision, model.map_or_else(Prices::default, |model| model.prices)),
-        })
+        }
+    }
+
+    pub fn sources(&self) -> &Sources {
+        &self.tooling.sources
     }
 
     pub fn problems(&self) -> &[String] {
@@ -190,7 +209,7 @@ impl Talkers {
             name: name.to_owned(),
             conversation: ConversationSettings {
                 decided_within: decisions.as_ref().map(Decisions::timeout),
-                ..self.conversation(config, name, settings, seeing.as_ref())
+                ..self.conversation(config, name, settings, &seeing)
             },
             hearing: hearing(&config.talk, self.judges_turns),
             seeing,
@@ -212,7 +231,10 @@ impl Talkers {
     fn realtime(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
         let provider = config.providers.realtime.get(&settings.realtime).cloned().unwrap_or_default();
         let seeing = self.seeing(config, clock, settings.sight, Some(&provider));
-        let talks = self.conversation(config, name, settings, seeing.as_ref());
+        // Gemini Live has nothing beside its talk.
+        let aside = seeing.sees && provider.vendor == Vendor::Openai;
+        let seeing = SeeingSettings { aside, ..seeing };
+        let talks = self.conversation(config, name, settings, &seeing);
         let espeak = Endpoint {
             language: language(&settings.language),
             ..Endpoint::new("espeak", message::Vendor::Espeak)
@@ -223,7 +245,7 @@ impl Talkers {
                 instructions: settings.instructions.clone(),
                 tools: talks.context.tools.clone(),
                 history: talks.pinned.clone(),
-                sees: seeing.as_ref().is_some_and(|seeing| seeing.sees),
+                sees: seeing.sees,
                 keep_images: settings.keep_images as usize,
                 turns: match config.talk.turn_detection {
                     TurnDetection::Manual => TurnsOf::Ours,
@@ -251,10 +273,10 @@ impl Talkers {
         config: &Config,
         name: &str,
         agent: &Speaking,
-        seeing: Option<&SeeingSettings>,
+        seeing: &SeeingSettings,
     ) -> ConversationSettings {
         let names = self.gallery.names(name);
-        let looks = seeing.is_some_and(SeeingSettings::looks);
+        let looks = seeing.looks();
         let tools = self.tooling.specs(config, agent, looks).into_iter();
         let tools = tools.map(|tool| tools::naming(tool, &names));
         ConversationSettings {
@@ -269,8 +291,8 @@ impl Talkers {
             fallback: agent.fallback.clone(),
             preemptive: config.talk.preemptive,
             // Who is told in words what there is to see needs no pictures with its turns.
-            sees: seeing.is_some_and(|seeing| seeing.sees && seeing.mode != Mode::Continuous),
-            pinned: pinned(&self.gallery, name, agent, seeing.is_some_and(|seeing| seeing.sees)),
+            sees: seeing.sees && matches!(seeing.mode, Mode::Turn | Mode::Live),
+            pinned: pinned(&self.gallery, name, agent, seeing.sees),
             tool_steps: agent.max_tool_steps,
             ..ConversationSettings::default()
         }
@@ -403,6 +425,13 @@ fn budget(vision: &Vision, prices: Prices) -> BudgetSettings {
         usd_per_million_image: prices.image,
         whole: false,
     }
+}
+
+/// How pictures of the box's own sources are shown: as those of callers are, but always as JPEG.
+pub fn of_sources(config: &Config, clock: Clock) -> (StillSettings, Detail) {
+    let SightSettings { still, detail, .. } = sight(&config.vision, clock);
+    let quality = config.vision.quality.min(100) as u8;
+    (StillSettings { format: StillFormat::Jpeg { quality }, ..still }, detail)
 }
 
 fn sight(vision: &Vision, clock: Clock) -> SightSettings {

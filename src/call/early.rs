@@ -234,7 +234,7 @@ impl Call {
         let early = self.flowing;
         self.answered.get_or_insert(now);
         self.flow(streams);
-        if early || self.settings.behaviour.talks() {
+        if early || self.settings.behaviour.talks() || self.settings.room.watch.is_some() {
             self.out.push_back(Do::Engine(Command::Answered { call: self.id }));
         }
         self.tell(Tell::Answered { streams: Box::new(self.streams.clone()) });

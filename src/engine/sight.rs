@@ -255,6 +255,8 @@ impl Seeing {
             self.take_pictures(wait);
             self.take_orders();
             while let Some(chosen) = self.watch.poll(Instant::now()) {
+                // Whoever has the answer finds it counted.
+                self.tell(self.watch.counters());
                 self.answer(chosen, &mut stills);
             }
             self.tell(self.watch.counters());
@@ -370,7 +372,7 @@ impl Seeing {
     }
 
     fn blind(&self, reasons: &[Reason]) {
-        for reason in reasons.iter().filter(|reason| **reason != Reason::Sample) {
+        for reason in reasons {
             self.give(Sighted::Blind { reason: *reason });
         }
     }

@@ -13,7 +13,7 @@ use crate::harness::emulators::{gemini_live, openai_realtime};
 use crate::harness::picture::{Clip, judge_face, read};
 use crate::harness::sound::{from_mu_law, level_db, to_mu_law};
 use crate::harness::uac::{Caller, Packetized, Sending};
-use crate::harness::{media, turn};
+use crate::harness::{media, turn, wait_for};
 use crate::images::{data_url, made};
 use crate::talk::{events, number, silence, spoken};
 
@@ -171,4 +171,67 @@ fn servers_that_speak_like_openai_get_the_censored_picture_of_the_very_turn() {
         heard.packets.iter().any(|packet| packet.at > end_s && level(&packet.payload) > -40.0),
         "a reply"
     );
+}
+
+#[test]
+fn turns_of_a_realtime_agent_can_be_the_applications() {
+    let _turn = turn();
+    let rules: openai_realtime::Shared = Arc::new(Mutex::new(openai_realtime::Rules::default()));
+    openai_realtime::lock(&rules)
+        .answers
+        .push_back(openai_realtime::Answer::Bytes { sound: vec![0x20; 4_000], words: "Yes.".to_owned() });
+    let (_server, url) = openai_realtime::start(&rules);
+    let (_gemini, gemini_url) = gemini_live::start(&Arc::new(Mutex::new(gemini_live::Rules::default())));
+    let appliance = Appliance::start(&[
+        &format!(r#"realtime.o={{provider="openai", base_url="{url}", model="m", api_key="key"}}"#),
+        &format!(r#"realtime.g={{provider="gemini", base_url="{gemini_url}", model="m", api_key="key"}}"#),
+        r#"agent.o={kind="realtime", realtime="o", sight="off"}"#,
+        r#"agent.g={kind="realtime", realtime="g", sight="off"}"#,
+        r#"route=[{to="o", agent="o"}, {to="g", agent="g"}]"#,
+        r#"talk.turn_detection="manual""#,
+        "recording.min_free_gib=0",
+    ]);
+    let asked = |kind: &str| openai_realtime::lock(&rules).seen.iter().any(|seen| seen.kind == kind);
+    let act = |action: &str| {
+        let live = wait_for(Duration::from_secs(3), || {
+            appliance.live_calls().into_iter().find(|call| call["state"] == "established")
+        });
+        let live = live.expect("a call");
+        let id = live["id"].as_str().expect("an id");
+        appliance.api("POST", &format!("/api/v1/calls/{id}/turn"), &format!(r#"{{"action":"{action}"}}"#))
+    };
+    let mut other = Caller::new(&appliance.uri().replace("sip:mirror", "sip:g"));
+    other.invite(&other.offer(None));
+    let (status, refusal) = act("clear");
+    assert_eq!((status, &refusal["error"]["code"]), (409, &"no_turns".into()), "Gemini cannot forget");
+    assert_eq!(act("commit").0, 200);
+    other.hang_up();
+
+    let mut caller = Caller::new(&appliance.uri().replace("sip:mirror", "sip:o"));
+    let answer = caller.invite(&caller.offer(None));
+    let question = spoken("Is anybody there?");
+    let said: Vec<f64> = [silence(1_000), question.clone(), silence(1_500), question].concat();
+    let first_end = 1.0 + (said.len() - 20_000) as f64 / 16_000.0;
+    let end = said.len() as f64 / 8_000.0;
+    let sending =
+        Sending { time: Duration::from_secs_f64(end + 2.5), sound: Some(&said), ..Sending::default() };
+    let mut steps = 0;
+    let received = caller.stream_as(&answer, &sending, |_, elapsed| {
+        if steps == 0 && elapsed.as_secs_f64() > first_end + 1.0 {
+            steps = 1;
+            assert!(!asked("response.create"), "nobody said that the turn is over");
+            assert_eq!(act("clear").0, 200);
+        } else if steps == 1 && elapsed.as_secs_f64() > end + 1.0 {
+            steps = 2;
+            assert!(!asked("input_audio_buffer.commit") && !asked("response.create"));
+            assert_eq!(act("commit").0, 200);
+        }
+    });
+    caller.hang_up();
+    assert!(asked("input_audio_buffer.commit") && asked("response.create"));
+    assert_eq!(openai_realtime::lock(&rules).refused, [""; 0]);
+    let packets = received.audio.packets.iter();
+    let answers = packets.filter(|packet| packet.payload.iter().all(|byte| *byte == 0x20));
+    let heard: Vec<f64> = answers.map(|packet| packet.at).collect();
+    assert!(heard.len() > 15 && heard.iter().all(|at| *at > end + 1.0), "{heard:?}");
 }

@@ -27,6 +27,7 @@ mod redirect;
 mod refused;
 mod reoffer;
 mod sessions;
+mod sight;
 mod storm;
 mod talking;
 mod torture;

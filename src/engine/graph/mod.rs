@@ -89,7 +89,7 @@ impl Supplies {
         showing: &Showing,
         agent: Option<&Arc<Agent>>,
     ) -> Terms {
-        let seeing = agent.and_then(|agent| agent.seeing.as_ref());
+        let seeing = agent.map(|agent| &agent.seeing);
         Terms {
             call,
             epoch,

@@ -43,11 +43,12 @@ impl<T> Flow<T> {
             match &mut self.work {
                 None => return Poll::Pending,
                 Some(work) => {
-                    if work.as_mut().poll(context).is_ready() {
-                        self.work = None;
-                    } else if self.made.is_empty() {
-                        return Poll::Pending;
+                    if work.as_mut().poll(context).is_pending() {
+                        // Pending also where there is something, if this task has done enough at a time: the runtime wakes
+                        // it at once, and asking again in the same poll would never end.
+                        return self.made.poll_recv(context);
                     }
+                    self.work = None;
                 }
             }
         }
@@ -89,6 +90,19 @@ mod tests {
             assert_eq!(flow.next().await, Some(wanted));
         }
         assert_eq!(flow.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_thousand_items_at_once_are_taken_although_the_runtime_wants_its_turn() {
+        let mut flow = Flow::new(|out: Outlet<usize>| async move {
+            for item in 0..1_000 {
+                out.give(item).await;
+            }
+            std::future::pending::<()>().await;
+        });
+        for wanted in 0..1_000 {
+            assert_eq!(flow.next().await, Some(wanted));
+        }
     }
 
     #[tokio::test]

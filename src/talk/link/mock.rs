@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `delay_ms`, `gap_ms` | all | until the first piece; between the pieces |
 //! | `fail`, `fail_times` | all | `busy` `error` `refuse` `hang` `cut` `garbled`, the first so many times (else always) |
-//! | `text` | llm, stt | the answer; in it `{said}` are the words asked, `{images}` the number of pictures with them |
+//! | `text` | llm, stt | the answer; in it `{said}` are the words asked, `{images}` the number of pictures with them, `{number}` which question it is |
 //! | `answers` | llm | a list of `{ when, text, call = { name, arguments }, fail }`: the first whose `when` is in the words |
 //! | `texts` | stt | one after the other for the turns of a call; the last one stays |
 //! | `word_ms` | stt | a word of the text is told so often while the caller speaks; 0: only at the end |
@@ -83,7 +83,7 @@ impl CannedAnswer {
         let said = words_asked(request);
         let options = merged(&endpoint.options, &said);
         let cut = begin(&options, number_asked, endpoint.timeout_ms).await?;
-        let mut deltas = deltas(&options, &said, request);
+        let mut deltas = deltas(&options, &said, request, number_asked);
         if cut {
             deltas.truncate(deltas.len() / 2);
         }
@@ -124,11 +124,14 @@ fn merged(options: &Map<String, Value>, said: &str) -> Map<String, Value> {
     all
 }
 
-fn deltas(options: &Map<String, Value>, said: &str, request: &Request) -> VecDeque<Delta> {
+fn deltas(options: &Map<String, Value>, said: &str, request: &Request, number: u64) -> VecDeque<Delta> {
     let call = options.get("call").and_then(Value::as_object);
     let otherwise = if call.is_some() { "" } else { "You said: {said}" };
     let answer = text(options, "text").unwrap_or(otherwise);
-    let answer = answer.replace("{said}", said).replace("{images}", &request.image_count().to_string());
+    let answer = answer
+        .replace("{number}", &number.to_string())
+        .replace("{said}", said)
+        .replace("{images}", &request.image_count().to_string());
     let mut deltas: VecDeque<Delta> =
         answer.split_inclusive(' ').map(|word| Delta::Text(word.to_owned())).collect();
     let output_tokens = deltas.len() as u64;

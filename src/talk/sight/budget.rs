@@ -13,7 +13,7 @@ use crate::talk::message::{Detail, Image, Message, Part, Request, Role, Usage};
 /// The limits of one call; 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BudgetSettings {
-    /// Different pictures.
+    /// Different pictures; where [`BudgetSettings::whole`] says so, each time one is sent.
     pub images: u64,
     /// Tokens of pictures, each time one is sent.
     pub tokens: u64,
@@ -144,7 +144,8 @@ impl Budget {
         let unmade = ticket.images == 0 && self.settings.whole;
         self.purse(|purse| {
             purse.empty |= had > 0 && ticket.images == 0;
-            request.messages.iter().flat_map(Message::images).for_each(|image| purse.count(image.id));
+            let whole = self.settings.whole;
+            request.messages.iter().flat_map(Message::images).for_each(|image| purse.count(image.id, whole));
             if !unmade {
                 purse.spent.tokens += ticket.tokens;
                 purse.spent.usd += ticket.usd;
@@ -175,11 +176,12 @@ impl Budget {
         if self.settings.images == 0 {
             return;
         }
+        let whole = self.settings.whole;
         self.purse(|purse| {
             let mut room = self.settings.images.saturating_sub(purse.spent.images);
             for part in request.messages.iter_mut().flat_map(|message| &mut message.parts) {
                 let Part::Image(image) = part else { continue };
-                if purse.counted.contains(&image.id) {
+                if !whole && purse.counted.contains(&image.id) {
                     continue;
                 }
                 if room == 0 {
@@ -250,9 +252,9 @@ impl Budget {
 }
 
 impl Purse {
-    /// A picture is sent; one that was sent before is no new one.
-    fn count(&mut self, id: u64) {
-        if self.counted.insert(id) {
+    /// A picture is sent; one that was sent before is no new one, unless every one counts.
+    fn count(&mut self, id: u64, every: bool) {
+        if self.counted.insert(id) || every {
             self.spent.images += 1;
         }
         while self.counted.len() > COUNTED_MAX {

@@ -100,6 +100,6 @@ pub enum Sighted {
         /// An image of this id was handed out before and still shows what there is to see.
         again: bool,
     },
-    /// There is no picture, or none that is new enough.
+    /// There is no picture, or none that is new enough. Of samples: none any more.
     Blind { reason: Reason },
 }

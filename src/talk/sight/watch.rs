@@ -90,6 +90,8 @@ pub struct Watch {
     looks: VecDeque<(u64, Look)>,
     /// Samples are taken.
     open: bool,
+    /// There was something to see when the last sample was due.
+    shows: bool,
     counters: WatchCounters,
 }
 
@@ -104,6 +106,7 @@ impl Watch {
             wants: VecDeque::new(),
             looks: VecDeque::new(),
             open: true,
+            shows: false,
             counters: WatchCounters::default(),
         }
     }
@@ -190,6 +193,13 @@ impl Watch {
     pub fn poll(&mut self, now: Instant) -> Option<Chosen> {
         let newest_age = self.recent.back().map(|newest| now.saturating_duration_since(newest.taken));
         let is_new = newest_age.is_some_and(|age| age <= self.settings.window);
+        let usable = newest_age.is_some_and(|age| age <= self.settings.max_age);
+        if self.open && self.shows && !usable {
+            // Whoever follows the samples is to know that there is nothing to see any more.
+            self.shows = false;
+            self.looks.clear();
+            return Some(Chosen::Blind { reasons: vec![Reason::Sample] });
+        }
         let due = if is_new && self.open { self.sampler.due(now) } else { None };
         let patience = self.settings.patience;
         let overdue = |(_, since): &(Reason, Instant)| now.saturating_duration_since(*since) >= patience;
@@ -202,12 +212,12 @@ impl Watch {
         if wanted {
             reasons.extend(self.wants.drain(..).map(|(reason, _)| reason));
         }
-        let usable = newest_age.is_some_and(|age| age <= self.settings.max_age);
         let Some((picture, taken)) = self.sharpest().filter(|_| usable) else {
             self.counters.blind += reasons.len() as u64;
             return Some(Chosen::Blind { reasons });
         };
         self.sampler.taken(now);
+        self.shows |= due == Some(Reason::Sample);
         let look = Look::of(picture.frame());
         let known = self.looks.iter().rev().find(|(_, known)| known.is_like(&look)).map(|(id, _)| *id);
         if let Some(id) = known {
@@ -358,6 +368,21 @@ mod tests {
         bench.watch.want(bench.at(9_101), Reason::Turn);
         assert_eq!(bench.poll(9_200).as_deref(), Some("blind [Turn]"));
         assert_eq!(bench.watch.counters().blind, 3);
+    }
+
+    #[test]
+    fn who_follows_samples_is_told_once_that_there_is_nothing_any_more() {
+        let mut bench = Bench::new(WatchSettings::default());
+        let mut told = Vec::new();
+        for ms in (0..30_000).step_by(40) {
+            // The camera is off from the fifth second to the twentieth.
+            if !(5_000..20_000).contains(&ms) {
+                bench.show(ms, 60);
+            }
+            told.extend(bench.poll(ms).map(|what| (ms / 1_000, what)));
+        }
+        let expected = [(0, "new 1 [Sample]"), (10, "blind [Sample]"), (20, "new 2 [Sample]")];
+        assert_eq!(told, expected.map(|(at, what)| (at, what.to_owned())));
     }
 
     #[test]

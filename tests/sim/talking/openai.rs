@@ -90,6 +90,33 @@ fn a_question_is_heard_answered_and_written_down() {
 }
 
 #[test]
+fn pictures_and_what_they_show_start_no_turn_and_the_last_word_counts() {
+    let (mut talk, shared) = talk();
+    talk.run(1_000);
+    talk.next_picture = Some(talk.now);
+    for words in ["A man.", "A man with a parcel.", "An empty room."] {
+        talk.machine.scene(talk.now, Some(words));
+        talk.run(3_000);
+    }
+    talk.next_picture = None;
+    talk.run(100);
+    assert_eq!((talk.sound_ms(0), sent(&shared, "response.create")), (0, 0), "nobody has asked anything");
+    let told = |shared: &Shared, words: &str| {
+        lock(shared).seen.iter().filter(|seen| seen.event.to_string().contains(words)).count()
+    };
+    assert_eq!(told(&shared, "[what the camera shows now: An empty room.]"), 1);
+    // Of three scenes two are stale, and of some ten pictures all but the newest two.
+    let deleted = sent(&shared, "conversation.item.delete") as u64;
+    assert_eq!(deleted, 2 + talk.pictures - 2, "{} pictures", talk.pictures);
+    talk.say_for(1_500);
+    talk.run(3_000);
+    assert_eq!(talk.sound_ms(0), 1_000, "a question is answered as ever");
+    talk.machine.scene(talk.now, None);
+    talk.run(100);
+    has_no_refusals(&shared);
+}
+
+#[test]
 fn g711_goes_both_ways_bit_by_bit() {
     let answer: Vec<u8> = (0..8_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let words = "Noise.".to_owned();
@@ -428,13 +455,21 @@ fn half_an_hour_with_pictures_costs_the_same_every_turn() {
     let rules = lock(&shared);
     assert_eq!(rules.turns.len(), turns, "every question got its answer");
     assert!(rules.turns.iter().all(|(_, _, images)| (1..=2).contains(images)), "pictures never pile up");
-    let most = rules.turns.iter().map(|(_, tokens, _)| *tokens).max().unwrap_or_default();
-    assert!(most <= 16_000, "{most} tokens in one turn");
-    let (first, rest) = rules.turns.split_at(rules.turns.len() / 2);
-    let mean = |turns: &[(Instant, u64, usize)]| {
-        turns.iter().map(|(_, tokens, _)| tokens).sum::<u64>() / turns.len() as u64
-    };
-    assert!(mean(rest) <= mean(first) * 3 / 2 + 1_000, "{} then {}", mean(first), mean(rest));
+    // Once the context is full it stays within the step by which the provider forgets (a fifth, and a turn); a session
+    // that begins anew is smaller for a while.
+    let limit = settings().context_tokens;
+    let sizes: Vec<u64> = rules.turns.iter().map(|(_, tokens, _)| *tokens).collect();
+    let most = sizes.iter().max().copied().unwrap_or_default();
+    assert!(most <= u64::from(limit), "{most} tokens in one turn");
+    let full =
+        sizes.iter().position(|size| *size * 10 > u64::from(limit) * 8).expect("half an hour fills it");
+    let grown = |pair: &&[u64]| pair[1] > pair[0] + 600;
+    assert_eq!(sizes.windows(2).filter(grown).count(), 0, "{sizes:?}");
+    let smaller = sizes[full..].iter().filter(|size| **size * 10 < u64::from(limit) * 7).count();
+    println!(
+        "tokens a turn: full at turn {full} of {turns}, most {most}, {smaller} later ones below 0.7; {figures:?}"
+    );
+    println!("{sizes:?}");
     assert_eq!(figures.recycled, 1, "{figures:?}");
     assert_eq!((figures.reconnected, rules.connections), (0, 2));
     assert!(figures.images_sent >= 1_700, "{figures:?}");
@@ -448,5 +483,4 @@ fn half_an_hour_with_pictures_costs_the_same_every_turn() {
         .collect();
     let gap = appends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
     assert!(gap <= ms(40), "{gap:?}");
-    println!("tokens a turn: mean {} and {}, most {most}; {figures:?}", mean(first), mean(rest));
 }

@@ -220,3 +220,96 @@ fn blind(config: &Config, reading: &Reading, key: &str, models: &[&Provider]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::app::config::{Given, Loaded, load};
+
+    const AGENTS: &str = r#"
+        [stt.s]
+        provider = "mock"
+        [tts.t]
+        provider = "mock"
+        [llm.eye]
+        provider = "mock"
+        [llm.blind]
+        provider = "mock"
+        sees = false
+        [realtime.live]
+        provider = "gemini"
+        model = "m"
+        api_key = "key"
+        [agent.r]
+        kind = "realtime"
+        realtime = "live"
+        [agent.p]
+        kind = "pipeline"
+        stt = "s"
+        tts = "t"
+        llm = "LLM"
+        sight = "SIGHT"
+        [agent.m]
+        kind = "mirror"
+    "#;
+
+    /// Problems and warnings, a line each.
+    fn told(llm: &str, sight: &str, more: &str) -> (Vec<String>, Vec<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("eyeline.toml");
+        let text = AGENTS.replace("LLM", llm).replace("SIGHT", sight) + more;
+        std::fs::write(&path, text).unwrap();
+        let given = Given { files: vec![path], environment: Vec::new(), ..Given::default() };
+        let lines = |text: String| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        match load(&given) {
+            Ok(Loaded { warnings, .. }) => {
+                (Vec::new(), warnings.iter().flat_map(|warning| lines(warning.to_string())).collect())
+            }
+            Err(problems) => (lines(problems.to_string()), Vec::new()),
+        }
+    }
+
+    fn refuses(llm: &str, sight: &str, more: &str, words: &str) {
+        let (problems, _) = told(llm, sight, more);
+        assert!(problems.iter().any(|line| line.contains(words)), "{llm} {sight} {more}: {problems:?}");
+    }
+
+    const EYE: &str = "\n[vision]\nprovider = \"mock\"\n";
+
+    #[test]
+    fn sight_that_cannot_be_is_refused_on_agents_and_on_routes() {
+        refuses("eye", "continuous", "", "needs a model that looks");
+        refuses("eye", "live", EYE, "\"live\" is for kind = \"realtime\"");
+        refuses("blind", "turn", "", "cannot see (sees = false)");
+        let route =
+            |agent: &str, sight: &str| format!("\n[[route]]\nagent = \"{agent}\"\nsight = \"{sight}\"\n");
+        refuses("eye", "turn", &route("p", "live"), "\"live\" is for kind");
+        refuses("eye", "turn", &route("m", "live"), "\"live\" is for kind");
+        refuses("eye", "turn", &route("m", "continuous"), "needs a model that looks");
+        refuses("blind", "off", &route("p", "turn"), "cannot see (sees = false)");
+        refuses(
+            "eye",
+            "turn",
+            &(EYE.to_owned() + &route("r", "continuous")),
+            "Gemini Live answers every word",
+        );
+        refuses("eye", "turn", "\n[vision]\nmodel = \"gpt-3.5-turbo\"\n", "is not known to see");
+        refuses("eye", "turn", "\n[vision]\nbase_url = \"http://93.184.216.34/v1\"\n", "is not on this site");
+        for more in [
+            route("p", "off"),
+            EYE.to_owned() + &route("m", "continuous"),
+            EYE.to_owned() + &route("p", "continuous"),
+        ] {
+            assert_eq!(told("eye", "turn", &more).0, [""; 0], "{more}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_odd_is_a_warning() {
+        let (problems, warnings) = told("blind", "turn", EYE);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert!(warnings.iter().any(|line| line.contains("described to it")), "{warnings:?}");
+        let (_, warnings) = told("eye", "turn", "\n[vision]\nprovider = \"mock\"\nbudget_usd = 1.0\n");
+        assert!(warnings.iter().any(|line| line.contains("usd_per_million_in")), "{warnings:?}");
+        assert!(warnings.iter().any(|line| line.contains("counts nothing of [agent.p]")), "{warnings:?}");
+    }
+}

@@ -32,6 +32,8 @@ pub struct Asked {
     /// Pictures of the last message.
     pub newest: Vec<Picture>,
     pub messages: usize,
+    /// The answer has to be JSON of a schema.
+    pub structured: bool,
 }
 
 /// A refusal: status, message, and the field it is about.
@@ -125,6 +127,7 @@ pub fn check_chat(seen: &Seen, quirks: Quirks) -> Result<Asked, Refusal> {
         asked.said = chat_content(message, role, quirks, &mut asked.newest)?;
         asked.pictures.extend(asked.newest.clone());
     }
+    asked.structured = check_format(&body["response_format"])?;
     for tool in body["tools"].as_array().into_iter().flatten() {
         if tool["type"] != "function" || !tool["function"]["parameters"].is_object() {
             return refuse("Invalid tool.", "tools");
@@ -132,6 +135,31 @@ pub fn check_chat(seen: &Seen, quirks: Quirks) -> Result<Asked, Refusal> {
         need(&tool["function"], "name")?;
     }
     Ok(asked)
+}
+
+/// Structured outputs: a strict schema names all its members as required and takes no others.
+fn check_format(format: &Value) -> Result<bool, Refusal> {
+    if format.is_null() {
+        return Ok(false);
+    }
+    let wanted = &format["json_schema"];
+    let (schema, field) = (&wanted["schema"], "response_format");
+    if format["type"] != "json_schema" || wanted["strict"] != true {
+        return refuse("Invalid 'response_format'.", field);
+    }
+    need(wanted, "name")?;
+    let members: Option<Vec<&String>> = schema["properties"].as_object().map(|all| all.keys().collect());
+    let Some(members) = members.filter(|_| schema["type"] == "object") else {
+        return refuse("schema must be an object.", field);
+    };
+    if schema["additionalProperties"] != false {
+        return refuse("'additionalProperties' is required to be supplied and to be false.", field);
+    }
+    let required = schema["required"].as_array().cloned().unwrap_or_default();
+    if members.iter().any(|name| !required.contains(&Value::String((*name).clone()))) {
+        return refuse("'required' is required to include every key in properties.", field);
+    }
+    Ok(true)
 }
 
 fn chat_content(

@@ -27,6 +27,8 @@ pub struct Question {
     pub said: String,
     pub newest: Vec<Picture>,
     pub pictures: Vec<Picture>,
+    /// The answer had to be JSON of a schema.
+    pub structured: bool,
 }
 
 type Answers = Box<dyn Fn(&Asked) -> Reply + Send + Sync>;
@@ -161,7 +163,8 @@ impl Script {
             }
         };
         let (said, newest, pictures) = (asked.said.clone(), asked.newest.clone(), asked.pictures.clone());
-        lock(&self.questions).push(Question { at: seen.at, api, said, newest, pictures });
+        let structured = asked.structured;
+        lock(&self.questions).push(Question { at: seen.at, api, said, newest, pictures, structured });
         let reply = lock(&self.answers)(&asked);
         match api {
             "chat" => models::answer_chat(seen, &reply, &asked, quirks, exchange),
