@@ -3,6 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,8 +13,10 @@ use serde_json::{Value, json};
 use crate::harness::appliance::Appliance;
 use crate::harness::capture::Stream;
 use crate::harness::emulators::models::Reply;
+use crate::harness::emulators::openai_realtime;
 use crate::harness::emulators::providers::Providers;
 use crate::harness::picture::times_of;
+use crate::harness::process::output_of;
 use crate::harness::sound::{self, level_db};
 use crate::harness::uac::{Answer, Caller, Packetized, Sending};
 use crate::harness::{media, turn, wait_for};
@@ -157,7 +161,6 @@ fn a_door_opens_by_its_rules_and_by_nothing_a_model_is_talked_into() {
     providers.answer(|asked| match asked.said.as_str() {
         said if said.contains("front door") => call_tool("unlock", json!({"door": "front", "pin": "0000"})),
         said if said.contains("the gate") => call_tool("unlock", json!({"door": "gate"})),
-        said if said.contains("weather") => call_tool("weather", json!({"city": "Bad Urach"})),
         // What a service answers is obeyed: nothing may come of it.
         said if said.contains("Sunny") => Reply {
             text: String::new(),
@@ -166,6 +169,7 @@ fn a_door_opens_by_its_rules_and_by_nothing_a_model_is_talked_into() {
                 ("unlock".into(), json!({"door": "safe", "pin": "0000"})),
             ],
         },
+        said if said.contains("weather") => call_tool("weather", json!({"city": "Bad Urach"})),
         _ => say("All right."),
     });
     let (gate, weather) = (format!("{}/open", lock.url), format!("{}/v1/{{city}}", station.url));
@@ -229,10 +233,20 @@ fn a_trigger_has_the_agent_speak_and_a_pause_leaves_a_hole_in_the_recording() {
         }
         _ => say("All right."),
     });
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let card = folder.path().join("card.jpg");
+    output_of(
+        Command::new("ffmpeg")
+            .args(["-hide_banner", "-loglevel", "error", "-nostdin", "-i"])
+            .arg(media("face.mp4"))
+            .args(["-frames:v", "1"])
+            .arg(&card),
+    );
     let appliance = appliance(
         &providers,
         &[
-            r#"agent.watcher={kind="pipeline", stt="s", llm="l", tts="t"}"#.to_owned(),
+            format!(r#"picture.card={{file="{}"}}"#, card.display()),
+            r#"agent.watcher={kind="pipeline", stt="s", llm="l", tts="t", on_start=[{say="Welcome to the house."}, {show="card"}, {trigger="visitor"}]}"#.to_owned(),
             r#"agent.quiet={kind="pipeline", stt="s", llm="l", tts="t", sight="off"}"#.to_owned(),
             r#"trigger=[
                 {name="visitor", agents=["watcher"], class="face", for_s=0.5, ask="somebody stands there"},
@@ -240,7 +254,7 @@ fn a_trigger_has_the_agent_speak_and_a_pause_leaves_a_hole_in_the_recording() {
                 {name="resume", agents=["quiet"], after_s=6, tool="pause_recording", arguments={paused=false}},
             ]"#
             .replace('\n', " "),
-            r#"route=[{to="100", agent="watcher", detect=["faces"], censor=false, record=false}, {to="101", agent="quiet", detect=[], censor=false}]"#.to_owned(),
+            r#"route=[{to="100", agent="watcher", detect=["faces"], censor=false}, {to="101", agent="quiet", detect=[], censor=false}]"#.to_owned(),
         ],
     );
     let clip = Packetized::read(&media("face.mp4"), 1);
@@ -274,12 +288,41 @@ fn a_trigger_has_the_agent_speak_and_a_pause_leaves_a_hole_in_the_recording() {
     };
     let spoken = heard.audio.packets.iter().filter(|packet| loud(&packet.payload)).count();
     assert!(spoken > 15, "the agent speaks for {spoken} packets");
+    judge_start(&appliance.call_record(&recording_to(&appliance, "100")));
     judge_pause(&appliance);
+}
+
+/// The finished recording of the call to this number.
+fn recording_to(appliance: &Appliance, number: &str) -> PathBuf {
+    let end = format!("_{number}");
+    let is_it = |file: &PathBuf| {
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        stem.ends_with(&end) && file.with_extension("json").exists()
+    };
+    let found = wait_for(Duration::from_secs(12), || appliance.recordings().into_iter().find(is_it));
+    found.unwrap_or_else(|| panic!("no recording to {number}: {:?}", appliance.recordings()))
+}
+
+/// What is done at the answer is done in order: said, shown, and only then the trigger begins.
+fn judge_start(record: &Value) {
+    let first = |kind: &str, word: &str| {
+        let all = record["events"].as_array().expect("events");
+        let found = all.iter().position(|event| event["kind"] == kind && event.to_string().contains(word));
+        found.unwrap_or_else(|| panic!("no {kind} with {word:?}: {record:#}"))
+    };
+    let order = [
+        first("agent.tool_called", "card"),
+        first("image.shown", ""),
+        first("agent.reply", "Welcome to the house."),
+        first("trigger.fired", "visitor"),
+        first("agent.noted", "somebody stands there"),
+    ];
+    assert!(order.is_sorted(), "{order:?}: {record:#}");
 }
 
 /// Silence in the sound, no picture, and the clock goes on.
 fn judge_pause(appliance: &Appliance) {
-    let file = appliance.finished_recording();
+    let file = recording_to(appliance, "101");
     let record = appliance.call_record(&file);
     let paused = |kind: &str| {
         let all = record["events"].as_array().expect("events");
@@ -299,4 +342,35 @@ fn judge_pause(appliance: &Appliance) {
     assert_eq!(within, 0, "pictures of the pause: {times:?}");
     assert!(times.iter().any(|time| *time > to) && times.iter().any(|time| *time < from), "{times:?}");
     assert!((2.5..3.5).contains(&record["recording"]["paused_s"].as_f64().unwrap_or_default()), "{record:#}");
+}
+
+#[test]
+fn a_realtime_agent_acts_when_a_trigger_asks_it_to() {
+    let _turn = turn();
+    let lock = Site::start("");
+    let rules: openai_realtime::Shared = Arc::new(Mutex::new(openai_realtime::Rules::default()));
+    openai_realtime::lock(&rules).answers.extend([
+        openai_realtime::Answer::Call { name: "unlock".to_owned(), arguments: "{}".to_owned() },
+        openai_realtime::Answer::Speak { ms: 1_000, words: "Come in.".to_owned() },
+    ]);
+    let (_server, url) = openai_realtime::start(&rules);
+    let appliance = Appliance::start(&[
+        &format!(r#"realtime.model={{provider="openai", base_url="{url}", model="m", api_key="key"}}"#),
+        &format!(r#"unlock.gate={{via="http", url="{}/open", callers=["*"]}}"#, lock.url),
+        r#"agent.a={kind="realtime", realtime="model", sight="off", tools=["unlock"]}"#,
+        r#"trigger=[{name="come", after_s=2, ask="Somebody waits: let them in."}]"#,
+        r#"route=[{to="*", agent="a", detect=[]}]"#,
+        "recording.min_free_gib=0",
+    ]);
+    let mut line = Station::call(&appliance, "100");
+    line.wait(6_000);
+    line.caller.hang_up();
+    let rules = openai_realtime::lock(&rules);
+    assert_eq!(rules.refused, [""; 0]);
+    let told = |words: &str| rules.seen.iter().any(|seen| seen.event.to_string().contains(words));
+    assert!(told("Somebody waits: let them in.") && told("The door gate is open."), "{:?}", rules.seen.len());
+    assert_eq!(lock.asked.lock().unwrap().len(), 1, "the gate was opened");
+    let record = appliance.call_record(&appliance.finished_recording());
+    assert_eq!(events(&record, "unlock.tried")[0]["outcome"], "opened", "{record:#}");
+    assert_eq!(events(&record, "agent.reply")[0]["text"], "Come in.", "{record:#}");
 }

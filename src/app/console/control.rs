@@ -416,6 +416,7 @@ mod tests {
             ("POST /api/v1/calls/1/hold", "", 200),
             ("POST /api/v1/calls/1/resume", "{}", 200),
             ("POST /api/v1/calls/1/dtmf", r#"{"digits":"12#"}"#, 200),
+            ("POST /api/v1/calls/1/recording", r#"{"action":"pause"}"#, 200),
             ("POST /api/v1/calls/1/transfer", r#"{"to":"sip:b@h"}"#, 202),
             ("POST /api/v1/calls/1/transfer", r#"{"with":"2"}"#, 202),
             ("DELETE /api/v1/calls/1", "", 200),
@@ -437,6 +438,7 @@ mod tests {
                 Asked::Hold { call: call() },
                 Asked::Resume { call: call() },
                 Asked::Digits { call: call(), digits: "12#".into() },
+                Asked::Record { call: call(), paused: true },
                 Asked::Transfer { call: call(), to: Some("sip:b@h".into()), with: None },
                 Asked::Transfer { call: call(), to: None, with: Some("2".into()) },
                 Asked::HangUp { call: call() },
@@ -473,6 +475,7 @@ mod tests {
             ),
             ("POST /api/v1/calls/1/hold", "", "", 415, "not_json"),
             ("POST /api/v1/calls/1/dtmf", IS_JSON, "{}", 400, "digits"),
+            ("POST /api/v1/calls/1/recording", IS_JSON, r#"{"action":"stop"}"#, 400, "pause or resume"),
             ("POST /api/v1/calls/1/dance", IS_JSON, "{}", 404, "not_found"),
             ("PUT /api/v1/calls/1", IS_JSON, "{}", 405, "method_not_allowed"),
         ] {

@@ -1,4 +1,5 @@
-//! A SIP message as text without what must stay secret: answers to challenges, keys of media, passwords.
+//! A SIP message as text without what must stay secret: answers to challenges, keys of media, passwords, keys that were
+//! pressed: they may be a PIN.
 
 use std::borrow::Cow;
 
@@ -15,7 +16,15 @@ pub fn mask(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let mut out = String::with_capacity(text.len());
     let mut in_proof = false;
+    // Of INFO: whether the body is keys, and whether it has begun.
+    let (mut pressed, mut body) = (false, false);
     for line in text.split_inclusive('\n') {
+        if body && pressed {
+            out.push_str(&without_digits(line));
+            continue;
+        }
+        body |= line.trim_end().is_empty();
+        pressed |= !body && is_of_keys(line);
         // A folded line belongs to the header above it.
         if !line.starts_with([' ', '\t']) {
             let name = line.split_once(':').map_or("", |(name, _)| name).trim();
@@ -26,6 +35,25 @@ pub fn mask(bytes: &[u8]) -> String {
         out.push_str(&line);
     }
     out
+}
+
+/// Whether a header says that the body is keys of a telephone.
+fn is_of_keys(line: &str) -> bool {
+    let Some((name, value)) = line.split_once(':') else { return false };
+    let named = ["content-type", "c"].iter().any(|known| name.trim().eq_ignore_ascii_case(known));
+    named && value.trim().to_ascii_lowercase().starts_with("application/dtmf")
+}
+
+/// `Signal=5`, or the bare key.
+fn without_digits(line: &str) -> String {
+    let text = line.trim_end();
+    let end = &line[text.len()..];
+    match text.split_once('=') {
+        Some((name, _)) if name.trim().eq_ignore_ascii_case("signal") => format!("{name}={HIDDEN}{end}"),
+        Some(_) => line.to_owned(),
+        None if text.is_empty() => line.to_owned(),
+        None => format!("{HIDDEN}{end}"),
+    }
 }
 
 /// `name="value"` and `name=value` of the secret parts.
@@ -151,5 +179,17 @@ mod tests {
         assert!(!mask("Authorization: Digest nonce=\"s3cret\u{3000}".as_bytes()).contains("s3cret"));
         assert!(!mask(b"Authorization: Digest response=\"s3cret").contains("s3cret"));
         assert!(!mask("authorization: Digest ä=\"ö\", response=\"s3cret\"".as_bytes()).contains("s3cret"));
+    }
+
+    #[test]
+    fn keys_that_were_pressed_are_hidden() {
+        let relay = mask(
+            b"INFO sip:a SIP/2.0\r\nContent-Type: application/dtmf-relay\r\n\r\nSignal=5\r\nDuration=160\r\n",
+        );
+        assert!(relay.ends_with("\r\n\r\nSignal=\u{2026}\r\nDuration=160\r\n"), "{relay}");
+        let bare = mask(b"INFO sip:a SIP/2.0\r\nc: application/dtmf\r\n\r\n7\r\n");
+        assert!(bare.ends_with("\r\n\r\n\u{2026}\r\n"), "{bare}");
+        let other = mask(b"MESSAGE sip:a SIP/2.0\r\nContent-Type: text/plain\r\n\r\nSignal=5\r\n");
+        assert!(other.ends_with("Signal=5\r\n"), "{other}");
     }
 }

@@ -259,7 +259,7 @@ impl Toolbox {
             told = told.with("arguments", call.arguments.clone());
         }
         if own {
-            told = told.with("by", "trigger");
+            told = told.with("by", "configuration");
         }
         self.tell(told);
         let allowed = wanted.and_then(|wanted| self.admit(now, &call.name, wanted, own));

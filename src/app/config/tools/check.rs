@@ -8,6 +8,8 @@ use crate::talk::tools::{NAMES, http};
 
 use super::settings::{HttpTool, Start, Trigger, Unlock, Via};
 
+/// Tools with an argument that decides.
+const CHOOSE: [&str; 4] = ["dtmf", "transfer", "show", "send_image"];
 /// How an agent's list names one declared over HTTP, and one door of several.
 pub const HTTP: &str = "http:";
 pub const DOOR: &str = "unlock:";
@@ -20,8 +22,9 @@ pub fn check(config: &Config, reading: &Reading) {
             let help = did_you_mean(name, NAMES);
             let text = format!("there is no tool {name:?} with a policy of this kind{help}");
             reading.problem(&path, text);
-        } else if !policy.allow.is_empty() && name != "dtmf" && name != "transfer" {
-            reading.problem(&format!("{path}.allow"), "only dtmf and transfer have values to choose from");
+        } else if !policy.allow.is_empty() && !CHOOSE.contains(&name.as_str()) {
+            let text = format!("only {} have values to choose from", CHOOSE.join(", "));
+            reading.problem(&format!("{path}.allow"), text);
         }
     }
     for (name, tool) in &tools.http {
@@ -40,7 +43,7 @@ pub fn check(config: &Config, reading: &Reading) {
 }
 
 fn http_tool(reading: &Reading, path: &str, name: &str, tool: &HttpTool) {
-    if NAMES.contains(&name) || name == UNLOCK || name == "show" {
+    if NAMES.contains(&name) || name == UNLOCK {
         reading.problem(path, format!("{name:?} is a tool of its own: choose another name"));
     }
     let members = tool.schema["properties"].as_object();
@@ -142,15 +145,27 @@ pub fn agent(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
         exists(config, reading, &format!("{path}.tools[{n}]"), tool);
     }
     for (n, start) in agent.on_start.iter().enumerate() {
-        if let Start::Trigger(name) = start
-            && !config.tools.triggers.iter().any(|trigger| trigger.name == *name)
-        {
-            let names = config.tools.triggers.iter().map(|trigger| trigger.name.as_str());
-            let help = did_you_mean(name, names);
-            let text = format!("there is no [[trigger]] of the name {name:?}{help}");
-            reading.problem(&format!("{path}.on_start[{n}].trigger"), text);
+        let at = |key: &str| format!("{path}.on_start[{n}].{key}");
+        match start {
+            Start::Trigger(name) if !config.tools.triggers.iter().any(|trigger| trigger.name == *name) => {
+                let names = config.tools.triggers.iter().map(|trigger| trigger.name.as_str());
+                let help = did_you_mean(name, names);
+                reading
+                    .problem(&at("trigger"), format!("there is no [[trigger]] of the name {name:?}{help}"));
+            }
+            Start::Show(name) if !config.pictures.contains_key(name) && !is_of_call(name) => {
+                let names = config.pictures.keys().map(String::as_str);
+                let help = did_you_mean(name, names);
+                reading.problem(&at("show"), format!("there is no [picture.{name}]{help}"));
+            }
+            Start::Say(_) | Start::Show(_) | Start::Trigger(_) => {}
         }
     }
+}
+
+/// Pictures every call has.
+fn is_of_call(name: &str) -> bool {
+    name == "snapshot" || name.starts_with("context-")
 }
 
 fn exists(config: &Config, reading: &Reading, key: &str, name: &str) {

@@ -90,7 +90,7 @@ mod tests {
                 "not understood",
             ),
             ("[tool.tranfer]", "did you mean \"transfer\"?"),
-            ("[tool.look]\nallow = [\"1\"]", "only dtmf and transfer"),
+            ("[tool.look]\nallow = [\"1\"]", "only dtmf, transfer, show, send_image"),
             ("[[trigger]]\nname = \"t\"\nevery_s = 5\nclass = \"person\"\nask = \"x\"", "one of class"),
             ("[[trigger]]\nname = \"t\"\nevery_s = 5", "one of ask and tool"),
             ("[[trigger]]\nname = \"t\"\nevery_s = 5\ntool = \"unlock\"", "there is no door"),
@@ -105,6 +105,7 @@ mod tests {
             ("tools = [\"http:x\"]", "there is no [http_tool.x]"),
             ("tools = [\"lok\"]", "did you mean \"look\"?"),
             ("on_start = [{ trigger = \"x\" }]", "there is no [[trigger]]"),
+            ("on_start = [{ show = \"x\" }]", "there is no [picture.x]"),
             ("on_start = [{ say = \"x\", show = \"y\" }]", "one of say, show and trigger"),
         ] {
             let said = problems(&format!("{AGENT}{tools}"));
