@@ -6,15 +6,17 @@ use std::sync::Arc;
 use crate::app::config::settings::{
     self, Busy, Config, DEFAULT_RECORDING, MirrorAudio, OnFailure, RecordVideo, Style, Transform, Word,
 };
+use crate::app::config::source::{Kind, Source};
 use crate::app::detectors::{Detectors, watches};
 use crate::app::device;
 use crate::app::signalling;
 use crate::app::signalling::origin::Origins;
 use crate::app::signalling::tls::{TlsSettings, TrunkTls};
-use crate::app::talkers::Talkers;
+use crate::app::talkers::{Talkers, of_sources};
+use crate::base::time::Clock;
 use crate::call::behaviour::mirror::Mirror;
 use crate::call::behaviour::record::Record;
-use crate::call::behaviour::talk::Talk as TalkBehaviour;
+use crate::call::behaviour::talk::{Speaker, Talk as TalkBehaviour};
 use crate::call::behaviour::{Behaviour, Room};
 use crate::call::negotiate::{KeyOffer, MediaSettings, SrtpPolicy};
 use crate::codec::h264::encoder::EncoderKind;
@@ -24,10 +26,12 @@ use crate::engine::canvas::Showing;
 use crate::engine::plan::{
     Direction, Gating, Look, Picture, Place, RecordAudio, Recording, Timeouts, VideoCodec, VideoOut,
 };
+use crate::engine::sources::SourceSettings;
 use crate::rtp::reach::Reach;
 use crate::secure::dtls::Identity;
 use crate::sip::digest::Credentials;
 use crate::sip::{self, Strangers, Uri, digest};
+use crate::source::feed;
 use crate::useragent::accounts::Account;
 use crate::useragent::admission::Admission;
 use crate::useragent::control::Agent;
@@ -303,12 +307,23 @@ fn route(
             echo: audio != MirrorAudio::Silence,
         }),
         settings::Agent::Pipeline(settings) | settings::Agent::Realtime(settings) => {
-            let agent = talkers
-                .agent_named(&route.agent, sight)
-                .ok_or_else(|| format!("agent {:?} is not there", route.agent))?;
-            let texts = [settings.display_name, route.agent.clone()];
-            let text = texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
-            Behaviour::Talk(TalkBehaviour { agent: agent.clone(), text, notice: settings.disclosure })
+            let speaker = |language: &str| {
+                let agent = talkers
+                    .agent_named(&route.agent, sight, language)
+                    .ok_or_else(|| format!("agent {:?} is not there", route.agent))?;
+                let spoken = settings.speaking(language);
+                let texts = [spoken.display_name, route.agent.clone()];
+                let text = texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
+                Ok::<_, String>(Speaker { agent: agent.clone(), text, notice: spoken.disclosure })
+            };
+            // A route that says what is spoken is not overruled by a telephone.
+            let others: Vec<&str> =
+                if route.language.is_empty() { settings.offered_languages().collect() } else { Vec::new() };
+            let other = |language: &&str| Ok::<_, String>(((*language).to_owned(), speaker(language)?));
+            Behaviour::Talk(TalkBehaviour {
+                speaker: speaker(&route.language)?,
+                languages: others.iter().map(other).collect::<Result<_, _>>()?,
+            })
         }
         settings::Agent::Record { .. } => {
             Behaviour::Record(Record { greeting: String::new(), text: "this call is recorded".to_owned() })
@@ -329,6 +344,29 @@ fn route(
         early_media: route.early_media,
         slides: route.slides,
     })
+}
+
+/// Where pictures come from besides callers.
+pub fn sources(config: &Config, clock: Clock, detectors: &Detectors) -> Result<Vec<SourceSettings>, String> {
+    let (still, detail) = of_sources(config, clock);
+    let source = |(name, source): (&String, &Source)| {
+        let hides = source.censor && config.censor.hides();
+        let gate = || Ok::<_, String>(Gating { censor: censor(config)?, detectors: detectors.for_gate() });
+        Ok(SourceSettings {
+            name: name.clone(),
+            description: source.description.clone(),
+            place: match source.kind {
+                Kind::File => feed::Place::File(source.path.clone()),
+                Kind::Rtsp => feed::Place::Stream(source.url.expose().to_owned()),
+                Kind::Test => feed::Place::Test,
+            },
+            gate: hides.then(gate).transpose()?,
+            still,
+            detail,
+            max: config.video.max_size,
+        })
+    };
+    config.sources.iter().map(source).collect()
 }
 
 fn room(config: &Config, detectors: &Detectors, route: &settings::Route) -> Result<Room, String> {

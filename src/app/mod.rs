@@ -22,6 +22,7 @@ pub mod signalling;
 pub mod sip_trace;
 mod streams;
 mod talkers;
+pub mod tally;
 pub mod target;
 pub mod timeline;
 mod tooling;

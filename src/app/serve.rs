@@ -37,6 +37,7 @@ use crate::call::end::EndReason;
 use crate::engine::album::Album;
 use crate::engine::pictures::Studio;
 use crate::engine::plan::VideoCodec;
+use crate::engine::sources::Sources;
 use crate::engine::{self, Engines, Speaker};
 use crate::useragent::UserAgent;
 
@@ -79,10 +80,11 @@ fn serve(config: &Config, sip_trace: Option<Duration>) -> anyhow::Result<()> {
     let detectors = Arc::new(Detectors::load(config));
     report_detectors(&detectors);
     let clock = Clock::new(Instant::now(), SystemTime::now());
+    let sources = Sources::new(assemble::sources(config, clock, &detectors).map_err(|why| anyhow!(why))?);
     let gallery = runtime.block_on(Gallery::load(config));
     gallery.problems.iter().for_each(|problem| tracing::error!("{problem}: this picture is left out"));
     let studio = gallery.studio.clone();
-    let talkers = Talkers::start(config, clock, gallery);
+    let talkers = Talkers::start(config, clock, gallery, sources);
     talkers.problems().iter().for_each(|problem| tracing::warn!("{problem}"));
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
     let result = runtime.block_on(run_until_told(
@@ -204,12 +206,15 @@ async fn run_until_told(
         choose_encoder: assemble::choose_encoder,
         studio,
     };
+    let sources = talkers.sources().clone();
+    sources.start(&engine_settings.catalogue, &mut scope);
     let (engines, events) = Engines::new(engine_settings, media, handle.clone());
     prepare_greetings(&mut scope, config, engines.speaker());
     let heartbeat = Heartbeat::new(Instant::now());
     let shared = Arc::new(Shared::new(config.appliance.name.clone(), started, heartbeat.clone()));
     let (orders, given) = queue::queue(Fifo { depth: ORDERS });
-    serve_console(config, &mut scope, shared.clone(), orders.clone(), album).await?;
+    let reins = reins(orders.clone(), album, sources);
+    serve_console(config, &mut scope, shared.clone(), reins).await?;
     service::watch(&mut scope, heartbeat);
     let watch = Watching::new(config, clock, detectors, shared, &sip, handle);
     if let Some(length) = sip_trace {
@@ -277,8 +282,7 @@ async fn serve_console(
     config: &Config,
     scope: &mut Scope,
     shared: Arc<Shared>,
-    orders: Sender<Order, Fifo>,
-    album: Album,
+    reins: console::Reins,
 ) -> anyhow::Result<()> {
     let Some(address) = config.console.listen else { return Ok(()) };
     let listener = TcpListener::bind(address).await.with_context(|| {
@@ -287,14 +291,14 @@ async fn serve_console(
     let (settings, stop) = (config.console.clone(), scope.token());
     let source: console::Source = Arc::new(move || shared.snapshot(Instant::now()));
     scope.task("console", async move {
-        console::serve(listener, &settings, source, Some(reins(orders, album)), stop).await;
+        console::serve(listener, &settings, source, Some(reins), stop).await;
         Outcome::Done
     });
     Ok(())
 }
 
 /// The control loop as the console asks it.
-fn reins(orders: Sender<Order, Fifo>, album: Album) -> console::Reins {
+fn reins(orders: Sender<Order, Fifo>, album: Album, sources: Sources) -> console::Reins {
     let (traced, pictured) = (orders.clone(), orders.clone());
     console::Reins {
         controller: Arc::new(move |asked| {
@@ -305,6 +309,7 @@ fn reins(orders: Sender<Order, Fifo>, album: Album) -> console::Reins {
         trace: Arc::new(move |length| {
             traced.offer(Order::Trace(length));
         }),
+        sources,
         pictures: Arc::new(move |of| {
             let (reply, answer) = oneshot::channel();
             pictured.offer(Order::Pictures { of, reply });

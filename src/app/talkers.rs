@@ -1,7 +1,7 @@
 //! Driver. The agents that talk: from the sections of the configuration to what each call of them needs. Their
 //! providers, and the networks that listen, are shared by all calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::app::config::decisions::DecisionKind;
@@ -17,6 +17,7 @@ use crate::base::time::Clock;
 use crate::codec::still::encode::{StillFormat, StillSettings};
 use crate::codec::still::fit::{Fit, Strategy};
 use crate::engine::sight::SightSettings;
+use crate::engine::sources::Sources;
 use crate::engine::talk::realtime::Realtime;
 use crate::engine::talk::seeing::{Describing, SeeingSettings};
 use crate::engine::talk::{Agent, Mind, Pipeline};
@@ -44,11 +45,14 @@ const THEIRS: TurnsOf =
 /// Hz until a call says otherwise.
 const RATE: u32 = 8_000;
 
+/// How an agent looks, and the language it speaks; empty: as it is written.
+type Way = (Sight, String);
+
 /// Every agent that talks, ready for calls, and the model that looks for those who cannot.
 #[derive(Default)]
 pub struct Talkers {
-    /// By name, and once for each way its routes have it look.
-    agents: BTreeMap<String, Vec<(Sight, Arc<Agent>)>>,
+    /// By name, and once for each way its routes have it look, and each language.
+    agents: BTreeMap<String, Vec<(Way, Arc<Agent>)>>,
     gallery: Gallery,
     describing: Option<Describing>,
     clock: Option<Clock>,
@@ -61,12 +65,13 @@ pub struct Talkers {
 
 impl Talkers {
     /// Starts what the configured agents need. What cannot be had costs only itself.
-    pub fn start(config: &Config, clock: Clock, gallery: Gallery) -> Self {
+    pub fn start(config: &Config, clock: Clock, gallery: Gallery, sources: Sources) -> Self {
         let http = Http::new();
         let mut talkers = Talkers {
             describing: describing(config, &http),
             clock: Some(clock),
             gallery,
+            tooling: Tooling::new(config, sources),
             ..Talkers::default()
         };
         let speaking =
@@ -75,17 +80,21 @@ impl Talkers {
             return talkers;
         }
         talkers.ears = talkers.listen(config);
-        talkers.tooling = Tooling::new(config);
         for (name, agent) in &config.agents {
             let of_route =
                 |route: &Route| Some(route.sight.unwrap_or(agent.sight())).filter(|_| route.agent == *name);
             let mut sights = vec![agent.sight()];
             sights.extend(config.routes.iter().filter_map(of_route));
-            for sight in sights {
-                if talkers.agent_named(name, sight).is_some() {
+            let of_routes = config.routes.iter().filter(|route| route.agent == *name);
+            let languages = of_routes.map(|route| route.language.as_str()).chain(agent.languages());
+            let languages: BTreeSet<&str> = languages.chain([""]).collect();
+            for (sight, language) in
+                sights.into_iter().flat_map(|sight| languages.iter().map(move |language| (sight, *language)))
+            {
+                if talkers.agent_named(name, sight, language).is_some() {
                     continue;
                 }
-                let looking = |settings: &Speaking| Speaking { sight, ..settings.clone() };
+                let looking = |settings: &Speaking| Speaking { sight, ..settings.speaking(language) };
                 let made = match agent {
                     AgentConfig::Pipeline(own) => talkers.agent(config, clock, &http, name, &looking(own)),
                     AgentConfig::Realtime(own) => talkers.realtime(config, clock, &http, name, &looking(own)),
@@ -93,16 +102,21 @@ impl Talkers {
                 };
                 let blind = made.seeing.blind.as_ref();
                 talkers.problems.extend(blind.map(|why| format!("agent {name} gets no pictures: {why}")));
-                talkers.agents.entry(name.clone()).or_default().push((sight, Arc::new(made)));
+                talkers
+                    .agents
+                    .entry(name.clone())
+                    .or_default()
+                    .push(((sight, language.to_owned()), Arc::new(made)));
             }
         }
         talkers
     }
 
-    /// The agent of that name, looking that way.
-    pub fn agent_named(&self, name: &str, sight: Sight) -> Option<&Arc<Agent>> {
+    /// The agent of that name, looking that way, in that language; empty: as it is written.
+    pub fn agent_named(&self, name: &str, sight: Sight, language: &str) -> Option<&Arc<Agent>> {
         let ways = self.agents.get(name)?;
-        ways.iter().find(|(own, _)| *own == sight).map(|(_, agent)| agent)
+        let found = ways.iter().find(|((own, spoken), _)| *own == sight && spoken == language);
+        found.map(|(_, agent)| agent)
     }
 
     /// How calls of an agent that does not talk are looked at. `None`: nobody would look.
@@ -132,8 +146,13 @@ impl Talkers {
             sees,
             blind: blind.map(|model| format!("{:?} is not known to see", model.model)),
             describing: self.describing.clone(),
+            aside: false,
             budget: budget(&config.vision, model.map_or_else(Prices::default, |model| model.prices)),
         }
+    }
+
+    pub fn sources(&self) -> &Sources {
+        &self.tooling.sources
     }
 
     pub fn problems(&self) -> &[String] {
@@ -212,6 +231,9 @@ impl Talkers {
     fn realtime(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
         let provider = config.providers.realtime.get(&settings.realtime).cloned().unwrap_or_default();
         let seeing = self.seeing(config, clock, settings.sight, Some(&provider));
+        // Gemini Live has nothing beside its talk.
+        let aside = seeing.sees && provider.vendor == Vendor::Openai;
+        let seeing = SeeingSettings { aside, ..seeing };
         let talks = self.conversation(config, name, settings, &seeing);
         let espeak = Endpoint {
             language: language(&settings.language),
@@ -403,6 +425,13 @@ fn budget(vision: &Vision, prices: Prices) -> BudgetSettings {
         usd_per_million_image: prices.image,
         whole: false,
     }
+}
+
+/// How pictures of the box's own sources are shown: as those of callers are, but always as JPEG.
+pub fn of_sources(config: &Config, clock: Clock) -> (StillSettings, Detail) {
+    let SightSettings { still, detail, .. } = sight(&config.vision, clock);
+    let quality = config.vision.quality.min(100) as u8;
+    (StillSettings { format: StillFormat::Jpeg { quality }, ..still }, detail)
 }
 
 fn sight(vision: &Vision, clock: Clock) -> SightSettings {

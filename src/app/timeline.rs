@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use crate::app::tally::{Tally, is_silent};
 use crate::call::story::{Moment, changes};
 use crate::call::{Ended, Tell};
 use crate::engine::plan::Streams;
 use crate::record::record::EventRecord;
 
 /// Events kept of one call.
-const EVENTS_MAX: usize = 500;
+const EVENTS_MAX: usize = 2_000;
 
 /// The events of one call.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +19,7 @@ pub struct Timeline {
     streams: Streams,
     events: Vec<(Instant, Moment)>,
     lost: u64,
+    tally: Tally,
 }
 
 impl Timeline {
@@ -52,11 +54,24 @@ impl Timeline {
     }
 
     fn add(&mut self, now: Instant, moment: Moment) {
+        self.tally.told(&moment);
+        if is_silent(moment.kind) {
+            return;
+        }
+        // What was understood so far gives way to what is understood now.
+        if moment.kind.starts_with("transcript.") {
+            self.events.pop_if(|(_, last)| last.kind == "transcript.partial");
+        }
         if self.events.len() < EVENTS_MAX {
             self.events.push((now, moment));
         } else {
             self.lost += 1;
         }
+    }
+
+    /// What the agent did, in numbers.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// The last `most` events with their time since `start`, and how many were lost.

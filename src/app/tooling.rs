@@ -11,12 +11,13 @@ use crate::app::config::tools::settings::{
     HttpTool, Method, Needs, Policy as PolicyConfig, Request, Start as StartConfig, Trigger as TriggerConfig,
     Unlock, Via,
 };
+use crate::engine::sources::Sources;
 use crate::engine::talk::cues::Start;
 use crate::engine::talk::toolbox::{SharedDoor, ToolSet};
 use crate::talk::link::Services;
 use crate::talk::message::ToolSpec;
 use crate::talk::tools::http::{self, Service};
-use crate::talk::tools::unlock::{self, Door, Opening, Pin, Resting, UNLOCK};
+use crate::talk::tools::unlock::{self, Allowed, Door, Opening, Pin, Resting, UNLOCK};
 use crate::talk::tools::{self, NAMES, Policy};
 use crate::talk::trigger::{Action, Trigger, When};
 
@@ -25,14 +26,15 @@ use crate::talk::trigger::{Action, Trigger, When};
 pub struct Tooling {
     doors: BTreeMap<String, (Arc<Door>, Arc<Mutex<Resting>>)>,
     link: Services,
+    pub sources: Sources,
 }
 
 impl Tooling {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, sources: Sources) -> Self {
         let door = |(name, unlock): (&String, &Unlock)| {
             (name.clone(), (Arc::new(door(name, unlock)), Arc::new(Mutex::new(Resting::default()))))
         };
-        Tooling { doors: config.tools.doors.iter().map(door).collect(), link: Services::new() }
+        Tooling { doors: config.tools.doors.iter().map(door).collect(), link: Services::new(), sources }
     }
 
     /// The tools an agent's model is told of. `sees`: it gets pictures.
@@ -41,6 +43,7 @@ impl Tooling {
             .tools
             .iter()
             .filter(|name| sees || *name != "look")
+            .filter(|name| agent.sources.is_empty() || *name != "look")
             .filter_map(|name| match name.strip_prefix(HTTP) {
                 Some(inner) => Some(service(inner, config.tools.http.get(inner)?).spec()),
                 None => tools::spec(name),
@@ -50,6 +53,10 @@ impl Tooling {
             self.offered(agent).into_iter().map(|name| self.doors[name].0.clone()).collect();
         if !doors.is_empty() {
             specs.push(unlock::spec(&doors));
+        }
+        if !agent.sources.is_empty() {
+            let caller = sees && agent.tools.iter().any(|tool| tool == "look");
+            specs.extend([tools::look_at(caller, &agent.sources), tools::list_sources()]);
         }
         specs
     }
@@ -96,6 +103,8 @@ impl Tooling {
             link: self.link.clone(),
             triggers: triggers.iter().map(|found| trigger(found, agent)).collect(),
             on_start: agent.on_start.iter().map(start).collect(),
+            sources: self.sources.clone(),
+            may_look: agent.sources.clone(),
         }
     }
 }
@@ -171,7 +180,8 @@ fn door(name: &str, unlock: &Unlock) -> Door {
         present: Some(unlock.present.clone())
             .filter(|class| !class.is_empty())
             .map(|class| (class, unlock.present_within)),
-        callers: unlock.callers.clone(),
+        // Each was read before.
+        callers: unlock.callers.iter().filter_map(|text| Allowed::parse(text).ok()).collect(),
     }
 }
 

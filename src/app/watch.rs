@@ -213,6 +213,7 @@ impl Watching {
         CallRecord {
             events,
             events_lost,
+            conversation: live.timeline.tally().record(),
             display_name: label.display_name.clone(),
             asserted: label.asserted.clone(),
             diverted_by: label.diverted_by.clone(),
@@ -278,16 +279,19 @@ impl Watching {
                 .and_then(|report| report.recording.as_ref()?.paths.first())
                 .map(|path| path.display().to_string()),
             events: live.timeline.record(ended.started, EVENTS_SHOWN).0,
+            conversation: live.timeline.tally().record(),
+            stages: live.timeline.tally().stages().clone(),
             ..named(label)
         }
     }
 
     fn view(&self, now: Instant, call: &Call, engines: &Engines) -> CallView {
         let running = engines.running(call.id());
+        let live = self.live.get(&call.id());
         // An engine that is being taken down has figures still: counters must not fall before the call is over.
         let gauges = match running {
             Some(running) => Some(running.gauges.clone()),
-            None => self.live.get(&call.id()).and_then(|live| live.gauges.clone()),
+            None => live.and_then(|live| live.gauges.clone()),
         };
         let (audio, video) = gauges.as_ref().map_or((None, None), |gauges| gauges.streams());
         let inference = self.detectors.status().map_or(0.0, |status| mean_inference(&status));
@@ -315,10 +319,9 @@ impl Watching {
             recording: running
                 .and_then(|running| running.recording.as_ref())
                 .map(|path| path.display().to_string()),
-            events: self
-                .live
-                .get(&call.id())
-                .map_or_else(Vec::new, |live| live.timeline.record(call.started(), EVENTS_SHOWN).0),
+            events: live.map_or_else(Vec::new, |live| live.timeline.record(call.started(), EVENTS_SHOWN).0),
+            conversation: live.and_then(|live| live.timeline.tally().record()),
+            stages: live.map_or_else(BTreeMap::new, |live| live.timeline.tally().stages().clone()),
             ..named(call.label())
         }
     }

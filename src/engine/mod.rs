@@ -27,6 +27,7 @@ pub mod ports;
 pub mod report;
 pub mod runtime;
 pub mod sight;
+pub mod sources;
 mod start;
 mod steering;
 pub mod talk;

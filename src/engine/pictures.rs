@@ -13,7 +13,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -201,6 +201,8 @@ pub struct Pictures {
     given: Option<Sender<Given, Fifo>>,
     glance: Mutex<Glance>,
     recording: Mutex<Option<PathBuf>>,
+    /// The recording stands still: nothing is kept beside it.
+    paused: AtomicBool,
     /// Of all pictures, of those received, of those sent.
     numbers: AtomicU32,
     received: AtomicU32,
@@ -227,6 +229,7 @@ impl Pictures {
             given,
             glance: Mutex::default(),
             recording: Mutex::default(),
+            paused: AtomicBool::new(false),
             numbers: AtomicU32::new(0),
             received: AtomicU32::new(0),
             sent: AtomicU32::new(0),
@@ -270,6 +273,11 @@ impl Pictures {
     /// What is kept lies beside this file.
     pub(super) fn keep_beside(&self, recording: &Path) {
         *self.recording.lock().unwrap_or_else(PoisonError::into_inner) = Some(recording.to_owned());
+    }
+
+    /// Nothing is kept on disk while the recording is paused.
+    pub(super) fn pause(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Release);
     }
 
     /// The caller's picture of now.
@@ -443,14 +451,13 @@ impl Pictures {
         let gating = self.terms.gating.clone().filter(|_| !self.terms.trusts);
         let (catalogue, call) = (self.catalogue.clone(), self.terms.call);
         let clear = move || {
-            let mut gate = match gating {
+            let gate = match gating {
                 None => Gate::open(),
                 Some(gating) => gate::build(&*catalogue, &gating, None)
                     .inspect_err(|why| tracing::warn!(%call, "a given picture cannot be cleared: {why}"))
                     .ok()?,
             };
-            let cleared = gate.release(Instant::now(), raw, &FramePool::new(1));
-            cleared.filter(|_| gate.counters().passed == 1)
+            through(gate, raw)
         };
         self.darkroom.run(clear).await.map_err(|_| NotTaken::Busy)?.ok_or(NotTaken::Withheld)
     }
@@ -467,6 +474,7 @@ impl Pictures {
         let Plate { kind, size, bytes } = plate;
         let number = self.numbers.fetch_add(1, Ordering::AcqRel) + 1;
         let recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let recording = recording.filter(|_| !self.paused.load(Ordering::Acquire));
         let file = match recording {
             None => None,
             Some(recording) => {
@@ -514,6 +522,12 @@ impl std::fmt::Debug for Pictures {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Pictures({})", self.terms.call)
     }
+}
+
+/// What a gate made for this one picture lets through: the picture, and never the slate.
+fn through(mut gate: Gate, raw: RawFrame) -> Option<CleanFrame> {
+    let cleared = gate.release(Instant::now(), raw, &FramePool::new(1));
+    cleared.filter(|_| gate.counters().passed == 1)
 }
 
 /// One more, if there may be.
@@ -564,4 +578,137 @@ fn read(path: &Path) -> Result<Arc<[u8]>, NotTaken> {
         return Err(Unusable::TooManyBytes(length, LIMITS.bytes).into());
     }
     Ok(std::fs::read(path).map_err(unreadable)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::queue::queue;
+    use crate::base::stop::Scope;
+    use crate::media::codec::Detector;
+    use crate::media::filter::{BlackSlate, Verdict, VideoFilter};
+    use crate::media::frame::{Frame, FrameMut, Plane};
+    use crate::vision::censor::CensorSettings;
+    use crate::vision::observer::ObserverSettings;
+    use crate::vision::schedule::Schedule;
+
+    /// There is no detector.
+    struct Nothing;
+
+    impl Catalogue for Nothing {
+        fn gate(&self, _name: &str) -> Result<(Box<dyn Detector>, Schedule), String> {
+            Err("no model".to_owned())
+        }
+        fn observer(&self, _name: &str) -> Result<(Box<dyn Detector>, ObserverSettings), String> {
+            Err("no model".to_owned())
+        }
+    }
+
+    struct Hides(Verdict);
+
+    impl VideoFilter for Hides {
+        fn look(&mut self, _now: Instant, _picture: &Frame) -> Verdict {
+            self.0
+        }
+        fn draw(&mut self, picture: &mut FrameMut) {
+            picture.plane_mut(Plane::Y).fill(200);
+        }
+    }
+
+    fn raw() -> RawFrame {
+        let mut picture = FramePool::new(1).take_sized(Size::new(320, 240), Pts::ZERO).expect("room");
+        picture.bytes_mut().fill(90);
+        RawFrame::new(picture.freeze())
+    }
+
+    fn pictures(
+        scope: &mut Scope,
+        gating: Option<Gating>,
+        trusts: bool,
+    ) -> (Pictures, Receiver<Given, Fifo>) {
+        let terms = Terms {
+            call: CallId(1),
+            epoch: Instant::now(),
+            clock: Clock::new(Instant::now(), std::time::SystemTime::now()),
+            gating,
+            trusts,
+            talks: true,
+            sees: true,
+            still: StillSettings::default(),
+            context: Vec::new(),
+            board: Board::new(false),
+        };
+        let (events, _) = queue(Fifo { depth: 8 });
+        let (give, given) = queue(Fifo { depth: 8 });
+        let darkroom = Darkroom::start(scope);
+        (Pictures::new(terms, Studio::default(), Arc::new(Nothing), darkroom, events, Some(give)), given)
+    }
+
+    fn gating() -> Option<Gating> {
+        let censor = CensorSettings { targets: vec!["face".to_owned()], ..CensorSettings::default() };
+        Some(Gating { censor, detectors: vec!["faces".to_owned()] })
+    }
+
+    #[test]
+    fn a_gate_lets_the_picture_through_as_it_drew_it_or_nothing() {
+        let gate = |verdict| Gate::filtering(vec![Box::new(Hides(verdict))], Box::new(BlackSlate));
+        let clean = through(gate(Verdict::Pass), raw()).expect("a picture");
+        assert!(clean.frame().plane(Plane::Y).iter().all(|luma| *luma == 200), "what was hidden shows");
+        assert!(through(gate(Verdict::Withhold), raw()).is_none());
+        assert!(through(Gate::closed(Box::new(BlackSlate)), raw()).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_cleared_is_used_nowhere_and_whoever_gave_it_is_told() {
+        let mut scope = Scope::new("test", tokio::runtime::Handle::current());
+        let (censored, _given) = pictures(&mut scope, gating(), false);
+        assert_eq!(censored.cleared(raw()).await.map(drop), Err(NotTaken::Withheld));
+        let (open, _given) = pictures(&mut scope, None, false);
+        assert!(open.cleared(raw()).await.is_ok());
+        let (trusting, _given) = pictures(&mut scope, gating(), true);
+        assert!(trusting.cleared(raw()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_call_has_so_many_pictures_and_without_video_no_screen_and_no_snapshot() {
+        let mut scope = Scope::new("test", tokio::runtime::Handle::current());
+        let (pictures, given) = pictures(&mut scope, None, false);
+        assert_eq!(pictures.send(&Which::Snapshot, "").await.map(drop), Err(NotTaken::NoSnapshot));
+        assert_eq!(pictures.show(&Which::Snapshot, None).await, Err(NotTaken::NoScreen));
+        let nothing = || Place::Here(b"no picture".to_vec());
+        let refused = pictures.receive(nothing(), Role::User, "").await.map(drop);
+        assert_eq!(refused, Err(NotTaken::Unusable(Unusable::Unknown)));
+        let file = Place::File("/etc/hostname".into());
+        assert_eq!(pictures.receive(file, Role::User, "").await.map(drop), Err(NotTaken::File));
+        // What was refused does not count.
+        pictures.received.store(GIVEN_MAX, Ordering::Relaxed);
+        assert_eq!(
+            pictures.receive(nothing(), Role::User, "").await.map(drop),
+            Err(NotTaken::TooMany(GIVEN_MAX))
+        );
+        assert!(given.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_callers_picture_is_one_of_now_and_is_sent_as_a_file() {
+        let mut scope = Scope::new("test", tokio::runtime::Handle::current());
+        let (pictures, _given) = pictures(&mut scope, None, false);
+        let (camera, shown) = queue(Latest);
+        pictures.watch(shown);
+        let old = Pts::from_nanos(-10_000_000_000);
+        for (at, seen) in [(old, false), (Pts::ZERO, true)] {
+            camera.offer(through(Gate::open(), raw()).expect("a picture").at(at));
+            assert_eq!(pictures.snapshot().is_some(), seen);
+        }
+        assert!(pictures.snapshot().is_some(), "until it is old");
+        let kept = pictures.send(&Which::Snapshot, "the caller").await.expect("kept");
+        assert_eq!((kept.number, kept.kind, kept.size), (1, ImageType::Jpeg, Size::new(320, 240)));
+        assert_eq!(pictures.kept(1).map(|kept| kept.text.clone()), Some("the caller".to_owned()));
+        let again = pictures.send(&Which::Number(1), "").await.expect("kept");
+        assert_eq!((again.number, &again.bytes), (2, &kept.bytes));
+        assert_eq!(
+            pictures.send(&Which::parse("map"), "").await.map(drop),
+            Err(NotTaken::Unknown("map".into()))
+        );
+    }
 }

@@ -399,6 +399,8 @@ pub struct Label {
     pub display_name: String,
     /// The identity its network stands by, when that network is believed (RFC 3325).
     pub asserted: Option<String>,
+    /// The user it proved to be, by its password.
+    pub proven: Option<String>,
     /// Whom the call was for before it was diverted.
     pub diverted_by: Option<String>,
     /// `X-Room-ID`, else the Call-ID.
@@ -409,6 +411,8 @@ pub struct Label {
     pub session_id: Option<String>,
     /// The `X-` headers of the INVITE, in order.
     pub headers: Vec<(String, String)>,
+    /// The languages the caller's device asks for, most wanted first.
+    pub languages: Vec<String>,
 }
 
 /// Everything one call's engine needs to run.

@@ -11,15 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use crate::base::queue::{Fifo, Latest, Offered, Receiver, Sender, Taken, queue};
 use crate::base::stop::{Outcome, Scope, StopToken};
 use crate::base::time::Clock;
 use crate::codec::still::encode::{StillSettings, Stills};
-use crate::media::filter::Gate;
-use crate::media::frame::{CleanFrame, RawFrame};
-use crate::media::pool::FramePool;
+use crate::media::frame::CleanFrame;
 use crate::talk::message::{Detail, Image};
 use crate::talk::sight::scene::Look;
 use crate::talk::sight::watch::{Chosen, WANTS_MAX, Watch, WatchCounters, WatchSettings};
@@ -92,28 +88,10 @@ pub struct SightFigures {
 struct Orders {
     wants: Vec<(Instant, Reason)>,
     speaking: bool,
-    gifts: Vec<Gift>,
     dark: bool,
     closed: bool,
     forget: bool,
 }
-
-/// A picture somebody gave, on its way through a gate.
-struct Gift {
-    raw: RawFrame,
-    gate: Gate,
-    note: String,
-    answer: oneshot::Sender<Option<Arc<Image>>>,
-}
-
-impl std::fmt::Debug for Gift {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Gift({}, {:?})", self.raw.size(), self.note)
-    }
-}
-
-/// Given pictures that wait.
-const GIFTS_MAX: usize = 4;
 
 struct Shared {
     orders: Mutex<Orders>,
@@ -165,7 +143,6 @@ impl Sight {
             track: Track::Camera,
             out,
             kept: VecDeque::new(),
-            gifts: VecDeque::new(),
             stopped: scope.token(),
         };
         scope.thread("sight", move || seeing.run());
@@ -190,32 +167,6 @@ impl SightHandle {
             }
         });
         self.wake();
-    }
-
-    /// Somebody gave a picture: it goes through `gate`, made for this one picture, and becomes an image with `note`. The
-    /// answer is `None` where the gate withholds it, it cannot be coded, or too many wait.
-    pub fn give(
-        &self,
-        raw: RawFrame,
-        gate: Gate,
-        note: impl Into<String>,
-    ) -> oneshot::Receiver<Option<Arc<Image>>> {
-        let (answer, told) = oneshot::channel();
-        let gift = Gift { raw, gate, note: note.into(), answer };
-        let refused = self.shared.orders(|orders| {
-            if orders.gifts.len() < GIFTS_MAX {
-                orders.gifts.push(gift);
-                None
-            } else {
-                Some(gift)
-            }
-        });
-        if let Some(gift) = refused {
-            // Whoever asks may have gone meanwhile.
-            let _ = gift.answer.send(None);
-        }
-        self.wake();
-        told
     }
 
     /// The video ended or is on hold: what it showed is no answer any more.
@@ -288,7 +239,6 @@ struct Seeing {
     out: Sender<Sighted, Fifo>,
     /// The last images, newest last, to be handed out again while nothing changes.
     kept: VecDeque<Arc<Image>>,
-    gifts: VecDeque<Gift>,
     next_id: u64,
     stopped: StopToken,
 }
@@ -302,17 +252,12 @@ impl Seeing {
         while !self.shared.gone.load(Ordering::Acquire) && !self.stopped.is_stopped() {
             let now = Instant::now();
             let wait = self.watch.wake_at().map_or(TICK, |at| at.saturating_duration_since(now).min(TICK));
-            let wait = if self.gifts.is_empty() { wait } else { Duration::ZERO };
             self.take_pictures(wait);
             self.take_orders();
             while let Some(chosen) = self.watch.poll(Instant::now()) {
                 // Whoever has the answer finds it counted.
                 self.tell(self.watch.counters());
                 self.answer(chosen, &mut stills);
-            }
-            // After what a turn waits for, and one at a time: a gate takes up to a tenth of a second.
-            if let Some(gift) = self.gifts.pop_front() {
-                self.clear(gift, &mut stills);
             }
             self.tell(self.watch.counters());
         }
@@ -337,11 +282,10 @@ impl Seeing {
     }
 
     fn take_orders(&mut self) {
-        let Orders { wants, speaking, gifts, dark, closed, forget } = self.shared.orders(|orders| {
+        let Orders { wants, speaking, dark, closed, forget } = self.shared.orders(|orders| {
             let (speaking, closed) = (orders.speaking, orders.closed);
             std::mem::replace(orders, Orders { speaking, closed, ..Orders::default() })
         });
-        self.gifts.extend(gifts);
         if dark {
             self.watch.handle_dark();
         }
@@ -414,24 +358,6 @@ impl Seeing {
         Some(image)
     }
 
-    fn clear(&mut self, gift: Gift, stills: &mut Stills) {
-        let Gift { raw, mut gate, note, answer } = gift;
-        let cleared = gate.release(Instant::now(), raw, &FramePool::new(1));
-        let shown = cleared.filter(|_| gate.counters().passed == 1);
-        let still = shown.and_then(|picture| stills.encode(&picture).ok());
-        let image = still.map(|still| {
-            let mut image = Image::of(&still, self.next_id, note);
-            image.detail = self.settings.detail;
-            self.next_id += 1;
-            Arc::new(image)
-        });
-        if image.is_none() {
-            self.shared.live.failed.fetch_add(1, Ordering::Relaxed);
-        }
-        // Whoever asks may have gone meanwhile.
-        let _ = answer.send(image);
-    }
-
     fn hand_out(&self, image: &Arc<Image>, reasons: &[Reason], again: bool) {
         if let Some(taken) = image.taken {
             let mut ages = self.shared.live.ages_ms.lock().unwrap_or_else(PoisonError::into_inner);
@@ -487,8 +413,8 @@ mod tests {
     use super::*;
     use crate::base::time::Pts;
     use crate::codec::still::sniff::sniff;
-    use crate::media::filter::{BlackSlate, Verdict, VideoFilter};
-    use crate::media::frame::{Frame, FrameMut, Plane, Size};
+    use crate::media::frame::{Plane, Size};
+    use crate::media::pool::FramePool;
     use crate::talk::message::Origin;
     use crate::talk::sight::sampler::SamplerSettings;
 
@@ -603,40 +529,5 @@ mod tests {
         let Sighted::Seen { image, .. } = seen(&mut handle).await else { panic!("blind") };
         assert_eq!(image.size, Size::new(640, 480));
         assert!(image.note.contains("screen"));
-    }
-
-    #[tokio::test]
-    async fn a_given_picture_is_censored_like_any_other_and_withheld_where_that_fails() {
-        struct Hides(Verdict);
-        impl VideoFilter for Hides {
-            fn look(&mut self, _now: Instant, _picture: &Frame) -> Verdict {
-                self.0
-            }
-            fn draw(&mut self, picture: &mut FrameMut) {
-                picture.plane_mut(Plane::Y).fill(200);
-            }
-        }
-        let gate = |verdict| Gate::filtering(vec![Box::new(Hides(verdict))], Box::new(BlackSlate));
-        let raw = || {
-            let mut picture = FramePool::new(1).take_sized(Size::new(320, 240), Pts::ZERO).expect("room");
-            picture.bytes_mut().fill(90);
-            RawFrame::new(picture.freeze())
-        };
-        let mut scope = Scope::new("call", Handle::current());
-        let (_inputs, handle) = Sight::start(settings(ASKED_ONLY), &mut scope);
-        let image = handle.give(raw(), gate(Verdict::Pass), "a plan").await.expect("told").expect("an image");
-        assert_eq!((image.origin(), image.taken, image.note.as_str()), (Origin::Cleared, None, "a plan"));
-        let pool = FramePool::new(2);
-        let limits = crate::codec::still::decode::Limits::default();
-        let seen =
-            crate::codec::still::decode::open(&image.bytes, &pool, Pts::ZERO, &limits).expect("a picture");
-        let seen = Gate::open().release(Instant::now(), seen, &pool).expect("an open gate");
-        assert!(
-            seen.frame().plane(Plane::Y).iter().all(|luma| luma.abs_diff(200) < 4),
-            "what was hidden shows"
-        );
-        assert_eq!(handle.give(raw(), gate(Verdict::Withhold), "").await, Ok(None));
-        assert_eq!(handle.give(raw(), Gate::closed(Box::new(BlackSlate)), "").await, Ok(None));
-        assert_eq!(handle.figures().failed, 2);
     }
 }

@@ -3,6 +3,7 @@
 //! Codecs, jitter and mixing do not belong here.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::base::time::Pts;
 
@@ -15,6 +16,13 @@ pub struct Pcm {
     pub rate: u32,
     pub pts: Pts,
     pub samples: Arc<[i16]>,
+}
+
+impl Pcm {
+    /// How much later `now` is, on the clock that started at `epoch`.
+    pub fn age(&self, epoch: Instant, now: Instant) -> Duration {
+        Duration::from_nanos((Pts::at(epoch, now) - self.pts).max(0).unsigned_abs())
+    }
 }
 
 /// Samples of one block at `rate` Hz.

@@ -7,6 +7,7 @@
 //! ```
 //! Nothing here censors: what arrives has passed the gate. Deleting old recordings and uploading come later.
 
+pub mod agent;
 pub mod mux;
 mod part;
 pub mod pauses;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::record::agent::AgentRecord;
 use crate::record::recorder::RecorderReport;
 
 /// One call, as it is remembered.
@@ -71,6 +72,9 @@ pub struct CallRecord {
     pub slides: Option<StreamRecord>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub recording: Option<RecordingRecord>,
+    /// What its agent did; absent: it neither talked nor looked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub conversation: Option<AgentRecord>,
     /// Digits pressed, in order.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub digits: Vec<DigitRecord>,

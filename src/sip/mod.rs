@@ -7,6 +7,7 @@ pub mod digest;
 pub mod endpoint;
 pub mod header;
 pub mod identifier;
+pub mod language;
 pub mod locate;
 pub mod message;
 pub mod multipart;

@@ -79,8 +79,30 @@ pub struct Clip {
 impl Clip {
     pub fn open(settings: ClipSettings) -> Result<Self, ClipError> {
         ffmpeg::init();
+        let input = open_input(&settings.path);
+        Clip::of(settings, input)
+    }
+
+    /// A stream of the network, by its URL as the path. Whatever blocks ends as soon as `interrupt` says so.
+    pub fn open_stream(
+        settings: ClipSettings,
+        options: &[(&str, &str)],
+        interrupt: impl FnMut() -> bool + Send + 'static,
+    ) -> Result<Self, ClipError> {
+        ffmpeg::init();
+        let options = options.iter().copied().collect();
+        let input =
+            ffmpeg_next::format::input_with_interrupt_and_dictionary(&settings.path, interrupt, options)
+                .map_err(|error| broken(error.to_string()));
+        Clip::of(settings, input)
+    }
+
+    fn of(
+        settings: ClipSettings,
+        input: Result<ffmpeg_next::format::context::Input, CodecError>,
+    ) -> Result<Self, ClipError> {
         let failed = |why| ClipError { path: settings.path.clone(), why };
-        let mut input = open_input(&settings.path).map_err(failed)?;
+        let mut input = input.map_err(failed)?;
         let video = track(&mut input, AVMediaType::AVMEDIA_TYPE_VIDEO).map_err(failed)?;
         let audio = track(&mut input, AVMediaType::AVMEDIA_TYPE_AUDIO).map_err(failed)?;
         if video.is_none() && audio.is_none() {

@@ -108,7 +108,7 @@ impl Default for RealtimeSettings {
             transcription_model: String::new(),
             sees: false,
             keep_images: 2,
-            context_tokens: 16_000,
+            context_tokens: 8_000,
             image_interval: Duration::from_secs(1),
             recycle_after: Duration::from_secs(20 * 60),
             recycle_at_last: Duration::from_secs(55 * 60),

@@ -5,6 +5,7 @@
 
 use super::{UserAgent, user_of};
 use crate::engine::plan::{CallId, Label};
+use crate::sip::language::languages;
 use crate::sip::party::{asserted, first_diverting, shown, wants_privacy};
 use crate::sip::{Headers, Incoming, NameAddr};
 
@@ -40,10 +41,12 @@ pub(super) fn label_of(invite: &Incoming, believed: bool) -> Label {
     Label {
         display_name: display.filter(|_| !hidden).unwrap_or_default(),
         asserted: identity.as_ref().filter(|_| !hidden).map(user),
+        proven: invite.user.clone(),
         diverted_by: first_diverting(headers).as_ref().map(user).filter(|user| !user.is_empty()),
         room: first("X-Room-ID").unwrap_or_else(|| shown(&invite.call_id)),
         session: first("X-Session-ID").unwrap_or_else(|| from.clone()),
         headers: custom(headers),
+        languages: languages(headers),
         to: user_of(&invite.request_uri),
         incoming: true,
         sip_call_id: invite.call_id.clone(),

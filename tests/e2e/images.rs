@@ -24,7 +24,7 @@ const TOP: Area = Area { left: 0, top: 0, right: 640, bottom: 40 };
 const MIDDLE: Area = Area { left: 0, top: 70, right: 640, bottom: 270 };
 
 /// Makes a picture with FFmpeg.
-fn made(arguments: &[&str], file: &Path) -> Vec<u8> {
+pub fn made(arguments: &[&str], file: &Path) -> Vec<u8> {
     let mut command = Command::new("ffmpeg");
     command.args(["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]).args(arguments);
     output_of(command.args(["-frames:v", "1"]).arg(file));
@@ -49,7 +49,7 @@ fn ask(appliance: &Appliance, line: &str, kind: &str, body: &[u8]) -> (u16, Vec<
     (status.unwrap_or(0), answer[(end + 4).min(answer.len())..].to_vec())
 }
 
-fn data_url(kind: &str, bytes: &[u8]) -> String {
+pub fn data_url(kind: &str, bytes: &[u8]) -> String {
     format!("data:{kind};base64,{}", base64::engine::general_purpose::STANDARD.encode(bytes))
 }
 
@@ -245,31 +245,76 @@ fn seen(h264: &[u8], map: &Path) {
     assert!(captioned > 30, "{captioned} pictures with captions of {}", plain.len());
 }
 
+/// Pictures of a call whose camera never shows the same for long, by what is in their middle.
+fn like(pictures: &[Picture], other: &Picture) -> usize {
+    pictures.iter().filter(|picture| same(picture, other, MIDDLE)).count()
+}
+
 #[test]
-fn a_call_without_pictures_shows_none_and_an_agent_is_told_more_when_it_dials() {
+fn a_trusted_picture_goes_as_it_came_a_stranger_s_is_shown_censored_and_audio_calls_show_none() {
     let _turn = turn();
     let providers = Providers::start();
     providers.hear(&["Hello"]);
     let drawn = drawn(&providers.root("v1"));
     let mut settings: Vec<&str> = drawn.settings.iter().map(String::as_str).collect();
     settings.push(r#"sip.dial_allow=["sip:*@127.0.0.1"]"#);
+    settings.push(
+        r#"route=[{to="200", agent="mirror", detect=[], censor=true}, {to="*", agent="a", detect=[], trust_images=true}]"#,
+    );
     let appliance = Appliance::start(&settings);
+    without_video(&appliance, &providers, &drawn);
+    dialled(&appliance, &drawn);
+    let clip = Packetized::read(&media("face.mp4"), 1);
+    let mut caller = Caller::new(&format!("sip:200@{}", appliance.sip));
+    let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(1))));
+    let id = live(&appliance);
+    let mut look = |seconds| {
+        let time = Duration::from_secs(seconds);
+        let sending = Sending { time, video: Some(&clip), ..Sending::default() };
+        read_h264(&caller.stream_as(&answer, &sending, |_, _| ()).video.h264())
+    };
+    let before = look(2);
+    let path = format!("/api/v1/calls/{id}/show");
+    let body = json!({"image": data_url("image/jpeg", &drawn.face), "seconds": 0}).to_string();
+    let (status, told) = appliance.api("POST", &path, &body);
+    assert!(status == 200 && told["seconds"] == 0, "{status} {told}");
+    let during = look(3);
+    let standing = during.last().expect("pictures");
+    let stood = like(&during, standing);
+    assert!((8..=25).contains(&stood), "{stood} of {} pictures", during.len());
+    let report = judge_face(&during[during.len() - 3..], &Clip::open("face.mp4"));
+    assert_eq!((report.hidden, report.scene_kept), (3, 3), "a stranger's face is hidden: {report:?}");
+    let (status, told) = appliance.api("POST", &path, r#"{"clear":true}"#);
+    assert!(status == 200 && told["showing"].is_null(), "{status} {told}");
+    let after = look(2);
+    let moves = |pictures: &[Picture]| like(pictures, &pictures[pictures.len() - 1]) < pictures.len() / 2;
+    assert!(moves(&before) && moves(&after[5..]), "the mirror shows the caller before and after");
+    let (status, told) = appliance.api("POST", &format!("/api/v1/calls/{id}/images"), &body);
+    assert!(status == 400 || told["error"]["code"] == "no_conversation", "{status} {told}");
+}
+
+/// A call without video: nothing can be shown on it, but its agent can be given a picture, which goes to the model as it
+/// came where the route trusts who gives it.
+fn without_video(appliance: &Appliance, providers: &Providers, drawn: &Drawn) {
     let said: Vec<f64> = [silence(1_000), spoken("Hello there")].concat();
     let mut caller = Caller::new(&appliance.uri());
     let answer = caller.invite(&caller.offer(None));
-    let id = live(&appliance);
+    let id = live(appliance);
     let (status, told) = appliance.api("POST", &format!("/api/v1/calls/{id}/show"), r#"{"picture":"map"}"#);
     assert!(status == 409 && told["error"]["code"] == "no_video", "{status} {told}");
-    let body = json!({"image": data_url("image/jpeg", &drawn.face)}).to_string();
-    let (status, told) = appliance.api("POST", &format!("/api/v1/calls/{id}/images"), &body);
-    assert!(status == 201, "a picture can be given without video: {status} {told}");
+    let (status, told) = ask(appliance, &format!("POST /api/v1/calls/{id}/images"), "image/png", &drawn.plan);
+    assert!(status == 201, "without video too: {status} {}", String::from_utf8_lossy(&told));
     let time = Duration::from_secs_f64(said.len() as f64 / 8_000.0 + 2.0);
     caller.stream_as(&answer, &Sending { time, sound: Some(&said), ..Sending::default() }, |_, _| ());
     caller.hang_up();
     let questions = providers.questions();
     let first = questions.last().expect("a question");
     assert_eq!(first.newest.len(), 1, "{}", first.said);
-    assert_eq!(judged(&first.newest[0].bytes, ".jpg").hidden, 1);
+    assert_eq!(first.newest[0].bytes, drawn.plan);
+}
+
+/// What an agent is told before its call.
+fn dialled(appliance: &Appliance, drawn: &Drawn) {
     let place = |context: serde_json::Value| {
         let body = json!({"to": "sip:x@127.0.0.1:9", "agent": "a", "context": context}).to_string();
         appliance.api("POST", "/api/v1/calls", &body)
@@ -278,6 +323,8 @@ fn a_call_without_pictures_shows_none_and_an_agent_is_told_more_when_it_dials() 
         {"text": "Who called.", "image": data_url("image/jpeg", &drawn.face)}]);
     let (status, told) = place(good);
     assert_eq!(status, 201, "{told}");
+    let id = told["id"].as_str().expect("an id");
+    assert_eq!(appliance.api("DELETE", &format!("/api/v1/calls/{id}"), "").0, 200);
     for bad in
         [json!("x"), json!([{"role": "tool", "text": "x"}]), json!([{"text": "x", "more": 1}]), json!([{}])]
     {

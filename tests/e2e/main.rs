@@ -32,6 +32,7 @@ mod reoffers;
 mod shutdown;
 mod sipp_scenarios;
 mod slides;
+mod sources;
 mod srtp;
 mod strangers;
 mod talk;

@@ -1,17 +1,15 @@
 //! Calls to an agent that talks, as a caller hears them: answered with a picture, interrupted, and left in the lurch by
 //! its models. The models are the built-in ones with stated delays, so that what is ours can be told apart.
 
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::harness::appliance::Appliance;
 use crate::harness::capture::Stream;
-use crate::harness::process::output_of;
 use crate::harness::sound::{self, from_mu_law, level_db};
 use crate::harness::uac::{Caller, Packetized, Sending};
-use crate::harness::{media, turn};
+use crate::harness::{media, turn, wait_for};
 
 /// The voice of the models is a tone.
 const VOICE_HZ: &str = "440";
@@ -21,13 +19,7 @@ const TTS_MS: u64 = 50;
 
 /// The text as espeak-ng says it, without the silence around it, between -1 and 1.
 pub fn spoken(text: &str) -> Vec<f64> {
-    let file = tempfile::Builder::new().suffix(".wav").tempfile().expect("a temporary file");
-    output_of(Command::new("espeak-ng").args(["-s", "160", "-w"]).arg(file.path()).arg(text));
-    let samples = sound::read(file.path(), 1).remove(0);
-    let loud = |sample: &f64| sample.abs() > 0.02;
-    let first = samples.iter().position(loud).unwrap_or(0);
-    let last = samples.iter().rposition(loud).unwrap_or(samples.len());
-    samples[first..last].to_vec()
+    sound::espeak("en", text)
 }
 
 /// Silence for `ms`, in samples.
@@ -202,4 +194,35 @@ fn models_that_fail_leave_no_caller_in_silence() {
     assert!(of("agent.waiting") >= 1 && of("agent.fallback") >= 1, "{records:#?}");
     let replies: Vec<&Value> = records.iter().flat_map(|record| events(record, "agent.reply")).collect();
     assert!(replies.iter().any(|reply| reply["text"] == "Back again."), "it recovers: {replies:#?}");
+}
+
+#[test]
+fn the_callers_device_chooses_among_the_languages_of_the_agent_and_a_route_overrules_it() {
+    let _turn = turn();
+    let appliance = Appliance::start(&[
+        r#"stt.mock={provider="mock"}"#,
+        r#"llm.mock={provider="mock"}"#,
+        r#"tts.mock={provider="mock", options={letter_ms=5}}"#,
+        r#"agent.a={kind="pipeline", stt="mock", llm="mock", tts="mock", greeting="Hello.", prompts={de={greeting="Guten Tag."}}}"#,
+        r#"route=[{to="1", agent="a"}, {to="2", agent="a", language="de"}]"#,
+        "recording.min_free_gib=0",
+    ]);
+    let cases = [("1", "de-AT, en;q=0.5", "Guten Tag."), ("1", "fr", "Hello."), ("2", "en", "Guten Tag.")];
+    for (done, (to, asked, greeting)) in cases.into_iter().enumerate() {
+        let mut caller = Caller::new(&appliance.uri().replace("sip:mirror", &format!("sip:{to}")));
+        caller.more = format!("Accept-Language: {asked}\r\n");
+        let answer = caller.invite(&caller.offer(None));
+        let quiet = silence(700);
+        let sending = Sending { time: Duration::from_millis(700), sound: Some(&quiet), ..Sending::default() };
+        caller.stream_as(&answer, &sending, |_, _| ());
+        caller.hang_up();
+        let ended = wait_for(Duration::from_secs(5), || {
+            let (_, calls) = appliance.api("GET", "/api/v1/calls", "");
+            let recent = calls["recent"].as_array()?;
+            recent.first().filter(|_| recent.len() == done + 1).cloned()
+        });
+        let ended = ended.expect("the call is over");
+        assert_eq!(events(&ended, "agent.reply")[0]["text"], greeting, "{asked}: {ended:#}");
+        assert_eq!(ended["conversation"]["replies"], 1, "{ended:#}");
+    }
 }

@@ -33,7 +33,15 @@ struct Use {
     behind: Behind,
     /// A censored picture goes with the question.
     sees: bool,
+    /// Part of what its model is asked before the caller has said a word.
+    unasked: Option<&'static str>,
 }
+
+/// Three services of one vendor.
+const OPENAI: Behind = Behind::Http {
+    sections: &[("stt.openai", "v1"), ("llm.openai", "v1"), ("tts.openai", "v1")],
+    keyless: false,
+};
 
 enum Behind {
     /// Sections, and the part of the path that belongs to `base_url`.
@@ -45,7 +53,7 @@ enum Behind {
     GeminiLive(&'static str),
 }
 
-const USES: [Use; 5] = [
+const USES: [Use; 7] = [
     Use {
         file: "voice-agent.toml",
         behind: Behind::Http {
@@ -53,6 +61,7 @@ const USES: [Use; 5] = [
             keyless: false,
         },
         sees: false,
+        unasked: None,
     },
     Use {
         file: "seeing-agent.toml",
@@ -66,6 +75,7 @@ const USES: [Use; 5] = [
             keyless: false,
         },
         sees: true,
+        unasked: None,
     },
     Use {
         file: "local-models.toml",
@@ -74,9 +84,22 @@ const USES: [Use; 5] = [
             keyless: true,
         },
         sees: true,
+        unasked: None,
     },
-    Use { file: "realtime-openai.toml", behind: Behind::OpenAiRealtime("realtime.openai"), sees: true },
-    Use { file: "realtime-gemini.toml", behind: Behind::GeminiLive("realtime.gemini"), sees: true },
+    Use {
+        file: "realtime-openai.toml",
+        behind: Behind::OpenAiRealtime("realtime.openai"),
+        sees: true,
+        unasked: None,
+    },
+    Use {
+        file: "realtime-gemini.toml",
+        behind: Behind::GeminiLive("realtime.gemini"),
+        sees: true,
+        unasked: None,
+    },
+    Use { file: "parcel-watcher.toml", behind: OPENAI, sees: true, unasked: Some("a person with a parcel") },
+    Use { file: "door-with-unlock.toml", behind: OPENAI, sees: true, unasked: None },
 ];
 
 /// The servers of one use while it runs.
@@ -191,6 +214,8 @@ fn judge_servers(used: &Use, servers: &Servers, record: &Value) {
             let questions = providers.questions();
             let asked = questions.last().unwrap_or_else(|| panic!("{file}: no question: {record:#}"));
             assert_eq!(asked.said, HEARD, "{file}");
+            let first = &questions[0].said;
+            assert!(used.unasked.is_none_or(|part| first.contains(part)), "{file}: {first}");
             assert_eq!(asked.newest.len(), usize::from(used.sees), "{file}: {record:#}");
             for picture in &asked.newest {
                 assert_eq!(picture.media_type, "image/jpeg", "{file}");
@@ -233,7 +258,7 @@ fn judge(used: &Use, media: &Path) {
     // A box on which tests run may be nearly full.
     settings.push("recording.min_free_gib=0".to_owned());
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-    let appliance = Appliance::start_ready_with_file(&root().join("examples").join(used.file), &settings);
+    let appliance = Appliance::start_with_file(&root().join("examples").join(used.file), &settings);
     let (report, channels) = call(used, &appliance, media, folder.path());
     assert_eq!((&report["result"], &report["end_reason"]), (&"ok".into(), &"hung-up".into()), "{report:#}");
     let record = appliance.call_record(&appliance.finished_recording());

@@ -5,6 +5,7 @@ use super::section::{Reading, did_you_mean};
 use super::settings::{Agent, Config, DEFAULT_RECORDING, Listen, Transport};
 use super::sip;
 use super::sip::check::collide;
+use super::source;
 use super::talk;
 use super::tools;
 
@@ -18,6 +19,7 @@ pub fn check(config: &Config, reading: &Reading) {
     routes(config, reading);
     talk::check::check(config, reading);
     tools::check::check(config, reading);
+    source::check(config, reading);
     console(config, reading);
 }
 

@@ -18,13 +18,16 @@ const KEYS: &[&str] = &[
     "recording.*.upload",
     "agent.*.avatar",
     "avatar",
-    "source",
+    "source.*.device",
     "events",
 ];
 
 /// Words that later versions take, by key.
-const WORDS: &[(&str, &[&str])] =
-    &[("recording.video", &["agent", "side_by_side"]), ("agent.*.kind", &["avatar", "bridge", "source"])];
+const WORDS: &[(&str, &[&str])] = &[
+    ("recording.video", &["agent", "side_by_side"]),
+    ("source.*.kind", &["camera", "screen", "rtp", "websocket"]),
+    ("agent.*.kind", &["avatar", "bridge", "source"]),
+];
 
 /// Whether a key (`recording.wav`) belongs to a later version.
 pub fn is_later_key(path: &str) -> bool {

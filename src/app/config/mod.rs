@@ -18,6 +18,7 @@ pub mod secret;
 pub mod section;
 pub mod settings;
 pub mod sip;
+pub mod source;
 pub mod talk;
 pub mod tools;
 

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::decisions;
 use super::settings::*;
 use super::sip;
+use super::source;
 use super::talk;
 use super::tools;
 use crate::media::frame::Size;
@@ -24,6 +25,7 @@ pub fn print(config: &Config) -> String {
     tools::print::tools(&mut page, &config.tools);
     recordings(&mut page, config);
     agents_and_routes(&mut page, config);
+    source::print(&mut page, &config.sources);
     decisions::print(&mut page, &config.decisions);
     page.section("console");
     page.text("listen", &config.console.listen.map(|address| address.to_string()).unwrap_or_default());
@@ -213,6 +215,7 @@ fn agents_and_routes(page: &mut Page, config: &Config) {
         page.raw("censor", route.censor);
         page.raw("video", route.video);
         page.text("sight", route.sight.map_or("", |sight| sight.word()));
+        page.text("language", &route.language);
         page.seconds("ring_s", route.ring);
         page.raw("early_media", route.early_media);
         page.raw("slides", route.slides);

@@ -12,6 +12,7 @@ use super::file::{Table, Value};
 use super::section::{Reading, Section, did_you_mean, word};
 use super::settings::*;
 use super::sip;
+use super::source;
 use super::talk;
 use super::tools;
 use crate::media::frame::Size;
@@ -39,6 +40,7 @@ pub fn config(reading: &Reading, tree: &Table) -> Config {
     talk::read::providers(&root, &mut config);
     talk::picture::read(&root.table("picture"), &mut config);
     tools::read::tools(&root, &mut config.tools);
+    source::read(&root, &mut config.sources);
     decisions::read(&root.table("decisions"), &mut config.decisions);
     recordings(&root.table("recording"), &mut config);
     agents(&root.table("agent"), &mut config);
@@ -379,6 +381,7 @@ fn route(section: &Section, defaults: &Route) -> Route {
         "" => Ok(None),
         _ => word(text, &section.path_of("sight")).map(Some),
     });
+    section.parsed("language", &mut route.language, talk::read::language);
     section.duration("ring_s", &mut route.ring, SECOND, 0.0..=180.0);
     section.flag("early_media", &mut route.early_media);
     section.flag("slides", &mut route.slides);

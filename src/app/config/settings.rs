@@ -14,6 +14,7 @@ use super::secret::Secret;
 pub use super::sip::settings::{
     Account, Busy, Listen, Sip, SipPeer, SrtpOffer, SrtpPolicy, Strangers, Tls, Transport, User,
 };
+use super::source::Source;
 use super::talk::picture::Place as PicturePlace;
 pub use super::talk::settings as speech;
 use super::talk::settings::{Providers, Sight, Speaking, Talk, Vision};
@@ -68,6 +69,8 @@ pub struct Config {
     pub talk: Talk,
     pub providers: Providers,
     pub tools: Tools,
+    /// By name.
+    pub sources: BTreeMap<String, Source>,
     pub decisions: Decisions,
     /// By name; [`DEFAULT_RECORDING`] is `[recording]` itself, the others start from its values.
     pub recording: BTreeMap<String, Recording>,
@@ -98,6 +101,7 @@ impl Default for Config {
             talk: Talk::default(),
             providers: Providers::default(),
             tools: Tools::default(),
+            sources: BTreeMap::new(),
             decisions: Decisions::default(),
             recording: BTreeMap::from([(named(DEFAULT_RECORDING), Recording::default())]),
             agents: BTreeMap::from([(named("mirror"), Agent::default())]),
@@ -473,6 +477,14 @@ impl Agent {
         }
     }
 
+    /// The languages callers may choose.
+    pub fn languages(&self) -> Vec<&str> {
+        match self {
+            Agent::Mirror { .. } | Agent::Record { .. } => Vec::new(),
+            Agent::Pipeline(agent) | Agent::Realtime(agent) => agent.offered_languages().collect(),
+        }
+    }
+
     pub fn kind(&self) -> AgentKind {
         match self {
             Agent::Mirror { .. } => AgentKind::Mirror,
@@ -510,6 +522,8 @@ pub struct Route {
     pub video: bool,
     /// How the agent looks at the caller here; `None`: as the agent has it.
     pub sight: Option<Sight>,
+    /// What the agent speaks here; empty: what it speaks anyway, or what the caller's device asks for.
+    pub language: String,
     /// How long it rings before it is answered.
     pub ring: Duration,
     /// Media flows while it rings (183 with SDP).
@@ -537,6 +551,7 @@ impl Route {
             censor: config.censor.hides(),
             video: !config.media.video_codecs.is_empty(),
             sight: None,
+            language: String::new(),
             ring: Duration::ZERO,
             early_media: false,
             slides: false,

@@ -353,7 +353,8 @@ mod tests {
         let traced = kept_trace.clone();
         let trace: super::super::Trace = Arc::new(move |length| traced.lock().unwrap().push(length));
         let pictures: super::super::PictureSource = Arc::new(|_| Box::pin(async { None }));
-        let reins = Reins { controller, trace, pictures, album: Default::default() };
+        let (album, sources) = Default::default();
+        let reins = Reins { controller, trace, pictures, album, sources };
         let router = router(access, Arc::new(move || snapshot.clone()), Some(reins));
         tokio::spawn(accept(listener, router, PATIENCE, stop.clone()));
         (address, heard, stop)

@@ -12,7 +12,9 @@ use prometheus_client::registry::Registry;
 
 use crate::engine::lateness;
 
-use super::view::{CallView, Readiness, SETUP_BOUNDS_S, Snapshot, StreamView, Totals, VideoView};
+use super::view::{
+    AgentTotals, Histogram, Readiness, SETUP_BOUNDS_S, Snapshot, StreamView, Totals, VideoView,
+};
 
 /// What `Content-Type` says of [`write()`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,8 +38,7 @@ impl Collector for Sheet {
         let snapshot = &self.0;
         let mut totals = snapshot.ended.clone();
         for call in &snapshot.calls {
-            // A live call has no result yet, so only its media counts.
-            add_media(&mut totals, call);
+            totals.add_live(call);
         }
         let mut out = Out(encoder);
         process(&mut out, snapshot)?;
@@ -46,17 +47,8 @@ impl Collector for Sheet {
         codecs(&mut out, snapshot)?;
         media(&mut out, snapshot, &totals)?;
         video(&mut out, snapshot, &totals.video)?;
+        agents(&mut out, &totals.agents)?;
         worker_and_disk(&mut out, snapshot)
-    }
-}
-
-fn add_media(totals: &mut Totals, call: &CallView) {
-    totals.setup.extend(call.setup);
-    if let Some(audio) = &call.audio {
-        totals.audio.add(audio);
-    }
-    if let Some(video) = &call.video {
-        totals.video.add(video);
     }
 }
 
@@ -174,12 +166,59 @@ fn calls(out: &mut Out, snapshot: &Snapshot, totals: &Totals) -> fmt::Result {
     });
     out.counters("calls", "Calls that have ended, by their SIP status", ended)?;
     let setup = &totals.setup;
-    let mut buckets: Vec<(f64, u64)> = SETUP_BOUNDS_S.into_iter().zip(setup.buckets).collect();
-    let beyond = setup.count.saturating_sub(setup.buckets.iter().sum());
-    buckets.push((f64::INFINITY, beyond));
     out.0
         .encode_descriptor("call_setup_seconds", "INVITE to 200", None, MetricType::Histogram)?
-        .encode_histogram::<NoLabelSet>(setup.sum_s, setup.count, &buckets, None)
+        .encode_histogram::<NoLabelSet>(setup.sum_s, setup.count, &buckets(setup), None)
+}
+
+fn buckets(times: &Histogram) -> Vec<(f64, u64)> {
+    let mut buckets: Vec<(f64, u64)> = SETUP_BOUNDS_S.into_iter().zip(times.buckets).collect();
+    buckets.push((f64::INFINITY, times.count.saturating_sub(times.buckets.iter().sum())));
+    buckets
+}
+
+/// What agents that talk and look did.
+fn agents(out: &mut Out, totals: &AgentTotals) -> fmt::Result {
+    let sum = &totals.sum;
+    let turns = [
+        ("answered", sum.turns),
+        ("unused", sum.turns_unused),
+        ("amended", sum.turns_amended),
+        ("vetoed", sum.turns_vetoed),
+    ];
+    let rows = turns.map(|(fate, n)| ([label(("fate", fate))], n));
+    out.counters("agent_turns", "Turns of callers; amended ones are answered too", rows)?;
+    let replies = [("whole", sum.replies), ("interrupted", sum.interruptions), ("fallback", sum.fallbacks)];
+    let rows = replies.map(|(fate, n)| ([label(("fate", fate))], n));
+    out.counters("agent_replies", "Replies, and times no model answered", rows)?;
+    out.counter("agent_false_interruptions", "Replies that went on after a pause", sum.false_interruptions)?;
+    let rows = sum.failures.iter().map(|(service, n)| ([label(("service", service))], *n));
+    out.counters("agent_failures", "Models and applications that did not answer", rows)?;
+    let rows = sum.tools.iter().flat_map(|(tool, record)| {
+        let row = |fate, n| ([label(("tool", tool)), label(("fate", fate))], n);
+        [row("called", record.called), row("refused", record.refused)]
+    });
+    out.counters("agent_tools", "Tools that models called, and of those the refused", rows)?;
+    out.counter("agent_pictures", "Pictures that went to agents' own models", sum.pictures_sent)?;
+    out.counter("agent_descriptions", "Pictures described by the model of [vision]", sum.vision_results)?;
+    let tokens = [
+        ("input", sum.tokens.input),
+        ("cached", sum.tokens.cached),
+        ("image", sum.tokens.image),
+        ("output", sum.tokens.output),
+    ];
+    let rows = tokens.map(|(kind, n)| ([label(("kind", kind))], n));
+    out.counters("agent_tokens", "As providers counted; cached and image are parts of input", rows)?;
+    out.gauge(
+        "agent_cost_usd",
+        "Spent on pictures by ended calls, at the configured prices",
+        totals.cost_usd,
+    )?;
+    let stages = totals.stages.iter().map(|(stage, times)| ([label(("stage", stage))], times));
+    let help = "From the caller's last sound to the reply (turn), and its parts";
+    out.family(("agent_latency_seconds", help), MetricType::Histogram, stages, |encoder, times| {
+        encoder.encode_histogram::<NoLabelSet>(times.sum_s, times.count, &buckets(times), None)
+    })
 }
 
 fn sip(out: &mut Out, snapshot: &Snapshot) -> fmt::Result {
@@ -397,10 +436,13 @@ mod tests {
 
     use crate::record::record::QualityRecord;
 
-    use super::super::view::{CallDirection, ModelView, Part};
+    use super::super::view::{CallDirection, CallView, ModelView, Part};
     use super::*;
+    use crate::record::agent::{AgentRecord, ToolRecord};
 
     fn call(id: &str) -> CallView {
+        let mut turns = Histogram::default();
+        turns.extend([Duration::from_millis(700)]);
         let stream =
             StreamView { packets_received: 100, packets_lost: 3, jitter_ms: 4.0, ..StreamView::default() };
         let video = VideoView {
@@ -425,6 +467,14 @@ mod tests {
             setup: Some(Duration::from_millis(12)),
             audio: Some(StreamView { codec: "opus".into(), ..stream }),
             video: Some(video),
+            conversation: Some(AgentRecord {
+                turns: 3,
+                failures: [("llm".to_owned(), 1)].into(),
+                tools: [("look".to_owned(), ToolRecord { called: 2, refused: 0 })].into(),
+                sight: [("cost_usd".to_owned(), 0.25.into())].into(),
+                ..AgentRecord::default()
+            }),
+            stages: [("turn", turns)].into(),
             ..CallView::default()
         }
     }
@@ -468,6 +518,11 @@ mod tests {
             "eyeline_part_ok{kind=\"censor\",name=\"face\"} 0",
             "eyeline_inference_seconds{model=\"yunet\"} 0.005",
             "eyeline_ready 0",
+            "eyeline_agent_turns_total{fate=\"answered\"} 6",
+            "eyeline_agent_failures_total{service=\"llm\"} 2",
+            "eyeline_agent_tools_total{tool=\"look\",fate=\"called\"} 4",
+            "eyeline_agent_cost_usd 0.5",
+            "eyeline_agent_latency_seconds_count{stage=\"turn\"} 2",
         ] {
             assert!(page.lines().any(|found| found == line), "no {line} in\n{page}");
         }

@@ -11,6 +11,7 @@ mod describe;
 mod images;
 mod metrics;
 mod page;
+mod sources;
 mod trace;
 pub mod view;
 
@@ -38,6 +39,7 @@ use crate::app::config::settings;
 use crate::app::service::STUCK_AFTER;
 use crate::base::stop::StopToken;
 use crate::engine::album::Album;
+use crate::engine::sources::Sources;
 use access::{Access, Denied};
 pub use control::Controller;
 pub use images::PictureSource;
@@ -127,6 +129,7 @@ async fn connection(stream: TcpStream, router: Router, patience: Patience) {
 pub struct Reins {
     pub controller: Controller,
     pub trace: Trace,
+    pub sources: Sources,
     pub pictures: PictureSource,
     pub album: Album,
 }
@@ -153,6 +156,8 @@ fn router(access: Access, source: Source, reins: Option<Reins>) -> Router {
         .route("/api/v1/calls/{id}/show", post(images::show))
         .route("/api/v1/calls/{id}/captions", post(images::captions))
         .route("/api/v1/calls/{id}/{verb}", post(control::act))
+        .route("/api/v1/sources", get(sources::list))
+        .route("/api/v1/sources/{name}/snapshot.jpg", get(sources::snapshot))
         .route("/api/v1/sip-trace", post(trace::start).delete(trace::stop))
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::engine::lateness::LatenessFigures;
+use crate::record::agent::AgentRecord;
 use crate::record::record::{EventRecord, QualityRecord};
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
@@ -171,6 +172,11 @@ pub struct CallView {
     pub headers: Vec<(String, String)>,
     /// The last things that happened, oldest first.
     pub events: Vec<EventRecord>,
+    /// What its agent did.
+    pub conversation: Option<AgentRecord>,
+    /// Times of the stages of its answers, for metrics.
+    #[serde(skip)]
+    pub stages: BTreeMap<&'static str, Histogram>,
 }
 
 /// One RTP session.
@@ -326,12 +332,64 @@ pub struct Totals {
     pub audio: StreamView,
     pub video: VideoView,
     pub setup: Histogram,
+    pub agents: AgentTotals,
+}
+
+/// What agents did in all calls.
+#[derive(Clone, Debug, Default)]
+pub struct AgentTotals {
+    pub sum: AgentRecord,
+    pub cost_usd: f64,
+    pub stages: BTreeMap<&'static str, Histogram>,
+}
+
+impl AgentTotals {
+    fn add(&mut self, call: &CallView) {
+        for (stage, times) in &call.stages {
+            self.stages.entry(stage).or_default().add(times);
+        }
+        let Some(other) = &call.conversation else { return };
+        let sum = &mut self.sum;
+        let sums = [
+            (&mut sum.turns, other.turns),
+            (&mut sum.turns_unused, other.turns_unused),
+            (&mut sum.turns_amended, other.turns_amended),
+            (&mut sum.turns_vetoed, other.turns_vetoed),
+            (&mut sum.replies, other.replies),
+            (&mut sum.interruptions, other.interruptions),
+            (&mut sum.false_interruptions, other.false_interruptions),
+            (&mut sum.fallbacks, other.fallbacks),
+            (&mut sum.pictures_sent, other.pictures_sent),
+            (&mut sum.vision_results, other.vision_results),
+            (&mut sum.tokens.input, other.tokens.input),
+            (&mut sum.tokens.cached, other.tokens.cached),
+            (&mut sum.tokens.image, other.tokens.image),
+            (&mut sum.tokens.output, other.tokens.output),
+        ];
+        sums.into_iter().for_each(|(sum, more)| *sum = sum.saturating_add(more));
+        for (service, failures) in &other.failures {
+            *sum.failures.entry(service.clone()).or_default() += failures;
+        }
+        for (tool, other) in &other.tools {
+            // A tool that was only ever refused may be one a model has thought up.
+            let name = if other.called > other.refused { tool } else { "refused" };
+            let sum = sum.tools.entry(name.to_owned()).or_default();
+            sum.called += other.called;
+            sum.refused += other.refused;
+        }
+        self.cost_usd += other.sight.get("cost_usd").and_then(serde_json::Value::as_f64).unwrap_or_default();
+    }
 }
 
 impl Totals {
     /// Adds a call that has ended.
     pub fn add(&mut self, call: &CallView) {
         *self.calls.entry((call.direction, call.status.unwrap_or(0))).or_default() += 1;
+        self.add_live(call);
+    }
+
+    /// Adds what a live call has come to so far: it has no result yet.
+    pub fn add_live(&mut self, call: &CallView) {
         self.setup.extend(call.setup);
         if let Some(audio) = &call.audio {
             self.audio.add(audio);
@@ -339,6 +397,7 @@ impl Totals {
         if let Some(video) = &call.video {
             self.video.add(video);
         }
+        self.agents.add(call);
     }
 }
 
@@ -407,15 +466,23 @@ impl VideoView {
 }
 
 /// Upper bounds of [`Histogram`] in seconds.
-pub const SETUP_BOUNDS_S: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+pub const SETUP_BOUNDS_S: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 30.0];
 
-/// Call set-up times.
+/// Times of call set-up, and of the stages of answers.
 #[derive(Clone, Debug, Default)]
 pub struct Histogram {
     pub sum_s: f64,
     pub count: u64,
     /// How many lie at or under each bound and above the one before.
     pub buckets: [u64; SETUP_BOUNDS_S.len()],
+}
+
+impl Histogram {
+    fn add(&mut self, other: &Histogram) {
+        self.sum_s += other.sum_s;
+        self.count += other.count;
+        self.buckets.iter_mut().zip(other.buckets).for_each(|(sum, more)| *sum += more);
+    }
 }
 
 impl Extend<Duration> for Histogram {

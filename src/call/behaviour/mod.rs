@@ -47,7 +47,7 @@ impl Behaviour {
     /// Whether turns of the caller can be ended (`commit`) or made none by an application.
     pub fn takes_turns(&self, commit: bool) -> bool {
         match self {
-            Behaviour::Talk(agent) => match &agent.agent.mind {
+            Behaviour::Talk(agent) => match &agent.speaker.agent.mind {
                 Mind::Pipeline(_) => true,
                 Mind::Realtime(realtime) => {
                     realtime.settings.turns == Turns::Ours && (commit || realtime.can_forget_turns())
@@ -60,7 +60,7 @@ impl Behaviour {
     /// Whether the peer's keys may be a PIN, which nobody is to read.
     pub fn hides_digits(&self) -> bool {
         match self {
-            Behaviour::Talk(agent) => agent.agent.tools.asks_pins(),
+            Behaviour::Talk(agent) => agent.speaker.agent.tools.asks_pins(),
             Behaviour::Mirror(_) | Behaviour::Record(_) | Behaviour::Dialled(_) => false,
         }
     }
@@ -73,7 +73,7 @@ impl Behaviour {
     /// The agent that talks, if it is one.
     pub fn agent(&self) -> Option<&Arc<Agent>> {
         match self {
-            Behaviour::Talk(agent) => Some(&agent.agent),
+            Behaviour::Talk(agent) => Some(&agent.speaker.agent),
             Behaviour::Mirror(_) | Behaviour::Record(_) | Behaviour::Dialled(_) => None,
         }
     }
@@ -89,7 +89,7 @@ impl Behaviour {
     /// Whether a model can be asked what there is to see.
     pub fn describes(&self, room: &Room) -> bool {
         match self {
-            Behaviour::Talk(agent) => agent.agent.seeing.describes(),
+            Behaviour::Talk(agent) => agent.speaker.agent.seeing.describes(),
             Behaviour::Mirror(_) | Behaviour::Record(_) => {
                 room.watch.as_ref().is_some_and(|watch| watch.describes())
             }

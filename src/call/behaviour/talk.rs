@@ -6,10 +6,12 @@ use super::Room;
 use crate::engine::canvas::Showing;
 use crate::engine::plan::{Label, Picture, Plan, Streams, Then, VideoOut, Voice};
 use crate::engine::talk::{Agent, Mind};
+use crate::sip::language;
 use crate::talk::message::Message;
 
+/// An agent as it is in one language.
 #[derive(Clone, Debug)]
-pub struct Talk {
+pub struct Speaker {
     pub agent: Arc<Agent>,
     /// Written on the still: who is talking.
     pub text: String,
@@ -17,20 +19,40 @@ pub struct Talk {
     pub notice: String,
 }
 
+#[derive(Clone, Debug)]
+pub struct Talk {
+    pub speaker: Speaker,
+    /// The same agent in languages a caller's device may ask for; empty: it has one.
+    pub languages: Vec<(String, Speaker)>,
+}
+
 impl Talk {
+    /// Who talks with this caller.
+    fn speaker(&self, wanted: &[String]) -> &Speaker {
+        let known = self.languages.iter().map(|(language, _)| language.as_str());
+        let chosen = language::best(wanted, known);
+        let found = self.languages.iter().find(|(language, _)| Some(language.as_str()) == chosen);
+        found.map_or(&self.speaker, |(_, speaker)| speaker)
+    }
+
     /// The same agent, told more before its call begins.
     #[must_use]
     pub fn with_context(&self, context: &[Message]) -> Talk {
-        let mut agent = Agent::clone(&self.agent);
-        agent.conversation.pinned.extend_from_slice(context);
-        if let Mind::Realtime(realtime) = &mut agent.mind {
-            realtime.settings.history.extend_from_slice(context);
-        }
-        Talk { agent: Arc::new(agent), ..self.clone() }
+        let told = |speaker: &Speaker| {
+            let mut agent = Agent::clone(&speaker.agent);
+            agent.conversation.pinned.extend_from_slice(context);
+            if let Mind::Realtime(realtime) = &mut agent.mind {
+                realtime.settings.history.extend_from_slice(context);
+            }
+            Speaker { agent: Arc::new(agent), ..speaker.clone() }
+        };
+        let other = |(language, speaker): &(String, Speaker)| (language.clone(), told(speaker));
+        Talk { speaker: told(&self.speaker), languages: self.languages.iter().map(other).collect() }
     }
 
     pub(super) fn plan(&self, label: Label, streams: Streams, room: &Room) -> Plan {
-        let picture = Picture::Still { text: self.text.clone(), size: room.video_out.max };
+        let Speaker { agent, text, notice } = self.speaker(&label.languages).clone();
+        let picture = Picture::Still { text, size: room.video_out.max };
         Plan {
             label,
             streams,
@@ -38,11 +60,11 @@ impl Talk {
             video_in: room.video_in(),
             video_out: VideoOut {
                 picture,
-                showing: Showing { notice: self.notice.clone(), ..room.video_out.showing.clone() },
+                showing: Showing { notice, ..room.video_out.showing.clone() },
                 ..room.video_out.clone()
             },
             voice: Voice { greeting: None, then: Then::Silence },
-            talk: Some(self.agent.clone()),
+            talk: Some(agent),
             watch: None,
             recording: room.recording.clone(),
             timeouts: room.timeouts,

@@ -89,6 +89,7 @@ impl Running {
         if self.recording.is_none() {
             return false;
         }
+        self.pictures.pause(paused);
         let now = Pts::at(self.epoch, Instant::now());
         if paused {
             return self.pauses.pause(now);

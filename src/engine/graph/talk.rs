@@ -3,6 +3,7 @@
 //!
 //! The task runs beside the network tasks, not among them: it waits for models and must not hold up a beat.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Running, Supplies};
@@ -10,7 +11,7 @@ use crate::base::queue::{self, Fifo, Sender};
 use crate::base::stop::{Name, Outcome, Scope};
 use crate::codec::g711::Law;
 use crate::engine::pictures::Given;
-use crate::engine::plan::AudioCodec;
+use crate::engine::plan::{AudioCodec, Label};
 use crate::engine::playout::{Playout, playout};
 use crate::engine::sight::{Sight, SightHandle, SightInputs};
 use crate::engine::talk::realtime::RealtimeTalking;
@@ -18,6 +19,7 @@ use crate::engine::talk::seeing::Seeing;
 use crate::engine::talk::watching::Watching;
 use crate::engine::talk::{BLOCKS, Line, Mind, ORDERS, Parts, SEEN, TalkOrder, Talking};
 use crate::media::audio::Pcm;
+use crate::talk::tools::unlock::Who;
 use crate::vision::appearance::Appearance;
 
 /// A conversation waits for networks only: it ends at once.
@@ -28,6 +30,16 @@ fn law_of(codec: AudioCodec) -> Option<Law> {
         AudioCodec::Pcmu => Some(Law::Mu),
         AudioCodec::Pcma => Some(Law::A),
         AudioCodec::G722 | AudioCodec::Opus => None,
+    }
+}
+
+/// Whom doors take the peer for: what it proved, what its network stands by, where it is.
+fn who(label: &Label) -> Who {
+    let address = label.peer.parse::<SocketAddr>().ok().map(|peer| peer.ip());
+    Who {
+        names: label.proven.iter().chain(&label.asserted).cloned().collect(),
+        address,
+        shown: format!("{} ({})", if label.incoming { &label.from } else { &label.to }, label.peer),
     }
 }
 
@@ -116,7 +128,7 @@ impl Running {
             pictures: self.pictures.clone(),
             given: shown,
             seen,
-            caller: self.plan.label.from.clone(),
+            caller: who(&self.plan.label),
         };
         match parts.agent.mind.clone() {
             Mind::Pipeline(pipeline) => talk.scope.task("talk", Talking::new(parts, pipeline).run()),

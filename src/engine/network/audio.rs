@@ -222,6 +222,8 @@ impl AudioPart {
             recorder.offer(Pcm { rate, pts, samples: self.beat.heard.as_slice().into() });
         }
         if let Some(listener) = &self.listener {
+            // When it came, not when it is played: who answers counts pauses from there.
+            let pts = pts - self.machine.playout_delay();
             listener.offer(Pcm { rate, pts, samples: self.beat.heard.as_slice().into() });
         }
         if !self.sends() {

@@ -35,9 +35,12 @@ impl Toolbox {
     /// The caller pressed a key.
     pub fn handle_digit(&mut self, now: Instant, digit: char) {
         let Some(at) = self.doors.typing() else { return };
-        let mut resting = *self.resting(at);
-        let verdict = self.doors.handle_digit(now, digit, &mut resting);
-        *self.resting(at) = resting;
+        let shared = self.tooling.set.doors[at].resting.clone();
+        // Held while it is judged: another call may try the same door.
+        let verdict = {
+            let mut resting = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            self.doors.handle_digit(now, digit, &mut resting)
+        };
         match verdict {
             Some(Verdict::Open(by)) => {
                 let id = self.own_id();
@@ -100,7 +103,7 @@ impl Toolbox {
     }
 
     fn audit(&self, at: usize, outcome: &'static str, why: &str) {
-        let (call, caller) = (self.tooling.call, self.tooling.caller.as_str());
+        let (call, caller) = (self.tooling.call, self.tooling.caller.shown.as_str());
         let door = self.doors.door(at).map(|door| door.name.as_str()).unwrap_or_default();
         tracing::info!(%call, door, caller, outcome, why, "unlock");
         let told = Told::new("unlock.tried").with("door", door).with("caller", caller);

@@ -13,6 +13,7 @@
 mod captioning;
 pub mod cues;
 mod doors;
+mod figures;
 pub mod picturing;
 pub mod realtime;
 pub mod seeing;
@@ -50,6 +51,7 @@ use crate::talk::link::{
 use crate::talk::message::{Delta, Failure};
 use crate::talk::sight::Reason;
 use crate::talk::sight::description::Seen;
+use crate::talk::tools::unlock::Who;
 use crate::talk::wire::decision::Verdict;
 use crate::vision::appearance::Appearance;
 use crate::worker::ears::{Ears, Listener};
@@ -170,8 +172,7 @@ pub struct Parts {
     /// What applications give.
     pub given: Receiver<Given, Fifo>,
     pub seen: Option<Receiver<Appearance, Fifo>>,
-    /// Who calls, as admission believes it.
-    pub caller: String,
+    pub caller: Who,
 }
 
 impl Parts {
@@ -307,7 +308,11 @@ impl Talking {
                 Happened::Given(given) => self.conversation.handle_given(given.image, &given.text),
                 Happened::Order(order) => self.order(order),
                 Happened::Time => self.time(),
-                Happened::Over => return Outcome::Done,
+                Happened::Over => {
+                    self.tell(figures::conversation(self.conversation.figures()));
+                    self.seeing.close();
+                    return Outcome::Done;
+                }
             }
         }
     }
@@ -464,6 +469,7 @@ impl Talking {
         }
         let Some(ears) = &mut self.ears else { return };
         let playing = replying.then(|| ears.line.say.level_db().unwrap_or(PAUSE_DB));
+        ears.hearing.set_wait(block.age(self.epoch, now));
         let heard = ears.hearing.handle_block(now, &block.samples, playing);
         if let Some(listener) = &mut ears.listener {
             listener.hear(heard);
@@ -509,7 +515,10 @@ impl Talking {
     fn piece(&mut self, piece: Option<Result<Delta, Failure>>) {
         let Some((ask, _)) = self.answer else { return };
         match &piece {
-            Some(Ok(Delta::Usage(usage))) => self.seeing.settle(*usage),
+            Some(Ok(Delta::Usage(usage))) => {
+                self.seeing.settle(*usage);
+                self.tell(figures::usage(*usage));
+            }
             Some(Err(failure)) => {
                 if let Some(blind) = self.seeing.refused(failure) {
                     // The words alone are answered.
@@ -555,6 +564,8 @@ impl Talking {
             }
             Saw::Scene(scene) => self.conversation.context().observe(scene),
             Saw::Looked(looked) => self.toolbox.handle_looked(looked),
+            // Of realtime models only.
+            Saw::Question { .. } => {}
         }
     }
 

@@ -7,12 +7,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "turns and replies are timed")]
 
+mod saying;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::captioning::Captioning;
 use super::cues::Cue;
+use super::figures;
 use super::seeing::{Saw, Seeing};
 use super::toolbox::{Answered, Came, Toolbox};
 use super::voicing::{self, Voicing};
@@ -23,28 +26,22 @@ use crate::codec::g711;
 use crate::engine::pictures::Given;
 use crate::engine::plan::{CallId, Event};
 use crate::engine::playout::{Piece, Position};
-use crate::media::audio::{Judgement, Pcm, block_samples};
+use crate::media::audio::{Judgement, Pcm};
 use crate::talk::context::GIVEN_KEPT;
 use crate::talk::conversation::Told;
 use crate::talk::hear::{Heard, Hearing, HearingSettings};
 use crate::talk::link::{RealtimeSession, Voices};
-use crate::talk::message::{Endpoint, Failure, Image, Role, Vendor};
-use crate::talk::realtime::{ItemId, RealtimeEvent, RealtimeSettings, Sound, SoundFormat, Turns};
+use crate::talk::message::{Endpoint, Failure, Image, Role, Usage, Vendor};
+use crate::talk::realtime::{ItemId, RealtimeEvent, RealtimeSettings, SoundFormat, Turns};
 use crate::talk::sight::Reason;
 use crate::worker::ears::Listener;
 
-/// Pieces of 20 ms handed to the playout at a time: a minute. What a model says beyond waits here.
-const HANDED: u32 = 3_000;
-/// Pieces that wait here: ten minutes. No answer to a caller is longer.
-const WAITING: usize = 30_000;
 /// A turn nobody answers for so long is not waited for any more.
 const UNANSWERED: Duration = Duration::from_secs(5);
 /// A model that was asked begins to speak within this, or has nothing to say.
 const ANSWER_BEGINS: Duration = Duration::from_secs(2);
 /// A picture is waited for so long.
 const PICTURE_LIMIT: Duration = Duration::from_millis(500);
-/// Items whose words or sound are followed.
-const ITEMS: usize = 64;
 
 /// A model that hears and speaks itself.
 #[derive(Clone)]
@@ -108,6 +105,8 @@ pub struct RealtimeTalking {
     position: Position,
     /// When the caller fell silent, until the answer to it is heard.
     silent: Option<Instant>,
+    /// Questions beside the talk: the session's number and that of whoever asks; as many as wait.
+    asides: Vec<(u64, u64)>,
     toolbox: Toolbox,
     captioning: Captioning,
     given: Receiver<Given, Fifo>,
@@ -159,6 +158,7 @@ impl RealtimeTalking {
             waiting: VecDeque::new(),
             position: Position::default(),
             silent: None,
+            asides: Vec::new(),
             toolbox,
             captioning: Captioning::new(pictures.board().clone()),
             given,
@@ -196,7 +196,13 @@ impl RealtimeTalking {
                 Happened::Tools(Came::Due) => {}
                 Happened::Given(given) => self.given(given),
                 Happened::Order(Some(order)) => self.order(order),
-                Happened::Order(None) => return Outcome::Done,
+                Happened::Order(None) => {
+                    if let Some(session) = &self.session {
+                        self.tell(figures::session(session.figures()));
+                    }
+                    self.seeing.close();
+                    return Outcome::Done;
+                }
                 Happened::Time => {
                     if let Some(ears) = &mut self.ears {
                         ears.hearing.handle_time(Instant::now());
@@ -290,6 +296,7 @@ impl RealtimeTalking {
         }
         let Some(ears) = &mut self.ears else { return };
         let playing = speaks.then(|| ears.line.say.level_db().unwrap_or(PAUSE_DB));
+        ears.hearing.set_wait(block.age(self.epoch, now));
         let heard = ears.hearing.handle_block(now, &block.samples, playing);
         if let Some(listener) = &mut ears.listener {
             listener.hear(heard);
@@ -307,45 +314,6 @@ impl RealtimeTalking {
         }
         self.hand_over();
         self.follow();
-    }
-
-    /// Whether anything is being said.
-    fn is_speaking(&self) -> bool {
-        !self.waiting.is_empty() || self.ears.as_ref().is_some_and(|ears| !ears.line.say.is_idle())
-    }
-
-    fn hand_over(&mut self) {
-        let Some(ears) = &self.ears else { return };
-        while ears.line.say.waiting() < HANDED
-            && let Some(piece) = self.waiting.pop_front()
-        {
-            ears.line.say.say(piece);
-        }
-    }
-
-    fn follow(&mut self) {
-        let Some(ears) = &self.ears else { return };
-        let position = ears.line.say.position();
-        if position == self.position {
-            return;
-        }
-        let begins = position.utterance != self.position.utterance;
-        let began = self.epoch + ears.line.say.began();
-        self.position = position;
-        self.captioning.follow(Instant::now(), position.utterance);
-        if let Some(silent) = self.silent.take_if(|_| begins) {
-            let after = began.saturating_duration_since(silent);
-            self.tell(Told::new("agent.speaking").with_ms("after_ms", after));
-        }
-        for at in 0..self.items.len() {
-            let item = &self.items[at];
-            let whole =
-                item.utterance < position.utterance || item.utterance == position.utterance && position.whole;
-            if whole && !item.told && !item.text.is_empty() {
-                self.tell(Told::new("agent.reply").with("text", item.text.clone()));
-                self.items[at].told = true;
-            }
-        }
     }
 
     fn event(&mut self, event: RealtimeEvent) {
@@ -373,11 +341,15 @@ impl RealtimeTalking {
                     self.captioning.says(Instant::now(), utterance, text.trim());
                 }
             }
-            RealtimeEvent::Transcript { .. }
-            | RealtimeEvent::SpeechStarted
-            | RealtimeEvent::SpeechEnded
-            | RealtimeEvent::Aside { .. } => {}
+            RealtimeEvent::Transcript { .. } | RealtimeEvent::SpeechStarted | RealtimeEvent::SpeechEnded => {}
+            RealtimeEvent::Aside { id, answer, usage } => {
+                if let Some(at) = self.asides.iter().position(|(asked, _)| *asked == id) {
+                    let (_, number) = self.asides.swap_remove(at);
+                    self.aside(number, answer, usage);
+                }
+            }
             RealtimeEvent::TurnDone { usage } => {
+                self.tell(figures::usage(usage));
                 let stale = self.seeing.turn_done(usage);
                 if let Some(session) = &mut self.session {
                     stale.into_iter().for_each(|id| session.drop_image(id));
@@ -401,67 +373,12 @@ impl RealtimeTalking {
         self.tell(Told::new("agent.failed").with("service", "realtime").with("why", failure.to_string()));
     }
 
-    /// The item of this name; a new one is the next utterance.
-    fn item(&mut self, id: &ItemId) -> Option<&mut Item> {
-        if !self.items.iter().any(|item| item.id == *id) {
-            self.utterances += 1;
-            if self.items.len() >= ITEMS {
-                self.items.pop_front();
-            }
-            self.items.push_back(Item {
-                id: id.clone(),
-                utterance: self.utterances,
-                text: String::new(),
-                told: false,
-            });
-        }
-        self.items.iter_mut().find(|item| item.id == *id)
-    }
-
-    fn sound(&mut self, id: &ItemId, sound: Sound) {
-        let Some(utterance) = self.item(id).map(|item| item.utterance) else { return };
-        let (rate, samples) = match sound {
-            Sound::Payload { law, bytes } => {
-                let mut samples = Vec::with_capacity(bytes.len());
-                g711::decode(law, &bytes, &mut samples);
-                (8_000, samples)
-            }
-            Sound::Samples { rate, samples } => (rate, samples),
-        };
-        let room = WAITING.saturating_sub(self.waiting.len());
-        let pieces = samples.chunks(block_samples(rate).max(1));
-        if pieces.len() > room {
-            tracing::warn!(call = %self.call, "a model speaks more than ten minutes ahead: the rest is not heard");
-        }
-        for piece in pieces.take(room) {
-            self.waiting.push_back(Piece { utterance, rate, samples: piece.into(), last: false });
-        }
-        self.hand_over();
-    }
-
     /// The caller wants the floor.
     fn interrupt(&mut self) {
         if let Some(session) = &mut self.session {
             session.interrupt();
         }
         self.cut();
-    }
-
-    /// Nothing of what was said so far is heard any more, and the model is told how far the caller heard it.
-    fn cut(&mut self) {
-        self.waiting.clear();
-        self.voicing.clear();
-        let Some(ears) = &self.ears else { return };
-        let position = ears.line.say.position();
-        ears.line.say.drop_through(self.utterances);
-        let heard = self.items.iter().find(|item| item.utterance == position.utterance && !position.whole);
-        let Some(item) = heard else { return };
-        if let Some(session) = &mut self.session {
-            session.heard(&item.id, position.ms.into());
-        }
-        let told = Told::new("agent.interrupted").with("text", item.text.clone());
-        self.tell(told.with("heard_ms", position.ms));
-        self.items.clear();
     }
 
     /// What is said first, once the model listens and the call is answered.
@@ -519,7 +436,20 @@ impl RealtimeTalking {
                 }
             }
             Saw::Looked(looked) => self.toolbox.handle_looked(looked),
+            Saw::Question { number, request } => match &mut self.session {
+                Some(session) => {
+                    let id = session.ask_aside(&request);
+                    self.asides.push((id, number));
+                }
+                None => self.aside(number, Err(Failure::Cut), Usage::default()),
+            },
         }
+    }
+
+    /// What the model said beside the talk.
+    fn aside(&mut self, number: u64, answer: Result<String, Failure>, usage: Usage) {
+        self.tell(figures::usage(usage));
+        self.seeing.handle_aside(number, answer, usage, &self.realtime.endpoint.name);
     }
 
     /// What is to be done without anybody having spoken.

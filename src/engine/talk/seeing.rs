@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::until;
+use super::{figures, until};
 use crate::base::queue::{Fifo, Sender};
 use crate::base::reply::Reply;
 use crate::engine::plan::{CallId, Event};
@@ -24,9 +24,9 @@ use crate::talk::conversation::Told;
 use crate::talk::link::Models;
 use crate::talk::message::{Failure, Image, Request, Usage};
 use crate::talk::sight::budget::{Budget, BudgetSettings, Ticket, image_tokens, without_pictures};
-use crate::talk::sight::describe::{DescribeSettings, Described, Describer, For, NotDescribed};
+use crate::talk::sight::describe::{self, DescribeSettings, Described, Describer, For, NotDescribed};
 use crate::talk::sight::description::{Description, NotSeen, Seen};
-use crate::talk::sight::{Mode, Reason, Sighted};
+use crate::talk::sight::{Mode, Reason, Sighted, result};
 
 /// Questions that wait for their picture or their answer.
 const WAITING_MAX: usize = 8;
@@ -48,6 +48,8 @@ pub struct SeeingSettings {
     pub blind: Option<String>,
     /// The model of `[vision]`.
     pub describing: Option<Describing>,
+    /// The agent's own model can be asked beside the talk, where there is no other that describes.
+    pub aside: bool,
     /// For all pictures of a call, with the prices of the agent's own model.
     pub budget: BudgetSettings,
 }
@@ -75,7 +77,7 @@ impl SeeingSettings {
 
     /// Whether somebody may ask what there is to see.
     pub fn describes(&self) -> bool {
-        self.mode != Mode::Off && self.describing.is_some()
+        self.mode != Mode::Off && (self.describing.is_some() || self.aside)
     }
 }
 
@@ -88,6 +90,8 @@ pub enum Saw {
     Scene(Option<String>),
     /// What the tool `look` brought in words.
     Looked(Result<String, NotSeen>),
+    /// To be asked of the agent's own model beside the talk; answered by [`Seeing::handle_aside`].
+    Question { number: u64, request: Box<Request> },
 }
 
 /// Somebody who asks what there is to see.
@@ -97,6 +101,8 @@ struct Waiting {
     until: Instant,
     /// `None`: waited too long, and its picture is still on its way.
     who: Option<Who>,
+    /// When the agent's own model was asked, and how old the picture was then.
+    asked: Option<(Instant, Option<Duration>)>,
 }
 
 enum Who {
@@ -225,13 +231,58 @@ impl Seeing {
 
     /// Somebody asks what there is to see now; empty: nothing in particular. The answer comes within the limit.
     pub fn describe(&mut self, question: String, reply: Reply<Seen>) {
-        if self.describer.is_none() || self.sight.is_none() {
+        if self.sight.is_none() || self.describer.is_none() && !self.asks_aside() {
             reply.send(Err(NotSeen::NoPicture));
         } else if self.unseen.len() + self.seen.len() >= WAITING_MAX {
             reply.send(Err(NotSeen::Not(NotDescribed::Crowded)));
         } else {
             self.wait(question, Who::Application(reply));
         }
+    }
+
+    fn asks_aside(&self) -> bool {
+        self.sees && self.settings.as_ref().is_some_and(|own| own.aside)
+    }
+
+    /// The agent's own model is asked beside its talk, of a picture that is paid as any other.
+    fn ask_aside(&mut self, mut waiting: Waiting, image: &Arc<Image>) -> Option<Saw> {
+        if !self.budget.take(image) {
+            self.settle_in();
+            return self.answer(waiting, Err(NotSeen::Not(NotDescribed::Spent)));
+        }
+        let now = Instant::now();
+        waiting.asked = Some((now, image.taken.map(|taken| now.saturating_duration_since(taken))));
+        let request = describe::request(&DescribeSettings::default(), image, &waiting.question);
+        let number = waiting.number;
+        self.seen.push(waiting);
+        self.settle_in();
+        Some(Saw::Question { number, request: Box::new(request) })
+    }
+
+    /// What the agent's own model said beside its talk.
+    pub fn handle_aside(
+        &mut self,
+        number: u64,
+        answer: Result<String, Failure>,
+        usage: Usage,
+        provider: &str,
+    ) {
+        let Some(at) = self.seen.iter().position(|waiting| waiting.number == number) else { return };
+        let waiting = self.seen.swap_remove(at);
+        let Some((asked, age)) = waiting.asked else { return };
+        let vision = answer
+            .map_err(NotDescribed::Failed)
+            .and_then(|text| result::read(&text).map_err(NotDescribed::Unreadable));
+        let seen = vision.map_err(NotSeen::Not).map(|vision| Description {
+            vision,
+            age,
+            took: asked.elapsed(),
+            usage,
+            usd: 0.0,
+            provider: provider.to_owned(),
+        });
+        // Only applications wait here: the agent looks with its own eyes.
+        let _ = self.answer(waiting, seen);
     }
 
     fn limit(&self) -> Duration {
@@ -242,7 +293,13 @@ impl Seeing {
     fn wait(&mut self, question: String, who: Who) {
         self.next_number += 1;
         let until = Instant::now() + self.limit();
-        self.unseen.push_back(Waiting { number: self.next_number, question, until, who: Some(who) });
+        self.unseen.push_back(Waiting {
+            number: self.next_number,
+            question,
+            until,
+            who: Some(who),
+            asked: None,
+        });
         if let Some(sight) = &self.sight {
             sight.want(Reason::Asked);
         }
@@ -408,6 +465,7 @@ impl Seeing {
     /// The picture somebody asks about.
     fn handle_asked(&mut self, image: Option<Arc<Image>>) -> Option<Saw> {
         let waiting = self.unseen.pop_front()?;
+        let aside = self.asks_aside();
         match (image, &mut self.describer) {
             _ if waiting.who.is_none() => None,
             (Some(image), Some(describer)) => {
@@ -415,6 +473,7 @@ impl Seeing {
                 self.seen.push(waiting);
                 None
             }
+            (Some(image), None) if aside => self.ask_aside(waiting, &image),
             (None, _) | (_, None) => self.answer(waiting, Err(NotSeen::NoPicture)),
         }
     }
@@ -528,6 +587,13 @@ impl Seeing {
         self.tell(Told::new("vision.unsupported").with("why", why).with("instead", instead));
     }
 
+    /// The call is over: what looking came to.
+    pub fn close(&self) {
+        if let Some(sight) = &self.sight {
+            self.tell(figures::sight(sight.figures(), self.budget.spent()));
+        }
+    }
+
     fn tell(&self, told: Told) {
         self.events.offer(Event::Told { call: self.call, told });
     }
@@ -592,7 +658,7 @@ mod tests {
             clock: Clock::new(Instant::now(), SystemTime::UNIX_EPOCH),
             first_id: 1,
         };
-        SeeingSettings { mode, sight, sees, blind: None, describing, budget: limits() }
+        SeeingSettings { mode, sight, sees, blind: None, describing, aside: false, budget: limits() }
     }
 
     struct Bench {
@@ -809,7 +875,7 @@ mod tests {
                 saw.extend(bench.next_within(200).await.map(|saw| match saw {
                     Saw::Picture { reason: Reason::Sample, .. } => "sample",
                     Saw::Scene(_) => "scene",
-                    Saw::Picture { .. } | Saw::Looked(_) => "more",
+                    Saw::Picture { .. } | Saw::Looked(_) | Saw::Question { .. } => "more",
                 }));
             }
             let expected: &[&str] = match mode {
@@ -819,5 +885,32 @@ mod tests {
             };
             assert_eq!(saw, expected, "{mode:?}");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn without_a_model_that_describes_a_realtime_one_is_asked_beside_its_talk() {
+        let mut bench = Bench::new(SeeingSettings { aside: true, ..settings(Mode::Turn, true, None) });
+        bench.show();
+        for (answer, expected) in [
+            (
+                Ok(
+                    r#"{"description": "A parcel.", "labels": [], "text": "", "faces": 0, "confidence": 0.9}"#,
+                ),
+                "A parcel.",
+            ),
+            (Err(Failure::Cut), ""),
+        ] {
+            let (reply, answered) = Reply::new();
+            bench.seeing.describe("Is there a parcel?".to_owned(), reply);
+            let Some(Saw::Question { number, request }) = bench.next_within(1_000).await else {
+                panic!("a question")
+            };
+            assert_eq!(request.image_count(), 1);
+            bench.seeing.handle_aside(number, answer.map(str::to_owned), Usage::default(), "gpt");
+            let seen = answered.await.expect("an answer");
+            let description = seen.as_ref().map_or("", |seen| seen.vision.description.as_str());
+            assert_eq!(description, expected, "{seen:?}");
+        }
+        assert_eq!(bench.kinds(), ["vision.result", "vision.failed"]);
     }
 }

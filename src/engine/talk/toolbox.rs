@@ -26,12 +26,13 @@ use super::{Wish, picturing, until};
 use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::engine::pictures::Pictures;
 use crate::engine::plan::{CallId, Event};
+use crate::engine::sources::{Listed, Sources};
 use crate::talk::conversation::Told;
 use crate::talk::link::{Services, service};
 use crate::talk::message::{Image, ToolCall, ToolSpec};
 use crate::talk::sight::description::NotSeen;
 use crate::talk::tools::http::Service;
-use crate::talk::tools::unlock::{Door, Doors, Resting, UNLOCK};
+use crate::talk::tools::unlock::{Door, Doors, Resting, UNLOCK, Who};
 use crate::talk::tools::{Gatekeeper, Policies, Wanted};
 use crate::talk::trigger::{Trigger, Triggers, When};
 use crate::vision::appearance::Appearance;
@@ -54,6 +55,9 @@ pub struct ToolSet {
     pub triggers: Arc<[Trigger]>,
     /// Done when the call is answered, in order.
     pub on_start: Vec<Start>,
+    /// Where it may look besides the caller: of all sources of the box, these.
+    pub sources: Sources,
+    pub may_look: Vec<String>,
 }
 
 /// A door, and the wrong PINs of all calls.
@@ -125,8 +129,7 @@ type Working = Pin<Box<dyn Future<Output = (String, Worked)> + Send>>;
 /// What a toolbox is made of.
 pub struct Tooling {
     pub call: CallId,
-    /// Who calls.
-    pub caller: String,
+    pub caller: Who,
     pub events: Sender<Event, Fifo>,
     /// What the model is told of. Nothing else is done for it.
     pub offered: Vec<ToolSpec>,
@@ -304,7 +307,12 @@ impl Toolbox {
 
     fn carry_out(&mut self, now: Instant, id: String, name: &str, wanted: Wanted, seeing: &mut Seeing) {
         match wanted {
-            Wanted::Look => match seeing.look("") {
+            Wanted::ListSources => {
+                let listed = self.list_sources();
+                self.close(&id, Worked::done(listed));
+            }
+            Wanted::Look(Some(source)) => self.look_at(id, &source),
+            Wanted::Look(None) => match seeing.look("") {
                 Some(limit) => {
                     if let Some(open) = self.open.last_mut() {
                         (open.what, open.until) = (What::Look, now + limit);
@@ -337,6 +345,31 @@ impl Toolbox {
             Some(pictures) => self.begin(id, work(pictures)),
             None => self.close(&id, Worked::refused("There are no pictures.")),
         }
+    }
+
+    fn list_sources(&self) -> String {
+        let set = &self.tooling.set;
+        let listed = set.sources.list().into_iter().filter(|listed| set.may_look.contains(&listed.name));
+        let line =
+            |listed: Listed| format!("{}: {} ({})", listed.name, listed.description, listed.state.word());
+        listed.map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// At a source it may look at; the others do not exist for it.
+    fn look_at(&mut self, id: String, source: &str) {
+        let set = &self.tooling.set;
+        let may = set.may_look.iter().any(|name| name == source);
+        let Some(look) = may.then(|| set.sources.look(source)).flatten() else {
+            return self.close(&id, Worked::refused("There is no such source."));
+        };
+        let shows = format!("This is what {source} shows now.");
+        let work = async move {
+            match look.await {
+                Ok(image) => Worked { images: vec![image], ..Worked::done(shows) },
+                Err(why) => Worked::refused(format!("There is no picture of it: {why}.")),
+            }
+        };
+        self.begin(id, Box::pin(work));
     }
 
     fn ask_service(&mut self, id: String, name: &str, arguments: &Value) {
@@ -479,7 +512,8 @@ mod tests {
     }
 
     fn of_set(set: ToolSet, offered: Vec<ToolSpec>, events: Sender<Event, Fifo>) -> Toolbox {
-        let (caller, set) = ("sip:door@10.0.0.9".to_owned(), Arc::new(set));
+        let caller = Who { shown: "sip:door@10.0.0.9".to_owned(), ..Who::default() };
+        let set = Arc::new(set);
         let (seen, pictures) = (None, None);
         Toolbox::new(Tooling { call: CallId(1), caller, events, offered, set, seen, pictures })
     }

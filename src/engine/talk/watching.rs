@@ -36,11 +36,14 @@ impl Watching {
                         | TalkOrder::Digit(_)
                         | TalkOrder::Done { .. },
                     ) => {}
-                    None => return Outcome::Done,
+                    None => {
+                        seeing.close();
+                        return Outcome::Done;
+                    }
                 },
                 // It is told already, and there is nobody else to tell.
                 saw = seeing.next() => match saw {
-                    Saw::Picture { .. } | Saw::Scene(_) | Saw::Looked(_) => {}
+                    Saw::Picture { .. } | Saw::Scene(_) | Saw::Looked(_) | Saw::Question { .. } => {}
                 },
             }
         }

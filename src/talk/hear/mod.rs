@@ -45,6 +45,8 @@ pub use crate::talk::hear::voice::VoiceSettings;
 
 /// Events not fetched beyond this many: oldest out.
 const EVENTS_MAX: usize = 64;
+/// The longest wait that pauses are shortened by: two packets.
+const WAIT_MAX: Duration = Duration::from_millis(40);
 /// A network that is so far behind the sound is as good as gone.
 const JUDGE_LAG: Duration = Duration::from_millis(400);
 
@@ -140,6 +142,8 @@ pub struct Hearing {
     /// Samples heard, and when the last of them came.
     heard: u64,
     last_block: Option<Instant>,
+    /// How long sound waits between its arrival and this ear.
+    wait: Duration,
     /// Up to where sound has been judged.
     judged: u64,
     judge: Judge,
@@ -208,6 +212,7 @@ impl Hearing {
             interruption: Interruption::new(interruption),
             heard: 0,
             last_block: None,
+            wait: Duration::ZERO,
             judged: 0,
             judge: Judge::Network,
             figures: HearingFigures::default(),
@@ -262,6 +267,12 @@ impl Hearing {
             self.judge(now, self.energy.probability(), self.heard);
         }
         self.collect();
+    }
+
+    /// How long sound waits between its arrival and [`Hearing::handle_block`]: the caller spoke, and fell silent, so much
+    /// earlier. Counted up to [`WAIT_MAX`]; what has arrived and was not heard yet may be speech.
+    pub fn set_wait(&mut self, wait: Duration) {
+        self.wait = wait.min(WAIT_MAX);
     }
 
     /// Hz of the copy: 8000 for sound of 8000 Hz, 16000 for all other.
@@ -345,7 +356,8 @@ impl Hearing {
     }
 
     fn moments(&self, now: Instant) -> Moments {
-        Moments { rate: self.rate, heard: self.heard, at: self.last_block.unwrap_or(now) }
+        let at = self.last_block.unwrap_or(now);
+        Moments { rate: self.rate, heard: self.heard, at: at.checked_sub(self.wait).unwrap_or(at) }
     }
 
     fn lose_judge(&mut self, now: Instant) {
@@ -475,6 +487,36 @@ mod tests {
         let events = blocks(&mut hearing, &mut at, 20, None);
         let ended = events.iter().filter(|event| matches!(event, Heard::SpeechEnded { .. })).count();
         assert_eq!(ended, 1, "{events:?}");
+    }
+
+    #[test]
+    fn a_pause_counts_from_when_its_sound_arrived() {
+        let turn_over = |wait_ms: u64| {
+            let mut settings = HearingSettings::new(8_000);
+            settings.endpointing.model = false;
+            let (mut hearing, start) = (Hearing::new(settings), Instant::now());
+            let mut at = start;
+            hearing.set_wait(Duration::from_millis(wait_ms));
+            hearing.handle_judgement(at, Judgement::Gone);
+            let mut over = None;
+            for number in 0..200_u64 {
+                at += Duration::from_millis(20);
+                let level = if (50..100).contains(&number) { 8_000 } else { 0 };
+                let block: Vec<i16> = (0..160).map(|n| if n / 8 % 2 == 0 { level } else { -level }).collect();
+                hearing.handle_block(at, &block, None);
+                while let Some(wake) = hearing.wake_at().filter(|wake| *wake < at + Duration::from_millis(20))
+                {
+                    hearing.handle_time(wake);
+                    let ended = |event| matches!(event, Heard::TurnEnded { .. });
+                    if std::iter::from_fn(|| hearing.poll()).any(ended) {
+                        over.get_or_insert(wake - start);
+                    }
+                }
+            }
+            over.expect("the turn ends")
+        };
+        assert_eq!(turn_over(0) - turn_over(30), Duration::from_millis(30));
+        assert_eq!(turn_over(0) - turn_over(500), WAIT_MAX, "what is on its way is not lost from sight");
     }
 
     #[test]

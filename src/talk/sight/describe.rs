@@ -251,21 +251,11 @@ impl Describer {
     }
 
     fn request(&self, image: &Arc<Image>, wanted: &For) -> Request {
-        let prompt = if self.settings.prompt.is_empty() { PROMPT } else { &self.settings.prompt };
         let words = match wanted {
-            For::Question { words, .. } if !words.is_empty() => {
-                format!("{words}\nAnswer it in the description, from this picture.")
-            }
-            For::Question { .. } | For::Sample => "What is there to see?".to_owned(),
+            For::Question { words, .. } => words.as_str(),
+            For::Sample => "",
         };
-        let parts = vec![Part::Image(image.clone()), Part::Text(words)];
-        Request {
-            instructions: format!("{prompt}\nAnswer with one JSON object of the schema and nothing else."),
-            messages: vec![Message { role: Role::User, parts, calls: Vec::new(), answers: None }],
-            tools: Vec::new(),
-            schema: Some(result::schema()),
-            max_tokens: Some(self.settings.max_tokens),
-        }
+        request(&self.settings, image, words)
     }
 
     fn end(&mut self, ended: Result<(), Failure>) {
@@ -356,6 +346,23 @@ impl Describer {
             usd: 0.0,
             provider: String::new(),
         });
+    }
+}
+
+/// The question what there is to see in a picture; `words`: what of it, empty: nothing in particular.
+pub fn request(settings: &DescribeSettings, image: &Arc<Image>, words: &str) -> Request {
+    let prompt = if settings.prompt.is_empty() { PROMPT } else { &settings.prompt };
+    let words = match words {
+        "" => "What is there to see?".to_owned(),
+        words => format!("{words}\nAnswer it in the description, from this picture."),
+    };
+    let parts = vec![Part::Image(image.clone()), Part::Text(words)];
+    Request {
+        instructions: format!("{prompt}\nAnswer with one JSON object of the schema and nothing else."),
+        messages: vec![Message { role: Role::User, parts, calls: Vec::new(), answers: None }],
+        tools: Vec::new(),
+        schema: Some(result::schema()),
+        max_tokens: Some(settings.max_tokens),
     }
 }
 

@@ -24,6 +24,36 @@ use crate::talk::message::ToolSpec;
 pub const NAMES: [&str; 8] =
     ["look", "hang_up", "dtmf", "transfer", "hold", "pause_recording", "send_image", "show"];
 
+/// The tool that says where an agent may look besides the caller, and what the caller is called as one of those places.
+pub const LIST_SOURCES: &str = "list_sources";
+pub const CALLER: &str = "caller";
+
+/// `look` of an agent that may look elsewhere as well: at these sources. `caller`: at the caller, too.
+pub fn look_at(caller: bool, sources: &[String]) -> ToolSpec {
+    let mut places: Vec<&str> = if caller { vec![CALLER] } else { Vec::new() };
+    places.extend(sources.iter().map(String::as_str));
+    let description = "Look at a place now. You get the picture it shows at this moment. list_sources says what the \
+                       places are.";
+    let source = json!({"type": "string", "enum": places, "description": "where to look"});
+    let required: &[&str] = if caller { &[] } else { &["source"] };
+    ToolSpec {
+        name: "look".to_owned(),
+        description: description.to_owned(),
+        parameters: object(json!({"source": source}), required),
+    }
+}
+
+/// `list_sources`; an agent with sources has it.
+pub fn list_sources() -> ToolSpec {
+    ToolSpec {
+        name: LIST_SOURCES.to_owned(),
+        description: "Say where you can look besides the caller: names for the tool look, what each shows, and whether \
+                      it is connected."
+            .to_owned(),
+        parameters: object(json!({}), &[]),
+    }
+}
+
 /// The tool of this name.
 pub fn spec(name: &str) -> Option<ToolSpec> {
     let (description, parameters) = match name {

@@ -7,9 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use serde_json::json;
 use subtle::ConstantTimeEq;
 
@@ -68,8 +70,58 @@ pub struct Door {
     pub pin_timeout: Duration,
     /// A class that must have been seen so lately.
     pub present: Option<(String, Duration)>,
-    /// Who may call, `*` at the end for any rest; empty: anybody.
-    pub callers: Vec<String>,
+    /// Who may open it; empty: anybody.
+    pub callers: Vec<Allowed>,
+}
+
+/// A caller that may open a door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    Anybody,
+    /// A user's name, `*` at the end for any rest. It must be proven: what a caller writes into From is nothing.
+    Name(String),
+    /// Calls that come from there.
+    Network(IpNet),
+}
+
+impl Allowed {
+    /// `*`, a network or an address, or a name.
+    ///
+    /// # Errors
+    /// Says what a name is not.
+    pub fn parse(text: &str) -> Result<Allowed, String> {
+        let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        match (text, network) {
+            ("*", _) => Ok(Allowed::Anybody),
+            (_, Some(network)) => Ok(Allowed::Network(network)),
+            ("", _) => Err("write a user's name, an address or a network".to_owned()),
+            (name, None) if name.contains([':', '@', '/', ' ']) => {
+                Err(format!("{name:?} is no user's name, address or network"))
+            }
+            (name, None) => Ok(Allowed::Name(name.to_owned())),
+        }
+    }
+
+    fn covers(&self, caller: &Who) -> bool {
+        match self {
+            Allowed::Anybody => true,
+            Allowed::Name(pattern) => caller.names.iter().any(|name| covers(pattern, name)),
+            Allowed::Network(network) => {
+                caller.address.is_some_and(|address| network.contains(&address.to_canonical()))
+            }
+        }
+    }
+}
+
+/// Who calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Who {
+    /// Proven by a password, or stood by a network that is believed.
+    pub names: Vec<String>,
+    /// Where the call comes from.
+    pub address: Option<IpAddr>,
+    /// As it is written into records; it proves nothing.
+    pub shown: String,
 }
 
 /// Wrong PINs of one door, of all calls.
@@ -110,7 +162,7 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Doors {
     doors: Vec<Arc<Door>>,
-    caller: String,
+    caller: Who,
     /// When each class that matters was last seen.
     seen: BTreeMap<String, Instant>,
     /// Wrong PINs of each door in this call.
@@ -126,15 +178,8 @@ struct Typing {
 }
 
 impl Doors {
-    /// `caller`: who calls, as admission believes it.
-    pub fn new(doors: Vec<Arc<Door>>, caller: impl Into<String>) -> Self {
-        Doors {
-            wrong: vec![0; doors.len()],
-            doors,
-            caller: caller.into(),
-            seen: BTreeMap::new(),
-            typing: None,
-        }
+    pub fn new(doors: Vec<Arc<Door>>, caller: Who) -> Self {
+        Doors { wrong: vec![0; doors.len()], doors, caller, seen: BTreeMap::new(), typing: None }
     }
 
     pub fn door(&self, at: usize) -> Option<&Arc<Door>> {
@@ -162,7 +207,7 @@ impl Doors {
         let Some(door) = self.doors.get(at).cloned() else {
             return Verdict::Refused("there is no such door");
         };
-        if !door.callers.is_empty() && !door.callers.iter().any(|pattern| covers(pattern, &self.caller)) {
+        if !door.callers.is_empty() && !door.callers.iter().any(|allowed| allowed.covers(&self.caller)) {
             return Verdict::Refused("this caller may not open it");
         }
         if let Some((class, within)) = &door.present {
@@ -271,7 +316,7 @@ mod tests {
     }
 
     fn doors(door: Door) -> Doors {
-        Doors::new(vec![Arc::new(door)], "sip:door@10.0.0.9")
+        Doors::new(vec![Arc::new(door)], Who::default())
     }
 
     fn typed(doors: &mut Doors, now: Instant, keys: &str, resting: &mut Resting) -> Vec<Verdict> {
@@ -315,7 +360,7 @@ mod tests {
         doors.handle_call(now, 0, &resting);
         let late = now + Duration::from_secs(20);
         assert_eq!((doors.wake_at(), doors.handle_time(now)), (Some(late), None));
-        let mut other = Doors::new(doors.doors.clone(), "x");
+        let mut other = Doors::new(doors.doors.clone(), Who::default());
         other.handle_call(now, 0, &resting);
         assert!(matches!(typed(&mut other, late, "4711", &mut resting)[..], [Verdict::Refused(_)]));
         assert_eq!((doors.handle_time(late), doors.typing()), (Some(0), None));
@@ -334,11 +379,21 @@ mod tests {
         doors.handle_seen(at(1), "person");
         assert_eq!(doors.handle_call(at(11), 0, &resting), Verdict::Open("presence"));
         assert_eq!(doors.handle_call(at(12), 0, &resting), Verdict::Refused("nobody was seen there"));
-        let only = Door { callers: vec!["sip:gate@*".into()], pin: None, ..door() };
-        let mut stranger = Doors::new(vec![Arc::new(only.clone())], "sip:gatecrasher@10.0.0.9");
-        assert_eq!(stranger.handle_call(now, 0, &resting), Verdict::Refused("this caller may not open it"));
-        let mut gate = Doors::new(vec![Arc::new(only)], "sip:gate@10.0.0.9");
-        assert_eq!(gate.handle_call(now, 0, &resting), Verdict::Open("caller"));
+        let rules = ["gate", "10.0.0.0/24"].map(|text| Allowed::parse(text).expect("a rule"));
+        let only = Door { callers: rules.to_vec(), pin: None, ..door() };
+        let tried = |names: &[&str], address: &str, shown: &str| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            let caller = Who { names, address: address.parse().ok(), shown: shown.to_owned() };
+            Doors::new(vec![Arc::new(only.clone())], caller).handle_call(now, 0, &resting)
+        };
+        // What somebody calls itself opens nothing.
+        let stranger = tried(&["gatecrasher"], "192.0.2.1", "gate");
+        assert_eq!(stranger, Verdict::Refused("this caller may not open it"));
+        assert_eq!(tried(&["gate"], "192.0.2.1", "x"), Verdict::Open("caller"));
+        assert_eq!(tried(&[], "10.0.0.9", "x"), Verdict::Open("caller"));
+        for bad in ["", "sip:gate@*", "10.0.0.0/33"] {
+            assert!(Allowed::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -347,7 +402,7 @@ mod tests {
         let spec = spec(&two);
         assert_eq!(spec.parameters["properties"]["door"]["enum"], json!(["front", "garage"]));
         assert!(!format!("{two:?} {spec:?}").contains("4711"));
-        let doors = Doors::new(two.to_vec(), "x");
+        let doors = Doors::new(two.to_vec(), Who::default());
         assert_eq!([doors.find("garage"), doors.find(""), doors.find("safe")], [Some(1), None, None]);
     }
 }

@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use super::unlock::UNLOCK;
+use super::{CALLER, LIST_SOURCES};
 use crate::talk::message::ToolCall;
 
 /// Longer arguments are not read, bytes.
@@ -13,7 +14,9 @@ const ARGUMENTS_MAX: usize = 32 * 1024;
 /// One tool with its arguments.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Wanted {
-    Look,
+    /// At the caller; at this source.
+    Look(Option<String>),
+    ListSources,
     HangUp,
     Digits(String),
     Transfer(String),
@@ -47,7 +50,8 @@ impl Wanted {
         let arguments = serde_json::from_str::<Value>(&call.arguments).unwrap_or(Value::Null);
         let text = |name: &str| arguments[name].as_str().unwrap_or_default().trim().to_owned();
         match call.name.as_str() {
-            "look" => Ok(Wanted::Look),
+            "look" => Ok(Wanted::Look(given(text("source")).filter(|source| source != CALLER))),
+            LIST_SOURCES => Ok(Wanted::ListSources),
             "hang_up" => Ok(Wanted::HangUp),
             "dtmf" => given(text("digits")).map(Wanted::Digits).ok_or("Say which digits."),
             "transfer" => given(text("to")).map(Wanted::Transfer).ok_or("Say to whom."),
@@ -75,7 +79,8 @@ impl Wanted {
         match self {
             Wanted::Digits(subject) | Wanted::Transfer(subject) => Some(subject),
             Wanted::SendImage { picture, .. } | Wanted::Show { picture, .. } => Some(picture),
-            Wanted::Look
+            Wanted::Look(_)
+            | Wanted::ListSources
             | Wanted::HangUp
             | Wanted::Hold
             | Wanted::PauseRecording(_)
@@ -102,7 +107,9 @@ mod tests {
         let read = |name: &str, arguments: &str| Wanted::read(&call(name, arguments));
         assert_eq!(read("dtmf", r#"{"digits": " 12# "}"#), Ok(Wanted::Digits("12#".into())));
         assert_eq!(read("transfer", r#"{"to": "sip:a@b"}"#), Ok(Wanted::Transfer("sip:a@b".into())));
-        assert_eq!(read("look", "not JSON"), Ok(Wanted::Look));
+        assert_eq!(read("look", "not JSON"), Ok(Wanted::Look(None)));
+        assert_eq!(read("look", r#"{"source": "caller"}"#), Ok(Wanted::Look(None)));
+        assert_eq!(read("look", r#"{"source": "yard"}"#), Ok(Wanted::Look(Some("yard".into()))));
         let shown = Wanted::Show { picture: "map".into(), seconds: Some(20) };
         assert_eq!(read("show", r#"{"picture": "map", "seconds": 20}"#), Ok(shown));
         assert!(read("show", "{}").is_err() && read("send_image", r#"{"picture": 3}"#).is_err());

@@ -117,11 +117,6 @@ impl Appliance {
         Appliance { process, sip, console, rtp_ports, ready_after: Duration::ZERO, folder }
     }
 
-    /// Starts it with a configuration file and waits until it takes calls.
-    pub fn start_ready_with_file(file: &Path, settings: &[&str]) -> Appliance {
-        Appliance::spawn_in(&[], &[Path::new("--config"), file], &[], settings).until_ready()
-    }
-
     /// Where to call it.
     pub fn uri(&self) -> String {
         format!("sip:mirror@{}", self.sip)

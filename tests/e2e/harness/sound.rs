@@ -22,6 +22,17 @@ pub fn read(file: &Path, channels: usize) -> Vec<Vec<f64>> {
     (0..channels).map(|channel| samples.iter().skip(channel).step_by(channels).copied().collect()).collect()
 }
 
+/// The text as espeak-ng's `voice` says it, without the silence around it, between -1 and 1.
+pub fn espeak(voice: &str, text: &str) -> Vec<f64> {
+    let file = tempfile::Builder::new().suffix(".wav").tempfile().expect("a temporary file");
+    output_of(Command::new("espeak-ng").args(["-v", voice, "-s", "160", "-w"]).arg(file.path()).arg(text));
+    let samples = read(file.path(), 1).remove(0);
+    let loud = |sample: &f64| sample.abs() > 0.02;
+    let first = samples.iter().position(loud).unwrap_or(0);
+    let last = samples.iter().rposition(loud).map_or(samples.len(), |last| last + 1);
+    samples[first..last].to_vec()
+}
+
 /// Writes samples at 8 kHz as 16-bit mono WAV.
 pub fn write(file: &Path, samples: &[f64]) {
     let length = samples.len() as u32 * 2;

@@ -128,9 +128,24 @@ pub fn speaking(page: &mut Page, name: &str, agent: &Speaking, realtime: bool) {
     page.text("language", &agent.language);
     page.word("sight", agent.sight);
     page.texts("tools", &agent.tools);
+    page.texts("sources", &agent.sources);
     tools::print::on_start(page, &agent.on_start);
     page.raw("keep_images", agent.keep_images);
     page.raw("max_tool_steps", agent.max_tool_steps);
+    for (language, prompts) in &agent.prompts {
+        page.section(format_args!("agent.{}.prompts.{}", key(name), key(language)));
+        for (key, text) in [
+            ("instructions", &prompts.instructions),
+            ("greeting", &prompts.greeting),
+            ("disclosure", &prompts.disclosure),
+            ("fallback", &prompts.fallback),
+            ("voice", &prompts.voice),
+        ] {
+            if let Some(text) = text {
+                page.text(key, text);
+            }
+        }
+    }
     for context in &agent.context {
         page.section(format_args!("[agent.{}.context]", key(name)));
         page.word("role", context.role);

@@ -7,7 +7,7 @@ use serde_json::Map;
 
 use super::picture;
 use super::settings::{
-    Context, ContextRole, Prices, Provider, Sees, Service, Speaking, Talk, Vendor, Vision,
+    Context, ContextRole, Prices, Prompts, Provider, Sees, Service, Speaking, Talk, Vendor, Vision,
 };
 use crate::app::config::file::{Node, Value};
 use crate::app::config::read::{SECOND, display_name};
@@ -99,7 +99,7 @@ fn base_url(text: &str) -> Result<String, String> {
     }
 }
 
-fn language(text: &str) -> Result<String, String> {
+pub fn language(text: &str) -> Result<String, String> {
     let good = text.is_empty()
         || text == "auto"
         || (2..=8).contains(&text.len())
@@ -225,13 +225,33 @@ pub fn speaking(section: &Section, realtime: bool) -> Speaking {
     section.parsed("language", &mut agent.language, language);
     section.word("sight", &mut agent.sight);
     section.list("tools", &mut agent.tools, |text| Ok(text.to_owned()));
+    section.list("sources", &mut agent.sources, |text| Ok(text.to_owned()));
     agent.on_start = tools::read::on_start(section);
     section.whole("keep_images", &mut agent.keep_images, 0..=100);
     section.whole("max_tool_steps", &mut agent.max_tool_steps, 0..=20);
     for table in section.table_list("context").into_iter().flatten() {
         agent.context.push(context(&table));
     }
+    for (name, table) in section.table("prompts").tables() {
+        match language(&name) {
+            Ok(name) if name != "auto" => {
+                agent.prompts.insert(name, prompts(&table));
+            }
+            Ok(_) | Err(_) => section.problem("prompts", format!("{name:?} is no language; write \"de\"")),
+        }
+    }
     agent
+}
+
+fn prompts(section: &Section) -> Prompts {
+    let mut prompts = Prompts::default();
+    let some = |read: fn(&str) -> Result<String, String>| move |text: &str| read(text).map(Some);
+    section.parsed("instructions", &mut prompts.instructions, some(prompt));
+    section.parsed("greeting", &mut prompts.greeting, some(spoken));
+    section.parsed("disclosure", &mut prompts.disclosure, some(spoken));
+    section.parsed("fallback", &mut prompts.fallback, some(spoken));
+    section.parsed("voice", &mut prompts.voice, some(|text| Ok(text.to_owned())));
+    prompts
 }
 
 fn context(section: &Section) -> Context {

@@ -210,6 +210,16 @@ words! {
     ContextRole { System = "system", User = "user", Assistant = "assistant" }
 }
 
+/// `[agent.NAME.prompts.LANGUAGE]`: what is different in that language; `None`: as the agent has it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prompts {
+    pub instructions: Option<String>,
+    pub greeting: Option<String>,
+    pub disclosure: Option<String>,
+    pub fallback: Option<String>,
+    pub voice: Option<String>,
+}
+
 /// What an agent that speaks is told: `[agent.NAME]` with `kind = "pipeline"` or `"realtime"`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Speaking {
@@ -233,11 +243,15 @@ pub struct Speaking {
     pub language: String,
     pub sight: Sight,
     pub tools: Vec<String>,
+    /// Of `[source]`: where it may look besides the caller.
+    pub sources: Vec<String>,
     /// Done when the call is answered, behind the greeting, in order.
     pub on_start: Vec<Start>,
     /// Pictures a model is shown again; older ones become a line of text.
     pub keep_images: u32,
     pub context: Vec<Context>,
+    /// What it is told and says in other languages.
+    pub prompts: BTreeMap<String, Prompts>,
     /// Questions of a model to itself in one turn.
     pub max_tool_steps: u32,
 }
@@ -261,11 +275,44 @@ impl Default for Speaking {
             language: "auto".into(),
             sight: Sight::Turn,
             tools: vec!["look".into(), "hang_up".into()],
+            sources: Vec::new(),
             on_start: Vec::new(),
             keep_images: 4,
             context: Vec::new(),
+            prompts: BTreeMap::new(),
             max_tool_steps: 3,
         }
+    }
+}
+
+impl Speaking {
+    /// The languages a caller's device may choose: those with prompts, unless one is fixed.
+    pub fn offered_languages(&self) -> impl Iterator<Item = &str> {
+        let fixed = self.language != "auto";
+        self.prompts.keys().map(String::as_str).filter(move |_| !fixed)
+    }
+
+    /// The agent as it talks in a language; empty: as it is written.
+    #[must_use]
+    pub fn speaking(&self, language: &str) -> Speaking {
+        let mut agent = self.clone();
+        if language.is_empty() {
+            return agent;
+        }
+        language.clone_into(&mut agent.language);
+        let prompts = self.prompts.get(language).cloned().unwrap_or_default();
+        for (into, text) in [
+            (&mut agent.instructions, prompts.instructions),
+            (&mut agent.greeting, prompts.greeting),
+            (&mut agent.disclosure, prompts.disclosure),
+            (&mut agent.fallback, prompts.fallback),
+            (&mut agent.voice, prompts.voice),
+        ] {
+            if let Some(text) = text {
+                *into = text;
+            }
+        }
+        agent
     }
 }
 

@@ -4,7 +4,7 @@ use crate::app::config::section::{Reading, did_you_mean};
 use crate::app::config::settings::speech::Speaking;
 use crate::app::config::settings::{Agent, Config};
 use crate::talk::tools::unlock::UNLOCK;
-use crate::talk::tools::{NAMES, http};
+use crate::talk::tools::{LIST_SOURCES, NAMES, http};
 
 use super::settings::{HttpTool, Start, Trigger, Unlock, Via};
 
@@ -43,7 +43,7 @@ pub fn check(config: &Config, reading: &Reading) {
 }
 
 fn http_tool(reading: &Reading, path: &str, name: &str, tool: &HttpTool) {
-    if NAMES.contains(&name) || name == UNLOCK {
+    if NAMES.contains(&name) || name == UNLOCK || name == LIST_SOURCES {
         reading.problem(path, format!("{name:?} is a tool of its own: choose another name"));
     }
     let members = tool.schema["properties"].as_object();

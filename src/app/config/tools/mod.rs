@@ -52,7 +52,7 @@ mod tests {
             via = "http"
             url = "http://10.0.0.2/open"
             present = "person"
-            callers = ["sip:gate@*"]
+            callers = ["gate", "10.0.0.9"]
             [[trigger]]
             name = "parcel"
             class = "person"

@@ -9,6 +9,7 @@ use crate::app::config::file::Value;
 use crate::app::config::read::SECOND;
 use crate::app::config::section::Section;
 use crate::app::config::talk::read::{json, prompt, spoken};
+use crate::talk::tools::unlock::Allowed;
 use crate::talk::tools::{http, schema};
 
 /// A name models know: what all of their APIs take.
@@ -114,7 +115,7 @@ fn unlock(section: &Section) -> Unlock {
     section.duration("pin_timeout_s", &mut door.pin_timeout, SECOND, 5.0..=300.0);
     section.text("present", &mut door.present);
     section.duration("present_within_s", &mut door.present_within, SECOND, 1.0..=300.0);
-    section.list("callers", &mut door.callers, named("who may call"));
+    section.list("callers", &mut door.callers, |text| Allowed::parse(text).map(|_| text.to_owned()));
     read_policy(section, &mut door.policy);
     door
 }

@@ -39,7 +39,7 @@ fn a_setup_compresses_resumes_and_says_who_decides_turns() {
     let setup = serde_json::from_str::<Value>(&text).expect("JSON")["setup"].clone();
     assert_eq!(setup["model"], "models/gemini-live");
     assert_eq!(setup["sessionResumption"], json!({"handle": "h1"}));
-    assert_eq!(setup["contextWindowCompression"], json!({"triggerTokens": 16_000, "slidingWindow": {}}));
+    assert_eq!(setup["contextWindowCompression"], json!({"triggerTokens": 8_000, "slidingWindow": {}}));
     assert_eq!(setup["realtimeInputConfig"]["automaticActivityDetection"], json!({"disabled": true}));
     assert_eq!(setup["realtimeInputConfig"]["turnCoverage"], "TURN_INCLUDES_AUDIO_ACTIVITY_AND_ALL_VIDEO");
     let voice = &setup["generationConfig"]["speechConfig"]["voiceConfig"]["prebuiltVoiceConfig"]["voiceName"];

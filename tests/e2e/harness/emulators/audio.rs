@@ -121,10 +121,12 @@ pub fn answer_speech(seen: &Seen, words: &str, exchange: &mut Exchange<'_>) {
     exchange.end();
 }
 
-/// What these words sound like here.
+/// What these words sound like here. The first digit in them changes the tone: one reply can be told from another.
 pub fn tone(words: &str, rate: u32) -> Vec<i16> {
     let count = words.chars().count() * LETTER_MS * rate as usize / 1_000;
-    let step = std::f64::consts::TAU * TONE_HZ / f64::from(rate);
+    let digit = words.chars().find_map(|letter| letter.to_digit(10));
+    let hertz = digit.map_or(TONE_HZ, |digit| TONE_HZ + 130.0 * f64::from(digit + 1));
+    let step = std::f64::consts::TAU * hertz / f64::from(rate);
     (0..count).map(|n| ((n as f64 * step).sin() * 9_000.0) as i16).collect()
 }
 
