@@ -326,7 +326,7 @@ mod tests {
 
     /// What each outgoing picture pays for a full page; the best of many, as other tests run beside this one.
     #[test]
-    fn writing_costs_well_under_a_millisecond() {
+    fn writing_costs_far_less_than_the_time_of_a_picture() {
         let pool = FramePool::new(1);
         for size in [Size::new(640, 360), Size::new(1280, 720)] {
             let mut picture = pool.take_sized(size, Pts::ZERO).expect("room");

@@ -117,9 +117,12 @@ pub fn fill(picture: &mut FrameMut, area: Area, color: Color) {
 pub fn shade(picture: &mut FrameMut, area: Area) {
     let mut base = [16, 128, 128].into_iter();
     each_plane(picture, area, |plane, stride, area| {
-        let base: i32 = base.next().unwrap_or(128);
-        let darker = |sample: u8| (base + (i32::from(sample) - base) * 5 / 16).clamp(0, 255) as u8;
-        area.rows(plane, stride).flatten().for_each(|sample| *sample = darker(*sample));
+        let base: i16 = base.next().unwrap_or(128);
+        let darker = |sample: u8| (base + (i16::from(sample) - base) * 5 / 16) as u8;
+        // Row by row, in small numbers: many samples at a time.
+        for row in area.rows(plane, stride) {
+            row.iter_mut().for_each(|sample| *sample = darker(*sample));
+        }
     });
 }
 

@@ -6,9 +6,8 @@
 use std::fmt;
 
 use super::settings::Sight;
-use crate::app::config::section::{Reading, Section, did_you_mean};
+use crate::app::config::section::{Reading, Section};
 use crate::app::config::settings::{Agent, Config};
-use crate::app::config::tools::settings::Start;
 use crate::codec::still::decode::admit;
 use crate::engine::pictures::LIMITS;
 use crate::talk::sight::given;
@@ -60,21 +59,11 @@ pub fn check(config: &Config, reading: &Reading) {
     for (name, place) in &config.pictures {
         opens(reading, &format!("picture.{name}.file"), place);
     }
-    for (agent_name, agent) in &config.agents {
+    for (name, agent) in &config.agents {
         let (Agent::Pipeline(agent) | Agent::Realtime(agent)) = agent else { continue };
-        for (n, start) in agent.on_start.iter().enumerate() {
-            if let Start::Show(name) = start
-                && !config.pictures.contains_key(name)
-                && name != "snapshot"
-            {
-                let help = did_you_mean(name, config.pictures.keys().map(String::as_str));
-                let text = format!("there is no [picture.{name}]{help}");
-                reading.problem(&format!("agent.{agent_name}.on_start[{n}].show"), text);
-            }
-        }
         for (n, context) in agent.context.iter().enumerate() {
             let Some(place) = &context.image else { continue };
-            let key = format!("agent.{agent_name}.context[{n}].image");
+            let key = format!("agent.{name}.context[{n}].image");
             opens(reading, &key, place);
             if agent.sight == Sight::Off {
                 reading.problem(&key, "sight = \"off\": its model gets no pictures");
