@@ -264,11 +264,15 @@ fn every_use_of_an_agent_is_asked_and_answers() {
     let started = Instant::now();
     let media = tempfile::tempdir().expect("a temporary folder");
     make_media(media.path());
-    std::thread::scope(|scope| {
-        let calls: Vec<_> = USES.iter().map(|used| scope.spawn(|| judge(used, media.path()))).collect();
-        for call in calls {
-            call.join().unwrap_or_else(|reason| std::panic::resume_unwind(reason));
-        }
-    });
+    // On a small box more at once come too late for the gate, and a model sees the slate.
+    for together in USES.chunks(3) {
+        std::thread::scope(|scope| {
+            let calls: Vec<_> =
+                together.iter().map(|used| scope.spawn(|| judge(used, media.path()))).collect();
+            for call in calls {
+                call.join().unwrap_or_else(|reason| std::panic::resume_unwind(reason));
+            }
+        });
+    }
     println!("{} uses in {:.1} s", USES.len(), started.elapsed().as_secs_f64());
 }

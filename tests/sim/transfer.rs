@@ -6,6 +6,8 @@ use eyeline::engine::plan::{CallId, Command};
 use eyeline::sip::Method;
 use eyeline::useragent::control::{Asked, Kind, Place, Refused};
 
+use serde_json::Value;
+
 use crate::phone::Phone;
 use crate::world::{Appliance, World, audio_only, audio_video, ms, seconds, settings};
 
@@ -41,7 +43,9 @@ fn line(text: &str, state: &str) -> (String, String) {
 fn moments(appliance: &Appliance) -> Vec<(&'static str, String)> {
     let of = |(_, tell): &(CallId, Tell)| match tell {
         Tell::Moment(Moment { kind, data }) => {
-            let data: Vec<String> = data.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let written = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let data: Vec<String> =
+                data.iter().map(|(name, value)| format!("{name}={}", written(value))).collect();
             Some((*kind, data.join(" ")))
         }
         _ => None,
