@@ -59,6 +59,9 @@ const DUCK_PATIENCE: Duration = Duration::from_millis(250);
 const LOUD_BLOCKS: u32 = 4;
 /// Nothing is decided by it, nor by a single judgement: without speech we go on after this.
 const PAUSE_PATIENCE: Duration = Duration::from_millis(200);
+/// The same where loudness alone began it: the network takes the hiss many words begin with for a voice only late, and
+/// a reply that comes back for a moment is heard as one that does not listen.
+const LOUD_PATIENCE: Duration = Duration::from_millis(350);
 /// After a loud sound that was no speech, loudness alone does not turn us down again for so long.
 const JUMP_REST: Duration = Duration::from_secs(5);
 /// So short are most backchannels.
@@ -288,7 +291,7 @@ impl Interruption {
     fn pause(&mut self, now: Instant, by_loudness: bool) {
         if self.settings.enabled {
             self.doubt = false;
-            let until = Some(now + PAUSE_PATIENCE);
+            let until = Some(now + if by_loudness { LOUD_PATIENCE } else { PAUSE_PATIENCE });
             let (words, earlier) = (Words::default(), Duration::ZERO);
             self.hold = Hold::Paused { until, words, by_loudness, earlier, ended: None };
             self.events.push_back(Heard::Pause);
