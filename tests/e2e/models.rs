@@ -95,6 +95,7 @@ fn openai_hears_and_answers_a_g711_call_byte_for_byte_and_sees_the_caller() {
     assert!(went >= 4_000, "{went} of {came} bytes in a row arrive as they were");
     let down: Vec<u8> = heard.packets.iter().flat_map(|packet| packet.payload.clone()).collect();
     assert!(longest_common(&down, &reply) >= 7_000, "the reply arrives as it was");
+    assert_eq!(record["conversation"]["model"]["resampled"], 0, "no resampler is in the path: {record:#}");
     let is_image = |event: &Value| event.to_string().contains("data:image/jpeg;base64,/9j/");
     let images =
         rules.seen.iter().filter(|seen| seen.kind == "conversation.item.create" && is_image(&seen.event));
