@@ -13,6 +13,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use rustix::fs::{OFlags, fcntl_setfl};
 
 use crate::media::frame::Size;
+use crate::source::speech::end;
 
 /// Pictures a second: whoever looks now and then needs no more.
 const FPS: u32 = 10;
@@ -107,10 +108,4 @@ impl Drop for Grabber {
     fn drop(&mut self) {
         end(&mut self.child);
     }
-}
-
-fn end(child: &mut Child) {
-    // An error means it ended by itself, which is what is wanted.
-    let _ = child.kill();
-    let _ = child.wait();
 }

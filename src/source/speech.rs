@@ -115,7 +115,8 @@ fn read_until(mut pipe: ChildStdout, deadline: Instant) -> std::io::Result<Optio
 }
 
 /// The process is gone when this returns, whatever state it was in.
-fn end(child: &mut Child) {
+/// Ends a process and takes its leave.
+pub(super) fn end(child: &mut Child) {
     // An error means it ended by itself, which is what is wanted.
     let _ = child.kill();
     let _ = child.wait();

@@ -130,10 +130,10 @@ fn withstands(plan: &str, least: usize) {
         let recoveries = recoveries(&pictures);
         assert!(recoveries >= least, "{place}: pictures come again: {recoveries} times");
     }
-    // Four plans: a thousand pictures and more. The one that hangs gives fewest: a box with other work to do may
-    // spend half of the call on slates.
+    // Four plans: a thousand pictures and more. The one that hangs gives fewest: its slates come at ten a second.
     println!("{plan}: {seen} pictures judged");
-    assert!(seen >= 200, "{seen} pictures were judged");
+    let fewest = if plan.starts_with("stall") { 220 } else { 250 };
+    assert!(seen >= fewest, "{seen} pictures were judged");
 
     appliance.finished_recording();
     let recordings = appliance.recordings();

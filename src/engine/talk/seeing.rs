@@ -278,7 +278,7 @@ impl Seeing {
             age,
             took: asked.elapsed(),
             usage,
-            usd: 0.0,
+            usd: self.budget.cost(usage),
             provider: provider.to_owned(),
         });
         // Only applications wait here: the agent looks with its own eyes.
