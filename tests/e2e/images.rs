@@ -15,7 +15,7 @@ use crate::harness::emulators::providers::Providers;
 use crate::harness::picture::{Area, Clip, Picture, judge_face, read, read_h264};
 use crate::harness::process::output_of;
 use crate::harness::uac::{Caller, Packetized, Sending};
-use crate::harness::{media, turn, wait_for};
+use crate::harness::{media, turn};
 use crate::talk::{events, silence, spoken};
 
 /// Where captions stand, where a notice does, and what neither touches.
@@ -126,7 +126,7 @@ fn pictures_are_given_cleared_sent_and_shown_and_words_are_written() {
         let start = Instant::now();
         let (appliance, drawn) = (&appliance, &drawn);
         scope.spawn(move || {
-            let id = live(appliance);
+            let id = appliance.current_call();
             give(appliance, &id, &drawn.face);
             std::thread::sleep(Duration::from_millis(6_500).saturating_sub(start.elapsed()));
             let path = format!("/api/v1/calls/{id}/show");
@@ -136,7 +136,7 @@ fn pictures_are_given_cleared_sent_and_shown_and_words_are_written() {
         });
         caller.stream_as(&answer, &sending, |_, _| ())
     });
-    let id = live(&appliance);
+    let id = appliance.current_call();
     asked(&providers, &drawn);
     kept(&appliance, &id);
     caller.hang_up();
@@ -145,14 +145,6 @@ fn pictures_are_given_cleared_sent_and_shown_and_words_are_written() {
     for kind in ["image.received", "image.sent", "image.shown"] {
         assert_eq!(events(&record, kind).len(), 1, "{kind}: {record:#}");
     }
-}
-
-/// The id of the only call.
-fn live(appliance: &Appliance) -> String {
-    let found = wait_for(Duration::from_secs(3), || {
-        appliance.live_calls().first().and_then(|call| call["id"].as_str().map(str::to_owned))
-    });
-    found.expect("a live call")
 }
 
 /// A face as JSON, before the first question.
@@ -267,7 +259,7 @@ fn a_trusted_picture_goes_as_it_came_a_stranger_s_is_shown_censored_and_audio_ca
     let clip = Packetized::read(&media("face.mp4"), 1);
     let mut caller = Caller::new(&format!("sip:200@{}", appliance.sip));
     let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(1))));
-    let id = live(&appliance);
+    let id = appliance.current_call();
     let mut look = |seconds| {
         let time = Duration::from_secs(seconds);
         let sending = Sending { time, video: Some(&clip), ..Sending::default() };
@@ -299,7 +291,7 @@ fn without_video(appliance: &Appliance, providers: &Providers, drawn: &Drawn) {
     let said: Vec<f64> = [silence(1_000), spoken("Hello there")].concat();
     let mut caller = Caller::new(&appliance.uri());
     let answer = caller.invite(&caller.offer(None));
-    let id = live(appliance);
+    let id = appliance.current_call();
     let (status, told) = appliance.api("POST", &format!("/api/v1/calls/{id}/show"), r#"{"picture":"map"}"#);
     assert!(status == 409 && told["error"]["code"] == "no_video", "{status} {told}");
     let (status, told) = ask(appliance, &format!("POST /api/v1/calls/{id}/images"), "image/png", &drawn.plan);

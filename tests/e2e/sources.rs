@@ -12,7 +12,7 @@ use crate::harness::emulators::models::Reply;
 use crate::harness::emulators::providers::Providers;
 use crate::harness::picture::{Clip, judge_face, read};
 use crate::harness::uac::{Caller, Sending};
-use crate::harness::{media, turn, wait_for};
+use crate::harness::{media, turn};
 use crate::talk::events;
 
 /// Status and body of a snapshot.
@@ -71,10 +71,8 @@ fn an_agent_looks_where_it_may_and_sees_what_is_cleared() {
     let mut caller = Caller::new(&appliance.uri());
     let answer = caller.invite(&caller.offer(None));
     assert_eq!(answer.status, 200, "{answer:?}");
-    let found = wait_for(Duration::from_secs(3), || {
-        appliance.live_calls().first().and_then(|call| call["id"].as_str().map(str::to_owned))
-    });
-    let path = format!("/api/v1/calls/{}/text", found.expect("a live call"));
+    let call = appliance.current_call();
+    let path = format!("/api/v1/calls/{call}/text");
     let mut stay = |ms: u64| {
         let sending = Sending { time: Duration::from_millis(ms), sound: Some(&[]), ..Sending::default() };
         caller.stream_as(&answer, &sending, |_, _| ());

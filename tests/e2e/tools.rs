@@ -96,11 +96,8 @@ impl<'a> Station<'a> {
         let offer = caller.offer(None).replace("RTP/AVP 0\r\n", &keys);
         let answer = caller.invite(&offer);
         assert_eq!(answer.status, 200, "{answer:?}");
-        let id = wait_for(Duration::from_secs(3), || {
-            appliance.live_calls().first().and_then(|call| call["id"].as_str().map(str::to_owned))
-        });
-        let mut station =
-            Station { appliance, caller, answer, heard: Stream::default(), id: id.expect("a live call") };
+        let id = appliance.current_call();
+        let mut station = Station { appliance, caller, answer, heard: Stream::default(), id };
         station.wait(700);
         station
     }

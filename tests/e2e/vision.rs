@@ -61,7 +61,7 @@ fn show(caller: &mut Caller, answer: &Answer, clip: &str, sound: Option<&[f64]>,
 }
 
 fn describe(appliance: &Appliance, body: &str) -> (u16, Value) {
-    let call = appliance.live_calls()[0]["id"].as_str().expect("an id").to_owned();
+    let call = appliance.current_call();
     appliance.api("POST", &format!("/api/v1/calls/{call}/describe"), body)
 }
 

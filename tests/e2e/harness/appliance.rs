@@ -158,6 +158,18 @@ impl Appliance {
         calls["live"].as_array().cloned().unwrap_or_default()
     }
 
+    /// The id of the only call that is up: one that is ending may be listed a while beside it.
+    pub fn current_call(&self) -> String {
+        let found = wait_for(Duration::from_secs(5), || {
+            let up =
+                |call: &serde_json::Value| matches!(call["state"].as_str(), Some("answered" | "established"));
+            let mut calls = self.live_calls().into_iter().filter(up);
+            let call = calls.next()?;
+            calls.next().is_none().then(|| call["id"].as_str().expect("an id").to_owned())
+        });
+        found.unwrap_or_else(|| panic!("no call, or several: {:?}", self.live_calls()))
+    }
+
     /// Recordings on disk, in order of their names.
     pub fn recordings(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
