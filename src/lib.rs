@@ -10,11 +10,14 @@ pub mod media;
 
 pub mod codec;
 pub mod inference;
+pub mod remote;
 pub mod rtp;
 pub mod sdp;
 pub mod secure;
 pub mod sip;
+pub mod webrtc;
 
+pub mod avatar;
 pub mod record;
 pub mod source;
 pub mod talk;

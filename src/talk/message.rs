@@ -11,6 +11,7 @@ use crate::codec::still::encode::Still;
 use crate::media::frame::Size;
 
 pub use crate::codec::still::ImageType;
+pub use crate::remote::failure::Failure;
 
 /// Whose words these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,53 +215,6 @@ pub enum Delta {
     Usage(Usage),
     /// Nothing follows.
     Finish(Finish),
-}
-
-/// Why a provider did not do what it was asked. `Display` says it to an operator, without secrets.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    #[error("it is not reached: {0}")]
-    Unreached(String),
-    #[error("no answer within {0} ms")]
-    TooSlow(u64),
-    /// 429; milliseconds of Retry-After, where given.
-    #[error("it asks to wait{}", .retry_after_ms.map(|ms| format!(" {ms} ms")).unwrap_or_default())]
-    Busy { retry_after_ms: Option<u64> },
-    #[error("it failed with status {status}: {text}")]
-    Failed { status: u16, text: String },
-    /// 400, 401, 403, 404, 422 and their like: asking again is of no use.
-    #[error("it refuses with status {status}: {text}")]
-    Refused { status: u16, text: String },
-    #[error("its answer cannot be read: {0}")]
-    Garbled(String),
-    #[error("the answer was cut off")]
-    Cut,
-    /// Asked nothing: it failed too often lately.
-    #[error("it is left alone for another {0} ms")]
-    Resting(u64),
-}
-
-impl Failure {
-    /// Whether the same question may be asked again, here or elsewhere.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Failure::Unreached(_)
-            | Failure::TooSlow(_)
-            | Failure::Busy { .. }
-            | Failure::Failed { .. }
-            | Failure::Garbled(_)
-            | Failure::Cut
-            | Failure::Resting(_) => true,
-            Failure::Refused { .. } => false,
-        }
-    }
-
-    /// Whether it is pictures that are refused: the model cannot see, or not these. Providers say so in words only.
-    pub fn is_about_pictures(&self) -> bool {
-        let Failure::Refused { status: 400 | 404 | 415 | 422, text } = self else { return false };
-        let text = text.to_ascii_lowercase();
-        ["image", "vision", "multimodal", "multi-modal"].iter().any(|word| text.contains(word))
-    }
 }
 
 /// Where and how a provider is reached. Read from `[stt.NAME]`, `[llm.NAME]`, `[tts.NAME]`, `[realtime.NAME]`,

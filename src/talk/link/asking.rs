@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::Url;
 use reqwest::header::{HeaderValue, InvalidHeaderValue};
 
-use super::http::{Http, Reply, send};
 use super::{address, http};
+use crate::remote::http::{Http, Reply, send};
 use crate::talk::message::{Delta, Endpoint, Failure, Request, Vendor};
 use crate::talk::wire::chat::{self, Chat};
 use crate::talk::wire::events::{Event, Events};
@@ -35,7 +35,7 @@ pub fn place(endpoint: &Endpoint) -> Option<Result<Url, Failure>> {
         Vendor::Anthropic => (ANTHROPIC, "v1", "messages".to_owned()),
         Vendor::Deepgram | Vendor::Espeak | Vendor::Mock => return None,
     };
-    Some(address::root(endpoint, vendors).map(|root| {
+    Some(address::root(&endpoint.base_url, vendors).map(|root| {
         let mut url = address::below(&root, version, &path);
         if endpoint.vendor == Vendor::Gemini {
             url.set_query(Some("alt=sse"));
@@ -93,7 +93,7 @@ impl Streamed {
                 }
             };
         }
-        let reply = send(endpoint, asked).await?;
+        let reply = send(endpoint.timeout_ms, &endpoint.api_key, asked).await?;
         let mut streamed = Streamed {
             reply,
             reader,

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
 use super::Sound;
-use super::address;
 use super::asking::DEEPGRAM;
-use super::websocket::{Bytes, Frame, WebSocket, WebSocketSettings};
 use crate::codec::g711;
+use crate::remote::address;
+use crate::remote::websocket::{Bytes, Frame, WebSocket, WebSocketSettings};
 use crate::talk::message::{Endpoint, Failure};
 use crate::talk::wire::deepgram_listen::{self, Heard, Listening};
 use crate::talk::wire::deepgram_speak::{self, Coding, Said};
@@ -37,7 +37,7 @@ fn settings() -> WebSocketSettings {
 }
 
 fn place(endpoint: &Endpoint, path: &str, query: Vec<(String, String)>) -> Result<String, Failure> {
-    let mut url = address::below(&address::root(endpoint, DEEPGRAM)?, "v1", path);
+    let mut url = address::below(&address::root(&endpoint.base_url, DEEPGRAM)?, "v1", path);
     url.query_pairs_mut().extend_pairs(query);
     Ok(address::with_scheme(url, true).into())
 }

@@ -15,9 +15,9 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, LOCATION};
 use reqwest::{Client, Response, Url};
 
-use super::address::{is_encrypted, is_near};
-use super::http::{build, encrypted, plain};
 use crate::codec::still::sniff::sniff;
+use crate::remote::address::{is_encrypted, is_near};
+use crate::remote::http::{build, encrypted, plain};
 
 /// How pictures are fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

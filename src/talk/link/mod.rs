@@ -14,15 +14,12 @@ use std::time::Duration;
 
 use crate::codec::g711::Law;
 
-pub mod address;
 pub mod asking;
 pub mod breaker;
 pub mod decisions;
 pub mod deepgram;
 pub mod espeak;
 pub mod fetch;
-pub mod flow;
-pub mod http;
 pub mod mock;
 pub mod models;
 pub mod provider;
@@ -33,8 +30,8 @@ pub mod speaking;
 pub mod transcribers;
 pub mod transcribing;
 pub mod voices;
-pub mod websocket;
 
+pub use crate::remote::{address, flow, http, websocket};
 pub use decisions::{Decision, DecisionSettings, Decisions};
 pub use http::Http;
 pub use models::{Answer, Models};

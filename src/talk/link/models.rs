@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::asking::{self, Streamed};
-use super::flow::{Flow, Outlet};
 use super::mock::CannedAnswer;
 use super::provider::{Provider, Providers};
 use super::{AskFigures, Http, LinkSettings, ProviderFigures};
+use crate::remote::flow::{Flow, Outlet};
 use crate::talk::message::{Delta, Endpoint, Failure, Finish, Request, Vendor};
 
 /// Language models in fail-over order, shared by the calls of an agent.

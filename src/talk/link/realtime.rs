@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::codec::g711::Law;
-use crate::talk::link::websocket::{Ended, Frame, WebSocket, WebSocketSettings};
+use crate::remote::websocket::{Ended, Frame, WebSocket, WebSocketSettings};
 use crate::talk::message::{Endpoint, Failure, Image, Request, ToolSpec, Vendor};
 use crate::talk::realtime::{Act, LinkId, RealtimeEvent, RealtimeFigures, RealtimeMachine, RealtimeSettings};
 use crate::talk::wire::live::GeminiLive;

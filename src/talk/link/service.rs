@@ -11,9 +11,9 @@ use std::sync::{Arc, OnceLock};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Client, Response, Url};
 
-use super::address::is_near;
 use super::fetch::{Judged, is_public};
-use super::http::{build, encrypted, plain};
+use crate::remote::address::is_near;
+use crate::remote::http::{build, encrypted, plain};
 use crate::talk::tools::http::{Method, Prepared, Service};
 
 /// The clients, shared by all calls; made when first needed.

@@ -1,8 +1,8 @@
 //! Driver. One sentence to one provider of speech over HTTP, and its sound as it is streamed.
 
-use super::address;
 use super::asking::{OPENAI, secret};
-use super::http::{Http, Reply, send};
+use crate::remote::address;
+use crate::remote::http::{Http, Reply, send};
 use crate::talk::message::{Endpoint, Failure};
 use crate::talk::wire::pcm::Pcm;
 use crate::talk::wire::speech;
@@ -16,7 +16,7 @@ pub struct Spoken {
 
 /// Where sentences of an endpoint that speaks like OpenAI go.
 pub fn place(endpoint: &Endpoint) -> Result<reqwest::Url, Failure> {
-    Ok(address::below(&address::root(endpoint, OPENAI)?, "", "audio/speech"))
+    Ok(address::below(&address::root(&endpoint.base_url, OPENAI)?, "", "audio/speech"))
 }
 
 impl Spoken {
@@ -26,7 +26,7 @@ impl Spoken {
         if !endpoint.api_key.is_empty() {
             asked = asked.header("authorization", secret(&format!("Bearer {}", endpoint.api_key))?);
         }
-        let reply = send(endpoint, asked).await?;
+        let reply = send(endpoint.timeout_ms, &endpoint.api_key, asked).await?;
         let content_type = reply.content_type();
         if content_type.starts_with("application/json") || content_type.starts_with("text/") {
             return Err(Failure::Garbled(format!("{content_type} instead of sound")));

@@ -2,10 +2,10 @@
 
 use reqwest::multipart::{Form, Part};
 
-use super::address;
 use super::asking::{DEEPGRAM, OPENAI, secret};
-use super::http::{Http, send, whole};
 use crate::codec::wav;
+use crate::remote::address;
+use crate::remote::http::{Http, send, whole};
 use crate::talk::message::{Endpoint, Failure, Vendor};
 use crate::talk::wire::{deepgram_listen, transcription};
 
@@ -29,7 +29,7 @@ pub async fn transcribe(
 }
 
 async fn of_openai(http: &Http, endpoint: &Endpoint, file: Vec<u8>) -> Result<String, Failure> {
-    let url = address::below(&address::root(endpoint, OPENAI)?, "", "audio/transcriptions");
+    let url = address::below(&address::root(&endpoint.base_url, OPENAI)?, "", "audio/transcriptions");
     let garbled = |error: reqwest::Error| Failure::Garbled(error.to_string());
     let file = Part::bytes(file).file_name("turn.wav").mime_str("audio/wav").map_err(garbled)?;
     let mut form = Form::new();
@@ -40,18 +40,18 @@ async fn of_openai(http: &Http, endpoint: &Endpoint, file: Vec<u8>) -> Result<St
     if !endpoint.api_key.is_empty() {
         asked = asked.header("authorization", secret(&format!("Bearer {}", endpoint.api_key))?);
     }
-    let mut reply = send(endpoint, asked).await?;
+    let mut reply = send(endpoint.timeout_ms, &endpoint.api_key, asked).await?;
     let content_type = reply.content_type().to_owned();
     transcription::text(&content_type, &whole(&mut reply, ANSWER_MAX).await?)
 }
 
 async fn of_deepgram(http: &Http, endpoint: &Endpoint, file: Vec<u8>) -> Result<String, Failure> {
-    let mut url = address::below(&address::root(endpoint, DEEPGRAM)?, "v1", "listen");
+    let mut url = address::below(&address::root(&endpoint.base_url, DEEPGRAM)?, "v1", "listen");
     url.query_pairs_mut().extend_pairs(deepgram_listen::query(endpoint, 0, None, false));
     let mut asked = http.post(url)?.header("content-type", "audio/wav").body(file);
     if !endpoint.api_key.is_empty() {
         asked = asked.header("authorization", secret(&format!("Token {}", endpoint.api_key))?);
     }
-    let mut reply = send(endpoint, asked).await?;
+    let mut reply = send(endpoint.timeout_ms, &endpoint.api_key, asked).await?;
     deepgram_listen::text_of_file(&whole(&mut reply, ANSWER_MAX).await?)
 }

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use super::deepgram::{self, DeepgramSpeech, Idle};
 use super::espeak::Espeak;
-use super::flow::{Flow, Outlet};
 use super::mock::CannedSpeech;
 use super::provider::{Provider, Providers};
 use super::speaking::{self, Spoken};
 use super::{AskFigures, Http, LinkSettings, ProviderFigures, Sound};
+use crate::remote::flow::{Flow, Outlet};
 use crate::talk::message::{Endpoint, Failure, Vendor};
 
 /// Voices in fail-over order, shared by the calls of an agent.

@@ -25,8 +25,7 @@ pub fn lay_over(body: &mut Value, options: &Map<String, Value>) {
     }
 }
 
-/// Letters of a provider's complaint that are told on.
-const ERROR_LETTERS: usize = 200;
+pub use crate::remote::failure::complaint;
 
 pub fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
@@ -75,17 +74,6 @@ pub fn is_users(role: Role) -> bool {
     }
 }
 
-/// What an error's body says, in a line, without the key.
-pub fn complaint(body: &str, key: &str) -> String {
-    let json = serde_json::from_str::<Value>(body).unwrap_or_default();
-    let places =
-        ["/error/message", "/0/error/message", "/error", "/message", "/detail", "/err_msg", "/description"];
-    let said = places.iter().find_map(|place| json.pointer(place).and_then(Value::as_str)).unwrap_or(body);
-    let said = if key.is_empty() { said.to_owned() } else { said.replace(key, "***") };
-    let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().filter(|letter| !letter.is_control()).take(ERROR_LETTERS).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,12 +96,5 @@ mod tests {
         for broken in ["", "{", "[1]", "null"] {
             assert_eq!(arguments(broken), json!({}), "{broken}");
         }
-    }
-
-    #[test]
-    fn complaints_are_one_short_line() {
-        assert_eq!(complaint("<html>\n  bad\u{7}  gateway </html>", ""), "<html> bad gateway </html>");
-        assert_eq!(complaint(&"x".repeat(999), "").len(), ERROR_LETTERS);
-        assert_eq!(complaint("{\"detail\":\"no such key sk-1\"}", "sk-1"), "no such key ***");
     }
 }

@@ -30,9 +30,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 pub use tokio_tungstenite::tungstenite::{Bytes, Utf8Bytes};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::talk::link::address::is_near;
-use crate::talk::message::Failure;
-use crate::talk::wire::body::complaint;
+use super::address::is_near;
+use super::failure::{Failure, complaint};
 
 /// Limits of one connection.
 #[derive(Clone, Debug)]

@@ -15,9 +15,8 @@ use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::address::{is_encrypted, is_near, with_scheme};
+use super::failure::{Failure, complaint};
 use super::websocket::system_tls;
-use crate::talk::message::{Endpoint, Failure};
-use crate::talk::wire::body::complaint;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Servers close idle connections after 5 s to several minutes; hyper notices and opens another.
@@ -70,14 +69,14 @@ impl Http {
     }
 }
 
-pub(super) fn encrypted() -> Result<ClientBuilder, String> {
+pub fn encrypted() -> Result<ClientBuilder, String> {
     let config = (*system_tls()?).clone();
     Ok(Client::builder().tls_backend_preconfigured(config).https_only(true))
 }
 
 /// The client of near hosts has its TLS too, which trusts nobody and is never used: without one it would look for a
 /// default of the process.
-pub(super) fn plain() -> Result<ClientBuilder, String> {
+pub fn plain() -> Result<ClientBuilder, String> {
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("no TLS: {error}"))?
@@ -86,7 +85,7 @@ pub(super) fn plain() -> Result<ClientBuilder, String> {
     Ok(Client::builder().tls_backend_preconfigured(config).dns_resolver(Near))
 }
 
-pub(super) fn build(builder: ClientBuilder) -> Result<Client, String> {
+pub fn build(builder: ClientBuilder) -> Result<Client, String> {
     builder
         .user_agent(concat!("eyeline/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
@@ -122,14 +121,14 @@ pub struct Reply {
     timeout_ms: u64,
 }
 
-/// Sends a request; waits for the head of its answer.
-pub async fn send(endpoint: &Endpoint, request: RequestBuilder) -> Result<Reply, Failure> {
-    let response = within(endpoint.timeout_ms, request.send()).await?.map_err(|error| unreached(&error))?;
+/// Sends a request; waits for the head of its answer. What an error says is told without `key`.
+pub async fn send(timeout_ms: u64, key: &str, request: RequestBuilder) -> Result<Reply, Failure> {
+    let response = within(timeout_ms, request.send()).await?.map_err(|error| unreached(&error))?;
     if response.status().is_success() {
-        return Ok(Reply { response, timeout_ms: endpoint.timeout_ms });
+        return Ok(Reply { response, timeout_ms });
     }
     let (status, retry_after_ms) = (response.status(), retry_after(response.headers()));
-    let mut reply = Reply { response, timeout_ms: endpoint.timeout_ms.min(2_000) };
+    let mut reply = Reply { response, timeout_ms: timeout_ms.min(2_000) };
     let mut body = Vec::new();
     while let Ok(Some(bytes)) = reply.chunk().await {
         body.extend_from_slice(&bytes);
@@ -137,7 +136,7 @@ pub async fn send(endpoint: &Endpoint, request: RequestBuilder) -> Result<Reply,
             break;
         }
     }
-    Err(failure(status, retry_after_ms, &body, &endpoint.api_key))
+    Err(failure(status, retry_after_ms, &body, key))
 }
 
 impl Reply {
@@ -270,8 +269,7 @@ mod tests {
         let port = listener.local_addr().expect("an address").port();
         drop(listener);
         let url = Url::parse(&format!("http://127.0.0.1:{port}/v1")).expect("a URL");
-        let endpoint = Endpoint::new("gone", crate::talk::message::Vendor::OpenAi);
-        let result = send(&endpoint, Http::new().post(url).expect("a request")).await;
+        let result = send(1_000, "", Http::new().post(url).expect("a request")).await;
         assert!(matches!(result.map(drop), Err(Failure::Unreached(why)) if why.contains("refused")));
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use reqwest::Url;
 
-use crate::talk::message::{Endpoint, Failure};
+use super::failure::Failure;
 
 /// Whether plain text may go there: loopback, private, link-local, and what carriers share (RFC 6598).
 pub fn is_near(ip: IpAddr) -> bool {
@@ -26,8 +26,8 @@ pub fn is_encrypted(url: &Url) -> bool {
 
 /// The root of a provider's API: what is configured, else its vendor's own. An address that may not be spoken to in
 /// the clear is refused here; a name is checked when it is looked up.
-pub fn root(endpoint: &Endpoint, vendors: &str) -> Result<Url, Failure> {
-    let text = if endpoint.base_url.is_empty() { vendors } else { &endpoint.base_url };
+pub fn root(base_url: &str, vendors: &str) -> Result<Url, Failure> {
+    let text = if base_url.is_empty() { vendors } else { base_url };
     let refused = |why: &str| Failure::Refused { status: 0, text: format!("base_url: {why}") };
     let url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https" | "ws" | "wss") {
@@ -71,11 +71,9 @@ pub fn with_scheme(mut url: Url, websocket: bool) -> Url {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::talk::message::Vendor;
 
     fn at(base_url: &str) -> Result<Url, Failure> {
-        let endpoint = Endpoint { base_url: base_url.to_owned(), ..Endpoint::new("x", Vendor::OpenAi) };
-        root(&endpoint, "https://api.example.com/v1")
+        root(base_url, "https://api.example.com/v1")
     }
 
     #[test]
