@@ -16,7 +16,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::base::time::Clock;
 use crate::remote::flow::Flow;
 use crate::remote::http::{self, Http};
-use crate::talk::message::{Endpoint, Failure, Vendor};
+use crate::talk::message::Failure;
 use crate::talk::wire::decision::{ANSWER_MAX, Question, SIGNATURE, TIMESTAMP, Verdict, signature, verdict};
 
 /// Who decides, and for how long they are waited for.
@@ -85,7 +85,6 @@ async fn post(settings: &DecisionSettings, http: &Http, at: i64, body: Vec<u8>) 
     }
     let request = request.header(TIMESTAMP, timestamp).body(body);
     // What bounds the wait is the question's own limit.
-    let endpoint = Endpoint { timeout_ms: 60_000, ..Endpoint::new("decisions", Vendor::Mock) };
-    let mut reply = http::send(endpoint.timeout_ms, &endpoint.api_key, request).await?;
+    let mut reply = http::send(60_000, "", request).await?;
     verdict(&http::whole(&mut reply, ANSWER_MAX).await?)
 }
