@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::data::{self, Told, Transcripts};
 use super::path::Path;
-use super::rest::{self, Admission};
+use super::rest::Admission;
 use super::signal::{self, Candidate, Said};
 use super::turns::Turns;
 use super::{AnamSettings, Mode};
@@ -36,6 +36,7 @@ const DATA_MAX: usize = 16;
 /// A farewell may take so long: with the socket open, and where one must first be had.
 const FAREWELL: Duration = Duration::from_millis(600);
 const LONG_FAREWELL: Duration = Duration::from_secs(4);
+const FAREWELL_AGAIN: Duration = Duration::from_millis(500);
 /// The end of a session's time is told so long before it, and it is left so long before the engine leaves it.
 const NEAR_LIMIT: Duration = Duration::from_secs(30);
 const AHEAD_OF_LIMIT: Duration = Duration::from_secs(3);
@@ -75,7 +76,7 @@ enum Stage {
     Joining,
     Ready,
     /// Saying farewell.
-    Leaving { until: Instant, last: AvatarEvent },
+    Leaving { until: Instant },
     Over,
 }
 
@@ -113,9 +114,15 @@ pub struct Machine {
     limits: Limits,
     clock: Clock,
     stage: Stage,
+    /// Its loss was told: nothing but its end is.
+    lost: bool,
+    /// The call wants it no more, and waits for its end.
+    closing: bool,
     ready_by: Instant,
     tries: u32,
     ask_at: Option<Instant>,
+    /// It is being asked for.
+    asking: bool,
     admission: Option<Admission>,
     admitted_at: Instant,
     near_told: bool,
@@ -147,9 +154,12 @@ impl Machine {
         Machine {
             clock,
             stage: Stage::Asking,
+            lost: false,
+            closing: false,
             ready_by: now + limits.ready_within,
             tries: 0,
             ask_at: None,
+            asking: true,
             admission: None,
             admitted_at: now,
             near_told: false,
@@ -222,7 +232,9 @@ impl Machine {
     }
 
     fn tell(&mut self, event: AvatarEvent) {
-        self.events.push_back(event);
+        if !self.lost {
+            self.events.push_back(event);
+        }
     }
 
     fn queue(&mut self, kind: Kind, text: String) {
@@ -242,6 +254,7 @@ impl Machine {
 
     /// The session was given.
     pub fn handle_admitted(&mut self, now: Instant, admission: Admission) {
+        self.asking = false;
         if matches!(self.stage, Stage::Over) {
             return;
         }
@@ -261,15 +274,16 @@ impl Machine {
 
     /// The session was not given.
     pub fn handle_refused(&mut self, now: Instant, failure: &Failure) {
+        self.asking = false;
         if self.is_leaving() {
-            return self.finish_leaving();
+            return self.finish();
         }
         self.tries += 1;
         let stumbled = matches!(failure, Failure::Unreached(_) | Failure::Cut | Failure::Failed { .. });
         if stumbled && self.tries < TRIES {
             self.ask_at = Some(now + TRY_AGAIN * (1 << (self.tries - 1)));
         } else {
-            self.lose(now, rest::lost(failure));
+            self.lose(now, Lost::of(failure));
         }
     }
 
@@ -290,22 +304,25 @@ impl Machine {
     /// It did not open.
     pub fn handle_unopened(&mut self, now: Instant, failure: &Failure) {
         if self.is_leaving() {
-            return self.finish_leaving();
+            return match failure.is_passing() {
+                true => self.link = Link::Waiting { until: now + FAREWELL_AGAIN },
+                false => self.finish(),
+            };
         }
         self.link = Link::Absent;
         if failure.is_passing() {
             self.reopen(now, &failure.to_string());
         } else if matches!(self.stage, Stage::Ready) {
             // It was let in before: the session is gone, not the key.
-            self.lose(now, Lost { why: failure.to_string(), cause: Cause::Connection });
+            self.lose(now, Lost::new(Cause::Connection, failure.to_string()));
         } else {
-            self.lose(now, rest::lost(failure));
+            self.lose(now, Lost::of(failure));
         }
     }
 
     pub fn handle_closed(&mut self, now: Instant, ended: &Ended) {
         if self.is_leaving() {
-            return self.finish_leaving();
+            return self.finish();
         }
         let stable = matches!(self.link, Link::Open { since } if now.saturating_duration_since(since) >= STABLE);
         if stable {
@@ -315,7 +332,7 @@ impl Machine {
         self.heartbeat_at = None;
         if matches!(ended, Ended::Closed { code: 1008, .. }) {
             let cause = if matches!(self.stage, Stage::Ready) { Cause::Connection } else { Cause::Refused };
-            self.lose(now, Lost { why: ended.to_string(), cause });
+            self.lose(now, Lost::new(cause, ended.to_string()));
         } else {
             self.reopen(now, &ended.to_string());
         }
@@ -324,7 +341,7 @@ impl Machine {
     fn reopen(&mut self, now: Instant, why: &str) {
         self.losses += 1;
         if self.losses > self.admission.as_ref().map_or(0, |admission| admission.reconnections) {
-            return self.lose(now, Lost { why: format!("signalling: {why}"), cause: Cause::Connection });
+            return self.lose(now, Lost::new(Cause::Connection, format!("signalling: {why}")));
         }
         if self.losses == 1 {
             self.tell(AvatarEvent::Warning(format!("signalling is opened again: {why}")));
@@ -362,7 +379,8 @@ impl Machine {
             }
             Said::End(why) => {
                 let why = if why.is_empty() { "the provider ended it".to_owned() } else { why };
-                self.finish(AvatarEvent::Lost(Lost { why, cause: Cause::Over }));
+                self.tell_lost(Lost::new(Cause::Over, why));
+                self.finish();
                 Ok(())
             }
             Said::Other => Ok(()),
@@ -411,7 +429,7 @@ impl Machine {
 
     /// It cannot be used at all.
     pub fn handle_unusable(&mut self, now: Instant, why: &str) {
-        self.lose(now, Lost { why: why.to_owned(), cause: Cause::Connection });
+        self.lose(now, Lost::new(Cause::Connection, why));
     }
 
     /// The data channel opened, or closed.
@@ -445,6 +463,9 @@ impl Machine {
 
     /// Sound that came down, before it is passed on.
     pub fn handle_sound(&mut self, now: Instant, samples: &[i16]) {
+        if !self.is_alive() {
+            return;
+        }
         self.path.sound(now);
         let events = &mut self.events;
         self.turns.sound(now, samples, |event| events.push_back(event));
@@ -465,6 +486,9 @@ impl Machine {
     }
 
     pub fn end(&mut self, turn: Turn) {
+        if !self.is_alive() {
+            return;
+        }
         let mut ups = Vec::new();
         self.uplink.end(turn, |up| ups.push(up));
         self.send_up(ups);
@@ -496,12 +520,15 @@ impl Machine {
     /// The data channel's word first, for it is heard at once; then the end of what went up.
     pub fn interrupt(&mut self, now: Instant, turn: Turn) {
         let open = self.uplink.cut(turn);
+        if !self.is_alive() {
+            return;
+        }
         let events = &mut self.events;
         let heard = self.turns.cut(now, turn, |event| events.push_back(event));
         let kept = |out: &Outgoing| !matches!(out.kind, Kind::Sound(own) if own <= turn);
         self.outbox.retain(kept);
         self.outbox_bytes = self.outbox.iter().map(|out| out.text.len()).sum();
-        if !(open || heard) || !self.is_alive() {
+        if !(open || heard) {
             return;
         }
         if self.channel {
@@ -552,51 +579,56 @@ impl Machine {
 
     // How it ends.
 
-    /// The call wants it no more.
+    /// The call wants it no more: its end follows.
     pub fn close(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.closing, true) {
+            return;
+        }
         match self.stage {
-            Stage::Leaving { .. } | Stage::Over => {}
-            Stage::Asking if self.ask_at.is_some() => self.finish(AvatarEvent::Closed),
-            Stage::Asking | Stage::Joining | Stage::Ready => self.leave(now, AvatarEvent::Closed),
+            Stage::Leaving { .. } => {}
+            Stage::Over => self.events.push_back(AvatarEvent::Closed),
+            Stage::Asking if !self.asking => self.finish(),
+            Stage::Asking | Stage::Joining | Stage::Ready => self.leave(now),
         }
     }
 
+    fn tell_lost(&mut self, lost: Lost) {
+        self.tell(AvatarEvent::Lost(lost));
+        self.lost = true;
+    }
+
+    /// It is told at once, and ended at the provider while it is still polled.
     fn lose(&mut self, now: Instant, lost: Lost) {
-        match (&self.stage, &self.link) {
-            (Stage::Leaving { .. } | Stage::Over, _) => {}
-            // It can still be told that it is over.
-            (_, Link::Open { .. }) => self.leave(now, AvatarEvent::Lost(lost)),
-            (_, Link::Absent | Link::Opening | Link::Waiting { .. }) => self.finish(AvatarEvent::Lost(lost)),
+        if matches!(self.stage, Stage::Leaving { .. } | Stage::Over) {
+            return;
         }
+        self.tell_lost(lost);
+        if self.admission.is_some() || self.asking { self.leave(now) } else { self.finish() }
     }
 
-    fn leave(&mut self, now: Instant, last: AvatarEvent) {
+    fn leave(&mut self, now: Instant) {
         let limit = if matches!(self.link, Link::Open { .. }) { FAREWELL } else { LONG_FAREWELL };
         self.outbox.clear();
         self.outbox_bytes = 0;
         self.queue_of(Kind::Other, signal::end);
         self.acts.push_back(Act::ClosePeer);
-        if let Link::Waiting { .. } = self.link {
+        if matches!(self.link, Link::Waiting { .. } | Link::Absent) && self.admission.is_some() {
             self.link = Link::Opening;
             self.acts.push_back(Act::Connect);
         }
-        self.heartbeat_at = None;
-        self.stage = Stage::Leaving { until: now + limit, last };
+        (self.ask_at, self.heartbeat_at) = (None, None);
+        self.stage = Stage::Leaving { until: now + limit };
     }
 
-    fn finish_leaving(&mut self) {
-        if let Stage::Leaving { last, .. } = std::mem::replace(&mut self.stage, Stage::Over) {
-            self.finish(last);
-        }
-    }
-
-    fn finish(&mut self, last: AvatarEvent) {
+    fn finish(&mut self) {
         self.stage = Stage::Over;
         self.link = Link::Absent;
         self.outbox.clear();
         self.outbox_bytes = 0;
         self.acts.extend([Act::Disconnect, Act::ClosePeer]);
-        self.tell(last);
+        if self.closing {
+            self.events.push_back(AvatarEvent::Closed);
+        }
     }
 
     // Time.
@@ -618,7 +650,7 @@ impl Machine {
         };
         let stage = match &self.stage {
             Stage::Asking | Stage::Joining => Some(self.ready_by),
-            Stage::Leaving { until, .. } => Some(*until),
+            Stage::Leaving { until } => Some(*until),
             Stage::Ready | Stage::Over => None,
         };
         let alive = self.is_alive();
@@ -635,15 +667,15 @@ impl Machine {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         match &self.stage {
             Stage::Over => return,
-            Stage::Leaving { until, .. } if *until <= now => return self.finish_leaving(),
+            Stage::Leaving { until } if *until <= now => return self.finish(),
             Stage::Asking | Stage::Joining if self.ready_by <= now => {
                 let why = format!("not ready after {} s", self.limits.ready_within.as_secs());
-                self.lose(now, Lost { why, cause: Cause::Connection });
+                self.lose(now, Lost::new(Cause::Connection, why));
             }
             Stage::Asking | Stage::Joining | Stage::Ready | Stage::Leaving { .. } => {}
         }
         if due(self.ask_at) {
-            self.ask_at = None;
+            (self.ask_at, self.asking) = (None, true);
             self.acts.push_back(Act::Ask);
         }
         if matches!(self.link, Link::Waiting { until } if until <= now) {
@@ -669,7 +701,7 @@ impl Machine {
     fn watch_limit(&mut self, now: Instant) {
         let Some((near, end)) = self.limit_at() else { return };
         if end <= now {
-            self.lose(now, Lost { why: "the session's time is used up".to_owned(), cause: Cause::Over });
+            self.lose(now, Lost::new(Cause::Over, "the session's time is used up"));
         } else if near <= now && !std::mem::replace(&mut self.near_told, true) {
             self.tell(AvatarEvent::NearLimit { left: end - now });
         }

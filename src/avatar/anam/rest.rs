@@ -9,7 +9,7 @@ use reqwest::Url;
 use serde_json::{Map, Value, json};
 
 use super::{AnamSettings, Mode, Quality};
-use crate::avatar::{Cause, Lost, Terms};
+use crate::avatar::Terms;
 use crate::remote::address;
 use crate::remote::failure::Failure;
 
@@ -204,20 +204,6 @@ fn ice_servers(list: &Value) -> Vec<IceServer> {
     list.as_array().into_iter().flatten().filter_map(server).take(ICE_SERVERS_MAX).collect()
 }
 
-/// What a failure to get a session, or into it, means.
-pub fn lost(failure: &Failure) -> Lost {
-    let cause = match failure {
-        Failure::Busy { .. } | Failure::Resting(_) | Failure::Failed { status: 503 | 529, .. } => Cause::Busy,
-        Failure::Refused { .. } => Cause::Refused,
-        Failure::Unreached(_)
-        | Failure::TooSlow(_)
-        | Failure::Failed { .. }
-        | Failure::Garbled(_)
-        | Failure::Cut => Cause::Connection,
-    };
-    Lost { why: failure.to_string(), cause }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,20 +304,5 @@ mod tests {
         assert_eq!(read(&plain, false).expect("read").socket.scheme(), "ws");
         let bare = read(&answered(|answer| answer["clientConfig"] = Value::Null), true).expect("read");
         assert_eq!((bare.heartbeat, bare.reconnections, bare.ice_servers.len()), (HEARTBEAT, RECONNECTIONS, 0));
-    }
-
-    #[test]
-    fn what_can_be_done_about_a_failure_is_told_apart() {
-        let refused = |status| Failure::Refused { status, text: String::new() };
-        for (failure, cause) in [
-            (Failure::Busy { retry_after_ms: None }, Cause::Busy),
-            (Failure::Failed { status: 503, text: String::new() }, Cause::Busy),
-            (Failure::Failed { status: 500, text: String::new() }, Cause::Connection),
-            (refused(401), Cause::Refused),
-            (refused(402), Cause::Refused),
-            (Failure::TooSlow(10_000), Cause::Connection),
-        ] {
-            assert_eq!(lost(&failure).cause, cause, "{failure}");
-        }
     }
 }
