@@ -49,7 +49,7 @@ pub struct Report {
     pub time: u64,
 }
 
-/// One packet of Opus, in order.
+/// One packet of Opus, in the order of arrival.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SoundPacket {
     pub mid: Mid,
@@ -57,8 +57,6 @@ pub struct SoundPacket {
     pub at: Instant,
     /// RTP time, 48 kHz, counted on beyond 32 bits.
     pub time: u64,
-    /// Packets before it were lost.
-    pub gap: bool,
     pub report: Option<Report>,
     pub data: Arc<[u8]>,
 }
@@ -102,14 +100,27 @@ pub enum PeerEvent {
     Gathered,
     /// The peer sends a stream (or sends it again).
     Track(Track),
-    TrackGone { mid: Mid },
+    TrackGone {
+        mid: Mid,
+    },
     Sound(SoundPacket),
     Unit(UnitPacket),
-    ChannelOpen { id: ChannelId, label: String },
-    ChannelClosed { id: ChannelId },
-    Data { id: ChannelId, data: Bytes, text: bool },
+    ChannelOpen {
+        id: ChannelId,
+        label: String,
+    },
+    ChannelClosed {
+        id: ChannelId,
+    },
+    Data {
+        id: ChannelId,
+        data: Bytes,
+        text: bool,
+    },
     /// The peer wants a key picture of what we send.
-    KeyWanted { mid: Mid },
+    KeyWanted {
+        mid: Mid,
+    },
     /// The peer said farewell, or ours is said.
     Closed,
 }

@@ -147,7 +147,12 @@ impl PeerLink {
     }
 
     /// See [`Peer::open_channel`].
-    pub fn open_channel(&mut self, label: &str, ordered: bool, max_retransmits: Option<u16>) -> Option<ChannelId> {
+    pub fn open_channel(
+        &mut self,
+        label: &str,
+        ordered: bool,
+        max_retransmits: Option<u16>,
+    ) -> Option<ChannelId> {
         let id = self.peer.open_channel(Instant::now(), label, ordered, max_retransmits);
         self.flush();
         id
@@ -312,7 +317,9 @@ impl PeerLink {
                     break;
                 }
                 let mut read = ReadBuf::new(&mut self.buffer);
-                let Poll::Ready(came) = self.sockets[at].reads.poll_recv_from(context, &mut read) else { break };
+                let Poll::Ready(came) = self.sockets[at].reads.poll_recv_from(context, &mut read) else {
+                    break;
+                };
                 let length = read.filled().len();
                 // Errors are refusals of what was sent before (ICMP); checks find out what they mean.
                 if let Ok(source) = came {
@@ -327,8 +334,11 @@ impl PeerLink {
         let now = Instant::now();
         let local = self.sockets[at].local;
         let bytes = &self.buffer[..length];
-        let over = |path: &RelayPath| matches!(path.path, Path::Datagrams(own) if own == at) && path.place == source;
-        if let Some(relay) = self.relays.iter_mut().find(|path| over(path)).and_then(|path| path.relay.as_mut()) {
+        let over =
+            |path: &RelayPath| matches!(path.path, Path::Datagrams(own) if own == at) && path.place == source;
+        if let Some(relay) =
+            self.relays.iter_mut().find(|path| over(path)).and_then(|path| path.relay.as_mut())
+        {
             let (address, peer) = (relay.address(), &mut self.peer);
             return relay.receive(now, bytes, |from, data| {
                 if let Some(address) = address {
@@ -435,7 +445,9 @@ impl PeerLink {
                             Path::Stream(_) => self.sockets.first().map(|socket| socket.local),
                         };
                         self.relays[at].settled = true;
-                        if let Some(Ok(candidate)) = local.map(|local| Candidate::relayed(address, local, "udp")) {
+                        if let Some(Ok(candidate)) =
+                            local.map(|local| Candidate::relayed(address, local, "udp"))
+                        {
                             self.peer.add_local_candidate(now, candidate);
                         }
                     }
@@ -469,7 +481,8 @@ impl PeerLink {
             self.undelivered += u64::from(sent.is_err());
             return;
         }
-        let relayed = |path: &RelayPath| path.relay.as_ref().and_then(Relay::address) == Some(transmit.source);
+        let relayed =
+            |path: &RelayPath| path.relay.as_ref().and_then(Relay::address) == Some(transmit.source);
         if let Some(at) = self.relays.iter().position(relayed) {
             let relay = self.relays[at].relay.as_mut();
             let wrapped = relay.and_then(|relay| relay.send(now, transmit.destination, &transmit.contents));

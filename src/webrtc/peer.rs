@@ -29,8 +29,6 @@ const SDP_MAX: usize = 256 * 1024;
 const CANDIDATES_MAX: usize = 64;
 /// Data channels known at a time.
 const CHANNELS_MAX: usize = 32;
-/// A packet of sound waits for the one before it for so long.
-const SOUND_WAITS: Duration = Duration::from_millis(40);
 /// Pictures wait for one that is being repeated; more than so many behind it, it is given up.
 const PICTURES_WAIT: usize = 12;
 /// Checks of a path in use, and how many go unanswered until it is given up: about 5 s.
@@ -137,7 +135,9 @@ fn build(now: Instant, codecs: &[VideoCodec]) -> Rtc {
         .enable_opus(true, false)
         .set_rtcp_report_interval_audio(Duration::from_secs(1))
         .set_rtcp_report_interval_video(Duration::from_secs(1))
-        .set_reordering_timeout_audio(Some(SOUND_WAITS))
+        // Sound is put in order where it is known when it is due.
+        .set_reordering_size_audio(0)
+        .set_reordering_timeout_audio(None)
         .set_reordering_size_video(PICTURES_WAIT);
     config.set_max_stun_rto(CHECK_EVERY);
     config.set_max_stun_retransmits(CHECKS);
@@ -355,7 +355,8 @@ impl Peer {
             Some(retransmits) => Reliability::MaxRetransmits { retransmits },
             None => Reliability::Reliable,
         };
-        let config = ChannelConfig { label: label.to_owned(), ordered, reliability, ..ChannelConfig::default() };
+        let config =
+            ChannelConfig { label: label.to_owned(), ordered, reliability, ..ChannelConfig::default() };
         let mut channel = Channel { config, inner: None, agreed: false };
         if self.has_data && self.negotiated {
             let mut api = self.rtc.sdp_api();
@@ -597,7 +598,7 @@ impl Peer {
             data.last_sender_info.map(|info| Report { wall: info.ntp_time, time: info.rtp_time.numer() });
         let (mid, at, time) = (data.mid, data.network_time, data.time.numer());
         if data.params.spec().codec == Codec::Opus {
-            let packet = SoundPacket { mid, at, time, gap: !data.contiguous, report, data: data.data };
+            let packet = SoundPacket { mid, at, time, report, data: data.data };
             return self.events.push_back(PeerEvent::Sound(packet));
         }
         let Some(codec) = video_codec(data.params.spec().codec) else { return };

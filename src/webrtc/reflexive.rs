@@ -62,7 +62,8 @@ impl Reflexive {
     /// A datagram from the server: the address it saw, if this is its answer.
     pub fn receive(&mut self, bytes: &[u8]) -> Option<SocketAddr> {
         let message = Message::from_bytes(bytes).ok()?;
-        let is_answer = message.transaction_id() == self.transaction && message.has_class(MessageClass::Success);
+        let is_answer =
+            message.transaction_id() == self.transaction && message.has_class(MessageClass::Success);
         if self.done || !is_answer {
             return None;
         }

@@ -164,9 +164,8 @@ mod tests {
 
     #[test]
     fn servers_are_named_in_many_ways() {
-        let seen = |url: &str| {
-            Server::parse(url, "u", "c").map(|server| (server.reach, server.host, server.port))
-        };
+        let seen =
+            |url: &str| Server::parse(url, "u", "c").map(|server| (server.reach, server.host, server.port));
         for (url, reach, host, port) in [
             ("stun:stun.example.com", Reach::Stun, "stun.example.com", 3478),
             ("STUN:192.0.2.1:19302", Reach::Stun, "192.0.2.1", 19302),
@@ -178,7 +177,15 @@ mod tests {
         ] {
             assert_eq!(seen(url), Some((reach, host.to_owned(), port)), "{url}");
         }
-        for url in ["", "stun:", "http://x", "turn:x:port", "turn:[::1", "turns:x?transport=udp", "turn:x?transport=sctp"] {
+        for url in [
+            "",
+            "stun:",
+            "http://x",
+            "turn:x:port",
+            "turn:[::1",
+            "turns:x?transport=udp",
+            "turn:x?transport=sctp",
+        ] {
             assert_eq!(seen(url), None, "{url}");
         }
         assert_eq!(Server::parse("turn:t.example", "", ""), None, "no key, no relay");
@@ -192,8 +199,7 @@ mod tests {
             credential: "secret".to_owned(),
         };
         let urls = ["turns:a", "turn:b?transport=tcp", "turn:c", "stun:d", "turn:e", "stun:f"];
-        let settings =
-            PeerSettings { ice_servers: urls.map(named).to_vec(), ..PeerSettings::default() };
+        let settings = PeerSettings { ice_servers: urls.map(named).to_vec(), ..PeerSettings::default() };
         let hosts: Vec<String> = settings.servers().into_iter().map(|server| server.host).collect();
         assert_eq!(hosts, ["d", "f", "c", "e"]);
         let settings = PeerSettings { relay_only: true, ..settings };
