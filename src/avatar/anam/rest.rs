@@ -2,7 +2,6 @@
 //!
 //! Pure.
 
-use std::fmt;
 use std::time::Duration;
 
 use reqwest::Url;
@@ -12,6 +11,7 @@ use super::{AnamSettings, Mode, Quality};
 use crate::avatar::Terms;
 use crate::remote::address;
 use crate::remote::failure::Failure;
+use crate::webrtc::settings::IceServer;
 
 /// Bytes of an answer that are read.
 pub const ANSWER_BYTES: usize = 256 << 10;
@@ -90,20 +90,6 @@ fn options(settings: &AnamSettings) -> Value {
         options["showAIAvatarDisclosure"] = json!(true);
     }
     options
-}
-
-/// A STUN or TURN server.
-#[derive(Clone, PartialEq, Eq)]
-pub struct IceServer {
-    pub urls: Vec<String>,
-    pub username: String,
-    pub credential: String,
-}
-
-impl fmt::Debug for IceServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IceServer").field("urls", &self.urls).finish_non_exhaustive()
-    }
 }
 
 /// The way into a session.

@@ -1,0 +1,1 @@
+//! Two peers against each other in virtual time.
