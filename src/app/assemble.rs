@@ -300,14 +300,19 @@ fn route(
 ) -> Result<Route, String> {
     let agent = config.agents.get(&route.agent).cloned().unwrap_or_default();
     let sight = route.sight.unwrap_or(agent.sight());
-    let talks = matches!(agent, settings::Agent::Pipeline(_) | settings::Agent::Realtime(_));
+    let talks = matches!(
+        agent,
+        settings::Agent::Pipeline(_) | settings::Agent::Realtime(_) | settings::Agent::Avatar(_)
+    );
     let watch = if talks { None } else { talkers.watch(config, sight) };
     let behaviour = match agent {
         settings::Agent::Mirror { audio, greeting, .. } => Behaviour::Mirror(Mirror {
             greeting: if audio == MirrorAudio::Greeting { greeting } else { String::new() },
             echo: audio != MirrorAudio::Silence,
         }),
-        settings::Agent::Pipeline(settings) | settings::Agent::Realtime(settings) => {
+        settings::Agent::Pipeline(settings)
+        | settings::Agent::Realtime(settings)
+        | settings::Agent::Avatar(settings) => {
             let speaker = |language: &str| {
                 let agent = talkers
                     .agent_named(&route.agent, sight, language)

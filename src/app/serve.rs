@@ -326,7 +326,11 @@ fn prepare_greetings(scope: &mut Scope, config: &Config, speaker: Speaker) {
         .values()
         .filter_map(|agent| match agent {
             Agent::Mirror { greeting, .. } if !greeting.is_empty() => Some(greeting.clone()),
-            Agent::Mirror { .. } | Agent::Record { .. } | Agent::Pipeline(_) | Agent::Realtime(_) => None,
+            Agent::Mirror { .. }
+            | Agent::Record { .. }
+            | Agent::Pipeline(_)
+            | Agent::Realtime(_)
+            | Agent::Avatar(_) => None,
         })
         .collect();
     let codecs = config.media.audio_codecs.iter();

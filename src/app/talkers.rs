@@ -98,7 +98,7 @@ impl Talkers {
                 let made = match agent {
                     AgentConfig::Pipeline(own) => talkers.agent(config, clock, &http, name, &looking(own)),
                     AgentConfig::Realtime(own) => talkers.realtime(config, clock, &http, name, &looking(own)),
-                    AgentConfig::Mirror { .. } | AgentConfig::Record { .. } => break,
+                    AgentConfig::Mirror { .. } | AgentConfig::Record { .. } | AgentConfig::Avatar(_) => break,
                 };
                 let blind = made.seeing.blind.as_ref();
                 talkers.problems.extend(blind.map(|why| format!("agent {name} gets no pictures: {why}")));

@@ -1,6 +1,7 @@
 //! What values must be together: ports that do not collide, names that exist, doors that are not left open.
 //! What one value must be on its own is [`super::read`]'s.
 
+use super::avatar;
 use super::section::{Reading, did_you_mean};
 use super::settings::{Agent, Config, DEFAULT_RECORDING, Listen, Transport};
 use super::sip;
@@ -20,6 +21,7 @@ pub fn check(config: &Config, reading: &Reading) {
     talk::check::check(config, reading);
     tools::check::check(config, reading);
     source::check(config, reading);
+    avatar::check::check(config, reading);
     console(config, reading);
 }
 
