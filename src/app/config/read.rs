@@ -252,7 +252,7 @@ fn overlay(section: &Section, into: &mut Overlay) {
     section.flag("captions", &mut into.captions);
 }
 
-fn watermark(text: &str) -> Result<String, String> {
+pub fn watermark(text: &str) -> Result<String, String> {
     let known = PLACEHOLDERS.map(|name| format!("{{{name}}}")).join(" ");
     let mut rest = text;
     while let Some(at) = rest.find(['{', '}']) {

@@ -45,6 +45,8 @@ fn print(page: &mut Page, avatar: &Avatar) {
     page.duration("idle_release_s", avatar.idle_release, SECOND);
     page.raw("usd_per_minute", avatar.usd_per_minute);
     page.raw("reconnects", avatar.reconnects);
+    page.texts("transforms", avatar.transforms.iter().map(|transform| transform.word()));
+    page.text("watermark", &avatar.watermark);
 }
 
 fn print_own(page: &mut Page, key: &str, avatar: &Avatar) {

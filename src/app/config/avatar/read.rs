@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::settings::{Avatar, KEYS, Provider, Rest, Sandbox};
 use crate::app::config::file::Value;
-use crate::app::config::read::SECOND;
+use crate::app::config::read::{SECOND, watermark};
 use crate::app::config::section::Section;
 use crate::app::config::settings::Word;
 use crate::app::config::talk::read::{base_url, json, language, prompt};
@@ -43,6 +43,8 @@ fn avatar(section: &Section) -> Avatar {
     section.duration("idle_release_s", &mut avatar.idle_release, SECOND, 0.0..=86_400.0);
     section.number("usd_per_minute", &mut avatar.usd_per_minute, 0.0..=1_000.0);
     section.whole("reconnects", &mut avatar.reconnects, 0..=20);
+    section.words("transforms", &mut avatar.transforms);
+    section.parsed("watermark", &mut avatar.watermark, watermark);
     for (key, providers) in KEYS {
         if section.has(key) && !providers.contains(&avatar.provider) {
             let known: Vec<String> = providers.iter().map(|known| format!("{:?}", known.word())).collect();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::app::config::secret::Secret;
-use crate::app::config::settings::{Word, words};
+use crate::app::config::settings::{Transform, Word, words};
 
 words! {
     /// Who makes the face.
@@ -129,6 +129,9 @@ pub struct Avatar {
     pub usd_per_minute: f64,
     /// New sessions after one was lost, in a call.
     pub reconnects: u32,
+    /// Put on its pictures, which are then decoded and coded again.
+    pub transforms: Vec<Transform>,
+    pub watermark: String,
 }
 
 impl Default for Avatar {
@@ -170,6 +173,8 @@ impl Default for Avatar {
             idle_release: Duration::ZERO,
             usd_per_minute: 0.0,
             reconnects: 2,
+            transforms: Vec::new(),
+            watermark: String::new(),
         }
     }
 }
