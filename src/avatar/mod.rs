@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use crate::media::access_unit::{AccessUnit, VideoCodec};
 use crate::media::frame::{RawFrame, Size};
+use crate::remote::failure::Failure;
 
 /// Everything said between two moments at which the agent may be interrupted; counts up from 1 within a call, over the
 /// call's sessions.
@@ -118,6 +119,26 @@ pub struct Lost {
     pub cause: Cause,
 }
 
+impl Lost {
+    pub fn new(cause: Cause, why: impl Into<String>) -> Lost {
+        Lost { why: why.into(), cause }
+    }
+
+    /// What a failed request or connection means for a session.
+    pub fn of(failure: &Failure) -> Lost {
+        let cause = match failure {
+            Failure::Busy { .. } | Failure::Failed { status: 503, .. } | Failure::Resting(_) => Cause::Busy,
+            Failure::Refused { .. } => Cause::Refused,
+            Failure::Unreached(_)
+            | Failure::TooSlow(_)
+            | Failure::Failed { .. }
+            | Failure::Garbled(_)
+            | Failure::Cut => Cause::Connection,
+        };
+        Lost { why: failure.to_string(), cause }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// Another session may be tried at once.
@@ -142,7 +163,8 @@ impl Cause {
     }
 }
 
-/// What a session tells. After [`AvatarEvent::Lost`] or [`AvatarEvent::Closed`] nothing follows.
+/// What a session tells. After [`AvatarEvent::Closed`] nothing follows; after [`AvatarEvent::Lost`] only that, once the
+/// session was closed: what is to be ended at the provider is ended by polling on.
 #[derive(Debug)]
 pub enum AvatarEvent {
     /// The provider has begun to count: the id under which it knows the session. Comes before `Ready`, once.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
-use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode, Url};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::address::{is_encrypted, is_near, with_scheme};
@@ -45,9 +45,17 @@ impl Http {
     }
 
     /// A request that has not been sent. Web sockets' schemes are taken as HTTP's.
-    pub fn post(&self, url: Url) -> Result<RequestBuilder, Failure> {
+    pub fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, Failure> {
         let url = with_scheme(url, false);
-        Ok(self.client(&url)?.post(url))
+        Ok(self.client(&url)?.request(method, url))
+    }
+
+    pub fn post(&self, url: Url) -> Result<RequestBuilder, Failure> {
+        self.request(Method::POST, url)
+    }
+
+    pub fn get(&self, url: Url) -> Result<RequestBuilder, Failure> {
+        self.request(Method::GET, url)
     }
 
     fn client(&self, url: &Url) -> Result<&Client, Failure> {

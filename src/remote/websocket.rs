@@ -202,10 +202,11 @@ impl WebSocket {
 
     /// The next frame; writes and pings meanwhile. Cancel-safe. After an error it gives the same error again.
     pub async fn next(&mut self) -> Result<Frame, Ended> {
-        poll_fn(|context| self.poll_frame(context)).await
+        poll_fn(|context| self.poll_next(context)).await
     }
 
-    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Result<Frame, Ended>> {
+    /// As [`WebSocket::next`].
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Frame, Ended>> {
         if let Some(ended) = &self.ended {
             return Poll::Ready(Err(ended.clone()));
         }
