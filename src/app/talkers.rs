@@ -231,6 +231,7 @@ impl Talkers {
                 )),
                 voices: Arc::new(Voices::new(http, voices, links)),
             }),
+            face: None,
             ears: self.ears.clone(),
             decisions,
             tools: Arc::new(self.tooling.set(config, name, settings)),
@@ -270,6 +271,7 @@ impl Talkers {
             hearing: hearing(&config.talk, self.judges_turns),
             seeing,
             mind: Mind::Realtime(Box::new(realtime)),
+            face: None,
             ears: self.ears.clone(),
             // It answers by itself.
             decisions: None,
