@@ -231,7 +231,7 @@ impl Talkers {
                 )),
                 voices: Arc::new(Voices::new(http, voices, links)),
             }),
-            face: None,
+            face: self.faces.of(config, settings),
             ears: self.ears.clone(),
             decisions,
             tools: Arc::new(self.tooling.set(config, name, settings)),
@@ -271,7 +271,7 @@ impl Talkers {
             hearing: hearing(&config.talk, self.judges_turns),
             seeing,
             mind: Mind::Realtime(Box::new(realtime)),
-            face: None,
+            face: self.faces.of(config, settings),
             ears: self.ears.clone(),
             // It answers by itself.
             decisions: None,

@@ -197,7 +197,7 @@ mod tests {
         check("route=[{source='10.0.0.0/33'}]", "is no network");
         check("route=[{agnt='mirror'}]", "did you mean \"agent\"?");
         check("route=[{header={'X Door'='a'}}]", "no header of SIP");
-        check("agent.x={kind='avatar'}", "not in this version");
+        check("agent.x={kind='bridge'}", "not in this version");
         check("agent.x={kind='record', greeting='hello'}", "only an agent of kind \"mirror\"");
         check("agent.x={audio='echo'}", "say what it does");
         assert_eq!(problems(&["console.listen='0.0.0.0:8080'", "console.token=abc"]), [""; 0]);

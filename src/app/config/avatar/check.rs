@@ -144,6 +144,7 @@ fn turnkey(config: &Config, reading: &Reading, path: &str, agent: &Speaking) {
 
 #[cfg(test)]
 mod tests {
+    use crate::app::config::secret::LEFT_OUT;
     use crate::app::config::{Given, load, print};
 
     fn given(toml: &str) -> (tempfile::TempDir, Given) {
@@ -205,7 +206,7 @@ mod tests {
         assert_eq!(loaded.config.avatars.len(), 4);
         let printed = print::print(&loaded.config);
         assert!(!printed.contains("\"k\""), "keys are not shown: {printed}");
-        let shown = printed.replace("\"***\"", "\"k\"");
+        let shown = printed.replace(LEFT_OUT, "k");
         let (_folder, again) = given(&shown);
         let again = load(&again).unwrap_or_else(|problems| panic!("{problems}\n{shown}"));
         assert_eq!(
