@@ -35,8 +35,8 @@ const PATIENCE: [Duration; 5] = [
 /// One attempt.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
-/// Every configured avatar.
-#[derive(Default)]
+/// Every configured avatar; cloning shares their books.
+#[derive(Clone, Default)]
 pub struct Faces {
     avatars: BTreeMap<String, Metered>,
     /// What is missing, in words.
@@ -111,6 +111,11 @@ impl Faces {
         face.transforms = assemble::transforms(&avatar.transforms).unwrap_or_default();
         face.overlay.watermark = assemble::watermark(&config.overlay, &avatar.watermark).ok().flatten();
         Some(Arc::new(face))
+    }
+
+    /// Dollars for a minute; 0: not known.
+    pub fn price(&self, name: &str) -> f64 {
+        self.avatars.get(name).map_or(0.0, Metered::price)
     }
 
     pub fn problems(&self) -> &[String] {

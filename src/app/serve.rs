@@ -222,7 +222,7 @@ async fn run_until_told(
     let reins = reins(orders.clone(), album, sources);
     serve_console(config, &mut scope, shared.clone(), reins).await?;
     service::watch(&mut scope, heartbeat);
-    let watch = Watching::new(config, clock, detectors, shared, &sip, handle);
+    let watch = Watching::new(config, clock, detectors, shared, &sip, talkers.faces().clone(), handle);
     if let Some(length) = sip_trace {
         sip.tracer().start(Instant::now(), length, &mut scope);
     }

@@ -55,6 +55,11 @@ impl Metered {
         &self.name
     }
 
+    /// Dollars for a minute.
+    pub fn price(&self) -> f64 {
+        self.with(|ledger, _| ledger.price())
+    }
+
     pub fn figures(&self) -> LedgerFigures {
         self.with(|ledger, now| ledger.figures(now))
     }
