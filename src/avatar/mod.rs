@@ -9,6 +9,9 @@
 
 pub mod anam;
 pub mod downlink;
+pub mod journal;
+pub mod ledger;
+pub mod metered;
 pub mod uplink;
 
 use std::fmt;

@@ -168,7 +168,7 @@ impl Machine {
             heartbeat_at: None,
             outbox: VecDeque::new(),
             outbox_bytes: 0,
-            path: Path::new(&terms.codecs),
+            path: Path::new(settings.codec, &terms.codecs),
             session_ready: false,
             channel: false,
             data: VecDeque::new(),

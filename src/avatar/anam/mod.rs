@@ -21,6 +21,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Limits;
+use crate::media::access_unit::VideoCodec;
 use crate::media::frame::Size;
 
 /// The root of the vendor's API, without its version.
@@ -65,6 +66,8 @@ pub struct AnamSettings {
     /// In microphone mode: it waits for the caller's first words.
     pub skip_greeting: bool,
     pub quality: Quality,
+    /// What pictures are asked for in first; `None`: what the caller takes.
+    pub codec: Option<VideoCodec>,
     /// The picture's size; `None`: what the model makes.
     pub size: Option<Size>,
     /// Where it is made; `region_strict`: nowhere else.
@@ -97,6 +100,7 @@ impl Default for AnamSettings {
             mode: Mode::Passthrough,
             skip_greeting: false,
             quality: Quality::High,
+            codec: None,
             size: None,
             region: String::new(),
             region_strict: false,

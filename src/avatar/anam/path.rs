@@ -66,11 +66,12 @@ fn lost(why: &str) -> Lost {
 }
 
 impl Path {
-    /// `codecs`: what the caller takes.
-    pub fn new(codecs: &[VideoCodec]) -> Self {
+    /// `wanted` first; else of what the caller takes.
+    pub fn new(wanted: Option<VideoCodec>, codecs: &[VideoCodec]) -> Self {
         let vp8_only = codecs.contains(&VideoCodec::Vp8) && !codecs.contains(&VideoCodec::H264);
+        let usual = if vp8_only { VideoCodec::Vp8 } else { VideoCodec::H264 };
         Path {
-            first: if vp8_only { VideoCodec::Vp8 } else { VideoCodec::H264 },
+            first: wanted.unwrap_or(usual),
             asked: Asked::One,
             answer_by: None,
             pending: false,
@@ -281,7 +282,7 @@ mod tests {
     fn one_codec_is_offered_first_and_all_where_it_is_refused_or_not_answered() {
         for answered in [Some(REFUSED), Some(""), None] {
             let (now, mut acts) = (Instant::now(), VecDeque::new());
-            let mut path = Path::new(&BOTH);
+            let mut path = Path::new(None, &BOTH);
             path.begin(&mut acts);
             assert_eq!(taken(&mut acts), [offer(&BOTH[..1])]);
             path.offer_went(now);
@@ -296,7 +297,7 @@ mod tests {
             assert_eq!(taken(&mut acts), [Act::Answer(answer(TAKEN_VP8))]);
         }
         let mut acts = VecDeque::new();
-        Path::new(&BOTH[1..]).begin(&mut acts);
+        Path::new(None, &BOTH[1..]).begin(&mut acts);
         assert_eq!(taken(&mut acts), [offer(&BOTH[1..])], "what the caller takes goes on as it is");
         assert!(!takes_video(&answer("m=video 9 x 98\r\na=rtpmap:98 H264/90000\r\na=inactive\r\n"), &BOTH));
         assert!(!takes_video("nonsense", &BOTH));
@@ -305,7 +306,7 @@ mod tests {
     /// A connection that stands.
     fn standing(now: Instant) -> Path {
         let mut acts = VecDeque::new();
-        let mut path = Path::new(&BOTH);
+        let mut path = Path::new(None, &BOTH);
         path.begin(&mut acts);
         path.offer_went(now);
         path.answer(now, answer(TAKEN), &mut acts).expect("taken");
@@ -317,7 +318,7 @@ mod tests {
     #[test]
     fn candidates_wait_for_the_answer_and_are_bounded() {
         let (now, mut acts) = (Instant::now(), VecDeque::new());
-        let mut path = Path::new(&BOTH);
+        let mut path = Path::new(None, &BOTH);
         path.begin(&mut acts);
         acts.clear();
         let candidate = |n: usize| Candidate { candidate: n.to_string(), mid: None, line: None };
@@ -382,7 +383,7 @@ mod tests {
     #[test]
     fn an_offer_on_its_way_when_the_socket_is_lost_is_made_anew() {
         let (now, mut acts) = (Instant::now(), VecDeque::new());
-        let mut path = Path::new(&BOTH);
+        let mut path = Path::new(None, &BOTH);
         path.begin(&mut acts);
         acts.clear();
         path.signalling_again(&mut acts);
@@ -395,7 +396,7 @@ mod tests {
     #[test]
     fn a_connection_without_pictures_is_given_up() {
         let (now, mut acts) = (Instant::now(), VecDeque::new());
-        let mut path = Path::new(&BOTH);
+        let mut path = Path::new(None, &BOTH);
         path.connected(now);
         path.sound(now + seconds(14));
         assert!(path.handle_time(now + seconds(14), &mut acts).is_ok());
