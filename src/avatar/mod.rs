@@ -8,6 +8,9 @@
 //! there is no face, is decided in `engine::face`.
 
 pub mod downlink;
+pub mod journal;
+pub mod ledger;
+pub mod metered;
 pub mod uplink;
 
 use std::fmt;
