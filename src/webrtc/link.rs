@@ -30,6 +30,8 @@ use crate::media::access_unit::{AccessUnit, VideoCodec};
 /// The largest datagram taken.
 const DATAGRAM_MAX: usize = 2_048;
 const FIND_WITHIN: Duration = Duration::from_secs(3);
+/// A relay not had by then is waited for no more; it may still come.
+const RELAY_WITHIN: Duration = Duration::from_secs(4);
 /// Datagrams taken from one socket before others have their turn.
 const AT_ONCE: usize = 64;
 
@@ -59,6 +61,7 @@ struct RelayPath {
     place: SocketAddr,
     /// Once there is an address to speak from.
     relay: Option<Relay>,
+    asked: Instant,
     settled: bool,
 }
 
@@ -304,7 +307,7 @@ impl PeerLink {
             }
             Path::Stream(_) => None,
         };
-        self.relays.push(RelayPath { path, server, place, relay, settled: false });
+        self.relays.push(RelayPath { path, server, place, relay, asked: now, settled: false });
     }
 
     /// `true`: there may be more.
@@ -436,6 +439,11 @@ impl PeerLink {
 
     fn run_relays(&mut self, now: Instant, due: &mut Instant) {
         for at in 0..self.relays.len() {
+            let limit = self.relays[at].asked + RELAY_WITHIN;
+            self.relays[at].settled |= limit <= now;
+            if !self.relays[at].settled {
+                *due = (*due).min(limit);
+            }
             while let Some(relay) = &mut self.relays[at].relay {
                 match relay.poll(now) {
                     RelayStep::Send(bytes) => self.give_server(at, &bytes),
@@ -534,3 +542,6 @@ fn socket_toward(target: SocketAddr) -> std::io::Result<Socket> {
     let reads = UdpSocket::from_std(writes.try_clone()?)?;
     Ok(Socket { reads, writes, local })
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 
 pub mod audio;
 pub mod deepgram;
+pub mod face;
 pub mod gemini_live;
 pub mod models;
 pub mod openai_realtime;
