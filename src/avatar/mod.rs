@@ -8,6 +8,7 @@
 //! there is no face, is decided in `engine::face`.
 
 pub mod downlink;
+pub mod livekit;
 pub mod uplink;
 
 use std::fmt;
