@@ -8,7 +8,10 @@
 //! there is no face, is decided in `engine::face`.
 
 pub mod downlink;
+pub mod journal;
+pub mod ledger;
 pub mod livekit;
+pub mod metered;
 pub mod uplink;
 
 use std::fmt;
