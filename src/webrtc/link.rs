@@ -208,7 +208,7 @@ impl PeerLink {
         for at in 0..self.relays.len() {
             let last = self.relays[at].relay.as_mut().map(|relay| relay.close(now));
             for bytes in last.unwrap_or_default() {
-                self.to_server(at, &bytes);
+                self.give_server(at, &bytes);
             }
         }
     }
@@ -438,7 +438,7 @@ impl PeerLink {
         for at in 0..self.relays.len() {
             while let Some(relay) = &mut self.relays[at].relay {
                 match relay.poll(now) {
-                    RelayStep::Send(bytes) => self.to_server(at, &bytes),
+                    RelayStep::Send(bytes) => self.give_server(at, &bytes),
                     RelayStep::Allocated(address) => {
                         let local = match self.relays[at].path {
                             Path::Datagrams(own) => self.sockets.get(own).map(|socket| socket.local),
@@ -464,7 +464,7 @@ impl PeerLink {
         }
     }
 
-    fn to_server(&mut self, at: usize, bytes: &[u8]) {
+    fn give_server(&mut self, at: usize, bytes: &[u8]) {
         let path = &mut self.relays[at];
         let sent = match &mut path.path {
             Path::Datagrams(own) => {
@@ -487,7 +487,7 @@ impl PeerLink {
             let relay = self.relays[at].relay.as_mut();
             let wrapped = relay.and_then(|relay| relay.send(now, transmit.destination, &transmit.contents));
             if let Some(bytes) = wrapped {
-                self.to_server(at, &bytes);
+                self.give_server(at, &bytes);
             }
         }
     }

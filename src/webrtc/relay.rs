@@ -4,7 +4,7 @@
 //! [`super::link`]'s (UDP) and [`super::tunnel`]'s (TCP, TLS).
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use turn_client_proto::api::{TurnClientApi, TurnConfig, TurnEvent, TurnPollRet, TurnRecvRet};
 use turn_client_proto::client::TurnClient;
@@ -117,44 +117,40 @@ impl Relay {
     /// What to do next.
     pub fn poll(&mut self, now: Instant) -> RelayStep {
         let moment = self.moment(now);
-        loop {
-            if self.over {
-                return RelayStep::Wait(now + std::time::Duration::from_secs(3_600));
-            }
-            let waits = self.client.poll(moment);
-            while let Some(event) = self.client.poll_event() {
-                match event {
-                    TurnEvent::AllocationCreated(_, address) => {
-                        self.address = Some(address);
-                        return RelayStep::Allocated(address);
-                    }
-                    TurnEvent::AllocationCreateFailed(_) => {
-                        self.over = true;
-                        return RelayStep::Failed("it gives no address".to_owned());
-                    }
-                    // A peer it does not let in is a path that fails its checks; nothing else concerns us.
-                    _ => {}
+        if self.over {
+            return RelayStep::Wait(now + Duration::from_secs(3_600));
+        }
+        let waits = self.client.poll(moment);
+        while let Some(event) = self.client.poll_event() {
+            match event {
+                TurnEvent::AllocationCreated(_, address) => {
+                    self.address = Some(address);
+                    return RelayStep::Allocated(address);
                 }
-            }
-            if let Some(transmit) = self.client.poll_transmit(moment) {
-                return RelayStep::Send(transmit.data.to_vec());
-            }
-            match waits {
-                TurnPollRet::WaitUntil(until) => {
-                    let left = until.saturating_duration_since(moment);
-                    return RelayStep::Wait(now + left.max(std::time::Duration::from_millis(1)));
-                }
-                TurnPollRet::Closed => {
-                    self.over = true;
-                    return RelayStep::Failed("it closed".to_owned());
-                }
-                // Never asked for: datagrams only.
-                TurnPollRet::AllocateTcpSocket { .. } | TurnPollRet::TcpClose { .. } => {
-                    self.over = true;
-                    return RelayStep::Failed("it wants connections to peers".to_owned());
-                }
+                TurnEvent::AllocationCreateFailed(_) => return self.fail("it gives no address"),
+                // A peer it does not let in is a path that fails its checks; nothing else concerns us.
+                _ => {}
             }
         }
+        if let Some(transmit) = self.client.poll_transmit(moment) {
+            return RelayStep::Send(transmit.data.to_vec());
+        }
+        match waits {
+            TurnPollRet::WaitUntil(until) => {
+                let left = until.saturating_duration_since(moment);
+                RelayStep::Wait(now + left.max(Duration::from_millis(1)))
+            }
+            TurnPollRet::Closed => self.fail("it closed"),
+            // Never asked for: datagrams only.
+            TurnPollRet::AllocateTcpSocket { .. } | TurnPollRet::TcpClose { .. } => {
+                self.fail("it wants connections to peers")
+            }
+        }
+    }
+
+    fn fail(&mut self, why: &str) -> RelayStep {
+        self.over = true;
+        RelayStep::Failed(why.to_owned())
     }
 
     /// Gives the place back: what to send to the server.
