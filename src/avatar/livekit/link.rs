@@ -70,12 +70,25 @@ impl RoomTerms {
 #[derive(Debug)]
 pub enum RoomEvent {
     /// The room was entered, for the first time or again.
-    Joined { room: String, identity: String },
+    Joined {
+        room: String,
+        identity: String,
+    },
     /// The room is being entered again: nothing comes and nothing goes meanwhile.
-    Rejoining { why: String },
+    Rejoining {
+        why: String,
+    },
     /// Somebody is here, and publishes that.
-    Here { identity: String, is_avatar: bool, sound: bool, video: bool },
-    Gone { identity: String, is_avatar: bool },
+    Here {
+        identity: String,
+        is_avatar: bool,
+        sound: bool,
+        video: bool,
+    },
+    Gone {
+        identity: String,
+        is_avatar: bool,
+    },
     /// The way up is open: streams and calls go through.
     Publishing,
     /// [`AvatarEvent::Sound`], [`AvatarEvent::Picture`] and warnings, of the avatar only. Their clock goes on over
@@ -279,7 +292,10 @@ impl RoomLink {
     fn wake_at(&self) -> Option<Instant> {
         let media = self.peers.as_ref().and_then(|peers| peers.offered).map(|at| at + MEDIA_WITHIN);
         let downlink = self.downlink.as_ref().and_then(Downlink::wake_at);
-        [self.signal.wake_at(), self.packets.wake_at(), downlink, media, self.leaving].into_iter().flatten().min()
+        [self.signal.wake_at(), self.packets.wake_at(), downlink, media, self.leaving]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn push(&mut self, event: RoomEvent) {
@@ -489,7 +505,9 @@ impl RoomLink {
             PeerEvent::Failed(why) => self.signal.handle_peer_failed(now, &why),
             PeerEvent::Closed => self.signal.handle_peer_failed(now, "the server closed it"),
             PeerEvent::Data { data, .. } => self.packets.handle(&data),
-            PeerEvent::ChannelOpen { id, .. } if Some(id) == peers.reliable && target == Target::Publisher => {
+            PeerEvent::ChannelOpen { id, .. }
+                if Some(id) == peers.reliable && target == Target::Publisher =>
+            {
                 peers.open = true;
                 self.push(RoomEvent::Publishing);
             }
@@ -538,7 +556,8 @@ impl RoomLink {
 
     fn send_packets(&mut self) {
         let Some(peers) = &mut self.peers else { return };
-        let Some((publisher, id)) = peers.publisher.as_mut().zip(peers.reliable).filter(|_| peers.open) else {
+        let Some((publisher, id)) = peers.publisher.as_mut().zip(peers.reliable).filter(|_| peers.open)
+        else {
             return;
         };
         while self.packets.has_outward() && publisher.buffered(id) < BUFFERED {

@@ -226,7 +226,15 @@ impl Packets {
     }
 
     /// Calls a procedure of a participant. [`Inward::Answer`] with the number given here follows within `within`.
-    pub fn call(&mut self, now: Instant, to: &str, method: &str, payload: &str, within: Duration, seed: u64) -> u64 {
+    pub fn call(
+        &mut self,
+        now: Instant,
+        to: &str,
+        method: &str,
+        payload: &str,
+        within: Duration,
+        seed: u64,
+    ) -> u64 {
         self.numbers += 1;
         let number = self.numbers;
         if self.calls.len() >= CALLS_MAX || payload.len() > PAYLOAD {
@@ -381,7 +389,9 @@ mod tests {
             })
             .collect();
         assert_eq!(chunks, [(0, 15_000), (1, 15_000), (2, 2_000)]);
-        assert!(matches!(&sent[4].value, Some(Value::StreamTrailer(end)) if end.stream_id == header.stream_id));
+        assert!(
+            matches!(&sent[4].value, Some(Value::StreamTrailer(end)) if end.stream_id == header.stream_id)
+        );
     }
 
     #[test]
@@ -405,8 +415,13 @@ mod tests {
         let (mut packets, now) = (Packets::new(), Instant::now());
         let second = Duration::from_secs(1);
         let call = packets.call(now, "face", "lk.clear_buffer", "", 10 * second, 1);
-        let Some(Value::RpcRequest(request)) = sent(&mut packets).remove(0).value else { panic!("no request") };
-        assert_eq!((request.method.as_str(), request.version, request.response_timeout_ms), ("lk.clear_buffer", 1, 10_000));
+        let Some(Value::RpcRequest(request)) = sent(&mut packets).remove(0).value else {
+            panic!("no request")
+        };
+        assert_eq!(
+            (request.method.as_str(), request.version, request.response_timeout_ms),
+            ("lk.clear_buffer", 1, 10_000)
+        );
         packets.handle(&from("face", Value::RpcAck(RpcAck { request_id: request.id.clone() })));
         packets.handle_time(now + 8 * second);
         assert_eq!(packets.poll_inward(), None, "it was acknowledged");
@@ -420,7 +435,9 @@ mod tests {
         let call = packets.call(now, "face", "lk.clear_buffer", "", 10 * second, 2);
         assert_eq!(packets.wake_at(), Some(now + 7 * second));
         packets.handle_time(now + 7 * second);
-        let Some(Inward::Answer { id, result: Err(failure) }) = packets.poll_inward() else { panic!("given up") };
+        let Some(Inward::Answer { id, result: Err(failure) }) = packets.poll_inward() else {
+            panic!("given up")
+        };
         assert_eq!((id, failure.code), (call, code::CONNECTION_TIMEOUT));
     }
 
@@ -435,7 +452,9 @@ mod tests {
             ..RpcRequest::default()
         };
         packets.handle(&from("face", Value::RpcRequest(request.clone())));
-        let Some(Inward::Call { id, from: who, method, .. }) = packets.poll_inward() else { panic!("a call") };
+        let Some(Inward::Call { id, from: who, method, .. }) = packets.poll_inward() else {
+            panic!("a call")
+        };
         assert_eq!((id.as_str(), who.as_str(), method.as_str()), ("r1", "face", "lk.playback_finished"));
         packets.answer(&who, &id, Ok("ok".to_owned()));
         let kinds: Vec<bool> =
@@ -457,7 +476,11 @@ mod tests {
         packets.handle(&[0xff; 40]);
         packets.handle(&vec![0; PACKET_MAX + 1]);
         assert_eq!(packets.counters().odd, 2);
-        let user = UserPacket { payload: b"hi".to_vec(), topic: Some("agent-response".to_owned()), ..UserPacket::default() };
+        let user = UserPacket {
+            payload: b"hi".to_vec(),
+            topic: Some("agent-response".to_owned()),
+            ..UserPacket::default()
+        };
         packets.handle(&from("heygen", Value::User(user)));
         let data = Inward::Data {
             from: "heygen".to_owned(),

@@ -69,15 +69,28 @@ pub enum Act {
     /// Opens a socket; an earlier one is dropped.
     Connect,
     /// Peer connections of an earlier stay are dropped, new ones begin.
-    NewPeers { servers: Vec<IceServer> },
+    NewPeers {
+        servers: Vec<IceServer>,
+    },
     Send(Vec<u8>),
     /// The subscriber is to answer, by [`Signal::answer`].
-    Offered { sdp: String, id: u32 },
+    Offered {
+        sdp: String,
+        id: u32,
+    },
     /// The publisher's offer was answered.
-    Answered { sdp: String },
-    Candidate { target: Target, candidate: String },
+    Answered {
+        sdp: String,
+    },
+    Candidate {
+        target: Target,
+        candidate: String,
+    },
     /// Which m-lines bring the avatar's sound and picture, as they stand now.
-    Listen { sound: Option<String>, video: Option<String> },
+    Listen {
+        sound: Option<String>,
+        video: Option<String>,
+    },
     /// Nothing more is done here; the socket is closed once what was sent is out.
     HangUp,
 }
@@ -85,12 +98,25 @@ pub enum Act {
 /// What happened, for whoever uses the room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    Joined { room: String, identity: String },
+    Joined {
+        room: String,
+        identity: String,
+    },
     /// Somebody came, or changed what it publishes.
-    Here { identity: String, is_avatar: bool, sound: bool, video: bool },
-    Gone { identity: String, is_avatar: bool },
+    Here {
+        identity: String,
+        is_avatar: bool,
+        sound: bool,
+        video: bool,
+    },
+    Gone {
+        identity: String,
+        is_avatar: bool,
+    },
     /// The room is being entered again.
-    Rejoining { why: String },
+    Rejoining {
+        why: String,
+    },
     Warning(String),
     Lost(Lost),
 }
@@ -100,7 +126,9 @@ enum State {
     Connecting,
     /// The socket is open; the server must say something by then.
     Joining(Instant),
-    In { since: Instant },
+    In {
+        since: Instant,
+    },
     /// Until the next attempt.
     Waiting(Instant),
     Over,
@@ -363,9 +391,9 @@ impl Signal {
                 .iter()
                 .filter(|line| line.kind == kind && avatars.contains(line.participant.as_str()));
             let published = |line: &&Line| {
-                self.here.get(&line.participant).is_some_and(|participant| {
-                    participant.tracks.iter().any(|track| track.sid == line.track)
-                })
+                self.here
+                    .get(&line.participant)
+                    .is_some_and(|participant| participant.tracks.iter().any(|track| track.sid == line.track))
             };
             let found = own.clone().rfind(published).or_else(|| own.next_back());
             found.map(|line| line.mid.clone())
@@ -400,7 +428,8 @@ impl Signal {
 
     /// The subscriber's answer to the offer with this id.
     pub fn answer(&mut self, sdp: String, id: u32) {
-        let answer = SessionDescription { r#type: "answer".to_owned(), sdp, id, ..SessionDescription::default() };
+        let answer =
+            SessionDescription { r#type: "answer".to_owned(), sdp, id, ..SessionDescription::default() };
         self.send(Request::Answer(answer));
     }
 

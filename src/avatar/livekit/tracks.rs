@@ -28,9 +28,7 @@ pub fn lines(sdp: &str) -> Vec<Line> {
         let value = |name: &str| {
             section.lines().find_map(|line| line.trim_end().strip_prefix(name)).unwrap_or_default()
         };
-        let sends = !section
-            .lines()
-            .any(|line| matches!(line.trim_end(), "a=inactive" | "a=recvonly"))
+        let sends = !section.lines().any(|line| matches!(line.trim_end(), "a=inactive" | "a=recvonly"))
             && section.split(' ').nth(1) != Some("0");
         let msid = value("a=msid:");
         let Some((participant, track)) = whose(msid).filter(|_| sends) else { continue };
@@ -70,7 +68,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_nobodys() {
-        for sdp in ["", "m=", "\nm=video", "x\nm=video 9\na=msid:|", "x\nm=audio 9\na=msid: ", "x\nm=audio 9\na=msid:P T\n"] {
+        for sdp in [
+            "",
+            "m=",
+            "\nm=video",
+            "x\nm=video 9\na=msid:|",
+            "x\nm=audio 9\na=msid: ",
+            "x\nm=audio 9\na=msid:P T\n",
+        ] {
             assert!(lines(sdp).len() <= 1, "{sdp}");
         }
     }

@@ -1,8 +1,6 @@
 //! A stay in a room in virtual time, against frames as a server would send them.
 
-use livekit_protocol::{
-    ParticipantInfo, Room, SubscriptionResponse, TrackInfo,
-};
+use livekit_protocol::{ParticipantInfo, Room, SubscriptionResponse, TrackInfo};
 
 use super::*;
 
@@ -116,7 +114,8 @@ fn the_avatars_lines_are_found_by_its_identity_and_others_are_sent_back() {
     let acts = room.acts();
     assert_eq!(acts[0], Act::Listen { sound: Some("1".to_owned()), video: Some("2".to_owned()) });
     let Act::Send(bytes) = &acts[1] else { panic!("{acts:?}") };
-    let Some(Request::Subscription(sent)) = SignalRequest::decode(&bytes[..]).expect("a request").message else {
+    let Some(Request::Subscription(sent)) = SignalRequest::decode(&bytes[..]).expect("a request").message
+    else {
         panic!("no subscription")
     };
     assert_eq!((sent.track_sids, sent.subscribe), (vec!["TR_o".to_owned()], false));
@@ -127,7 +126,9 @@ fn the_avatars_lines_are_found_by_its_identity_and_others_are_sent_back() {
         video: true,
     }));
     room.signal.answer("sdp".to_owned(), 3);
-    assert!(matches!(&room.requests()[..], [Request::Answer(answer)] if answer.id == 3 && answer.r#type == "answer"));
+    assert!(
+        matches!(&room.requests()[..], [Request::Answer(answer)] if answer.id == 3 && answer.r#type == "answer")
+    );
 }
 
 #[test]
@@ -135,7 +136,9 @@ fn a_track_that_is_replaced_is_followed_to_its_new_line() {
     let mut room = Room1::joined("face", vec![face()]);
     room.take(offer(OFFER, 1));
     room.acts();
-    let more = format!("{OFFER}m=video 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:4\r\na=sendonly\r\na=msid:PA_face|TR_new x\r\n");
+    let more = format!(
+        "{OFFER}m=video 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:4\r\na=sendonly\r\na=msid:PA_face|TR_new x\r\n"
+    );
     room.take(update(vec![participant(
         "PA_face",
         "face",
@@ -163,7 +166,9 @@ fn who_publishes_for_us_is_the_avatar_if_no_identity_is_known() {
     let mut gone = participant("PA_face", "agent-7", &[]);
     gone.state = Presence::Disconnected as i32;
     room.take(update(vec![gone]));
-    assert!(matches!(&room.notices()[..], [Notice::Gone { identity, is_avatar: true }] if identity == "agent-7"));
+    assert!(
+        matches!(&room.notices()[..], [Notice::Gone { identity, is_avatar: true }] if identity == "agent-7")
+    );
 }
 
 #[test]
