@@ -12,6 +12,7 @@ pub mod journal;
 pub mod ledger;
 pub mod livekit;
 pub mod metered;
+pub mod room;
 pub mod uplink;
 
 use std::fmt;
