@@ -7,7 +7,9 @@
 //! pictures, put together by each provider's module. What becomes of what comes down, and what the caller hears while
 //! there is no face, is decided in `engine::face`.
 
+pub mod lifetime;
 pub mod uplink;
+pub mod websocket;
 
 use std::fmt;
 use std::sync::Arc;
