@@ -13,6 +13,7 @@ pub mod bus;
 pub mod canvas;
 mod coding;
 pub mod darkroom;
+pub mod face;
 mod graph;
 mod ladder;
 pub mod lateness;

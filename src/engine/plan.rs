@@ -502,6 +502,8 @@ pub enum Picture {
     Clip { path: PathBuf, size: Size },
     /// One still with a text.
     Still { text: String, size: Size },
+    /// The face of the call's agent; a still with this text until there is one.
+    Face { text: String, size: Size },
 }
 
 /// What we send.

@@ -49,6 +49,8 @@ impl Behaviour {
         match self {
             Behaviour::Talk(agent) => match &agent.speaker.agent.mind {
                 Mind::Pipeline(_) => true,
+                // The provider ends turns.
+                Mind::Avatar(_) => false,
                 Mind::Realtime(realtime) => {
                     realtime.settings.turns == Turns::Ours && (commit || realtime.can_forget_turns())
                 }

@@ -1,4 +1,4 @@
-//! The agent that talks: hears, looks, thinks and speaks with the caller. Until it has a face, it shows a still.
+//! The agent that talks: hears, looks, thinks and speaks with the caller. Without a face, it shows a still.
 
 use std::sync::Arc;
 
@@ -52,7 +52,11 @@ impl Talk {
 
     pub(super) fn plan(&self, label: Label, streams: Streams, room: &Room) -> Plan {
         let Speaker { agent, text, notice } = self.speaker(&label.languages).clone();
-        let picture = Picture::Still { text, size: room.video_out.max };
+        let size = room.video_out.max;
+        let picture = match agent.face {
+            Some(_) => Picture::Face { text, size },
+            None => Picture::Still { text, size },
+        };
         Plan {
             label,
             streams,

@@ -132,6 +132,7 @@ impl Running {
         };
         match parts.agent.mind.clone() {
             Mind::Pipeline(pipeline) => talk.scope.task("talk", Talking::new(parts, pipeline).run()),
+            Mind::Avatar(_) => {}
             Mind::Realtime(realtime) => {
                 talk.scope.task("talk", RealtimeTalking::new(parts, *realtime).run());
             }

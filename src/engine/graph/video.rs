@@ -248,7 +248,9 @@ impl Running {
                 return Source::Mirror { slate };
             }
             Picture::TestCard { source, size } => Box::new(TestCard::new(*size, *source)),
-            Picture::Still { text, size } => Box::new(Still::new(text, name, *size)),
+            Picture::Still { text, size } | Picture::Face { text, size } => {
+                Box::new(Still::new(text, name, *size))
+            }
             Picture::Clip { path, size } => match Playing::open(path, *size) {
                 Ok(playing) => Box::new(playing),
                 Err(text) => {

@@ -38,6 +38,7 @@ use crate::base::queue::{Fifo, Receiver, Sender};
 use crate::base::reply::Reply;
 use crate::base::stop::Outcome;
 use crate::codec::g711::Law;
+use crate::engine::face::{FaceSettings, Turnkey};
 use crate::engine::pictures::{Given, Pictures};
 use crate::engine::plan::{CallId, Event};
 use crate::engine::playout::{LONGEST_AHEAD, Position, Say};
@@ -73,6 +74,8 @@ pub struct Agent {
     pub hearing: HearingSettings,
     pub seeing: SeeingSettings,
     pub mind: Mind,
+    /// What the caller sees of it; [`Mind::Avatar`] has one.
+    pub face: Option<Arc<FaceSettings>>,
     /// `None`: speech is told by its energy alone.
     pub ears: Option<Ears>,
     /// Who decides of turns before a pipeline answers them; `None`: nobody.
@@ -92,6 +95,8 @@ impl fmt::Debug for Agent {
 pub enum Mind {
     Pipeline(Pipeline),
     Realtime(Box<Realtime>),
+    /// The provider of its face hears and answers.
+    Avatar(Turnkey),
 }
 
 /// Three models, each a list in the order of trying; shared by the calls of an agent.
