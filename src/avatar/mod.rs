@@ -10,8 +10,8 @@
 pub mod downlink;
 pub mod journal;
 pub mod ledger;
-pub mod metered;
 pub mod lifetime;
+pub mod metered;
 pub mod uplink;
 pub mod websocket;
 
