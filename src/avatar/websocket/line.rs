@@ -143,17 +143,21 @@ impl Line {
         let whole = (self.rate * BLOCK_MS / 1_000) as usize;
         let sounding = whole.min(self.ahead() as usize);
         let (first, end) = (self.given, self.given + sounding as u64);
-        while let Some((_, mark)) = self.marks.pop_front_if(|(place, mark)| match mark {
-            Mark::Begins(_) => *place < end,
-            Mark::Ends(_) => *place < end || *place <= first,
-        }) {
+        let due = |&(place, mark): &(Place, Mark)| match mark {
+            Mark::Begins(_) => place < end,
+            Mark::Ends(_) => place < end || place <= first,
+        };
+        while let Some((_, mark)) = self.marks.front().copied().filter(due) {
+            self.marks.pop_front();
             self.pass(mark, tell);
         }
         let mut samples: Vec<i16> = self.samples.drain(..sounding).collect();
         samples.resize(whole, 0);
         self.given = end;
         tell(AvatarEvent::Sound { at, rate: self.rate, samples: samples.into() });
-        while let Some((place, picture)) = self.pictures.pop_front_if(|(place, _)| *place < end) {
+        while self.pictures.front().is_some_and(|(place, _)| *place < end)
+            && let Some((place, picture)) = self.pictures.pop_front()
+        {
             let after = place.saturating_sub(first) * 1_000_000 / u64::from(self.rate);
             self.picture(MediaTime(at.0 + after as i64), picture, tell);
         }
