@@ -11,6 +11,7 @@ pub mod downlink;
 pub mod journal;
 pub mod ledger;
 pub mod lifetime;
+pub mod livekit;
 pub mod metered;
 pub mod uplink;
 pub mod websocket;
