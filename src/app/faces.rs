@@ -5,17 +5,20 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::app::assemble;
 use crate::app::config::avatar::read::usual_variable;
-use crate::app::config::avatar::settings::Avatar;
+use crate::app::config::avatar::settings::{Avatar, Provider as Maker, Rest};
 use crate::app::config::settings::Config;
 use crate::app::config::settings::speech::Speaking;
 use crate::avatar::Provider;
 use crate::avatar::journal::{Entry, Journal};
 use crate::avatar::ledger::{Allowance, Ledger, LedgerFigures};
 use crate::avatar::metered::Metered;
+use crate::avatar::room::template::{Step, Template};
+use crate::avatar::room::{Room, RoomSettings};
 use crate::base::queue::{self, Fifo, Receiver};
 use crate::base::stop::Outcome;
 use crate::engine::face::FaceSettings;
@@ -188,6 +191,46 @@ fn key(avatar: &Avatar) -> String {
 
 /// Who makes the face.
 fn provider(name: &str, avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
-    let _ = (name, http, key(avatar));
-    Err("its provider is not in this version".to_owned())
+    let _ = name;
+    match avatar.provider {
+        Maker::LiveKit => room(avatar, http),
+        Maker::Anam | Maker::LiveAvatar | Maker::WebSocket => {
+            Err("its provider is not in this version".to_owned())
+        }
+    }
+}
+
+/// A worker in a room: of a vendor known by name, or as its requests are configured.
+fn room(avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
+    let template = if avatar.vendor.is_empty() {
+        let stop = Some(step(&avatar.stop)).filter(|step| !step.url.is_empty());
+        Template { start: vec![step(&avatar.start)], stop, ..Template::default() }
+    } else {
+        Template::known(&avatar.vendor)?
+    };
+    let [key_id, secret] =
+        [&avatar.livekit_api_key, &avatar.livekit_api_secret].map(|secret| secret.expose());
+    let settings = RoomSettings {
+        base_url: avatar.base_url.clone(),
+        api_key: key(avatar),
+        avatar_id: avatar.avatar_id.clone(),
+        variables: avatar.variables.clone(),
+        identity: avatar.identity.clone(),
+        rate: avatar.rate,
+        longest: Some(avatar.max_session).filter(|longest| !longest.is_zero()),
+        ..RoomSettings::new(&avatar.livekit_url, key_id, secret, template)
+    };
+    Ok(Arc::new(Room::new(settings, http)?))
+}
+
+fn step(rest: &Rest) -> Step {
+    let body = if rest.body.is_empty() { Value::Null } else { Value::Object(rest.body.clone()) };
+    Step {
+        method: rest.method.clone(),
+        url: rest.url.clone(),
+        headers: rest.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
+        body,
+        session: rest.session.clone(),
+        ..Step::default()
+    }
 }

@@ -29,8 +29,19 @@ use crate::remote::http::Http;
 
 /// What a template may ask for beside its own variables.
 pub const NAMES: &[&str] = &[
-    "base", "api_key", "avatar_id", "livekit_url", "avatar_token", "listener_token", "room", "identity",
-    "avatar_identity", "rate", "max_session_s", "call", "language",
+    "base",
+    "api_key",
+    "avatar_id",
+    "livekit_url",
+    "avatar_token",
+    "listener_token",
+    "room",
+    "identity",
+    "avatar_identity",
+    "rate",
+    "max_session_s",
+    "call",
+    "language",
 ];
 /// Who we are in a room.
 const IDENTITY: &str = "eyeline";
@@ -126,9 +137,8 @@ impl RoomSettings {
         }
         let base = if self.base_url.is_empty() { &self.template.base } else { &self.base_url };
         let avatar = self.avatar_identity();
-        let worker = |identity| {
-            self.token(&Grant::Join { room, identity, name: identity, on_behalf: Some(IDENTITY) })
-        };
+        let worker =
+            |identity| self.token(&Grant::Join { room, identity, name: identity, on_behalf: Some(IDENTITY) });
         let longest = self.longest.unwrap_or(Duration::from_secs(600)).as_secs().to_string();
         for (name, value) in [
             ("base", base.trim_end_matches('/')),
@@ -228,7 +238,10 @@ mod tests {
 
     fn settings() -> RoomSettings {
         let template = Template::known("bey").expect("bey");
-        RoomSettings { api_key: "sk-1".to_owned(), ..RoomSettings::new("wss://lk.example", "key", "secret", template) }
+        RoomSettings {
+            api_key: "sk-1".to_owned(),
+            ..RoomSettings::new("wss://lk.example", "key", "secret", template)
+        }
     }
 
     #[test]

@@ -93,7 +93,12 @@ impl Rest {
     async fn close_room(&self) -> bool {
         let Ok(root) = address::root(&self.livekit_url, "") else { return true };
         let step = Step {
-            url: address::below(&address::with_scheme(root, false), "", "twirp/livekit.RoomService/DeleteRoom").to_string(),
+            url: address::below(
+                &address::with_scheme(root, false),
+                "",
+                "twirp/livekit.RoomService/DeleteRoom",
+            )
+            .to_string(),
             headers: [("authorization".to_owned(), format!("Bearer {}", self.admin))].into(),
             body: json!({ "room": self.room }),
             ..Step::default()

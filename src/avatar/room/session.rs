@@ -67,7 +67,13 @@ struct Ending {
 }
 
 impl RoomSession {
-    pub(super) fn open(settings: &RoomSettings, limits: Limits, rest: Rest, token: &str, terms: &Terms) -> Self {
+    pub(super) fn open(
+        settings: &RoomSettings,
+        limits: Limits,
+        rest: Rest,
+        token: &str,
+        terms: &Terms,
+    ) -> Self {
         let now = Instant::now();
         let rest = Arc::new(rest);
         let starter = rest.clone();
@@ -135,7 +141,8 @@ impl RoomSession {
         match started {
             Ok(session) => {
                 self.begun = Some(Instant::now());
-                self.events.push_back(AvatarEvent::Opened { session: format!("{}/{session}", self.rest.room()) });
+                self.events
+                    .push_back(AvatarEvent::Opened { session: format!("{}/{session}", self.rest.room()) });
                 self.session = Some(session);
             }
             Err(failure) => self.finish(Some(Lost::of(&failure))),
@@ -210,7 +217,8 @@ impl RoomSession {
             self.events.push_back(AvatarEvent::Ready);
         }
         if !self.ready && now >= self.ready_by {
-            let why = if self.here { "no picture of the avatar comes" } else { "no avatar came into the room" };
+            let why =
+                if self.here { "no picture of the avatar comes" } else { "no avatar came into the room" };
             return self.lose(Cause::Connection, why);
         }
         let Some(end) = self.time_out() else { return };

@@ -137,9 +137,9 @@ impl Values {
     pub fn fill_body(&self, body: &Value) -> Result<Value, String> {
         Ok(match body {
             Value::String(text) => self.fill_value(text)?,
-            Value::Array(items) => Value::Array(
-                items.iter().map(|item| self.fill_body(item)).collect::<Result<Vec<_>, _>>()?,
-            ),
+            Value::Array(items) => {
+                Value::Array(items.iter().map(|item| self.fill_body(item)).collect::<Result<Vec<_>, _>>()?)
+            }
             Value::Object(members) => {
                 let mut filled = Map::new();
                 for (name, member) in members {
@@ -161,7 +161,8 @@ impl Values {
             return Ok(Value::Null);
         }
         let number = text.ends_with("#}").then(|| value.parse::<u64>().ok()).flatten();
-        Ok(number.map_or_else(|| Value::String(value.to_owned()), |number| Value::Number(Number::from(number))))
+        Ok(number
+            .map_or_else(|| Value::String(value.to_owned()), |number| Value::Number(Number::from(number))))
     }
 }
 
@@ -213,16 +214,35 @@ mod tests {
     fn every_vendor_known_by_name_can_be_filled_in_and_one_is_withdrawn() {
         let (without, mut values) = (values(), values());
         values.set("pal_id", "p");
-        let names = ["bey", "tavus", "simli", "bithuman", "lemonslice", "avatario", "avatartalk", "keyframe", "did", "trugen", "runway", "protoface"];
+        let names = [
+            "bey",
+            "tavus",
+            "simli",
+            "bithuman",
+            "lemonslice",
+            "avatario",
+            "avatartalk",
+            "keyframe",
+            "did",
+            "trugen",
+            "runway",
+            "protoface",
+        ];
         for name in names {
             let template = Template::known(name).expect("a vendor");
             template.check(&values).unwrap_or_else(|why| panic!("{name}: {why}"));
-            assert!(template.base.starts_with("https://") && [16_000, 24_000].contains(&template.rate), "{name}");
+            assert!(
+                template.base.starts_with("https://") && [16_000, 24_000].contains(&template.rate),
+                "{name}"
+            );
             assert!(!template.identity.is_empty(), "{name}");
         }
         assert!(Template::known("hedra").expect_err("withdrawn").contains("switched off"));
         assert!(Template::known("nobody").expect_err("unknown").contains("bey"));
-        assert_eq!(Template::known("tavus").expect("tavus").check(&without), Err("variables.pal_id is missing".to_owned()));
+        assert_eq!(
+            Template::known("tavus").expect("tavus").check(&without),
+            Err("variables.pal_id is missing".to_owned())
+        );
     }
 
     #[test]
@@ -231,7 +251,10 @@ mod tests {
         values.set("empty", "");
         let body = json!({ "a": "{rate#}", "b": "x {room} y", "c": "{empty}", "d": [true, "{api_key}"], "e": null, "f": "{nobody}", "g": "{ not a name }" });
         let filled = values.fill_body(&body).expect("filled");
-        assert_eq!(filled, json!({ "a": 16000, "b": "x room y", "d": [true, "api_key"], "e": null, "g": "{ not a name }" }));
+        assert_eq!(
+            filled,
+            json!({ "a": 16000, "b": "x room y", "d": [true, "api_key"], "e": null, "g": "{ not a name }" })
+        );
         assert_eq!(values.fill("{base}/v1/{nobody}"), Err("nobody".to_owned()));
         assert!(!format!("{values:?}").contains("16000"), "values are never told");
     }
