@@ -3,7 +3,9 @@
 
 pub mod audio;
 pub mod deepgram;
+pub mod face;
 pub mod gemini_live;
+pub mod livekit;
 pub mod models;
 pub mod openai_realtime;
 pub mod providers;
