@@ -215,7 +215,10 @@ impl Commands {
                 // Turns that follow one another without a pause in talking.
                 let turn = said["source_event_id"].as_str().and_then(turn_of);
                 let known = turn.filter(|turn| self.turns.contains(turn));
-                if self.talking && let Some(turn) = known && self.speaking.is_some_and(|other| other < turn) {
+                if self.talking
+                    && let Some(turn) = known
+                    && self.speaking.is_some_and(|other| other < turn)
+                {
                     self.pass_to(turn);
                 }
             }
@@ -466,7 +469,9 @@ mod tests {
         }
         world.acts();
         assert_eq!(world.kinds(), ["agent.start_listening", "agent.stop_listening"]);
-        world.hear(json!({ "type": "error", "error": { "type": "video_starvation", "message": "no\u{7} audio" } }));
+        world.hear(
+            json!({ "type": "error", "error": { "type": "video_starvation", "message": "no\u{7} audio" } }),
+        );
         assert_eq!(world.told, ["LiveAvatar: video_starvation: no audio"]);
         world.commands.handle_text(world.now, "no JSON");
         assert_eq!(world.commands.odd, 1);

@@ -190,7 +190,11 @@ mod tests {
             (Sandbox::False, "a", true, false),
         ] {
             let settings = of(sandbox, avatar);
-            assert_eq!((settings.check().is_ok(), settings.is_sandbox()), (fine, free), "{sandbox:?} {avatar:?}");
+            assert_eq!(
+                (settings.check().is_ok(), settings.is_sandbox()),
+                (fine, free),
+                "{sandbox:?} {avatar:?}"
+            );
             assert_eq!(LiveAvatar::new(settings, &Http::new()).is_ok(), fine);
         }
         let long = LiveAvatarSettings { longest: Some(Duration::from_secs(600)), ..of(Sandbox::Auto, "") };

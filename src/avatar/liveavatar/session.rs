@@ -51,7 +51,12 @@ pub struct Account {
 }
 
 impl Account {
-    async fn answer(&self, within: Duration, request: RequestBuilder, secret: &str) -> Result<Value, Failure> {
+    async fn answer(
+        &self,
+        within: Duration,
+        request: RequestBuilder,
+        secret: &str,
+    ) -> Result<Value, Failure> {
         let mut reply = http::send(within.as_millis() as u64, secret, request).await?;
         let body = http::whole(&mut reply, BODY_MOST).await?;
         serde_json::from_slice(&body).map_err(|_| Failure::Garbled("no JSON".to_owned()))

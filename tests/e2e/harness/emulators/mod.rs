@@ -4,6 +4,7 @@
 pub mod audio;
 pub mod deepgram;
 pub mod gemini_live;
+pub mod liveavatar;
 pub mod models;
 pub mod openai_realtime;
 pub mod providers;

@@ -224,6 +224,7 @@ async fn stream_pictures(mut stream: tokio_tungstenite::WebSocketStream<TcpStrea
         if lock(state).hang {
             continue;
         }
+        // One picture for what is left over too: real servers round up.
         for slice in samples.chunks(rate / fps) {
             let loud = slice.iter().any(|sample| sample.unsigned_abs() > 1_000);
             if stream.send(Message::Binary(picture(loud).into())).await.is_err() {
