@@ -300,14 +300,19 @@ fn route(
 ) -> Result<Route, String> {
     let agent = config.agents.get(&route.agent).cloned().unwrap_or_default();
     let sight = route.sight.unwrap_or(agent.sight());
-    let talks = matches!(agent, settings::Agent::Pipeline(_) | settings::Agent::Realtime(_));
+    let talks = matches!(
+        agent,
+        settings::Agent::Pipeline(_) | settings::Agent::Realtime(_) | settings::Agent::Avatar(_)
+    );
     let watch = if talks { None } else { talkers.watch(config, sight) };
     let behaviour = match agent {
         settings::Agent::Mirror { audio, greeting, .. } => Behaviour::Mirror(Mirror {
             greeting: if audio == MirrorAudio::Greeting { greeting } else { String::new() },
             echo: audio != MirrorAudio::Silence,
         }),
-        settings::Agent::Pipeline(settings) | settings::Agent::Realtime(settings) => {
+        settings::Agent::Pipeline(settings)
+        | settings::Agent::Realtime(settings)
+        | settings::Agent::Avatar(settings) => {
             let speaker = |language: &str| {
                 let agent = talkers
                     .agent_named(&route.agent, sight, language)
@@ -459,30 +464,32 @@ fn censor(config: &Config) -> Result<CensorSettings, String> {
     })
 }
 
-fn look(config: &Config, observers: Vec<String>) -> Result<Look, String> {
-    let overlay = &config.overlay;
-    let watermark = if overlay.watermark.is_empty() {
-        None
-    } else {
-        let template =
-            Template::parse(&overlay.watermark).map_err(|error| format!("overlay.watermark: {error}"))?;
-        let position = Position::parse(overlay.watermark_position.word())
-            .ok_or("overlay.watermark_position is unknown")?;
-        let [red, green, blue] = overlay.watermark_color;
-        Some(Watermark {
-            template,
-            position,
-            size: overlay.watermark_size,
-            color: Color::rgb(red, green, blue),
-        })
-    };
+/// What is written on pictures, in the overlay's place, size and colour; an empty text: nothing.
+pub fn watermark(overlay: &settings::Overlay, text: &str) -> Result<Option<Watermark>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let template = Template::parse(text).map_err(|error| format!("overlay.watermark: {error}"))?;
+    let position =
+        Position::parse(overlay.watermark_position.word()).ok_or("overlay.watermark_position is unknown")?;
+    let [red, green, blue] = overlay.watermark_color;
+    let color = Color::rgb(red, green, blue);
+    Ok(Some(Watermark { template, position, size: overlay.watermark_size, color }))
+}
+
+pub fn transforms(chosen: &[Transform]) -> Result<Vec<filters::Transform>, String> {
     let transform = |transform: &Transform| {
-        filters::Transform::parse(transform.word()).ok_or("filters.transforms: unknown name")
+        filters::Transform::parse(transform.word()).ok_or("filters.transforms: unknown name".to_owned())
     };
+    chosen.iter().map(transform).collect()
+}
+
+fn look(config: &Config, observers: Vec<String>) -> Result<Look, String> {
+    let watermark = watermark(&config.overlay, &config.overlay.watermark)?;
     Ok(Look {
         observers,
-        overlay: OverlaySettings { boxes: overlay.boxes, watermark },
-        transforms: config.filters.transforms.iter().map(transform).collect::<Result<_, _>>()?,
+        overlay: OverlaySettings { boxes: config.overlay.boxes, watermark },
+        transforms: transforms(&config.filters.transforms)?,
         resize: config.filters.resize,
     })
 }

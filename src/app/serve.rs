@@ -23,6 +23,7 @@ use crate::app::config::Loaded;
 use crate::app::config::settings::{Agent, Config};
 use crate::app::console;
 use crate::app::detectors::Detectors;
+use crate::app::faces::{Faces, Reaper};
 use crate::app::footprint;
 use crate::app::gallery::Gallery;
 use crate::app::load;
@@ -84,14 +85,16 @@ fn serve(config: &Config, sip_trace: Option<Duration>) -> anyhow::Result<()> {
     let gallery = runtime.block_on(Gallery::load(config));
     gallery.problems.iter().for_each(|problem| tracing::error!("{problem}: this picture is left out"));
     let studio = gallery.studio.clone();
-    let talkers = Talkers::start(config, clock, gallery, sources);
+    let (faces, reaper) = Faces::new(config);
+    faces.problems().iter().for_each(|problem| tracing::error!("{problem}"));
+    let talkers = Talkers::start(config, clock, gallery, sources, faces);
     talkers.problems().iter().for_each(|problem| tracing::warn!("{problem}"));
     prober.join().map_err(|_| anyhow!("the encoder proof panicked"))??;
     let result = runtime.block_on(run_until_told(
         config,
         (started, clock),
         detectors,
-        (talkers, studio),
+        (talkers, reaper, studio),
         media,
         runtime.handle().clone(),
         sip_trace,
@@ -180,7 +183,7 @@ async fn run_until_told(
     config: &Config,
     (started, clock): (Instant, Clock),
     detectors: Arc<Detectors>,
-    (talkers, studio): (Talkers, Studio),
+    (talkers, reaper, studio): (Talkers, Option<Reaper>, Studio),
     media: Handle,
     handle: Handle,
     sip_trace: Option<Duration>,
@@ -209,6 +212,9 @@ async fn run_until_told(
     let sources = talkers.sources().clone();
     sources.start(&engine_settings.catalogue, &mut scope);
     let (engines, events) = Engines::new(engine_settings, media, handle.clone());
+    if let Some(reaper) = reaper {
+        scope.task_until_stopped("avatars", reaper.run());
+    }
     prepare_greetings(&mut scope, config, engines.speaker());
     let heartbeat = Heartbeat::new(Instant::now());
     let shared = Arc::new(Shared::new(config.appliance.name.clone(), started, heartbeat.clone()));
@@ -216,7 +222,7 @@ async fn run_until_told(
     let reins = reins(orders.clone(), album, sources);
     serve_console(config, &mut scope, shared.clone(), reins).await?;
     service::watch(&mut scope, heartbeat);
-    let watch = Watching::new(config, clock, detectors, shared, &sip, handle);
+    let watch = Watching::new(config, clock, detectors, shared, &sip, talkers.faces().clone(), handle);
     if let Some(length) = sip_trace {
         sip.tracer().start(Instant::now(), length, &mut scope);
     }
@@ -326,7 +332,11 @@ fn prepare_greetings(scope: &mut Scope, config: &Config, speaker: Speaker) {
         .values()
         .filter_map(|agent| match agent {
             Agent::Mirror { greeting, .. } if !greeting.is_empty() => Some(greeting.clone()),
-            Agent::Mirror { .. } | Agent::Record { .. } | Agent::Pipeline(_) | Agent::Realtime(_) => None,
+            Agent::Mirror { .. }
+            | Agent::Record { .. }
+            | Agent::Pipeline(_)
+            | Agent::Realtime(_)
+            | Agent::Avatar(_) => None,
         })
         .collect();
     let codecs = config.media.audio_codecs.iter();

@@ -11,11 +11,13 @@ use crate::app::config::settings::speech::{
 };
 use crate::app::config::settings::{Agent as AgentConfig, Config, Route};
 use crate::app::config::talk::read::{milliseconds, usual_variable};
+use crate::app::faces::Faces;
 use crate::app::gallery::Gallery;
 use crate::app::tooling::Tooling;
 use crate::base::time::Clock;
 use crate::codec::still::encode::{StillFormat, StillSettings};
 use crate::codec::still::fit::{Fit, Strategy};
+use crate::engine::face::Turnkey;
 use crate::engine::sight::SightSettings;
 use crate::engine::sources::Sources;
 use crate::engine::talk::realtime::Realtime;
@@ -58,6 +60,7 @@ pub struct Talkers {
     clock: Option<Clock>,
     ears: Option<Ears>,
     tooling: Tooling,
+    faces: Faces,
     judges_turns: bool,
     /// What is missing, in words.
     problems: Vec<String>,
@@ -65,17 +68,18 @@ pub struct Talkers {
 
 impl Talkers {
     /// Starts what the configured agents need. What cannot be had costs only itself.
-    pub fn start(config: &Config, clock: Clock, gallery: Gallery, sources: Sources) -> Self {
+    pub fn start(config: &Config, clock: Clock, gallery: Gallery, sources: Sources, faces: Faces) -> Self {
         let http = Http::new();
         let mut talkers = Talkers {
             describing: describing(config, &http),
             clock: Some(clock),
             gallery,
             tooling: Tooling::new(config, sources),
+            faces,
             ..Talkers::default()
         };
         let speaking =
-            |agent: &AgentConfig| matches!(agent, AgentConfig::Pipeline(_) | AgentConfig::Realtime(_));
+            |agent: &AgentConfig| !matches!(agent, AgentConfig::Mirror { .. } | AgentConfig::Record { .. });
         if !config.agents.values().any(speaking) {
             return talkers;
         }
@@ -98,6 +102,7 @@ impl Talkers {
                 let made = match agent {
                     AgentConfig::Pipeline(own) => talkers.agent(config, clock, &http, name, &looking(own)),
                     AgentConfig::Realtime(own) => talkers.realtime(config, clock, &http, name, &looking(own)),
+                    AgentConfig::Avatar(own) => talkers.avatar(config, clock, &http, name, &looking(own)),
                     AgentConfig::Mirror { .. } | AgentConfig::Record { .. } => break,
                 };
                 let blind = made.seeing.blind.as_ref();
@@ -153,6 +158,10 @@ impl Talkers {
 
     pub fn sources(&self) -> &Sources {
         &self.tooling.sources
+    }
+
+    pub fn faces(&self) -> &Faces {
+        &self.faces
     }
 
     pub fn problems(&self) -> &[String] {
@@ -222,7 +231,7 @@ impl Talkers {
                 )),
                 voices: Arc::new(Voices::new(http, voices, links)),
             }),
-            face: None,
+            face: self.faces.of(config, settings),
             ears: self.ears.clone(),
             decisions,
             tools: Arc::new(self.tooling.set(config, name, settings)),
@@ -262,9 +271,31 @@ impl Talkers {
             hearing: hearing(&config.talk, self.judges_turns),
             seeing,
             mind: Mind::Realtime(Box::new(realtime)),
-            face: None,
+            face: self.faces.of(config, settings),
             ears: self.ears.clone(),
             // It answers by itself.
+            decisions: None,
+            tools: Arc::new(self.tooling.set(config, name, settings)),
+        }
+    }
+
+    /// The provider of its face hears and answers.
+    fn avatar(&self, config: &Config, clock: Clock, http: &Http, name: &str, settings: &Speaking) -> Agent {
+        let seeing = self.seeing(config, clock, settings.sight, None);
+        let espeak = Endpoint {
+            language: language(&settings.language),
+            ..Endpoint::new("espeak", message::Vendor::Espeak)
+        };
+        Agent {
+            name: name.to_owned(),
+            conversation: self.conversation(config, name, settings, &seeing),
+            hearing: hearing(&config.talk, self.judges_turns),
+            seeing,
+            mind: Mind::Avatar(Turnkey {
+                voices: Arc::new(Voices::new(http, vec![espeak], LinkSettings::default())),
+            }),
+            face: self.faces.of(config, settings),
+            ears: self.ears.clone(),
             decisions: None,
             tools: Arc::new(self.tooling.set(config, name, settings)),
         }

@@ -7,16 +7,17 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::app::console::view::Histogram;
+use crate::app::face_tally::FaceTally;
 use crate::call::story::Moment;
 use crate::record::agent::{AgentRecord, LatencyRecord, ToolRecord};
 
 /// Times kept of each stage, for the percentiles of a call.
-const TIMES_MAX: usize = 1_024;
+pub const TIMES_MAX: usize = 1_024;
 /// Names of tools and services kept; a model may think up any number.
 const NAMES_MAX: usize = 32;
 
 /// Kinds that are counted and stand in no timeline: they say nothing by themselves.
-const SILENT: [&str; 3] = ["agent.usage", "agent.figures", "vision.figures"];
+const SILENT: [&str; 4] = ["agent.usage", "agent.figures", "vision.figures", "avatar.figures"];
 
 /// The stages of an answer, by the words they are told with.
 pub const STAGES: [(&str, &str); 5] = [
@@ -41,6 +42,7 @@ pub struct Tally {
     times: BTreeMap<&'static str, Vec<u32>>,
     stages: BTreeMap<&'static str, Histogram>,
     any: bool,
+    face: FaceTally,
 }
 
 impl Tally {
@@ -75,6 +77,7 @@ impl Tally {
                 record.tokens.output += number("output_tokens");
             }
             "agent.speaking" => self.spoke(moment),
+            kind if kind.starts_with("avatar.") => self.face.told(moment),
             "agent.figures" => record.model = members(moment),
             "vision.figures" => record.sight = members(moment),
             _ => return,
@@ -97,9 +100,20 @@ impl Tally {
     pub fn record(&self) -> Option<AgentRecord> {
         let latency = |(stage, times): (&&'static str, &Vec<u32>)| ((*stage).to_owned(), latency_of(times));
         self.any.then(|| AgentRecord {
+            avatar: self.face.record(),
             latency_ms: self.times.iter().map(latency).collect(),
             ..self.record.clone()
         })
+    }
+
+    /// The face the caller sees now.
+    pub fn wears(&self) -> Option<&str> {
+        self.face.wears()
+    }
+
+    /// The face the caller saw at some time.
+    pub fn face(&self) -> Option<&str> {
+        self.face.name()
     }
 
     /// Times of the stages, for metrics.
@@ -108,7 +122,7 @@ impl Tally {
     }
 }
 
-fn latency_of(times: &[u32]) -> LatencyRecord {
+pub fn latency_of(times: &[u32]) -> LatencyRecord {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     let part = |percent: usize| {
@@ -118,7 +132,7 @@ fn latency_of(times: &[u32]) -> LatencyRecord {
     LatencyRecord { count: sorted.len() as u64, p50: part(50), p95: part(95), max: part(100) }
 }
 
-fn of<'a>(moment: &'a Moment, name: &str) -> Option<&'a Value> {
+pub fn of<'a>(moment: &'a Moment, name: &str) -> Option<&'a Value> {
     moment.data.iter().find(|(own, _)| *own == name).map(|(_, value)| value)
 }
 
@@ -126,7 +140,7 @@ fn whole(value: Option<&Value>) -> u64 {
     value.and_then(Value::as_u64).unwrap_or_default()
 }
 
-fn members(moment: &Moment) -> BTreeMap<String, Value> {
+pub fn members(moment: &Moment) -> BTreeMap<String, Value> {
     moment.data.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
 }
 

@@ -13,15 +13,18 @@ use tokio::runtime::Handle;
 
 use crate::app::config::settings::Config;
 use crate::app::console::view::{
-    CallDirection, CallView, ModelView, Part, Parts, Readiness, RecordingView, SipView, Snapshot, StagesView,
-    Totals, VideoView, WorkerView,
+    AvatarView, CallDirection, CallView, ModelView, Part, Parts, Readiness, RecordingView, SipView, Snapshot,
+    StagesView, Totals, VideoView, WorkerView,
 };
 use crate::app::detectors::Detectors;
 use crate::app::door::Door;
+use crate::app::faces::Faces;
 use crate::app::service::Heartbeat;
 use crate::app::signalling::{Signalling, Watch};
 use crate::app::streams::{stream_record, stream_view};
 use crate::app::timeline::Timeline;
+use crate::app::tracks;
+use crate::avatar::ledger::LedgerFigures;
 use crate::base::stop::{Outcome, Scope};
 use crate::base::time::Clock;
 use crate::call::{Call, Ended, Tell};
@@ -30,6 +33,7 @@ use crate::engine::plan::{
     CallId, Label, PictureReport, Protection, StreamReport, Streams, VideoCodec, VideoStream,
 };
 use crate::engine::report::Gauges;
+use crate::record::agent::AgentRecord;
 use crate::record::record::{CallRecord, DigitRecord, PictureRecord, RecordingRecord, StreamRecord};
 use crate::record::store::{free_bytes, record_path};
 use crate::sip::register::State;
@@ -100,6 +104,7 @@ pub struct Watching {
     /// Whether calls may come, as of the last renewal.
     ready: bool,
     door: Door,
+    faces: Faces,
     scope: Scope,
 }
 
@@ -110,6 +115,7 @@ impl Watching {
         detectors: Arc<Detectors>,
         shared: Arc<Shared>,
         sip: &Signalling,
+        faces: Faces,
         runtime: Handle,
     ) -> Self {
         let transports = sip
@@ -136,6 +142,7 @@ impl Watching {
             disk_at: None,
             ready: true,
             door: sip.door(),
+            faces,
             scope: Scope::new("records", runtime),
         }
     }
@@ -213,7 +220,8 @@ impl Watching {
         CallRecord {
             events,
             events_lost,
-            conversation: live.timeline.tally().record(),
+            tracks: tracks::of(&ended.streams, &label.agent, live.timeline.tally().face()),
+            conversation: self.conversation(live),
             display_name: label.display_name.clone(),
             asserted: label.asserted.clone(),
             diverted_by: label.diverted_by.clone(),
@@ -252,6 +260,15 @@ impl Watching {
         }
     }
 
+    /// What its agent did, with what its face cost.
+    fn conversation(&self, live: &Live) -> Option<AgentRecord> {
+        let mut record = live.timeline.tally().record()?;
+        if let Some(avatar) = &mut record.avatar {
+            avatar.usd = avatar.seconds / 60.0 * self.faces.price(&avatar.name);
+        }
+        Some(record)
+    }
+
     fn view_of_ended(&self, label: &Label, ended: &Ended, live: &Live) -> CallView {
         let report = ended.report.as_deref();
         let status = match ended.answered {
@@ -279,7 +296,8 @@ impl Watching {
                 .and_then(|report| report.recording.as_ref()?.paths.first())
                 .map(|path| path.display().to_string()),
             events: live.timeline.record(ended.started, EVENTS_SHOWN).0,
-            conversation: live.timeline.tally().record(),
+            tracks: tracks::of(&ended.streams, &label.agent, live.timeline.tally().face()),
+            conversation: self.conversation(live),
             stages: live.timeline.tally().stages().clone(),
             ..named(label)
         }
@@ -320,7 +338,12 @@ impl Watching {
                 .and_then(|running| running.recording.as_ref())
                 .map(|path| path.display().to_string()),
             events: live.map_or_else(Vec::new, |live| live.timeline.record(call.started(), EVENTS_SHOWN).0),
-            conversation: live.and_then(|live| live.timeline.tally().record()),
+            tracks: tracks::of(
+                call.streams(),
+                &call.label().agent,
+                live.and_then(|live| live.timeline.tally().wears()),
+            ),
+            conversation: live.and_then(|live| self.conversation(live)),
             stages: live.map_or_else(BTreeMap::new, |live| live.timeline.tally().stages().clone()),
             ..named(call.label())
         }
@@ -440,6 +463,7 @@ impl Watch for Watching {
             worker: worker_view(&self.detectors),
             lateness: engines.lateness(),
             recording: self.recorded.clone(),
+            avatars: self.faces.figures().into_iter().map(avatar_view).collect(),
             ..Snapshot::default()
         };
         *self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
@@ -467,6 +491,20 @@ impl Watch for Watching {
 
 fn lost_by_queue(lost: [(&'static str, u64); 3]) -> BTreeMap<String, u64> {
     lost.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+fn avatar_view((name, figures): (String, LedgerFigures)) -> AvatarView {
+    AvatarView {
+        name,
+        open: figures.open,
+        opened: figures.opened,
+        refused: figures.refused,
+        lost: figures.lost,
+        reaped: figures.reaped,
+        minutes: figures.seconds / 60.0,
+        usd: figures.usd,
+        minutes_left_today: figures.left_today,
+    }
 }
 
 fn named(label: &Label) -> CallView {

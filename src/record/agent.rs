@@ -29,12 +29,36 @@ pub struct AgentRecord {
     pub tokens: TokensRecord,
     /// By stage: `turn` is all of it, from the caller's last sound to the first of the reply.
     pub latency_ms: BTreeMap<String, LatencyRecord>,
+    /// Absent: it had none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub avatar: Option<AvatarRecord>,
     /// What sampling came to: pictures seen, sampled, the same, sent, dropped, bytes, ages; what was spent.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub sight: BTreeMap<String, Value>,
     /// What else the conversation or the session counted.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub model: BTreeMap<String, Value>,
+}
+
+/// The face the agent wore.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AvatarRecord {
+    /// As in `[avatar.NAME]`.
+    pub name: String,
+    /// Sessions that were ready, and why others were not or ended before their time, by cause.
+    pub sessions: u64,
+    pub failures: BTreeMap<String, u64>,
+    /// How long its provider counted, and what that cost by the configured price.
+    pub seconds: f64,
+    pub usd: f64,
+    /// Times a session came near its end.
+    pub near_limits: u64,
+    /// Milliseconds from the beginning of a session until it was ready, and from speech going up until it was heard.
+    pub connect_ms: LatencyRecord,
+    pub speaking_ms: LatencyRecord,
+    /// What else was counted: pictures passed through, decoded and coded, how far lips and voice were apart.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub figures: BTreeMap<String, Value>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -72,6 +72,9 @@ pub struct CallRecord {
     pub slides: Option<StreamRecord>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub recording: Option<RecordingRecord>,
+    /// Which way each track went, and whose it was.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub tracks: Vec<TrackRecord>,
     /// What its agent did; absent: it neither talked nor looked.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub conversation: Option<AgentRecord>,
@@ -192,6 +195,24 @@ pub struct DigitRecord {
     pub digit: String,
     /// Seconds since the call was answered.
     pub at: f64,
+}
+
+/// One track of the call's media.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackRecord {
+    /// `audio` or `video`.
+    pub kind: String,
+    /// `in` or `out`, seen from this box.
+    pub direction: String,
+    /// `caller`, `agent` or `avatar`.
+    pub role: String,
+    /// Whose voice and face it is: of an avatar its agent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub on_behalf_of: Option<String>,
+    pub codec: String,
+    /// `slides`: a shared screen.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content: Option<String>,
 }
 
 /// The files and what is missing from them.

@@ -1,6 +1,7 @@
 //! What values must be together: ports that do not collide, names that exist, doors that are not left open.
 //! What one value must be on its own is [`super::read`]'s.
 
+use super::avatar;
 use super::section::{Reading, did_you_mean};
 use super::settings::{Agent, Config, DEFAULT_RECORDING, Listen, Transport};
 use super::sip;
@@ -20,6 +21,7 @@ pub fn check(config: &Config, reading: &Reading) {
     talk::check::check(config, reading);
     tools::check::check(config, reading);
     source::check(config, reading);
+    avatar::check::check(config, reading);
     console(config, reading);
 }
 
@@ -195,7 +197,7 @@ mod tests {
         check("route=[{source='10.0.0.0/33'}]", "is no network");
         check("route=[{agnt='mirror'}]", "did you mean \"agent\"?");
         check("route=[{header={'X Door'='a'}}]", "no header of SIP");
-        check("agent.x={kind='avatar'}", "not in this version");
+        check("agent.x={kind='bridge'}", "not in this version");
         check("agent.x={kind='record', greeting='hello'}", "only an agent of kind \"mirror\"");
         check("agent.x={audio='echo'}", "say what it does");
         assert_eq!(problems(&["console.listen='0.0.0.0:8080'", "console.token=abc"]), [""; 0]);

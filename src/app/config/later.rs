@@ -16,8 +16,6 @@ const KEYS: &[&str] = &[
     "recording.*.max_gib",
     "recording.*.key",
     "recording.*.upload",
-    "agent.*.avatar",
-    "avatar",
     "events",
 ];
 
@@ -25,7 +23,7 @@ const KEYS: &[&str] = &[
 const WORDS: &[(&str, &[&str])] = &[
     ("recording.video", &["agent", "side_by_side"]),
     ("source.*.kind", &["rtp", "websocket"]),
-    ("agent.*.kind", &["avatar", "bridge", "source"]),
+    ("agent.*.kind", &["bridge", "source"]),
 ];
 
 /// Whether a key (`recording.wav`) belongs to a later version.
@@ -55,7 +53,7 @@ mod tests {
     #[test]
     fn later_keys_and_words_are_known_by_their_path() {
         assert!(is_later_key("recording.wav"));
-        assert!(is_later_key("agent.reception.avatar"));
+        assert!(is_later_key("recording.night.wav"));
         assert!(!is_later_key("sip.listen"));
         assert!(!is_later_key("recording.wave"));
         assert!(!is_later_word("media.audio_codecs[0]", "opus"));

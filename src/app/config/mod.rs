@@ -7,6 +7,7 @@
 //! Every problem is reported at once with file, line, column and key. Nothing below `app` reads any of this:
 //! each part gets its own settings, filled from [`settings::Config`] in `app`.
 
+pub mod avatar;
 pub mod check;
 pub mod decisions;
 pub mod file;

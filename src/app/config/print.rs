@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::avatar;
 use super::decisions;
 use super::settings::*;
 use super::sip;
@@ -26,6 +27,7 @@ pub fn print(config: &Config) -> String {
     recordings(&mut page, config);
     agents_and_routes(&mut page, config);
     source::print(&mut page, &config.sources);
+    avatar::print::avatars(&mut page, &config.avatars);
     decisions::print(&mut page, &config.decisions);
     page.section("console");
     page.text("listen", &config.console.listen.map(|address| address.to_string()).unwrap_or_default());
@@ -191,6 +193,7 @@ fn agents_and_routes(page: &mut Page, config: &Config) {
             Agent::Record { sight } => page.word("sight", *sight),
             Agent::Pipeline(agent) => talk::print::speaking(page, name, agent, false),
             Agent::Realtime(agent) => talk::print::speaking(page, name, agent, true),
+            Agent::Avatar(agent) => talk::print::avatar(page, agent),
         }
     }
     if config.routes.is_empty() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::avatar;
 use super::decisions;
 use super::file::{Table, Value};
 use super::section::{Reading, Section, did_you_mean, word};
@@ -41,6 +42,7 @@ pub fn config(reading: &Reading, tree: &Table) -> Config {
     talk::picture::read(&root.table("picture"), &mut config);
     tools::read::tools(&root, &mut config.tools);
     source::read(&root, &mut config.sources);
+    avatar::read::avatars(&root, &mut config.avatars);
     decisions::read(&root.table("decisions"), &mut config.decisions);
     recordings(&root.table("recording"), &mut config);
     agents(&root.table("agent"), &mut config);
@@ -250,7 +252,7 @@ fn overlay(section: &Section, into: &mut Overlay) {
     section.flag("captions", &mut into.captions);
 }
 
-fn watermark(text: &str) -> Result<String, String> {
+pub fn watermark(text: &str) -> Result<String, String> {
     let known = PLACEHOLDERS.map(|name| format!("{{{name}}}")).join(" ");
     let mut rest = text;
     while let Some(at) = rest.find(['{', '}']) {
@@ -324,7 +326,7 @@ fn agent(section: &Section, default: Option<AgentKind>) -> Option<Agent> {
         if !section.has("kind") {
             section.problem(
                 "kind",
-                "say what it does: kind = \"mirror\", \"record\", \"pipeline\" or \"realtime\"",
+                "say what it does: kind = \"mirror\", \"record\", \"pipeline\", \"realtime\" or \"avatar\"",
             );
         }
         section.texts();
@@ -351,6 +353,7 @@ fn agent(section: &Section, default: Option<AgentKind>) -> Option<Agent> {
         }
         AgentKind::Pipeline => Some(Agent::Pipeline(Box::new(talk::read::speaking(section, false)))),
         AgentKind::Realtime => Some(Agent::Realtime(Box::new(talk::read::speaking(section, true)))),
+        AgentKind::Avatar => Some(Agent::Avatar(Box::new(talk::read::avatar(section)))),
     }
 }
 

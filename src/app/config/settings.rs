@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::avatar::settings::Avatar;
 use super::decisions::Decisions;
 use super::secret::Secret;
 pub use super::sip::settings::{
@@ -71,6 +72,7 @@ pub struct Config {
     pub tools: Tools,
     /// By name.
     pub sources: BTreeMap<String, Source>,
+    pub avatars: BTreeMap<String, Avatar>,
     pub decisions: Decisions,
     /// By name; [`DEFAULT_RECORDING`] is `[recording]` itself, the others start from its values.
     pub recording: BTreeMap<String, Recording>,
@@ -102,6 +104,7 @@ impl Default for Config {
             providers: Providers::default(),
             tools: Tools::default(),
             sources: BTreeMap::new(),
+            avatars: BTreeMap::new(),
             decisions: Decisions::default(),
             recording: BTreeMap::from([(named(DEFAULT_RECORDING), Recording::default())]),
             agents: BTreeMap::from([(named("mirror"), Agent::default())]),
@@ -448,7 +451,13 @@ words! {
 
 words! {
     /// What an agent does.
-    AgentKind { Mirror = "mirror", Record = "record", Pipeline = "pipeline", Realtime = "realtime" }
+    AgentKind {
+        Mirror = "mirror",
+        Record = "record",
+        Pipeline = "pipeline",
+        Realtime = "realtime",
+        Avatar = "avatar",
+    }
 }
 
 /// `[agent.NAME]`
@@ -462,6 +471,8 @@ pub enum Agent {
     Pipeline(Box<Speaking>),
     /// One model does all of it.
     Realtime(Box<Speaking>),
+    /// The provider of its face does.
+    Avatar(Box<Speaking>),
 }
 
 /// What the mirror says when nothing else is written.
@@ -473,7 +484,7 @@ impl Agent {
     pub fn sight(&self) -> Sight {
         match self {
             Agent::Mirror { sight, .. } | Agent::Record { sight } => *sight,
-            Agent::Pipeline(agent) | Agent::Realtime(agent) => agent.sight,
+            Agent::Pipeline(agent) | Agent::Realtime(agent) | Agent::Avatar(agent) => agent.sight,
         }
     }
 
@@ -481,7 +492,9 @@ impl Agent {
     pub fn languages(&self) -> Vec<&str> {
         match self {
             Agent::Mirror { .. } | Agent::Record { .. } => Vec::new(),
-            Agent::Pipeline(agent) | Agent::Realtime(agent) => agent.offered_languages().collect(),
+            Agent::Pipeline(agent) | Agent::Realtime(agent) | Agent::Avatar(agent) => {
+                agent.offered_languages().collect()
+            }
         }
     }
 
@@ -491,6 +504,7 @@ impl Agent {
             Agent::Record { .. } => AgentKind::Record,
             Agent::Pipeline(_) => AgentKind::Pipeline,
             Agent::Realtime(_) => AgentKind::Realtime,
+            Agent::Avatar(_) => AgentKind::Avatar,
         }
     }
 }

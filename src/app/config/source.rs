@@ -125,7 +125,7 @@ pub fn check(config: &Config, reading: &Reading) {
     for (name, agent) in &config.agents {
         match agent {
             Agent::Pipeline(agent) | Agent::Realtime(agent) => of_agent(config, reading, name, agent),
-            Agent::Mirror { .. } | Agent::Record { .. } => {}
+            Agent::Mirror { .. } | Agent::Record { .. } | Agent::Avatar(_) => {}
         }
     }
 }

@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use crate::engine::lateness;
 
 use super::view::{
-    AgentTotals, Histogram, Readiness, SETUP_BOUNDS_S, Snapshot, StreamView, Totals, VideoView,
+    AgentTotals, AvatarView, Histogram, Readiness, SETUP_BOUNDS_S, Snapshot, StreamView, Totals, VideoView,
 };
 
 /// What `Content-Type` says of [`write()`]'s text.
@@ -48,6 +48,7 @@ impl Collector for Sheet {
         media(&mut out, snapshot, &totals)?;
         video(&mut out, snapshot, &totals.video)?;
         agents(&mut out, &totals.agents)?;
+        avatars(&mut out, &snapshot.avatars)?;
         worker_and_disk(&mut out, snapshot)
     }
 }
@@ -175,6 +176,29 @@ fn buckets(times: &Histogram) -> Vec<(f64, u64)> {
     let mut buckets: Vec<(f64, u64)> = SETUP_BOUNDS_S.into_iter().zip(times.buckets).collect();
     buckets.push((f64::INFINITY, times.count.saturating_sub(times.buckets.iter().sum())));
     buckets
+}
+
+/// Sessions of avatars: what costs money by the minute.
+fn avatars(out: &mut Out, avatars: &[AvatarView]) -> fmt::Result {
+    let of = |avatar: &AvatarView| [label(("avatar", &avatar.name))];
+    let open = avatars.iter().map(|avatar| (of(avatar), f64::from(avatar.open)));
+    out.gauges("avatar_sessions_open", "Sessions at providers now", open)?;
+    let fates = avatars.iter().flat_map(|avatar| {
+        let row = |fate, n| ([label(("avatar", &avatar.name)), label(("fate", fate))], n);
+        [
+            row("opened", avatar.opened),
+            row("refused", avatar.refused),
+            row("lost", avatar.lost),
+            row("reaped", avatar.reaped),
+        ]
+    });
+    out.counters("avatar_sessions", "Sessions by what became of them", fates)?;
+    let minutes = avatars.iter().map(|avatar| (of(avatar), avatar.minutes));
+    out.gauges("avatar_minutes", "Minutes of sessions since the start", minutes)?;
+    let usd = avatars.iter().map(|avatar| (of(avatar), avatar.usd));
+    out.gauges("avatar_cost_usd", "What they cost at the configured price", usd)?;
+    let left = avatars.iter().filter_map(|avatar| Some((of(avatar), avatar.minutes_left_today?)));
+    out.gauges("avatar_minutes_left", "Of budget_minutes, for today", left)
 }
 
 /// What agents that talk and look did.

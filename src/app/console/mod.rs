@@ -156,6 +156,7 @@ fn router(access: Access, source: Source, reins: Option<Reins>) -> Router {
         .route("/api/v1/calls/{id}/show", post(images::show))
         .route("/api/v1/calls/{id}/captions", post(images::captions))
         .route("/api/v1/calls/{id}/{verb}", post(control::act))
+        .route("/api/v1/avatars", get(avatars))
         .route("/api/v1/sources", get(sources::list))
         .route("/api/v1/sources/{name}/snapshot.jpg", get(sources::snapshot))
         .route("/api/v1/sip-trace", post(trace::start).delete(trace::stop))
@@ -255,6 +256,10 @@ async fn metrics_text(State(shared): State<Arc<Shared>>) -> Response {
 struct Calls {
     live: Vec<CallView>,
     recent: Vec<Arc<CallView>>,
+}
+
+async fn avatars(State(shared): State<Arc<Shared>>) -> Response {
+    Json(serde_json::json!({ "avatars": (shared.source)().avatars })).into_response()
 }
 
 async fn calls(State(shared): State<Arc<Shared>>) -> Response {

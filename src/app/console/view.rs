@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::engine::lateness::LatenessFigures;
 use crate::record::agent::AgentRecord;
-use crate::record::record::{EventRecord, QualityRecord};
+use crate::record::record::{EventRecord, QualityRecord, TrackRecord};
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -33,6 +33,25 @@ pub struct Snapshot {
     /// How late the 20 ms beats of all calls came since the start.
     pub lateness: LatenessFigures,
     pub recording: RecordingView,
+    /// By name, each of `[avatar.NAME]`.
+    pub avatars: Vec<AvatarView>,
+}
+
+/// What the sessions of one avatar came to since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct AvatarView {
+    pub name: String,
+    /// Sessions now, and those that began.
+    pub open: u32,
+    pub opened: u64,
+    /// Not begun for the sake of `max_sessions` or `budget_minutes`; lost; left by an earlier run and ended.
+    pub refused: u64,
+    pub lost: u64,
+    pub reaped: u64,
+    pub minutes: f64,
+    pub usd: f64,
+    /// Of `budget_minutes`, for today; `null`: no limit.
+    pub minutes_left_today: Option<f64>,
 }
 
 /// What must be there before calls may come.
@@ -170,6 +189,8 @@ pub struct CallView {
     pub session_id: Option<String>,
     /// The `X-` headers of the INVITE.
     pub headers: Vec<(String, String)>,
+    /// Which way each track goes, and whose it is.
+    pub tracks: Vec<TrackRecord>,
     /// The last things that happened, oldest first.
     pub events: Vec<EventRecord>,
     /// What its agent did.

@@ -23,7 +23,7 @@ pub fn check(config: &Config, reading: &Reading) {
         match agent {
             Agent::Pipeline(agent) => pipeline(config, reading, &path, agent),
             Agent::Realtime(agent) => realtime(config, reading, &path, agent),
-            Agent::Mirror { .. } | Agent::Record { .. } => {}
+            Agent::Mirror { .. } | Agent::Record { .. } | Agent::Avatar(_) => {}
         }
         sight(config, reading, &format!("{path}.sight"), agent, agent.sight());
     }
@@ -58,7 +58,7 @@ fn vision(config: &Config, reading: &Reading) {
         let (service, names) = match agent {
             Agent::Pipeline(agent) => (Service::Language, agent.llm.as_slice()),
             Agent::Realtime(agent) => (Service::Realtime, std::slice::from_ref(&agent.realtime)),
-            Agent::Mirror { .. } | Agent::Record { .. } => continue,
+            Agent::Mirror { .. } | Agent::Record { .. } | Agent::Avatar(_) => continue,
         };
         let shown = matches!(agent.sight(), Sight::Turn | Sight::Live);
         let known = names.iter().filter_map(|name| config.providers.of(service).get(name));
@@ -79,7 +79,7 @@ fn sight(config: &Config, reading: &Reading, key: &str, agent: &Agent, sight: Si
     let (models, pipeline) = match agent {
         Agent::Pipeline(agent) => (known(Service::Language, &agent.llm), true),
         Agent::Realtime(agent) => (known(Service::Realtime, std::slice::from_ref(&agent.realtime)), false),
-        Agent::Mirror { .. } | Agent::Record { .. } => (Vec::new(), true),
+        Agent::Mirror { .. } | Agent::Record { .. } | Agent::Avatar(_) => (Vec::new(), true),
     };
     match sight {
         Sight::Off => {}
@@ -114,7 +114,11 @@ fn check_provider(reading: &Reading, path: &str, provider: &Provider) {
 
 /// Plain http shows keys, voices and faces to whoever is on the way.
 fn check_url(reading: &Reading, path: &str, provider: &Provider) {
-    let url = &provider.base_url;
+    check_address(reading, path, "base_url", &provider.base_url);
+}
+
+/// Whether plain http may go where a key says.
+pub fn check_address(reading: &Reading, path: &str, key: &str, url: &str) {
     let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("ws://")) else { return };
     let host = rest.split(['/', '?']).next().unwrap_or_default();
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
@@ -124,7 +128,7 @@ fn check_url(reading: &Reading, path: &str, provider: &Provider) {
     };
     if !is_near_host(bare) {
         reading.problem(
-            &format!("{path}.base_url"),
+            &format!("{path}.{key}"),
             format!(
                 "{bare} is not on this site: write https, plain http is for loopback and private addresses"
             ),

@@ -132,6 +132,7 @@ pub fn speaking(page: &mut Page, name: &str, agent: &Speaking, realtime: bool) {
     tools::print::on_start(page, &agent.on_start);
     page.raw("keep_images", agent.keep_images);
     page.raw("max_tool_steps", agent.max_tool_steps);
+    page.text("avatar", &agent.avatar);
     for (language, prompts) in &agent.prompts {
         page.section(format_args!("agent.{}.prompts.{}", key(name), key(language)));
         for (key, text) in [
@@ -154,6 +155,16 @@ pub fn speaking(page: &mut Page, name: &str, agent: &Speaking, realtime: bool) {
             page.text("image", &image.to_string());
         }
     }
+}
+
+/// The keys of an agent that is its avatar.
+pub fn avatar(page: &mut Page, agent: &Speaking) {
+    page.text("display_name", &agent.display_name);
+    page.text("greeting", &agent.greeting);
+    page.text("disclosure", &agent.disclosure);
+    page.text("fallback", &agent.fallback);
+    page.text("language", &agent.language);
+    page.text("avatar", &agent.avatar);
 }
 
 /// JSON as a TOML value in one line.

@@ -7,7 +7,7 @@ use serde_json::Map;
 
 use super::picture;
 use super::settings::{
-    Context, ContextRole, Prices, Prompts, Provider, Sees, Service, Speaking, Talk, Vendor, Vision,
+    Context, ContextRole, Prices, Prompts, Provider, Sees, Service, Sight, Speaking, Talk, Vendor, Vision,
 };
 use crate::app::config::file::{Node, Value};
 use crate::app::config::read::{SECOND, display_name};
@@ -90,7 +90,7 @@ fn common(section: &Section, into: &mut Provider) {
     section.duration("timeout_s", &mut into.timeout, SECOND, 0.1..=600.0);
 }
 
-fn base_url(text: &str) -> Result<String, String> {
+pub fn base_url(text: &str) -> Result<String, String> {
     let known = ["http://", "https://", "ws://", "wss://"];
     if text.is_empty() || known.iter().any(|start| text.starts_with(start) && text.len() > start.len()) {
         Ok(text.trim_end_matches('/').to_owned())
@@ -229,6 +229,7 @@ pub fn speaking(section: &Section, realtime: bool) -> Speaking {
     agent.on_start = tools::read::on_start(section);
     section.whole("keep_images", &mut agent.keep_images, 0..=100);
     section.whole("max_tool_steps", &mut agent.max_tool_steps, 0..=20);
+    section.text("avatar", &mut agent.avatar);
     for table in section.table_list("context").into_iter().flatten() {
         agent.context.push(context(&table));
     }
@@ -240,6 +241,25 @@ pub fn speaking(section: &Section, realtime: bool) -> Speaking {
             Ok(_) | Err(_) => section.problem("prompts", format!("{name:?} is no language; write \"de\"")),
         }
     }
+    agent
+}
+
+/// The keys of an agent that is its avatar; those of other agents are read to be refused.
+pub fn avatar(section: &Section) -> Speaking {
+    let mut agent = Speaking { tools: Vec::new(), sight: Sight::Off, ..Speaking::default() };
+    section.parsed("display_name", &mut agent.display_name, display_name);
+    for (key, into) in [("greeting", &mut agent.greeting), ("disclosure", &mut agent.disclosure)] {
+        section.parsed(key, into, spoken);
+    }
+    for (key, into) in [("stt", &mut agent.stt), ("llm", &mut agent.llm), ("tts", &mut agent.tts)] {
+        names(section, key, into);
+    }
+    section.text("realtime", &mut agent.realtime);
+    section.list("tools", &mut agent.tools, |text| Ok(text.to_owned()));
+    section.list("sources", &mut agent.sources, |text| Ok(text.to_owned()));
+    section.parsed("fallback", &mut agent.fallback, spoken);
+    section.parsed("language", &mut agent.language, language);
+    section.text("avatar", &mut agent.avatar);
     agent
 }
 

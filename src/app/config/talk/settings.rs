@@ -254,6 +254,8 @@ pub struct Speaking {
     pub prompts: BTreeMap<String, Prompts>,
     /// Questions of a model to itself in one turn.
     pub max_tool_steps: u32,
+    /// Its face, in `[avatar]`; empty: none.
+    pub avatar: String,
 }
 
 /// Said when no model answers and nothing else is written.
@@ -281,6 +283,7 @@ impl Default for Speaking {
             context: Vec::new(),
             prompts: BTreeMap::new(),
             max_tool_steps: 3,
+            avatar: String::new(),
         }
     }
 }

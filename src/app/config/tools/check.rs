@@ -99,8 +99,8 @@ fn check_trigger(config: &Config, reading: &Reading, path: &str, trigger: &Trigg
         let key = format!("{path}.agents[{n}]");
         match config.agents.get(name) {
             Some(Agent::Pipeline(_) | Agent::Realtime(_)) => {}
-            Some(Agent::Mirror { .. } | Agent::Record { .. }) => {
-                reading.problem(&key, "this agent does not talk")
+            Some(Agent::Mirror { .. } | Agent::Record { .. } | Agent::Avatar(_)) => {
+                reading.problem(&key, "this agent does not talk with tools")
             }
             None => {
                 let help = did_you_mean(name, config.agents.keys().map(String::as_str));

@@ -1,0 +1,1 @@
+//! Sound and pictures of a made-up sender in virtual time.
