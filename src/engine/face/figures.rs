@@ -45,7 +45,7 @@ impl FaceFigures {
             .with("sessions", self.sessions.value())
             .with("ready", self.ready.value())
             .with("lost", self.lost.value())
-            .with("seconds", self.counted_ms.value() as f64 / 1e3)
+            .with("counted_ms", self.counted_ms.value())
             .with("ready_ms", self.ready_ms.value())
             .with("turns", self.turns.value())
             .with("begins_ms", self.begins_ms.value() / self.turns.value().max(1))

@@ -544,6 +544,8 @@ mod tests {
     /// A call in virtual time: 20 ms a step.
     struct Bench {
         voice: Voice,
+        /// What the agent has said and nobody has taken.
+        line: VecDeque<Piece>,
         provider: Scripted,
         epoch: Instant,
         now: Instant,
@@ -570,6 +572,7 @@ mod tests {
             };
             Bench {
                 voice: Voice::new(epoch, Duration::from_secs(1)),
+                line: VecDeque::new(),
                 provider,
                 epoch,
                 now: epoch,
@@ -590,7 +593,16 @@ mod tests {
             for n in 0..ms / 20 {
                 let last = n + 1 == ms / 20;
                 let samples = Arc::from([SOUND; 160]);
-                self.voice.say(self.now, Piece { utterance, rate: 8_000, samples, last, place: None });
+                self.line.push_back(Piece { utterance, rate: 8_000, samples, last, place: None });
+            }
+            self.take();
+        }
+
+        fn take(&mut self) {
+            while !self.voice.is_full()
+                && let Some(piece) = self.line.pop_front()
+            {
+                self.voice.say(self.now, piece);
             }
         }
 
@@ -632,6 +644,7 @@ mod tests {
                 self.voice.handle_sound(self.now, made, 24_000, &samples);
             }
             self.voice.handle_time(self.now);
+            self.take();
             self.carry_out();
         }
 
