@@ -7,5 +7,6 @@ pub mod gemini_live;
 pub mod models;
 pub mod openai_realtime;
 pub mod providers;
+pub mod raw_avatar;
 pub mod server;
 pub mod socket;
