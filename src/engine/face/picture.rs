@@ -50,6 +50,10 @@ const ASK_AGAIN: Duration = Duration::from_millis(400);
 const UNDRAWN: Duration = Duration::from_secs(2);
 /// Without a picture for so long the provider is asked for one; after twice that it stands still.
 const FROZEN: Duration = Duration::from_secs(2);
+/// What is passed on may be so many times what the path carries, for so many seconds; then it is coded anew for so long.
+const FAT: u64 = 2;
+const FAT_SECONDS: u32 = 2;
+const SLIM: Duration = Duration::from_secs(30);
 /// Decoder 1, last 1, dressed 1, on their way into the encoder 2.
 const POOL: usize = 5 + HELD_PLAIN;
 
@@ -125,6 +129,38 @@ struct Showing<'a> {
     /// When something was last drawn.
     drawn: Option<Instant>,
     drawings: u64,
+    load: Load,
+}
+
+/// How much is passed on, against what the path carries.
+#[derive(Default)]
+struct Load {
+    since: Option<Instant>,
+    bytes: u64,
+    /// Seconds in a row that were too much.
+    over: u32,
+    /// Nothing is passed on until then.
+    until: Option<Instant>,
+}
+
+impl Load {
+    fn add(&mut self, now: Instant, bytes: usize, kbps: u32) {
+        let since = *self.since.get_or_insert(now);
+        self.bytes += bytes as u64;
+        if now < since + Duration::from_secs(1) {
+            return;
+        }
+        let over = self.bytes * 8 / 1_000 > FAT * u64::from(kbps);
+        self.over = if over { self.over + 1 } else { 0 };
+        if self.over >= FAT_SECONDS {
+            (self.over, self.until) = (0, Some(now + SLIM));
+        }
+        (self.since, self.bytes) = (Some(now), 0);
+    }
+
+    fn is_too_much(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
 }
 
 /// Shows a face until the network is gone.
@@ -146,6 +182,7 @@ pub fn show(sending: &mut Sending, view: FaceView) -> Outcome {
         asked: None,
         drawn: None,
         drawings: 0,
+        load: Load::default(),
         sending,
         view,
     };
@@ -303,7 +340,7 @@ impl Showing<'_> {
     /// `false`: the network is gone.
     fn coded(&mut self, now: Instant, unit: AccessUnit, newest: &mut Option<CleanFrame>) -> bool {
         self.view.figures.pictures.add(1);
-        let drawn = self.drawn.is_some_and(|drawn| now < drawn + UNDRAWN);
+        let drawn = self.drawn.is_some_and(|drawn| now < drawn + UNDRAWN) || self.load.is_too_much(now);
         if unit.key {
             let passes = !drawn && fits(&unit, &self.sending.coding.coder);
             let way = if passes { Way::Passed } else { Way::Decoded };
@@ -348,6 +385,9 @@ impl Showing<'_> {
             self.key = Some(unit.clone());
         }
         self.left = (unit.pts, now);
+        let limit = self.sending.coding.coder.limits.kbps;
+        let carried = self.sending.steered.rate().unwrap_or(limit);
+        self.load.add(now, unit.data.len(), carried);
         match self.sending.coding.units.offer(unit) {
             Offered::Queued | Offered::Replaced(_) => {
                 self.view.figures.passed.add(1);

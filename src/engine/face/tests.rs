@@ -197,9 +197,10 @@ fn mouth(open: bool, size: Size) -> AccessUnit {
     let mut encoder = super::open(EncoderKind::X264, &settings).expect("an encoder");
     let mut picture = FramePool::new(1).take_sized(size, Pts::ZERO).expect("room");
     let mut noise = 1_u32;
-    for luma in picture.plane_mut(Plane::Y) {
+    for (at, luma) in picture.plane_mut(Plane::Y).iter_mut().enumerate() {
         noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        *luma = if open { (noise >> 24) as u8 } else { 40 };
+        let inside = at % size.width < 40 && at / size.width < 40;
+        *luma = if open && inside { (noise >> 24) as u8 } else { 40 };
     }
     let unit = encoder.encode(&CleanFrame::drawn_here(picture), true).expect("coded");
     unit.expect("a picture")
@@ -328,7 +329,7 @@ impl Call {
                 None => mouths.push((packet.timestamp, packet.at, packet.payload.len())),
             }
         }
-        let is_open = |bytes: usize| bytes > 5_000;
+        let is_open = |bytes: usize| bytes > 600;
         let since = |at: Instant, from: Instant| {
             let ahead = at.saturating_duration_since(from).as_millis() as i64;
             ahead - from.saturating_duration_since(at).as_millis() as i64
