@@ -47,7 +47,7 @@ impl Entry {
         Duration::from_micros(samples as u64 * 1_000_000 / u64::from(self.rate.max(1)))
     }
 
-    fn from_ms(&self) -> u32 {
+    fn came_ms(&self) -> u32 {
         self.base_ms + u32::try_from(self.length(self.at).as_millis()).unwrap_or(u32::MAX / 2)
     }
 
@@ -145,9 +145,9 @@ impl Account {
         let Some(entry) = self.entries.front_mut() else { return self.last };
         if entry.left().is_empty() {
             // Everything so far has come back; the provider waits for more as we do.
-            return Some(Heard { utterance: entry.utterance, from_ms: entry.from_ms(), last: false });
+            return Some(Heard { utterance: entry.utterance, from_ms: entry.came_ms(), last: false });
         }
-        let mut heard = Heard { utterance: entry.utterance, from_ms: entry.from_ms(), last: false };
+        let mut heard = Heard { utterance: entry.utterance, from_ms: entry.came_ms(), last: false };
         match (silent, entry.next_is_silent()) {
             (true, false) => {
                 self.last = Some(heard);
@@ -160,7 +160,7 @@ impl Account {
                     while !entry.left().is_empty() && entry.next_is_silent() {
                         entry.at += entry.block();
                     }
-                    heard.from_ms = entry.from_ms();
+                    heard.from_ms = entry.came_ms();
                 }
             }
             (true, true) | (false, false) => self.louder = Duration::ZERO,
@@ -168,7 +168,7 @@ impl Account {
         entry.at += (length.as_micros() as u64 * u64::from(entry.rate) / 1_000_000) as usize;
         entry.at = entry.at.min(entry.samples.len());
         heard.last = entry.whole && entry.left().is_empty();
-        self.last = Some(Heard { last: false, from_ms: entry.from_ms(), ..heard });
+        self.last = Some(Heard { last: false, from_ms: entry.came_ms(), ..heard });
         self.drop_done();
         Some(heard)
     }
@@ -176,7 +176,7 @@ impl Account {
     /// What comes back next, if anything is owed.
     pub fn next(&self) -> Option<Heard> {
         let entry = self.entries.front()?;
-        Some(Heard { utterance: entry.utterance, from_ms: entry.from_ms(), last: false })
+        Some(Heard { utterance: entry.utterance, from_ms: entry.came_ms(), last: false })
     }
 
     fn drop_done(&mut self) {
@@ -200,7 +200,7 @@ impl Account {
         let mut ended = Vec::new();
         while let Some(entry) = self.entries.front().filter(|entry| entry.turn <= turn) {
             if entry.whole {
-                let from_ms = entry.from_ms() + ms(entry.length(entry.left().len()));
+                let from_ms = entry.came_ms() + ms(entry.length(entry.left().len()));
                 ended.push(Heard { utterance: entry.utterance, from_ms, last: true });
             }
             self.entries.pop_front();
@@ -213,7 +213,7 @@ impl Account {
         self.last = None;
         let rest = |entry: Entry| Rest {
             utterance: entry.utterance,
-            from_ms: entry.from_ms(),
+            from_ms: entry.came_ms(),
             rate: entry.rate,
             samples: entry.left().to_vec(),
             whole: entry.whole,
