@@ -9,13 +9,14 @@ use tokio::time::Instant;
 
 use crate::app::assemble;
 use crate::app::config::avatar::read::usual_variable;
-use crate::app::config::avatar::settings::Avatar;
+use crate::app::config::avatar::settings::{self as config, Avatar};
 use crate::app::config::settings::Config;
 use crate::app::config::settings::speech::Speaking;
 use crate::avatar::Provider;
 use crate::avatar::journal::{Entry, Journal};
 use crate::avatar::ledger::{Allowance, Ledger, LedgerFigures};
 use crate::avatar::metered::Metered;
+use crate::avatar::websocket::{Protocol, WebSocketAvatar, WebSocketSettings};
 use crate::base::queue::{self, Fifo, Receiver};
 use crate::base::stop::Outcome;
 use crate::engine::face::FaceSettings;
@@ -188,6 +189,38 @@ fn key(avatar: &Avatar) -> String {
 
 /// Who makes the face.
 fn provider(name: &str, avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
-    let _ = (name, http, key(avatar));
-    Err("its provider is not in this version".to_owned())
+    match avatar.provider {
+        config::Provider::WebSocket => websocket(avatar, http),
+        config::Provider::Anam | config::Provider::LiveAvatar | config::Provider::LiveKit => {
+            let _ = name;
+            Err("its provider is not in this version".to_owned())
+        }
+    }
+}
+
+/// A server of avatars on the local network.
+fn websocket(avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
+    let or = |own: u32, usual: u32| if own == 0 { usual } else { own };
+    let usual = WebSocketSettings::default();
+    let image = match avatar.image.as_os_str().is_empty() {
+        true => Vec::new(),
+        false => std::fs::read(&avatar.image).map_err(|why| format!("{}: {why}", avatar.image.display()))?,
+    };
+    let settings = WebSocketSettings {
+        protocol: match avatar.protocol {
+            config::Protocol::Timed => Protocol::Timed,
+            config::Protocol::Raw => Protocol::Raw,
+        },
+        url: avatar.base_url.clone(),
+        api_key: key(avatar),
+        avatar_id: avatar.avatar_id.clone(),
+        image: image.into(),
+        rate: or(avatar.rate, usual.rate),
+        size: Size::new(or(avatar.width, 1280) as usize, or(avatar.height, 720) as usize),
+        fps: or(avatar.fps, usual.fps),
+        longest: Some(avatar.max_session).filter(|longest| !longest.is_zero()),
+        ..usual
+    };
+    let made = WebSocketAvatar::new(settings, http).map_err(|failure| failure.to_string())?;
+    Ok(Arc::new(made))
 }
