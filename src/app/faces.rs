@@ -15,6 +15,7 @@ use crate::app::config::settings::speech::Speaking;
 use crate::avatar::Provider;
 use crate::avatar::journal::{Entry, Journal};
 use crate::avatar::ledger::{Allowance, Ledger, LedgerFigures};
+use crate::avatar::liveavatar::{LiveAvatar, LiveAvatarSettings, Sandbox, VideoEncoding, VideoQuality};
 use crate::avatar::metered::Metered;
 use crate::avatar::websocket::{Protocol, WebSocketAvatar, WebSocketSettings};
 use crate::base::queue::{self, Fifo, Receiver};
@@ -191,11 +192,41 @@ fn key(avatar: &Avatar) -> String {
 fn provider(name: &str, avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
     match avatar.provider {
         config::Provider::WebSocket => websocket(avatar, http),
-        config::Provider::Anam | config::Provider::LiveAvatar | config::Provider::LiveKit => {
+        config::Provider::LiveAvatar => liveavatar(avatar, http),
+        config::Provider::Anam | config::Provider::LiveKit => {
             let _ = name;
             Err("its provider is not in this version".to_owned())
         }
     }
+}
+
+/// A vendor's cloud.
+fn liveavatar(avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
+    let settings = LiveAvatarSettings {
+        api_key: key(avatar),
+        base_url: avatar.base_url.clone(),
+        avatar_id: avatar.avatar_id.clone(),
+        sandbox: match avatar.sandbox {
+            config::Sandbox::Auto => Sandbox::Auto,
+            config::Sandbox::True => Sandbox::True,
+            config::Sandbox::False => Sandbox::False,
+        },
+        video_quality: match avatar.video_quality {
+            config::VideoQuality::VeryHigh => VideoQuality::VeryHigh,
+            config::VideoQuality::High => VideoQuality::High,
+            config::VideoQuality::Medium => VideoQuality::Medium,
+            config::VideoQuality::Low => VideoQuality::Low,
+        },
+        video_encoding: match avatar.video_encoding {
+            config::VideoEncoding::Auto => VideoEncoding::Auto,
+            config::VideoEncoding::H264 => VideoEncoding::H264,
+            config::VideoEncoding::Vp8 => VideoEncoding::Vp8,
+        },
+        longest: Some(avatar.max_session).filter(|longest| !longest.is_zero()),
+        ..LiveAvatarSettings::default()
+    };
+    let made = LiveAvatar::new(settings, http).map_err(|failure| failure.to_string())?;
+    Ok(Arc::new(made))
 }
 
 /// A server of avatars on the local network.
