@@ -9,18 +9,18 @@
 )]
 #![allow(dead_code, reason = "the emulators serve other tests too")]
 
-#[path = "e2e/harness/emulators/mod.rs"]
-mod emulators;
+#[path = "e2e/harness/mod.rs"]
+mod harness;
 
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use emulators::audio::{LETTER_MS, tone};
-use emulators::deepgram::coded;
-use emulators::models::{Quirks, Reply};
-use emulators::providers::Providers;
-use emulators::server::{Fault, Pace};
+use harness::emulators::audio::{LETTER_MS, tone};
+use harness::emulators::deepgram::coded;
+use harness::emulators::models::{Quirks, Reply};
+use harness::emulators::providers::Providers;
+use harness::emulators::server::{Fault, Pace};
 use eyeline::codec::g711::{self, Law};
 use eyeline::media::frame::Size;
 use eyeline::talk::link::{

@@ -11,6 +11,7 @@ pub mod downlink;
 pub mod journal;
 pub mod ledger;
 pub mod lifetime;
+pub mod liveavatar;
 pub mod livekit;
 pub mod metered;
 pub mod room;

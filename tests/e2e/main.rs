@@ -7,6 +7,7 @@
 mod harness;
 
 mod abuse;
+mod avatars;
 mod bad_input;
 mod calls;
 mod client;
