@@ -42,7 +42,8 @@ fn settings(server: &LiveKit) -> RoomSettings {
 fn own_template() -> Template {
     let headers = BTreeMap::from([("x-api-key".to_owned(), "{api_key}".to_owned())]);
     let body = json!({ "avatar_id": "{avatar_id}", "livekit_url": "{livekit_url}", "livekit_token": "{avatar_token}" });
-    let start = Step { url: "{base}/v1/session".to_owned(), headers: headers.clone(), body, ..Step::default() };
+    let start =
+        Step { url: "{base}/v1/session".to_owned(), headers: headers.clone(), body, ..Step::default() };
     let stop = Step {
         method: "DELETE".to_owned(),
         url: "{base}/v1/session/{session}".to_owned(),
@@ -133,7 +134,8 @@ impl Talk {
 
     /// What is not silent of what came since then.
     fn loud(&self, since: Instant) -> Vec<i16> {
-        let heard = self.sound.iter().filter(|(at, _)| *at >= since).flat_map(|(_, samples)| samples.iter().copied());
+        let heard =
+            self.sound.iter().filter(|(at, _)| *at >= since).flat_map(|(_, samples)| samples.iter().copied());
         let heard: Vec<i16> = heard.collect();
         let first = heard.iter().position(|sample| sample.unsigned_abs() > 2_000);
         let last = heard.iter().rposition(|sample| sample.unsigned_abs() > 2_000);
@@ -149,10 +151,17 @@ impl Talk {
 #[tokio::test]
 async fn a_worker_in_a_room_is_heard_and_seen_at_its_rate_and_falls_silent_when_interrupted() {
     let server = LiveKit::start();
-    for (rate, own) in [(24_000, settings(&server)), (16_000, RoomSettings { template: own_template(), ..settings(&server) })] {
+    for (rate, own) in [
+        (24_000, settings(&server)),
+        (16_000, RoomSettings { template: own_template(), ..settings(&server) }),
+    ] {
         let mut talk = Talk::open(own, &[VideoCodec::H264]);
         talk.until(0, "Ready").await;
-        assert!(talk.told.iter().any(|(_, told)| told.starts_with("Opened { session: \"eyeline-")), "{:?}", talk.told);
+        assert!(
+            talk.told.iter().any(|(_, told)| told.starts_with("Opened { session: \"eyeline-")),
+            "{:?}",
+            talk.told
+        );
         let begun = Instant::now();
         talk.say(1, &tone(rate, 1_000)).await;
         talk.until(0, "Speaking { turn: 1 }").await;
@@ -230,7 +239,9 @@ async fn a_room_that_is_lost_is_entered_again_a_late_worker_is_waited_for_and_on
 #[tokio::test]
 async fn what_a_vendor_refuses_is_told_as_what_can_be_done_and_nothing_is_left_counting() {
     let server = LiveKit::start();
-    for (status, cause) in [(402, Cause::Refused), (429, Cause::Busy), (503, Cause::Busy), (500, Cause::Connection)] {
+    for (status, cause) in
+        [(402, Cause::Refused), (429, Cause::Busy), (503, Cause::Busy), (500, Cause::Connection)]
+    {
         server.vendor.fault("start", Fault::Status(status, None));
         let mut talk = Talk::open(settings(&server), &[VideoCodec::H264]);
         talk.until(0, "Lost").await;
@@ -250,7 +261,8 @@ async fn what_a_vendor_refuses_is_told_as_what_can_be_done_and_nothing_is_left_c
     let left = Talk::open(settings(&server), &[VideoCodec::H264]);
     let mut left = left;
     left.until(0, "Opened").await;
-    let opened = left.told.iter().find_map(|(_, told)| told.split('"').nth(1).map(str::to_owned)).expect("its id");
+    let opened =
+        left.told.iter().find_map(|(_, told)| told.split('"').nth(1).map(str::to_owned)).expect("its id");
     drop(left);
     assert_eq!(server.sessions().0, 1);
     assert!(Room::new(settings(&server), &Http::new()).expect("complete").reap(&opened).await);
@@ -260,7 +272,8 @@ async fn what_a_vendor_refuses_is_told_as_what_can_be_done_and_nothing_is_left_c
 #[tokio::test]
 async fn a_link_joins_as_a_subscriber_refuses_a_bad_token_and_uses_the_newest_one() {
     let server = LiveKit::start();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
     let grant = Grant::Join { room: "r", identity: "us", name: "", on_behalf: None };
     let token = |secret: &str| access_token(KEY, secret, &grant, now, Duration::from_secs(60));
     let mut bad = RoomLink::open(RoomTerms::new(&server.url(), &token("wrong"), "heygen"));
@@ -292,5 +305,8 @@ async fn a_link_joins_as_a_subscriber_refuses_a_bad_token_and_uses_the_newest_on
     }
     assert_eq!(joined, 2);
     link.close();
-    while !matches!(tokio::time::timeout_at(end.into(), link.next()).await.expect("in time"), RoomEvent::Closed) {}
+    while !matches!(
+        tokio::time::timeout_at(end.into(), link.next()).await.expect("in time"),
+        RoomEvent::Closed
+    ) {}
 }

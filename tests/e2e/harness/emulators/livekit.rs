@@ -24,8 +24,8 @@ use livekit_protocol::signal_request::Message as Request;
 use livekit_protocol::signal_response::Message as Response;
 use livekit_protocol::{
     DataPacket, DisconnectReason, JoinResponse, LeaveRequest, ParticipantInfo, ParticipantPermission,
-    ParticipantUpdate, Pong, Room, RpcAck, RpcRequest, RpcResponse, ServerInfo, SessionDescription, SignalRequest,
-    SignalResponse, TrackInfo, TrackPublishedResponse, TrickleRequest, rpc_response,
+    ParticipantUpdate, Pong, Room, RpcAck, RpcRequest, RpcResponse, ServerInfo, SessionDescription,
+    SignalRequest, SignalResponse, TrackInfo, TrackPublishedResponse, TrickleRequest, rpc_response,
 };
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -113,7 +113,8 @@ impl LiveKit {
         let (give, address) = std::sync::mpsc::channel();
         let (own, own_tell, own_stop) = (shared.clone(), tell.clone(), stop.clone());
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {
                 let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
                 give.send(listener.local_addr().expect("bound")).expect("the starter waits");
@@ -206,7 +207,8 @@ fn claims(token: &str) -> Result<Value, String> {
     let body = signed.split('.').nth(1).ok_or("no claims")?;
     let body = URL_SAFE_NO_PAD.decode(body).map_err(|error| error.to_string())?;
     let claims: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
     if claims["iss"] != KEY || claims["exp"].as_u64().is_none_or(|end| end <= now) {
         return Err("the key or the time is wrong".to_owned());
     }
@@ -237,9 +239,11 @@ async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>, tell: mpsc::Un
         let value = value.trim().strip_prefix("Bearer ")?;
         name.eq_ignore_ascii_case("authorization").then(|| value.to_owned())
     });
-    let token = bearer.or_else(|| query.split('&').find_map(|pair| Some(pair.strip_prefix("access_token=")?.to_owned())));
+    let token = bearer
+        .or_else(|| query.split('&').find_map(|pair| Some(pair.strip_prefix("access_token=")?.to_owned())));
     let claims = claims(&token.unwrap_or_default());
-    let video = |name: &str| claims.as_ref().ok().map(|claims| claims["video"][name].clone()).unwrap_or_default();
+    let video =
+        |name: &str| claims.as_ref().ok().map(|claims| claims["video"][name].clone()).unwrap_or_default();
     let status = match (path, &claims) {
         ("/rtc/v1" | "/rtc/v1/validate", _) => 404,
         (_, Err(why)) => {
@@ -271,7 +275,9 @@ async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>, tell: mpsc::Un
         _ => 404,
     };
     let _ = stream.read(&mut head).await;
-    let answer = format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
+    let answer = format!(
+        "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}"
+    );
     let _ = stream.write_all(answer.as_bytes()).await;
 }
 
@@ -438,7 +444,8 @@ impl Worker {
         let heard = shared.heard.entry(self.room.clone()).or_default();
         match packet {
             Packet::StreamHeader(header) => {
-                let number = |name: &str| header.attributes.get(name).and_then(|text| text.parse::<u32>().ok());
+                let number =
+                    |name: &str| header.attributes.get(name).and_then(|text| text.parse::<u32>().ok());
                 let good = header.topic == "lk.audio_stream" && number("num_channels") == Some(1);
                 let Some(rate) = number("sample_rate").filter(|_| good && self.stream.is_none()) else {
                     return shared.refused.push(format!("a stream {header:?}"));
@@ -469,7 +476,8 @@ impl Worker {
                 self.stream = self.stream.take().filter(|own| *own != end.stream_id);
             }
             Packet::RpcRequest(request) => {
-                self.outgoing.push((from.to_owned(), Packet::RpcAck(RpcAck { request_id: request.id.clone() })));
+                self.outgoing
+                    .push((from.to_owned(), Packet::RpcAck(RpcAck { request_id: request.id.clone() })));
                 if request.method == "lk.clear_buffer" {
                     heard.cleared.push(now);
                     self.face.cut(now);
@@ -574,7 +582,8 @@ impl Rooms {
                 }
             }
             Command::RoomDeleted { room } => {
-                let leave = LeaveRequest { reason: DisconnectReason::RoomDeleted as i32, ..LeaveRequest::default() };
+                let leave =
+                    LeaveRequest { reason: DisconnectReason::RoomDeleted as i32, ..LeaveRequest::default() };
                 for one in self.here.iter_mut().filter(|one| one.room == room) {
                     one.send(Response::Leave(leave.clone()));
                 }
@@ -596,7 +605,13 @@ impl Rooms {
         }
     }
 
-    fn arrive(&mut self, stream: Box<WebSocketStream<TcpStream>>, identity: String, room: String, agent: bool) {
+    fn arrive(
+        &mut self,
+        stream: Box<WebSocketStream<TcpStream>>,
+        identity: String,
+        room: String,
+        agent: bool,
+    ) {
         lock(&self.shared).joined.push(identity.clone());
         // Who comes twice is thrown out the first time.
         self.here.retain(|one| one.info.identity != identity || one.room != room);
@@ -627,7 +642,11 @@ impl Rooms {
             ping_timeout: 15,
             ping_interval: 5,
             server_version: "1.9.0".to_owned(),
-            server_info: Some(ServerInfo { version: "1.9.0".to_owned(), protocol: 16, ..ServerInfo::default() }),
+            server_info: Some(ServerInfo {
+                version: "1.9.0".to_owned(),
+                protocol: 16,
+                ..ServerInfo::default()
+            }),
             ..JoinResponse::default()
         };
         self.update(&room, info.clone());
@@ -653,7 +672,8 @@ impl Rooms {
     }
 
     fn others(&self, room: &str) -> Vec<ParticipantInfo> {
-        let workers = self.workers.iter().filter(|worker| worker.room == room).map(|worker| worker.info.clone());
+        let workers =
+            self.workers.iter().filter(|worker| worker.room == room).map(|worker| worker.info.clone());
         let here = self.here.iter().filter(|one| one.room == room).map(|one| one.info.clone());
         workers.chain(here).collect()
     }
@@ -736,7 +756,9 @@ impl Rooms {
         loop {
             let one = &mut self.here[at];
             while let Some(message) = one.outgoing.pop_front() {
-                if one.stream.poll_ready_unpin(context).is_pending() || one.stream.start_send_unpin(message).is_err() {
+                if one.stream.poll_ready_unpin(context).is_pending()
+                    || one.stream.start_send_unpin(message).is_err()
+                {
                     one.gone = true;
                     return;
                 }
@@ -755,7 +777,9 @@ impl Rooms {
         while let Poll::Ready(event) = self.here[at].subscriber.poll_next(context) {
             self.subscriber_told(at, event);
         }
-        while let Some(Poll::Ready(event)) = self.here[at].publisher.as_mut().map(|own| own.poll_next(context)) {
+        while let Some(Poll::Ready(event)) =
+            self.here[at].publisher.as_mut().map(|own| own.poll_next(context))
+        {
             self.publisher_told(now, at, event);
         }
     }
@@ -812,12 +836,18 @@ impl Rooms {
                     ..TrackInfo::default()
                 };
                 one.info.tracks.push(track.clone());
-                one.send(Response::TrackPublished(TrackPublishedResponse { cid: add.cid, track: Some(track) }));
+                one.send(Response::TrackPublished(TrackPublishedResponse {
+                    cid: add.cid,
+                    track: Some(track),
+                }));
                 let (room, info) = (one.room.clone(), one.info.clone());
                 self.update(&room, info);
             }
             Request::PingReq(ping) => {
-                one.send(Response::PongResp(Pong { last_ping_timestamp: ping.timestamp, timestamp: ping.timestamp }));
+                one.send(Response::PongResp(Pong {
+                    last_ping_timestamp: ping.timestamp,
+                    timestamp: ping.timestamp,
+                }));
             }
             Request::Ping(timestamp) => one.send(Response::Pong(timestamp)),
             Request::Leave(_) => one.gone = true,
@@ -865,13 +895,15 @@ impl Rooms {
             }
             PeerEvent::Sound(packet) => {
                 let (room, sid) = (one.room.clone(), one.info.sid.clone());
-                for other in self.here.iter_mut().filter(|other| other.room == room && other.info.sid != sid) {
+                for other in self.here.iter_mut().filter(|other| other.room == room && other.info.sid != sid)
+                {
                     other.subscriber.send_sound(packet.at, packet.time, &packet.data);
                 }
             }
             PeerEvent::Unit(packet) => {
                 let (room, sid) = (one.room.clone(), one.info.sid.clone());
-                for other in self.here.iter_mut().filter(|other| other.room == room && other.info.sid != sid) {
+                for other in self.here.iter_mut().filter(|other| other.room == room && other.info.sid != sid)
+                {
                     other.subscriber.send_unit(packet.at, packet.time, &packet.unit);
                 }
             }
@@ -903,8 +935,9 @@ impl Rooms {
             }
         }
         drop(shared);
-        let reached =
-            |other: &&mut Participant| other.room == room && other.info.sid != sid && wanted(&other.info.identity);
+        let reached = |other: &&mut Participant| {
+            other.room == room && other.info.sid != sid && wanted(&other.info.identity)
+        };
         self.here.iter_mut().filter(reached).for_each(|other| other.give(&packet));
     }
 }
