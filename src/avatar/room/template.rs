@@ -144,7 +144,7 @@ impl Values {
                 let mut filled = Map::new();
                 for (name, member) in members {
                     let value = self.fill_body(member)?;
-                    if !(value.is_null() && !member.is_null()) {
+                    if !value.is_null() || member.is_null() {
                         filled.insert(name.clone(), value);
                     }
                 }
