@@ -89,6 +89,11 @@ impl Lips {
         *offset += if off.abs() > JUMP_US { off } else { off.clamp(-SLEW_US, SLEW_US) };
     }
 
+    /// Whether sound that pictures go with is being put out.
+    pub fn is_sounding(&self) -> bool {
+        self.sounding
+    }
+
     /// When a picture made then is to leave.
     pub fn due(&self, made: MediaTime) -> Pts {
         Pts::from_nanos((made.0 + self.offset.unwrap_or(0)) * 1_000)
