@@ -8,17 +8,16 @@
 )]
 #![allow(dead_code, reason = "the emulators serve other tests too")]
 
-#[path = "e2e/harness/emulators/mod.rs"]
-mod emulators;
+#[path = "e2e/harness/mod.rs"]
+mod harness;
 
 use std::future::poll_fn;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use emulators::raw_avatar::RawAvatar;
-use emulators::socket::{Asked, Core, Out, SocketServer};
+use eyeline::avatar::liveavatar::{LiveAvatar, LiveAvatarSettings};
 use eyeline::avatar::websocket::{Protocol, WebSocketAvatar, WebSocketSettings};
 use eyeline::avatar::{AvatarEvent, Cause, Farewell, Lost, Picture, Provider as _, Session, Terms, Turn};
 use eyeline::codec::decoder::Decoder;
@@ -28,6 +27,10 @@ use eyeline::media::filter::Gate;
 use eyeline::media::frame::{Plane, RawFrame, Size};
 use eyeline::media::pool::FramePool;
 use eyeline::remote::http::Http;
+use harness::emulators::liveavatar::{KEY, LiveAvatarService};
+use harness::emulators::raw_avatar::RawAvatar;
+use harness::emulators::server::Fault;
+use harness::emulators::socket::{Asked, Core, Out, SocketServer};
 
 const RATE: u32 = 16_000;
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -76,7 +79,10 @@ struct Talk {
 impl Talk {
     fn open(settings: WebSocketSettings, terms: Terms) -> Talk {
         let avatar = WebSocketAvatar::new(settings, &Http::new()).unwrap();
-        let session = avatar.open(terms);
+        Talk::of(avatar.open(terms))
+    }
+
+    fn of(session: Box<dyn Session>) -> Talk {
         Talk {
             rate: session.limits().rate,
             session,
@@ -210,7 +216,7 @@ fn edges(states: impl Iterator<Item = (i64, bool)>) -> Vec<i64> {
 /// Hz, by the zero crossings of what is loud.
 fn frequency(samples: &[i16]) -> f64 {
     let loud: Vec<i16> = samples.iter().copied().skip_while(|sample| sample.abs() < 500).collect();
-    let loud = &loud[..loud.len().min(RATE as usize / 2)];
+    let loud = &loud[..loud.len().min(RATE as usize * 2 / 5)];
     let crossings = loud.windows(2).filter(|pair| pair[0] < 0 && pair[1] >= 0).count();
     crossings as f64 * f64::from(RATE) / loud.len() as f64
 }
@@ -233,6 +239,8 @@ fn assert_lips(talk: &Talk) {
 struct Example {
     child: Child,
     url: String,
+    /// It writes a line for every session: somebody has to listen.
+    _output: BufReader<ChildStdout>,
 }
 
 impl Example {
@@ -246,9 +254,10 @@ impl Example {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
         let port: u16 = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
-        Example { child, url: format!("ws://127.0.0.1:{port}/avatar") }
+        Example { child, url: format!("ws://127.0.0.1:{port}/avatar"), _output: output }
     }
 }
 
@@ -398,12 +407,15 @@ async fn a_raw_servers_face_speaks_is_interrupted_and_is_stopped() {
     let mut talk = speaks_with_fitting_lips(talk).await;
     let asked = server.state().started.clone().unwrap();
     assert_eq!((&asked["width"], &asked["sample_rate"]), (&480.into(), &RATE.into()));
-    assert!((frequency(&server.state().heard) - 440.0).abs() < 4.0, "at its rate there too");
+    let heard = frequency(&server.state().heard);
+    assert!((heard - 440.0).abs() < 4.0, "at its rate there too: {heard}");
     is_interrupted(&mut talk).await;
-    assert!(server.state().pieces < 60, "not all of what was cut went up: {}", server.state().pieces);
+    let pieces = server.state().pieces;
+    assert!(pieces < 60, "not all of what was cut went up: {pieces}");
     talk.close().await;
-    assert_eq!((server.state().starts, server.state().stops), (1, 1));
-    assert_eq!(server.state().violations, [""; 0]);
+    assert_eq!(server.ledger(), (1, 1));
+    let violations = server.state().violations.clone();
+    assert_eq!(violations, [""; 0]);
 }
 
 #[tokio::test]
@@ -419,7 +431,7 @@ async fn a_raw_server_that_breaks_is_lost_and_stopped_and_one_that_is_slow_is_wa
     talk.until("lost connection").await;
     talk.close().await;
     server.state().cut = false;
-    assert_eq!((server.state().starts, server.state().stops), (1, 1));
+    assert_eq!(server.ledger(), (1, 1));
     // No GPU.
     server.state().refuse = Some(503);
     let mut talk = open();
@@ -445,4 +457,94 @@ async fn a_raw_server_that_breaks_is_lost_and_stopped_and_one_that_is_slow_is_wa
     assert_eq!(talk.lost.as_ref().unwrap().cause, Cause::Connection);
     talk.close().await;
     assert_eq!(server.state().stops, stops + 1);
+}
+
+/// The vendor, with a room nobody is in.
+fn vendor() -> LiveAvatarService {
+    let service =
+        LiveAvatarService::start(("ws://127.0.0.1:9/".to_owned(), "join".to_owned()), Arc::new(|_| {}));
+    service.state().connect = Duration::from_millis(100);
+    service
+}
+
+fn account(service: &LiveAvatarService, key: &str) -> LiveAvatar {
+    let settings = LiveAvatarSettings {
+        api_key: key.to_owned(),
+        base_url: service.root(),
+        ready_within: Duration::from_secs(2),
+        ..LiveAvatarSettings::default()
+    };
+    LiveAvatar::new(settings, &Http::new()).unwrap()
+}
+
+#[tokio::test]
+async fn liveavatar_says_no_and_nothing_is_left_counting() {
+    let service = vendor();
+    let avatar = account(&service, KEY);
+    for (api, status, cause) in [
+        ("token", 402, "lost refused"),
+        ("token", 422, "lost refused"),
+        ("token", 429, "lost busy"),
+        ("token", 503, "lost busy"),
+        ("start", 402, "lost refused"),
+        ("start", 429, "lost busy"),
+        ("start", 503, "lost busy"),
+    ] {
+        service.rest.fault(api, Fault::Status(status, None));
+        let mut talk = Talk::of(avatar.open(terms(&[VideoCodec::H264])));
+        talk.until(cause).await;
+        talk.close().await;
+        assert_eq!(service.leaks(), [""; 0], "{api} {status}");
+    }
+    let stops = service.rest.seen_at("/stop").len();
+    assert_eq!(stops, 3, "what may have been begun was stopped, and nothing else");
+    let mut talk = Talk::of(account(&service, "guess").open(terms(&[])));
+    talk.until("lost refused").await;
+    assert!(!talk.lost.as_ref().unwrap().why.contains("guess"));
+    talk.close().await;
+}
+
+#[tokio::test]
+async fn a_liveavatar_session_that_half_began_is_stopped() {
+    let service = vendor();
+    let avatar = account(&service, KEY);
+    // Counted, and answered as if it were not.
+    service.state().half_start = Some(500);
+    let mut talk = Talk::of(avatar.open(terms(&[VideoCodec::H264])));
+    talk.until("lost connection").await;
+    assert!(talk.when("opened session-1").is_some(), "in the journal before it counts");
+    talk.close().await;
+    // A call that is over while the vendor starts.
+    service.state().start = Duration::from_millis(700);
+    let mut talk = Talk::of(avatar.open(terms(&[VideoCodec::H264])));
+    talk.until("opened session-2").await;
+    talk.close().await;
+    // A room that cannot be entered; the stop's first answer is lost.
+    service.state().start = Duration::ZERO;
+    service.rest.fault("stop", Fault::Status(502, None));
+    let mut talk = Talk::of(avatar.open(terms(&[VideoCodec::Vp8])));
+    talk.until("lost connection").await;
+    talk.close().await;
+    assert_eq!(service.leaks(), [""; 0]);
+    let state = service.state();
+    assert_eq!(state.sessions.len(), 3);
+    assert!(state.sessions.iter().all(|session| session.started.is_some()), "they were counted");
+    assert_eq!(state.sessions[2].asked["video_settings"]["encoding"], "VP8");
+    assert_eq!(state.violations, [""; 0]);
+}
+
+#[tokio::test]
+async fn liveavatar_sessions_a_crash_left_behind_are_reaped() {
+    let service = vendor();
+    let avatar = account(&service, KEY);
+    let mut talk = Talk::of(avatar.open(terms(&[VideoCodec::H264])));
+    talk.until("opened session-1").await;
+    talk.pass(Duration::from_millis(200)).await;
+    drop(talk);
+    assert_eq!(service.leaks(), ["session-1"]);
+    assert!(!account(&service, "guess").reap("session-1").await);
+    assert!(avatar.reap("session-1").await && avatar.reap("session-1").await);
+    assert!(avatar.reap("of-another-year").await);
+    assert_eq!(service.leaks(), [""; 0]);
+    assert_eq!(service.state().sessions[0].stopped.as_deref(), Some("ZOMBIE_SESSION_REAP"));
 }

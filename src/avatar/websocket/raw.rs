@@ -201,9 +201,14 @@ impl Raw {
         if asked.flush {
             self.line.release(self.line.end());
             self.rising = None;
-        } else if let Some(rising) = &self.rising {
-            let seen = rising.begin + rising.pictures * u64::from(self.limits.rate) / u64::from(self.fps);
-            let unseen = self.line.end().saturating_sub(self.samples(HELD));
+            return;
+        }
+        let unseen = self.line.end().saturating_sub(self.samples(HELD));
+        let (rate, fps) = (u64::from(self.limits.rate), u64::from(self.fps));
+        if let Some(rising) = &mut self.rising {
+            // Some servers round up in every piece: that must not add up.
+            rising.pictures = rising.pictures.min((self.line.end() - rising.begin) * fps / rate);
+            let seen = rising.begin + rising.pictures * rate / fps;
             self.line.release(seen.max(unseen));
         }
     }
@@ -451,6 +456,18 @@ mod tests {
             assert!((wanted - 1..=wanted + 1).contains(at), "picture {n} at {at}, not {wanted}");
         }
         assert_eq!(world.turns(), ["speaking 1", "ended 1 false"]);
+    }
+
+    #[test]
+    fn a_server_that_rounds_up_in_every_piece_does_not_run_ahead_of_the_voice() {
+        let mut world = World::new(30, 4);
+        world.speak(1, 1_000);
+        world.raw.end(1);
+        world.run(ms(1_500));
+        let (first, spoken, shown) = world.spoken();
+        assert_eq!((spoken, shown.len()), (1_000, 30));
+        let last = first.expect("sound") + 29 * 100 / 3;
+        assert!((last - 1..=last + 1).contains(&shown[29]), "{} at the end, not {last}", shown[29]);
     }
 
     #[test]

@@ -91,6 +91,12 @@ impl RawAvatar {
     pub fn state(&self) -> MutexGuard<'_, RawState> {
         lock(&self.state)
     }
+
+    /// Sessions begun and ended.
+    pub fn ledger(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.starts, state.stops)
+    }
 }
 
 impl Drop for RawAvatar {
@@ -148,7 +154,10 @@ async fn serve(mut socket: TcpStream, state: Shared) {
 async fn answer(first: &str, body: &[u8], state: &Shared) -> (u16, Vec<u8>) {
     match first {
         "post /start http/1.1" => {
-            let (wait, refuse) = (lock(state).start, lock(state).refuse);
+            let (wait, refuse) = {
+                let state = lock(state);
+                (state.start, state.refuse)
+            };
             tokio::time::sleep(wait).await;
             if let Some(status) = refuse {
                 return (status, br#"{"detail":"no GPU is free"}"#.to_vec());
@@ -215,6 +224,7 @@ async fn stream_pictures(mut stream: tokio_tungstenite::WebSocketStream<TcpStrea
         if lock(state).hang {
             continue;
         }
+        // One picture for what is left over too: real servers round up.
         for slice in samples.chunks(rate / fps) {
             let loud = slice.iter().any(|sample| sample.unsigned_abs() > 1_000);
             if stream.send(Message::Binary(picture(loud).into())).await.is_err() {
