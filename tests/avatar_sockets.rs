@@ -8,8 +8,8 @@
 )]
 #![allow(dead_code, reason = "the emulators serve other tests too")]
 
-#[path = "e2e/harness/emulators/mod.rs"]
-mod emulators;
+#[path = "e2e/harness/mod.rs"]
+mod harness;
 
 use std::future::poll_fn;
 use std::io::{BufRead as _, BufReader};
@@ -17,10 +17,6 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use emulators::liveavatar::{KEY, LiveAvatarService};
-use emulators::raw_avatar::RawAvatar;
-use emulators::server::Fault;
-use emulators::socket::{Asked, Core, Out, SocketServer};
 use eyeline::avatar::liveavatar::{LiveAvatar, LiveAvatarSettings};
 use eyeline::avatar::websocket::{Protocol, WebSocketAvatar, WebSocketSettings};
 use eyeline::avatar::{AvatarEvent, Cause, Farewell, Lost, Picture, Provider as _, Session, Terms, Turn};
@@ -31,6 +27,10 @@ use eyeline::media::filter::Gate;
 use eyeline::media::frame::{Plane, RawFrame, Size};
 use eyeline::media::pool::FramePool;
 use eyeline::remote::http::Http;
+use harness::emulators::liveavatar::{KEY, LiveAvatarService};
+use harness::emulators::raw_avatar::RawAvatar;
+use harness::emulators::server::Fault;
+use harness::emulators::socket::{Asked, Core, Out, SocketServer};
 
 const RATE: u32 = 16_000;
 const PATIENCE: Duration = Duration::from_secs(15);

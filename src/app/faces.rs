@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::app::assemble;
@@ -17,6 +18,8 @@ use crate::avatar::journal::{Entry, Journal};
 use crate::avatar::ledger::{Allowance, Ledger, LedgerFigures};
 use crate::avatar::liveavatar::{LiveAvatar, LiveAvatarSettings, Sandbox, VideoEncoding, VideoQuality};
 use crate::avatar::metered::Metered;
+use crate::avatar::room::template::{Step, Template};
+use crate::avatar::room::{Room, RoomSettings};
 use crate::avatar::websocket::{Protocol, WebSocketAvatar, WebSocketSettings};
 use crate::base::queue::{self, Fifo, Receiver};
 use crate::base::stop::Outcome;
@@ -193,10 +196,46 @@ fn provider(name: &str, avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider
     match avatar.provider {
         config::Provider::WebSocket => websocket(avatar, http),
         config::Provider::LiveAvatar => liveavatar(avatar, http),
-        config::Provider::Anam | config::Provider::LiveKit => {
+        config::Provider::LiveKit => room(avatar, http),
+        config::Provider::Anam => {
             let _ = name;
             Err("its provider is not in this version".to_owned())
         }
+    }
+}
+
+/// A worker in a room: of a vendor known by name, or as its requests are configured.
+fn room(avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
+    let template = if avatar.vendor.is_empty() {
+        let stop = Some(step(&avatar.stop)).filter(|step| !step.url.is_empty());
+        Template { start: vec![step(&avatar.start)], stop, ..Template::default() }
+    } else {
+        Template::known(&avatar.vendor)?
+    };
+    let [key_id, secret] =
+        [&avatar.livekit_api_key, &avatar.livekit_api_secret].map(|secret| secret.expose());
+    let settings = RoomSettings {
+        base_url: avatar.base_url.clone(),
+        api_key: key(avatar),
+        avatar_id: avatar.avatar_id.clone(),
+        variables: avatar.variables.clone(),
+        identity: avatar.identity.clone(),
+        rate: avatar.rate,
+        longest: Some(avatar.max_session).filter(|longest| !longest.is_zero()),
+        ..RoomSettings::new(&avatar.livekit_url, key_id, secret, template)
+    };
+    Ok(Arc::new(Room::new(settings, http)?))
+}
+
+fn step(rest: &config::Rest) -> Step {
+    let body = if rest.body.is_empty() { Value::Null } else { Value::Object(rest.body.clone()) };
+    Step {
+        method: rest.method.clone(),
+        url: rest.url.clone(),
+        headers: rest.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
+        body,
+        session: rest.session.clone(),
+        ..Step::default()
     }
 }
 

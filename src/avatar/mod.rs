@@ -14,6 +14,7 @@ pub mod lifetime;
 pub mod liveavatar;
 pub mod livekit;
 pub mod metered;
+pub mod room;
 pub mod uplink;
 pub mod websocket;
 

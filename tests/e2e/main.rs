@@ -30,6 +30,7 @@ mod peers;
 mod realtime;
 mod recordings;
 mod reoffers;
+mod rooms;
 mod shutdown;
 mod sipp_scenarios;
 mod slides;

@@ -76,6 +76,12 @@ pub fn read_h264(bytes: &[u8]) -> Vec<Picture> {
 }
 
 impl Picture {
+    /// Mean luma of an area.
+    pub fn mean(&self, area: Area) -> f64 {
+        let sum: usize = area.pixels().map(|(x, y)| usize::from(self.luma[y * WIDTH + x])).sum();
+        sum as f64 / area.pixels().count().max(1) as f64
+    }
+
     /// Brightness of one pixel.
     pub fn luma_at(&self, x: usize, y: usize) -> u8 {
         self.luma[y * WIDTH + x]
