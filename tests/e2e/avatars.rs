@@ -62,7 +62,7 @@ fn appliance(server: &Server, more: &[&str]) -> Appliance {
         voice.as_str(),
         r#"stt.mock={provider="mock", options={text="Stop."}}"#,
         r#"llm.mock={provider="mock", options={text="Yes."}}"#,
-        r#"agent.a={kind="pipeline", stt="mock", llm="mock", tts="mock", greeting="", filler="", avatar="face"}"#,
+        r#"agent.a={kind="pipeline", stt="mock", llm="mock", tts="mock", greeting="", avatar="face"}"#,
         r#"route=[{to="100", agent="a", detect=[]}]"#,
         r#"talk.turn_detection="vad""#,
         "recording.min_free_gib=0",
@@ -129,7 +129,7 @@ fn offsets(received: &Received) -> Vec<f64> {
 }
 
 fn face_of(record: &Value) -> &Value {
-    &record["agent"]["avatar"]
+    &record["conversation"]["avatar"]
 }
 
 /// Calls, has texts said at these times (seconds), and listens for `time`.

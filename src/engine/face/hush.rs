@@ -13,7 +13,7 @@ const UNANSWERED: Duration = Duration::from_secs(2);
 const STOPPED: Duration = Duration::from_millis(200);
 /// Sound that is behind the word is on its way for no longer; silence ends it sooner.
 const ON_ITS_WAY: Duration = Duration::from_millis(300);
-const ENDED: Duration = Duration::from_millis(60);
+const ENDED: Duration = Duration::from_millis(100);
 
 /// How it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +32,14 @@ pub struct Hush {
     turn: Turn,
     since: Instant,
     acknowledged: Option<Instant>,
-    /// Silence so far, without a break.
-    silent: Duration,
+    /// When words were last heard.
+    loud: Option<Instant>,
 }
 
 impl Hush {
-    pub fn new(now: Instant, turn: Turn) -> Self {
-        Hush { turn, since: now, acknowledged: None, silent: STOPPED }
+    /// `sounding`: words were being heard.
+    pub fn new(now: Instant, turn: Turn, sounding: bool) -> Self {
+        Hush { turn, since: now, acknowledged: None, loud: sounding.then_some(now) }
     }
 
     /// The turn that was cut, and those before it.
@@ -51,17 +52,20 @@ impl Hush {
     }
 
     /// A block that is not heard.
-    pub fn sound(&mut self, length: Duration, silent: bool) {
-        self.silent = if silent { self.silent + length } else { Duration::ZERO };
+    pub fn sound(&mut self, now: Instant, silent: bool) {
+        if !silent {
+            self.loud = Some(now);
+        }
     }
 
     pub fn state(&self, now: Instant) -> Hushed {
+        let silent = |for_so_long: Duration| self.loud.is_none_or(|loud| now >= loud + for_so_long);
         match self.acknowledged {
-            Some(_) if self.silent >= ENDED => Hushed::Over,
+            Some(_) if silent(ENDED) => Hushed::Over,
             Some(at) if now >= at + ON_ITS_WAY => Hushed::Over,
             Some(_) => Hushed::Stopped,
             None if now < self.since + UNANSWERED => Hushed::Waiting,
-            None if self.silent >= STOPPED => Hushed::Over,
+            None if silent(STOPPED) => Hushed::Over,
             None => Hushed::Disobeyed,
         }
     }
@@ -71,34 +75,36 @@ impl Hush {
 mod tests {
     use super::*;
 
-    const BLOCK: Duration = Duration::from_millis(20);
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
 
     #[test]
     fn sound_behind_the_word_is_not_heard_and_silence_ends_it() {
         let now = Instant::now();
-        let mut hush = Hush::new(now, 3);
-        hush.sound(BLOCK, false);
-        assert_eq!(hush.state(now), Hushed::Waiting);
-        hush.acknowledge(now + BLOCK);
-        assert_eq!(hush.state(now + BLOCK), Hushed::Stopped);
-        (0..3).for_each(|_| hush.sound(BLOCK, true));
-        assert_eq!(hush.state(now + 4 * BLOCK), Hushed::Over);
-        let mut noisy = Hush::new(now, 3);
-        noisy.sound(BLOCK, false);
+        let mut hush = Hush::new(now, 3, true);
+        assert_eq!(hush.state(now + ms(150)), Hushed::Waiting, "silence alone may be a pause");
+        hush.sound(now + ms(180), false);
+        hush.acknowledge(now + ms(200));
+        assert_eq!(hush.state(now + ms(200)), Hushed::Stopped);
+        hush.sound(now + ms(220), true);
+        assert_eq!(hush.state(now + ms(280)), Hushed::Over);
+        let mut noisy = Hush::new(now, 3, true);
         noisy.acknowledge(now);
+        (0..15).for_each(|n| noisy.sound(now + ms(20 * n), false));
+        assert_eq!(noisy.state(now + ms(290)), Hushed::Stopped);
         assert_eq!(noisy.state(now + ON_ITS_WAY), Hushed::Over);
     }
 
     #[test]
     fn without_a_word_silence_is_waited_for_and_a_face_that_goes_on_has_disobeyed() {
         let now = Instant::now();
-        let mut hush = Hush::new(now, 3);
-        hush.sound(BLOCK, false);
-        assert_eq!(hush.state(now + Duration::from_millis(1_999)), Hushed::Waiting);
+        let mut hush = Hush::new(now, 3, true);
+        hush.sound(now + ms(1_900), false);
+        assert_eq!(hush.state(now + ms(1_999)), Hushed::Waiting);
         assert_eq!(hush.state(now + UNANSWERED), Hushed::Disobeyed);
-        (0..10).for_each(|_| hush.sound(BLOCK, true));
-        assert_eq!(hush.state(now + UNANSWERED), Hushed::Over);
+        assert_eq!(hush.state(now + ms(2_100)), Hushed::Over);
         // One that sends nothing at all is silent.
-        assert_eq!(Hush::new(now, 1).state(now + UNANSWERED), Hushed::Over);
+        assert_eq!(Hush::new(now, 1, false).state(now + UNANSWERED), Hushed::Over);
     }
 }

@@ -12,10 +12,12 @@ use crate::base::time::Pts;
 
 /// Sound that was put out so long ago is not being put out any more: three beats.
 const SOUNDING_US: i64 = 60_000;
-/// Between turns, pictures wait so long for those that come late.
-const MARGIN_US: i64 = 20_000;
+/// Between turns, pictures leave so much later than they usually come.
+const MARGIN_US: i64 = 10_000;
+/// A single one counts for one in so many of what is usual.
+const USUAL: i64 = 8;
 /// By so much an idle face's clock moves at each picture.
-const SLEW_US: i64 = 4_000;
+const SLEW_US: i64 = 8_000;
 /// It is set anew when it is off by more.
 const JUMP_US: i64 = 300_000;
 /// Sound waits so long for sound that comes late.
@@ -23,7 +25,8 @@ const CUSHION_US: i64 = 20_000;
 /// Pictures come late by less than this, or are not waited for.
 const LATEST_US: i64 = 400_000;
 /// What made pictures late is forgotten by so much at each picture, and what made sound early at each piece of it.
-const FORGET_US: i64 = 1_000;
+const FORGET_LATE_US: i64 = 4_000;
+const FORGET_EARLY_US: i64 = 500;
 
 /// What the beat last put out: when that was made, and when it left. One word in memory, good for 49 days.
 #[derive(Debug, Default)]
@@ -50,8 +53,8 @@ pub struct Lips {
     last: Option<(MediaTime, Pts)>,
     /// What leaves now was made so long ago; `None`: nothing came yet.
     offset: Option<i64>,
-    /// How late pictures come at most.
-    latest: i64,
+    /// How late pictures usually come.
+    usual: i64,
     sounding: bool,
 }
 
@@ -77,16 +80,21 @@ impl Lips {
     pub fn arrived(&mut self, now: Pts, made: MediaTime) {
         let late = micros(now) - made.0;
         let Some(offset) = &mut self.offset else {
-            (self.offset, self.latest) = (Some(late + MARGIN_US), late);
+            (self.offset, self.usual) = (Some(late + MARGIN_US), late);
             return;
         };
-        self.latest =
-            if (self.latest - late).abs() > JUMP_US { late } else { late.max(self.latest - FORGET_US) };
+        let off = late - self.usual;
+        self.usual += if off.abs() > JUMP_US { off } else { off / USUAL };
         if self.sounding {
             return;
         }
-        let off = self.latest + MARGIN_US - *offset;
+        let off = self.usual + MARGIN_US - *offset;
         *offset += if off.abs() > JUMP_US { off } else { off.clamp(-SLEW_US, SLEW_US) };
+    }
+
+    /// Whether sound that pictures go with is being put out.
+    pub fn is_sounding(&self) -> bool {
+        self.sounding
     }
 
     /// When a picture made then is to leave.
@@ -110,12 +118,12 @@ pub struct Pace {
 impl Pace {
     pub fn heard(&mut self, now: Pts, made: MediaTime) {
         let took = micros(now) - made.0;
-        self.sound = Some(self.sound.map_or(took, |least| took.min(least + FORGET_US)));
+        self.sound = Some(self.sound.map_or(took, |least| took.min(least + FORGET_EARLY_US)));
     }
 
     pub fn saw(&mut self, now: Pts, made: MediaTime) {
         let took = micros(now) - made.0;
-        self.picture = Some(self.picture.map_or(took, |most| took.max(most - FORGET_US)));
+        self.picture = Some(self.picture.map_or(took, |most| took.max(most - FORGET_LATE_US)));
     }
 
     /// How much later than the quickest sound the slowest pictures come.
@@ -157,7 +165,7 @@ mod tests {
     fn pictures_leave_with_their_sound_and_wait_while_it_is_held() {
         let mut lips = Lips::default();
         lips.arrived(ms(1_000), made(200));
-        assert_eq!(lips.due(made(200)), ms(1_020));
+        assert_eq!(lips.due(made(200)), ms(1_010));
         // Sound made at 240 leaves at 1100.
         lips.follow(ms(1_105), Some((made(240), ms(1_100))));
         assert_eq!(lips.due(made(300)), ms(1_160));
@@ -186,9 +194,9 @@ mod tests {
             lips.arrived(ms(now), made(now - 100));
             steps.push((lips.due(made(0)).nanos() - before.nanos()) / 1_000_000);
         }
-        assert_eq!(lips.due(made(now - 100)), ms(now + 20));
+        assert_eq!(lips.due(made(now - 100)), ms(now + 10));
         // At once what is off by a second, the rest in small steps.
-        assert!(steps.iter().filter(|step| step.abs() > 4).count() <= 1, "{steps:?}");
+        assert!(steps.iter().filter(|step| step.abs() > 8).count() <= 1, "{steps:?}");
     }
 
     #[test]

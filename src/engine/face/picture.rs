@@ -302,38 +302,39 @@ impl Showing<'_> {
 
     /// Sends what is due. `false`: the network is gone.
     fn release(&mut self, now: Instant, pts: Pts) -> bool {
-        let mut newest = None;
+        let (mut newest, mut newest_came) = (None, now);
         while self.next_due().is_some_and(|due| due <= pts) {
             let Some(Held { made, came, picture }) = self.held.pop_front() else { break };
             let due = self.lips.due(made);
-            let late = u64::try_from((pts.nanos() - due.nanos()).max(0) / 1_000).unwrap_or(0);
-            if late > self.view.figures.late_us.value() {
-                self.view.figures.late_us.set(late);
+            if self.lips.is_sounding() {
+                let late = u64::try_from(pts.nanos() - due.nanos()).unwrap_or(0);
+                self.view.figures.apart.add(Duration::from_nanos(late));
             }
             // Not before what has left, not after now, and never so long ago that it would be thrown away.
             let floor = Pts::from_millis(self.left.0.millis().max(pts.millis() - 500) + 1);
             let stamp = due.clamp(floor, pts.max(floor));
-            let made_of = match picture {
+            match picture {
                 Picture::Coded(unit) => {
                     if !self.coded(now, AccessUnit { pts: stamp, ..unit }, &mut newest) {
                         return false;
                     }
-                    came
                 }
                 Picture::Plain(raw) => {
                     self.restart();
                     self.way = Way::Decoded;
                     newest = self.clear(now, raw).map(|picture| picture.at(stamp)).or(newest);
-                    came
                 }
-            };
-            let took = u64::try_from(now.saturating_duration_since(made_of).as_micros()).unwrap_or(0);
-            self.view.figures.picture_us.add(took);
+            }
+            if self.way == Way::Passed {
+                self.view.figures.picture.add(came.elapsed());
+            }
+            newest_came = came;
         }
         let Some(picture) = newest else { return true };
         let before = self.sending.coding.gauges.encoded.value();
         let going = self.put_out(now, picture);
         self.view.figures.encoded.add(self.sending.coding.gauges.encoded.value() - before);
+        self.view.figures.picture.add(newest_came.elapsed());
         going
     }
 

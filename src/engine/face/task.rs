@@ -208,7 +208,10 @@ impl Face {
                         relay.pass(piece);
                     }
                 }
-                Act::Speaking { utterance, after } => self.spoke(now, utterance, after),
+                Act::Speaking { utterance, after, wait } => {
+                    self.parts.figures.sound.add(wait);
+                    self.spoke(now, utterance, after);
+                }
                 Act::Spoken { utterance } => self.answer(Answer::Spoken(utterance)),
                 Act::Broken(why) => broken_by = Some(why),
             }

@@ -199,7 +199,7 @@ fn mouth(open: bool, size: Size) -> AccessUnit {
     let mut noise = 1_u32;
     for (at, luma) in picture.plane_mut(Plane::Y).iter_mut().enumerate() {
         noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let inside = at % size.width < 40 && at / size.width < 40;
+        let inside = at % size.width < size.width / 8 && at / size.width < size.width / 8;
         *luma = if open && inside { (noise >> 24) as u8 } else { 40 };
     }
     let unit = encoder.encode(&CleanFrame::drawn_here(picture), true).expect("coded");

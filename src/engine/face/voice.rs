@@ -42,9 +42,11 @@ pub enum Act {
     /// To the beat.
     Pass(Piece),
     /// A turn begins to be heard, so long after the first of it went up, where that is known.
+    /// `wait`: for the pictures that go with it.
     Speaking {
         utterance: u32,
         after: Option<Duration>,
+        wait: Duration,
     },
     /// A face that speaks by itself has finished its utterance.
     Spoken {
@@ -275,7 +277,7 @@ impl Voice {
         self.rising.resampler = None;
         self.rising.since = None;
         self.acts.push_back(Act::Interrupt(turn));
-        self.hush = Some(Hush::new(now, turn));
+        self.hush = Some(Hush::new(now, turn, sounding));
         self.switch.set_hushing(true);
     }
 
@@ -347,7 +349,7 @@ impl Voice {
     fn block(&mut self, now: Instant, made: MediaTime, rate: u32, samples: Arc<[i16]>) {
         let (length, silent) = (length(samples.len(), rate), is_silent(&samples));
         if let Some(hush) = &mut self.hush {
-            hush.sound(length, silent);
+            hush.sound(now, silent);
             self.follow_hush(now);
             return;
         }
@@ -400,7 +402,8 @@ impl Voice {
             self.account.next().map_or(0, |heard| heard.utterance)
         };
         let after = self.rising.since.map(|since| now.saturating_duration_since(since));
-        self.acts.push_back(Act::Speaking { utterance, after: after.filter(|_| !self.limits.listens) });
+        let after = after.filter(|_| !self.limits.listens);
+        self.acts.push_back(Act::Speaking { utterance, after, wait });
         if let Some((made, rate, samples)) = before.filter(|(before, ..)| made.0 - before.0 <= 40_000) {
             let from_ms = self.account.next().map_or(0, |heard| heard.from_ms);
             let place = Some(Place { from_ms, made: Some(made) });
@@ -627,7 +630,7 @@ mod tests {
                         }
                     }
                     Act::Pass(piece) => self.heard.push((self.now, piece)),
-                    Act::Speaking { utterance, after } => self.speaking.push((utterance, after)),
+                    Act::Speaking { utterance, after, .. } => self.speaking.push((utterance, after)),
                     Act::Spoken { .. } => {}
                     Act::Broken(why) => self.broken.push(why),
                 }
