@@ -82,10 +82,32 @@ struct Shared {
 }
 
 enum Command {
-    Arrived { stream: Box<WebSocketStream<TcpStream>>, identity: String, room: String, agent: bool },
-    Worker { room: String, identity: String, behalf: String },
-    WorkerLeaves { room: String },
-    RoomDeleted { room: String },
+    Arrived {
+        stream: Box<WebSocketStream<TcpStream>>,
+        identity: String,
+        room: String,
+        agent: bool,
+    },
+    Worker {
+        room: String,
+        identity: String,
+        behalf: String,
+    },
+    WorkerLeaves {
+        room: String,
+    },
+    /// What a worker is told by another way than its room.
+    Say {
+        room: String,
+        samples: Vec<i16>,
+        rate: u32,
+    },
+    CutWorker {
+        room: String,
+    },
+    RoomDeleted {
+        room: String,
+    },
     Reconnect,
     Refresh(String),
     Cut,
@@ -188,6 +210,17 @@ impl LiveKit {
         lock(&self.shared).ledger.push(("-".to_owned(), room.to_owned(), false));
         let (room, identity) = (room.to_owned(), identity.to_owned());
         let _ = self.tell.send(Command::Worker { room, identity, behalf: String::new() });
+    }
+}
+
+impl LiveKit {
+    /// A worker is to say this; its vendor has a channel of its own.
+    pub fn say(&self, room: &str, samples: Vec<i16>, rate: u32) {
+        let _ = self.tell.send(Command::Say { room: room.to_owned(), samples, rate });
+    }
+
+    pub fn cut_worker(&self, room: &str) {
+        let _ = self.tell.send(Command::CutWorker { room: room.to_owned() });
     }
 }
 
@@ -598,6 +631,16 @@ impl Rooms {
                 shared.ledger.iter_mut().filter(|own| own.1 == room).for_each(|own| own.2 = false);
                 drop(shared);
                 let _ = self.tell.send(Command::WorkerLeaves { room });
+            }
+            Command::Say { room, samples, rate } => {
+                for worker in self.workers.iter_mut().filter(|worker| worker.room == room) {
+                    worker.face.say(now, &samples, rate);
+                }
+            }
+            Command::CutWorker { room } => {
+                for worker in self.workers.iter_mut().filter(|worker| worker.room == room) {
+                    worker.face.cut(now);
+                }
             }
             Command::Reconnect => {
                 for one in &mut self.here {
