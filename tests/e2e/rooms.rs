@@ -320,11 +320,19 @@ fn livekits_own_sdk_is_content_with_the_server_and_its_worker() {
     let packages = String::from_utf8_lossy(&fetched.stdout).trim().to_owned();
     let server = LiveKit::start();
     server.bring_worker("r", "face");
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
     let grant = Grant::Join { room: "r", identity: "sdk", name: "", on_behalf: None };
     let token = access_token(KEY, SECRET, &grant, now, Duration::from_secs(60));
     let run = Command::new("timeout")
-        .args(["60", "python3", &format!("{root}/tests/data/sdks/livekit_room.py"), &server.url(), &token, "face"])
+        .args([
+            "60",
+            "python3",
+            &format!("{root}/tests/data/sdks/livekit_room.py"),
+            &server.url(),
+            &token,
+            "face",
+        ])
         .env("PYTHONPATH", &packages)
         .env_remove("HTTP_PROXY")
         .output()
