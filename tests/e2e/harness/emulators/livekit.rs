@@ -843,14 +843,12 @@ impl Rooms {
         let refuse = |why: String| lock(&self.shared).refused.push(why);
         match message {
             Request::Answer(answer) => {
-                if answer.id != one.offers || answer.r#type != "answer" {
-                    // An older one, of an offer that was followed by another.
-                    if answer.id <= one.answered || answer.id > one.offers {
-                        refuse(format!("the answer {} to {}", answer.id, one.offers));
-                    }
-                    return;
+                // The vendor's own SDK leaves the number out.
+                let id = if answer.id == 0 { one.offers } else { answer.id };
+                if id != one.offers || one.answered == id || answer.r#type != "answer" {
+                    return refuse(format!("the answer {} to {}", answer.id, one.offers));
                 }
-                one.answered = answer.id;
+                one.answered = id;
                 match one.subscriber.take_answer(&answer.sdp) {
                     Ok(()) if one.again => one.offer(),
                     Ok(()) => {}
