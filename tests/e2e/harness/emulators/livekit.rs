@@ -371,6 +371,8 @@ struct Participant {
     waiting: VecDeque<Vec<u8>>,
     offers: u32,
     answered: u32,
+    /// Something changed while an offer was not answered: another follows.
+    again: bool,
     /// Whose tracks are offered.
     shown: Option<ParticipantInfo>,
     publisher: Option<PeerLink>,
@@ -386,6 +388,10 @@ impl Participant {
 
     /// An offer of what is there for it, with the tracks under their owner's name.
     fn offer(&mut self) {
+        self.again = self.offers > self.answered;
+        if self.again {
+            return;
+        }
         let Some(sdp) = self.subscriber.create_offer() else { return };
         self.offers += 1;
         let sdp = self.shown.as_ref().map_or_else(|| sdp.clone(), |owner| named(&sdp, owner));
@@ -704,6 +710,7 @@ impl Rooms {
             waiting: VecDeque::new(),
             offers: 0,
             answered: 0,
+            again: false,
             shown,
             publisher: None,
             sequence: 0,
@@ -844,8 +851,10 @@ impl Rooms {
                     return;
                 }
                 one.answered = answer.id;
-                if let Err(why) = one.subscriber.take_answer(&answer.sdp) {
-                    refuse(format!("an answer: {why}"));
+                match one.subscriber.take_answer(&answer.sdp) {
+                    Ok(()) if one.again => one.offer(),
+                    Ok(()) => {}
+                    Err(why) => refuse(format!("an answer: {why}")),
                 }
             }
             Request::Offer(offer) => {
