@@ -291,7 +291,7 @@ fn a_face_of_plain_pictures_is_in_step_with_the_agents_own_voice_and_its_session
         &voice,
         r#"stt.mock={provider="mock", options={text="Stop."}}"#,
         r#"llm.mock={provider="mock", options={text="Yes."}}"#,
-        r#"agent.a={kind="pipeline", stt="mock", llm="mock", tts="mock", greeting="", filler="", avatar="face"}"#,
+        r#"agent.a={kind="pipeline", stt="mock", llm="mock", tts="mock", greeting="", avatar="face"}"#,
         r#"route=[{to="100", agent="a", detect=[]}]"#,
         "recording.min_free_gib=0",
     ]);
