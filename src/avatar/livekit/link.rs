@@ -385,7 +385,10 @@ impl RoomLink {
             }
             Act::Offered { sdp, id } => {
                 let Some(peers) = &mut self.peers else { return };
-                peers.offered.get_or_insert(Instant::now());
+                // Once something passes, a further offer is no reason to wait for it again.
+                if !peers.subscriber.is_connected() {
+                    peers.offered.get_or_insert(Instant::now());
+                }
                 match peers.subscriber.take_offer(&sdp) {
                     Ok(answer) => self.signal.answer(answer, id),
                     Err(error) => self.signal.handle_peer_failed(Instant::now(), &error.to_string()),
