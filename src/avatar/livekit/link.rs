@@ -272,7 +272,8 @@ impl RoomLink {
             self.packets.handle_time(now);
             self.poll_downlink(now);
             self.watch(now);
-            self.carry();
+            // What was begun is to be polled once, or nothing wakes it.
+            more |= self.carry();
             if more || !self.events.is_empty() {
                 continue;
             }
@@ -343,10 +344,12 @@ impl RoomLink {
         }
     }
 
-    /// Does what the machine wants, and tells what it noticed.
-    fn carry(&mut self) {
+    /// Does what the machine wants, and tells what it noticed. Whether there was something to do.
+    fn carry(&mut self) -> bool {
+        let mut acted = false;
         while let Some(act) = self.signal.poll_act() {
             self.act(act);
+            acted = true;
         }
         while let Some(notice) = self.signal.poll_notice() {
             let event = match notice {
@@ -371,6 +374,7 @@ impl RoomLink {
         while let Some(inward) = self.packets.poll_inward() {
             self.push(RoomEvent::Packet(inward));
         }
+        acted
     }
 
     fn act(&mut self, act: Act) {
