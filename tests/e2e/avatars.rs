@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::harness::appliance::Appliance;
 use crate::harness::capture::Stream;
+use crate::harness::emulators::raw_avatar::RawAvatar;
 use crate::harness::picture;
 use crate::harness::process::Process;
 use crate::harness::sound::{from_mu_law, level_db};
@@ -272,4 +273,68 @@ fn a_face_that_is_killed_in_mid_sentence_leaves_the_voice_and_comes_back() {
     assert!(number(&face_of(&record)["figures"], "passed_through") > 60.0, "{record:#}");
     let offsets = offsets(&received);
     assert!(offsets.last().is_some_and(|last| last.abs() <= 45.0), "the new face is in step: {offsets:?}");
+}
+
+/// A MuseTalk-type server has neither sound nor time: both are made here.
+#[test]
+fn a_face_of_plain_pictures_is_in_step_with_the_agents_own_voice_and_its_session_is_stopped() {
+    let _turn = turn();
+    let server = RawAvatar::start();
+    server.state().work = Duration::from_millis(30);
+    let avatar = format!(
+        r#"avatar.face={{provider="websocket", protocol="raw", base_url="{}", rate=16000}}"#,
+        server.url()
+    );
+    let voice = format!(r#"tts.mock={{provider="mock", options={{tone_hz=440, letter_ms={LETTER_MS}}}}}"#);
+    let appliance = Appliance::start(&[
+        &avatar,
+        &voice,
+        r#"stt.mock={provider="mock", options={text="Stop."}}"#,
+        r#"llm.mock={provider="mock", options={text="Yes."}}"#,
+        r#"agent.a={kind="pipeline", stt="mock", llm="mock", tts="mock", greeting="", avatar="face"}"#,
+        r#"route=[{to="100", agent="a", detect=[]}]"#,
+        "recording.min_free_gib=0",
+    ]);
+    let mut caller = Caller::new(&format!("sip:100@{}", appliance.sip));
+    let text = "a".repeat(40);
+    let texts = [(1.5, text.as_str()), (5.0, text.as_str())];
+    let received = call(&appliance, &mut caller, Duration::from_secs(9), &texts, |_| ());
+    caller.hang_up();
+    let record = appliance.call_record(&appliance.finished_recording());
+    let loud: Vec<(f64, bool)> =
+        levels(&received.audio).into_iter().map(|(at, level)| (at, level > LOUD_DB)).collect();
+    let shown = picture::read_h264(&received.video.h264());
+    let mut complete: Vec<(u32, f64)> = Vec::new();
+    for packet in &received.video.packets {
+        match complete.last_mut().filter(|(timestamp, _)| *timestamp == packet.timestamp) {
+            Some((_, at)) => *at = packet.at,
+            None => complete.push((packet.timestamp, packet.at)),
+        }
+    }
+    let lips: Vec<(f64, bool)> = complete
+        .iter()
+        .zip(&shown)
+        .map(|((_, at), picture)| (*at, picture.luma_at(320, 180) > 130))
+        .collect();
+    let (voice, lips) = (edges(&loud), edges(&lips));
+    println!("voice {voice:?}\nlips {lips:?}");
+    assert_eq!((voice.len(), lips.len()), (4, 4), "{record:#}");
+    for (heard, seen) in voice.iter().zip(&lips) {
+        let apart = (seen.0 - heard.0) * 1_000.0;
+        // Its pictures are 33 ms apart, and they are coded here.
+        assert!(apart.abs() <= 60.0, "{apart:.0} ms: {voice:?} {lips:?}");
+    }
+    let hz = frequency_there(&server.state().heard);
+    assert!((hz - 440.0).abs() < 6.0, "the tone arrives there with {hz:.1} Hz");
+    let stopped = wait_for(Duration::from_secs(5), || (server.ledger() == (1, 1)).then_some(()));
+    assert!(stopped.is_some(), "{:?}", server.ledger());
+    let violations = server.state().violations.clone();
+    assert_eq!(violations, [""; 0]);
+}
+
+/// Hz of a second in the middle of words, 16,000 samples a second.
+fn frequency_there(samples: &[i16]) -> f64 {
+    let loud = samples.iter().skip_while(|sample| sample.unsigned_abs() < 500);
+    let loud: Vec<i16> = loud.skip(1_600).take(16_000).copied().collect();
+    loud.windows(2).filter(|pair| pair[0] < 0 && pair[1] >= 0).count() as f64
 }

@@ -7,6 +7,7 @@
 mod harness;
 
 mod abuse;
+mod avatar_sockets;
 mod avatars;
 mod bad_input;
 mod calls;

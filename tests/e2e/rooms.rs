@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use eyeline::avatar::livekit::packet::Inward;
@@ -309,4 +310,33 @@ async fn a_link_joins_as_a_subscriber_refuses_a_bad_token_and_uses_the_newest_on
         tokio::time::timeout_at(end.into(), link.next()).await.expect("in time"),
         RoomEvent::Closed
     ) {}
+}
+
+#[test]
+fn livekits_own_sdk_is_content_with_the_server_and_its_worker() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let fetched = Command::new(format!("{root}/scripts/sdks.sh")).output().expect("a shell");
+    assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
+    let packages = String::from_utf8_lossy(&fetched.stdout).trim().to_owned();
+    let server = LiveKit::start();
+    server.bring_worker("r", "face");
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let grant = Grant::Join { room: "r", identity: "sdk", name: "", on_behalf: None };
+    let token = access_token(KEY, SECRET, &grant, now, Duration::from_secs(60));
+    let run = Command::new("timeout")
+        .args([
+            "60",
+            "python3",
+            &format!("{root}/tests/data/sdks/livekit_room.py"),
+            &server.url(),
+            &token,
+            "face",
+        ])
+        .env("PYTHONPATH", &packages)
+        .env_remove("HTTP_PROXY")
+        .output()
+        .expect("python3");
+    assert!(run.status.success(), "{} {:?}", String::from_utf8_lossy(&run.stderr), server.refused());
+    assert_eq!(server.heard().samples.len(), 24_000);
 }

@@ -419,6 +419,7 @@ mod tests {
         let mut world = World::new();
         world.speak(1, 500);
         world.commands.end(1);
+        world.acts();
         world.kinds();
         world.commands.interrupt(world.now, 1);
         world.acts();

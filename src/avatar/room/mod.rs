@@ -251,6 +251,8 @@ mod tests {
         assert!(!told.contains("sk-1") && !told.contains("secret"), "{told}");
         let without = RoomSettings { livekit_secret: String::new(), ..settings() };
         assert_eq!(Room::new(without, &Http::new()).expect_err("missing"), "livekit_api_secret is missing");
+        let keyless = RoomSettings { api_key: String::new(), ..settings() };
+        assert_eq!(Room::new(keyless, &Http::new()).expect_err("missing"), "api_key is missing");
         let far = RoomSettings { livekit_url: "ws://93.184.216.34".to_owned(), ..settings() };
         assert!(Room::new(far, &Http::new()).is_err(), "in the clear to far away");
         let rate = RoomSettings { rate: 16_000, identity: "own".to_owned(), ..settings() };

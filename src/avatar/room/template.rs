@@ -87,6 +87,10 @@ impl Template {
         if let Some(missing) = self.needs.iter().find(|name| known.of(name).is_empty()) {
             return Err(format!("variables.{missing} is missing"));
         }
+        let headers = self.start.iter().flat_map(|step| step.headers.values());
+        if known.of("api_key").is_empty() && headers.into_iter().any(|value| value.contains("{api_key}")) {
+            return Err("api_key is missing".to_owned());
+        }
         let mut known = known.clone();
         known.set("session", "s");
         for step in self.start.iter().chain(&self.stop) {

@@ -82,10 +82,32 @@ struct Shared {
 }
 
 enum Command {
-    Arrived { stream: Box<WebSocketStream<TcpStream>>, identity: String, room: String, agent: bool },
-    Worker { room: String, identity: String, behalf: String },
-    WorkerLeaves { room: String },
-    RoomDeleted { room: String },
+    Arrived {
+        stream: Box<WebSocketStream<TcpStream>>,
+        identity: String,
+        room: String,
+        agent: bool,
+    },
+    Worker {
+        room: String,
+        identity: String,
+        behalf: String,
+    },
+    WorkerLeaves {
+        room: String,
+    },
+    /// What a worker is told by another way than its room.
+    Say {
+        room: String,
+        samples: Vec<i16>,
+        rate: u32,
+    },
+    CutWorker {
+        room: String,
+    },
+    RoomDeleted {
+        room: String,
+    },
     Reconnect,
     Refresh(String),
     Cut,
@@ -188,6 +210,17 @@ impl LiveKit {
         lock(&self.shared).ledger.push(("-".to_owned(), room.to_owned(), false));
         let (room, identity) = (room.to_owned(), identity.to_owned());
         let _ = self.tell.send(Command::Worker { room, identity, behalf: String::new() });
+    }
+}
+
+impl LiveKit {
+    /// A worker is to say this; its vendor has a channel of its own.
+    pub fn say(&self, room: &str, samples: Vec<i16>, rate: u32) {
+        let _ = self.tell.send(Command::Say { room: room.to_owned(), samples, rate });
+    }
+
+    pub fn cut_worker(&self, room: &str) {
+        let _ = self.tell.send(Command::CutWorker { room: room.to_owned() });
     }
 }
 
@@ -338,6 +371,8 @@ struct Participant {
     waiting: VecDeque<Vec<u8>>,
     offers: u32,
     answered: u32,
+    /// Something changed while an offer was not answered: another follows.
+    again: bool,
     /// Whose tracks are offered.
     shown: Option<ParticipantInfo>,
     publisher: Option<PeerLink>,
@@ -353,6 +388,10 @@ impl Participant {
 
     /// An offer of what is there for it, with the tracks under their owner's name.
     fn offer(&mut self) {
+        self.again = self.offers > self.answered;
+        if self.again {
+            return;
+        }
         let Some(sdp) = self.subscriber.create_offer() else { return };
         self.offers += 1;
         let sdp = self.shown.as_ref().map_or_else(|| sdp.clone(), |owner| named(&sdp, owner));
@@ -593,6 +632,16 @@ impl Rooms {
                 drop(shared);
                 let _ = self.tell.send(Command::WorkerLeaves { room });
             }
+            Command::Say { room, samples, rate } => {
+                for worker in self.workers.iter_mut().filter(|worker| worker.room == room) {
+                    worker.face.say(now, &samples, rate);
+                }
+            }
+            Command::CutWorker { room } => {
+                for worker in self.workers.iter_mut().filter(|worker| worker.room == room) {
+                    worker.face.cut(now);
+                }
+            }
             Command::Reconnect => {
                 for one in &mut self.here {
                     one.send(Response::Leave(LeaveRequest { action: 2, ..LeaveRequest::default() }));
@@ -661,6 +710,7 @@ impl Rooms {
             waiting: VecDeque::new(),
             offers: 0,
             answered: 0,
+            again: false,
             shown,
             publisher: None,
             sequence: 0,
@@ -801,8 +851,10 @@ impl Rooms {
                     return;
                 }
                 one.answered = answer.id;
-                if let Err(why) = one.subscriber.take_answer(&answer.sdp) {
-                    refuse(format!("an answer: {why}"));
+                match one.subscriber.take_answer(&answer.sdp) {
+                    Ok(()) if one.again => one.offer(),
+                    Ok(()) => {}
+                    Err(why) => refuse(format!("an answer: {why}")),
                 }
             }
             Request::Offer(offer) => {

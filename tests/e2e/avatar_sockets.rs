@@ -1,16 +1,6 @@
 //! Avatars over WebSockets, without a call: what is spoken comes back at its rate with lips that fit, an interruption is
 //! silent, what breaks is told. The peers are `examples/avatar_server.py` and emulators on loopback.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    reason = "tests run servers and real processes in real time"
-)]
-#![allow(dead_code, reason = "the emulators serve other tests too")]
-
-#[path = "e2e/harness/mod.rs"]
-mod harness;
-
 use std::future::poll_fn;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -18,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eyeline::avatar::liveavatar::{LiveAvatar, LiveAvatarSettings};
+use eyeline::avatar::livekit::token::{Grant, access_token};
 use eyeline::avatar::websocket::{Protocol, WebSocketAvatar, WebSocketSettings};
 use eyeline::avatar::{AvatarEvent, Cause, Farewell, Lost, Picture, Provider as _, Session, Terms, Turn};
 use eyeline::codec::decoder::Decoder;
@@ -27,10 +18,12 @@ use eyeline::media::filter::Gate;
 use eyeline::media::frame::{Plane, RawFrame, Size};
 use eyeline::media::pool::FramePool;
 use eyeline::remote::http::Http;
-use harness::emulators::liveavatar::{KEY, LiveAvatarService};
-use harness::emulators::raw_avatar::RawAvatar;
-use harness::emulators::server::Fault;
-use harness::emulators::socket::{Asked, Core, Out, SocketServer};
+
+use crate::harness::emulators::liveavatar::{Cast, KEY, LiveAvatarService};
+use crate::harness::emulators::livekit::{self, LiveKit};
+use crate::harness::emulators::raw_avatar::RawAvatar;
+use crate::harness::emulators::server::Fault;
+use crate::harness::emulators::socket::{Asked, Core, Out, SocketServer};
 
 const RATE: u32 = 16_000;
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -101,7 +94,7 @@ impl Talk {
     fn see(&mut self, at: i64, raw: RawFrame) {
         let Some(clean) = self.gate.release(Instant::now(), raw, &self.pool) else { return };
         let (frame, size) = (clean.frame(), clean.size());
-        // Where the example's mouth is; the emulator's is in the middle.
+        // Where the example's mouth is, and that of faces in rooms; the raw emulator's is in the middle.
         let line = if size.height == 48 { size.height / 2 } else { size.height * 7 / 10 };
         self.mouths.push((at, frame.plane(Plane::Y)[line * size.width + size.width / 2]));
     }
@@ -109,7 +102,7 @@ impl Talk {
     fn take(&mut self, event: AvatarEvent) {
         let word = match event {
             AvatarEvent::Sound { at, rate, samples } => {
-                assert_eq!(rate, self.rate);
+                self.rate = rate;
                 self.sound.push((at.0, Instant::now(), samples.to_vec()));
                 return;
             }
@@ -547,4 +540,76 @@ async fn liveavatar_sessions_a_crash_left_behind_are_reaped() {
     assert!(avatar.reap("of-another-year").await);
     assert_eq!(service.leaks(), [""; 0]);
     assert_eq!(service.state().sessions[0].stopped.as_deref(), Some("ZOMBIE_SESSION_REAP"));
+}
+
+/// When the voice, or the mouth, begins and ends, in milliseconds of the session's own time; from blocks of 20 ms.
+fn block_edges(talk: &Talk) -> (Vec<i64>, Vec<i64>) {
+    let loud = |samples: &[i16]| samples.iter().any(|sample| sample.abs() > 2_000);
+    let mut sound: Vec<(i64, bool)> = vec![];
+    for (at, _, samples) in &talk.sound {
+        // A turn's first and last blocks are partly silent.
+        for (n, piece) in samples.chunks(talk.rate as usize / 200).enumerate() {
+            sound.push((at / 1_000 + n as i64 * 5, loud(piece)));
+        }
+    }
+    (edges(sound.into_iter()), edges(talk.mouths.iter().map(|(at, luma)| (at / 1_000, *luma > 130))))
+}
+
+#[tokio::test]
+async fn liveavatars_face_speaks_in_its_room_with_fitting_lips_and_is_interrupted() {
+    let rooms = Arc::new(LiveKit::start());
+    rooms.bring_worker("room-1", "heygen");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let grant = Grant::Join { room: "room-1", identity: "client", name: "client", on_behalf: None };
+    let token = access_token(livekit::KEY, livekit::SECRET, &grant, now, Duration::from_secs(60));
+    let stage = rooms.clone();
+    let service = LiveAvatarService::start(
+        (rooms.url(), token),
+        Arc::new(move |cast| match cast {
+            Cast::Say(samples) => stage.say("room-1", samples, 24_000),
+            Cast::Cut => stage.cut_worker("room-1"),
+        }),
+    );
+    service.state().connect = Duration::from_millis(150);
+    let settings = LiveAvatarSettings {
+        api_key: KEY.to_owned(),
+        base_url: service.root(),
+        ..LiveAvatarSettings::default()
+    };
+    let avatar = LiveAvatar::new(settings, &Http::new()).unwrap();
+    let mut talk = Talk::of(avatar.open(terms(&[VideoCodec::H264])));
+    talk.until("ready").await;
+    let tone = |millis: u32| -> Vec<i16> {
+        let step = std::f64::consts::TAU * 440.0 / 24_000.0;
+        (0..24 * millis).map(|n| (8_000.0 * (f64::from(n) * step).sin()) as i16).collect()
+    };
+    talk.say(1, &tone(1_200));
+    talk.session.end(1);
+    talk.until("speaking 1").await;
+    talk.until("ended 1 false").await;
+    talk.pass(Duration::from_millis(800)).await;
+    let (sound, mouth) = block_edges(&talk);
+    println!("voice {sound:?}, mouth {mouth:?}");
+    assert_eq!((sound.len(), mouth.len()), (2, 2), "{sound:?} {mouth:?}");
+    assert!(
+        sound.iter().zip(&mouth).all(|(sound, mouth)| (sound - mouth).abs() <= 45),
+        "{sound:?} {mouth:?}"
+    );
+    let heard = service.state().heard.clone();
+    assert_eq!(heard.len(), 24 * 1_200, "all of it arrived");
+    talk.say(2, &tone(5_000));
+    talk.until("speaking 2").await;
+    talk.pass(Duration::from_millis(500)).await;
+    talk.session.interrupt(2);
+    talk.until("hushed").await;
+    talk.pass(Duration::from_millis(400)).await;
+    let quiet = Instant::now();
+    talk.pass(Duration::from_millis(500)).await;
+    let loud = talk.sound.iter().filter(|(_, came, _)| *came > quiet);
+    assert!(loud.flat_map(|(_, _, samples)| samples).all(|sample| sample.abs() < 2_000), "it is silent");
+    talk.close().await;
+    assert_eq!(service.leaks(), [""; 0]);
+    let state = service.state();
+    assert_eq!((state.vanished, &state.violations[..]), (0, &[""; 0].map(str::to_owned)[..]));
+    assert_eq!(state.sessions[0].stopped.as_deref(), Some("USER_CLOSED"));
 }
