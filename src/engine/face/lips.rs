@@ -194,7 +194,9 @@ mod tests {
             lips.arrived(ms(now), made(now - 100));
             steps.push((lips.due(made(0)).nanos() - before.nanos()) / 1_000_000);
         }
-        assert_eq!(lips.due(made(now - 100)), ms(now + 10));
+        // To the millisecond: what is usual is rounded.
+        let off = lips.due(made(now - 100)).nanos().abs_diff(ms(now + 10).nanos());
+        assert!(off < 1_000_000, "{off} ns");
         // At once what is off by a second, the rest in small steps.
         assert!(steps.iter().filter(|step| step.abs() > 8).count() <= 1, "{steps:?}");
     }
