@@ -122,6 +122,11 @@ impl PeerLink {
         self.peer.want_sound(way);
     }
 
+    /// See [`Peer::want_video`].
+    pub fn want_video(&mut self, way: Way) {
+        self.peer.want_video(way);
+    }
+
     /// See [`Peer::create_offer`]. Candidates found by then are in it, later ones trickle.
     pub fn create_offer(&mut self) -> Option<String> {
         let offer = self.peer.create_offer();

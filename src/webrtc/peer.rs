@@ -215,6 +215,11 @@ impl Peer {
         self.sound.way = way;
     }
 
+    /// As [`Peer::want_sound`], of pictures.
+    pub fn want_video(&mut self, way: Way) {
+        self.video.way = way;
+    }
+
     /// The next offer restarts ICE.
     pub fn restart_ice(&mut self) {
         self.restart = true;

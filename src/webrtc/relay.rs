@@ -94,7 +94,9 @@ impl Relay {
 
     /// Bytes from the server; gives what peers sent.
     pub fn receive(&mut self, now: Instant, bytes: &[u8], mut give: impl FnMut(SocketAddr, &[u8])) {
-        let Some(mut unfinished) = self.unfinished.take() else { return self.receive_one(now, bytes, &mut give) };
+        let Some(mut unfinished) = self.unfinished.take() else {
+            return self.receive_one(now, bytes, &mut give);
+        };
         unfinished.extend_from_slice(bytes);
         let mut at = 0;
         while let Some((length, filled)) = framed(&unfinished[at..]) {

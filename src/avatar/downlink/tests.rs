@@ -68,7 +68,8 @@ impl Sender {
 
     fn unit(&self, n: u64, at: Instant, key: bool, damaged: bool) -> PeerEvent {
         let second = n / 25;
-        let report = Report { wall: self.wall() + Duration::from_secs(second), time: 77_000 + second * 90_000 };
+        let report =
+            Report { wall: self.wall() + Duration::from_secs(second), time: 77_000 + second * 90_000 };
         let unit = AccessUnit {
             codec: VideoCodec::H264,
             data: Bytes::from_static(&[0, 0, 0, 1, 0x65]),
@@ -149,7 +150,8 @@ fn sound_goes_on_evenly_although_it_comes_unevenly_and_waits_no_longer_than_it_m
         for pair in out.windows(2) {
             assert_eq!(pair[1].1.0 - pair[0].1.0, 20_000, "nothing jumps");
         }
-        let mut held: Vec<Duration> = out.iter().zip(&came).skip(250).map(|(out, came)| out.0 - *came).collect();
+        let mut held: Vec<Duration> =
+            out.iter().zip(&came).skip(250).map(|(out, came)| out.0 - *came).collect();
         let (half, most) = (percentile(&mut held, 0.5), percentile(&mut held, 0.95));
         println!("uneven by {uneven} ms: held p50 {half:?} p95 {most:?}");
         assert!(half <= p50 * MS && most <= p95 * MS, "{uneven}: {half:?} {most:?}");
@@ -177,7 +179,8 @@ fn what_is_lost_is_made_up_and_what_comes_in_another_order_is_not_lost() {
     let loudness = |samples: &[i16]| {
         (samples.iter().map(|sample| f64::from(*sample).powi(2)).sum::<f64>() / samples.len() as f64).sqrt()
     };
-    let quietest = out[20..out.len() - 5].iter().map(|(_, _, samples)| loudness(samples)).fold(f64::MAX, f64::min);
+    let quietest =
+        out[20..out.len() - 5].iter().map(|(_, _, samples)| loudness(samples)).fold(f64::MAX, f64::min);
     assert!(quietest > 1_000.0, "the tone goes on over what was lost: {quietest}");
     let counters = down.counters();
     assert!((20 * 960..26 * 960).contains(&(counters.concealed as usize)), "{counters:?}");
@@ -220,7 +223,11 @@ fn pictures_are_placed_by_arrival_and_then_by_reports_without_a_jump() {
     let (sound, pictures) = (sounds(&out), pictures(&out));
     assert_eq!(pictures.len(), 250);
     let made = |n: usize| sound[0].1.0 + n as i64 * 40_000;
-    assert!((pictures[0].0 - made(0) - 180_000).abs() < 2_000, "by arrival first: {}", pictures[0].0 - made(0));
+    assert!(
+        (pictures[0].0 - made(0) - 180_000).abs() < 2_000,
+        "by arrival first: {}",
+        pictures[0].0 - made(0)
+    );
     assert!((pictures[249].0 - made(249)).abs() < 2_000, "by reports: {}", pictures[249].0 - made(249));
     for pair in pictures.windows(2) {
         let step = pair[1].0 - pair[0].0;

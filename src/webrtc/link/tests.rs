@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
-use rustls::{ClientConfig, RootCertStore};
 use rustls::pki_types::PrivateKeyDer;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -32,7 +32,11 @@ fn settings(sound: Way, video: Way) -> PeerSettings {
 }
 
 /// Lets both ends go on until `done` says so of an event of either; candidates are passed on.
-async fn run(ends: &mut [PeerLink; 2], limit: Duration, mut done: impl FnMut(usize, &PeerEvent) -> bool) -> bool {
+async fn run(
+    ends: &mut [PeerLink; 2],
+    limit: Duration,
+    mut done: impl FnMut(usize, &PeerEvent) -> bool,
+) -> bool {
     let end = Instant::now() + limit;
     loop {
         let [a, b] = &mut *ends;
@@ -66,7 +70,9 @@ async fn connect(ends: &mut [PeerLink; 2], limit: Duration) -> bool {
 fn unit(key: bool, length: usize) -> AccessUnit {
     let mut data = Vec::new();
     if key {
-        data.extend([0, 0, 0, 1, 0x67, 0x42, 0xe0, 0x1f, 0x95, 0xa0, 0x28, 0, 0, 0, 1, 0x68, 0xce, 0x3c, 0x80]);
+        data.extend([
+            0, 0, 0, 1, 0x67, 0x42, 0xe0, 0x1f, 0x95, 0xa0, 0x28, 0, 0, 0, 1, 0x68, 0xce, 0x3c, 0x80,
+        ]);
     }
     data.extend([0, 0, 0, 1, if key { 0x65 } else { 0x41 }]);
     data.extend((0..length).map(|at| (at % 251 + 1) as u8));
@@ -101,17 +107,17 @@ async fn media_pass(ends: &mut [PeerLink; 2]) {
 
 #[tokio::test]
 async fn two_ends_on_loopback_connect_at_once_and_say_farewell() {
-    let mut ends = [
-        PeerLink::new(settings(Way::Receive, Way::Receive)),
-        PeerLink::new(settings(Way::Send, Way::Send)),
-    ];
+    let mut ends =
+        [PeerLink::new(settings(Way::Receive, Way::Receive)), PeerLink::new(settings(Way::Send, Way::Send))];
     let begun = Instant::now();
     let channel = ends[0].open_channel("session", true, None).expect("a channel");
     assert!(connect(&mut ends, Duration::from_secs(5)).await);
     println!("connected after {:?}", begun.elapsed());
     media_pass(&mut ends).await;
     assert!(ends[0].send(channel, b"hello", true));
-    let heard = |at: usize, event: &PeerEvent| at == 1 && matches!(event, PeerEvent::Data { data, .. } if data == "hello");
+    let heard = |at: usize, event: &PeerEvent| {
+        at == 1 && matches!(event, PeerEvent::Data { data, .. } if data == "hello")
+    };
     assert!(run(&mut ends, Duration::from_secs(2), heard).await);
     ends[0].close();
     let mut closed = [false; 2];
@@ -233,7 +239,10 @@ struct Mind {
 }
 
 impl Mind {
-    fn new(transport: TransportType, place: SocketAddr) -> (Mind, mpsc::Receiver<(SocketAddr, SocketAddr, Vec<u8>)>) {
+    fn new(
+        transport: TransportType,
+        place: SocketAddr,
+    ) -> (Mind, mpsc::Receiver<(SocketAddr, SocketAddr, Vec<u8>)>) {
         let mut server = TurnServer::new(transport, place, "test".to_owned());
         server.add_user("who".to_owned(), "secret".to_owned());
         let (came, coming) = mpsc::channel(1_000);
@@ -245,7 +254,13 @@ impl Mind {
     }
 
     /// Takes bytes; what goes to the client is given back.
-    async fn take(&mut self, transport: TransportType, from: SocketAddr, to: SocketAddr, bytes: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
+    async fn take(
+        &mut self,
+        transport: TransportType,
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: &[u8],
+    ) -> Vec<(SocketAddr, Vec<u8>)> {
         let now = self.now();
         let out = self.server.recv(Wrapped::new(bytes, transport, from, to), now).map(|built| built.build());
         let mut back = Vec::new();
@@ -260,7 +275,13 @@ impl Mind {
         loop {
             let now = self.now();
             match self.server.poll(now) {
-                TurnServerPollRet::AllocateSocket { transport, listen_addr, client_addr, allocation_transport, family } => {
+                TurnServerPollRet::AllocateSocket {
+                    transport,
+                    listen_addr,
+                    client_addr,
+                    allocation_transport,
+                    family,
+                } => {
                     let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a port"));
                     let address = socket.local_addr().expect("bound");
                     self.relayed.push(socket.clone());
@@ -274,7 +295,13 @@ impl Mind {
                         }
                     });
                     self.server.allocated_socket(
-                        transport, listen_addr, client_addr, allocation_transport, family, Ok(address), now,
+                        transport,
+                        listen_addr,
+                        client_addr,
+                        allocation_transport,
+                        family,
+                        Ok(address),
+                        now,
                     );
                 }
                 TurnServerPollRet::SocketClose { listen_addr, .. } => {
@@ -289,7 +316,13 @@ impl Mind {
         }
     }
 
-    async fn pass(&self, from: SocketAddr, to: SocketAddr, data: Vec<u8>, back: &mut Vec<(SocketAddr, Vec<u8>)>) {
+    async fn pass(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        data: Vec<u8>,
+        back: &mut Vec<(SocketAddr, Vec<u8>)>,
+    ) {
         match self.relayed.iter().find(|socket| socket.local_addr().ok() == Some(from)) {
             Some(socket) => drop(socket.send_to(&data, to).await),
             None => back.push((to, data)),
@@ -353,8 +386,7 @@ fn relayed(place: SocketAddr, reached: Reached, credential: &str) -> PeerSetting
         Reached::Tcp => format!("turn:{place}?transport=tcp"),
         Reached::Tls => format!("turns:{place}?transport=tcp"),
     };
-    let server =
-        IceServer { urls: vec![url], username: "who".to_owned(), credential: credential.to_owned() };
+    let server = IceServer { urls: vec![url], username: "who".to_owned(), credential: credential.to_owned() };
     PeerSettings { ice_servers: vec![server], relay_only: true, ..settings(Way::Receive, Way::Receive) }
 }
 
@@ -410,11 +442,19 @@ fn what_receiving_costs() {
             let start = Instant::now();
             for n in 0..500_u64 {
                 let due = start + 20 * MS * n as u32;
-                let wait = async { loop { link.next().await; } };
+                let wait = async {
+                    loop {
+                        link.next().await;
+                    }
+                };
                 let _ = tokio::time::timeout_at(due.into(), wait).await;
                 link.send_sound(due, n * 960, &[7; 120]);
                 if n % 2 == 0 {
-                    link.send_unit(due, n * 1_800, &unit(n % 250 == 0, if n % 250 == 0 { 20_000 } else { 2_400 }));
+                    link.send_unit(
+                        due,
+                        n * 1_800,
+                        &unit(n % 250 == 0, if n % 250 == 0 { 20_000 } else { 2_400 }),
+                    );
                 }
             }
         });

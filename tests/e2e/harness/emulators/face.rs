@@ -270,7 +270,8 @@ pub fn lips(width: usize, height: usize) -> Area {
 pub fn is_lit(picture: &Picture) -> bool {
     let area = lips(super::super::picture::WIDTH, super::super::picture::HEIGHT);
     // Away from the edge, which scaling blurs.
-    let inner = Area { left: area.left + 16, top: area.top + 9, right: area.right - 16, bottom: area.bottom - 9 };
+    let inner =
+        Area { left: area.left + 16, top: area.top + 9, right: area.right - 16, bottom: area.bottom - 9 };
     picture.mean(inner) > 130.0
 }
 
@@ -358,13 +359,18 @@ pub fn frequency(samples: &[i16], rate: u32) -> f64 {
         return 0.0;
     };
     let rising = |pair: &[i16]| pair[0] < 0 && pair[1] >= 0;
-    let crossings: Vec<usize> =
-        samples[first..=last].windows(2).enumerate().filter(|(_, pair)| rising(pair)).map(|(at, _)| at).collect();
+    let crossings: Vec<usize> = samples[first..=last]
+        .windows(2)
+        .enumerate()
+        .filter(|(_, pair)| rising(pair))
+        .map(|(at, _)| at)
+        .collect();
     // The median of the periods: pauses between words, and the edges of pieces, do not count.
     let mut periods: Vec<usize> = crossings.windows(2).map(|pair| pair[1] - pair[0]).collect();
     periods.sort_unstable();
     let Some(median) = periods.get(periods.len() / 2).copied() else { return 0.0 };
-    let usual: Vec<usize> = periods.into_iter().filter(|own| own.abs_diff(median) <= 2 + median / 8).collect();
+    let usual: Vec<usize> =
+        periods.into_iter().filter(|own| own.abs_diff(median) <= 2 + median / 8).collect();
     f64::from(rate) * usual.len() as f64 / usual.iter().sum::<usize>() as f64
 }
 
@@ -447,7 +453,13 @@ fn paint(width: usize, height: usize, number: usize, lit: bool) -> Vec<u8> {
             let in_bar = y < height * 3 / 10 && (x + width - bar) % width < width / 16;
             let in_lips = (lips.top..lips.bottom).contains(&y) && (lips.left..lips.right).contains(&x);
             *luma = match (in_lips, in_bar) {
-                (true, _) => if lit { 220 } else { 30 },
+                (true, _) => {
+                    if lit {
+                        220
+                    } else {
+                        30
+                    }
+                }
                 (false, true) => 170,
                 (false, false) => (70 + (x + y) * 40 / (width + height)) as u8,
             };
