@@ -18,7 +18,7 @@ use crate::avatar::{AvatarEvent, Cause, Lost};
 use crate::media::access_unit::VideoCodec;
 use crate::remote::address;
 use crate::remote::failure::Failure;
-use crate::remote::websocket::{Frame, WebSocket, WebSocketSettings};
+use crate::remote::websocket::{Frame, WebSocket, WebSocketSettings, system_tls};
 use crate::webrtc::Mid;
 use crate::webrtc::event::{ChannelId, Kind, PeerEvent};
 use crate::webrtc::link::PeerLink;
@@ -440,7 +440,9 @@ impl RoomLink {
         self.drop_peers();
         self.packets.restart();
         let toward = address_of(&self.terms.url).map(|(_, host)| host).unwrap_or_default();
-        let settings = PeerSettings { toward, ice_servers: servers, ..PeerSettings::default() };
+        let over_tls = servers.iter().flat_map(|server| &server.urls).any(|url| url.starts_with("turns:"));
+        let tls = if over_tls { system_tls().ok() } else { None };
+        let settings = PeerSettings { toward, ice_servers: servers, tls, ..PeerSettings::default() };
         let video = VideoWish { way: Way::Receive, codecs: self.terms.codecs.clone() };
         let subscriber = PeerLink::new(PeerSettings { video, sound: Way::Receive, ..settings.clone() });
         let mut peers =
