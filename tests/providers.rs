@@ -9,18 +9,13 @@
 )]
 #![allow(dead_code, reason = "the emulators serve other tests too")]
 
-#[path = "e2e/harness/emulators/mod.rs"]
-mod emulators;
+#[path = "e2e/harness/mod.rs"]
+mod harness;
 
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use emulators::audio::{LETTER_MS, tone};
-use emulators::deepgram::coded;
-use emulators::models::{Quirks, Reply};
-use emulators::providers::Providers;
-use emulators::server::{Fault, Pace};
 use eyeline::codec::g711::{self, Law};
 use eyeline::media::frame::Size;
 use eyeline::talk::link::{
@@ -30,6 +25,11 @@ use eyeline::talk::message::{
     Delta, Endpoint, Failure, Finish, Image, ImageType, Message, Part, Request, Role, ToolCall, ToolSpec,
     Usage, Vendor,
 };
+use harness::emulators::audio::{LETTER_MS, tone};
+use harness::emulators::deepgram::coded;
+use harness::emulators::models::{Quirks, Reply};
+use harness::emulators::providers::Providers;
+use harness::emulators::server::{Fault, Pace};
 use serde_json::json;
 
 /// The three vendors of language models: their emulator's name and the root of their API.

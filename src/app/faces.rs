@@ -5,11 +5,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::app::assemble;
 use crate::app::config::avatar::read::usual_variable;
+<<<<<<< HEAD
 use crate::app::config::avatar::settings::{Avatar, Mode, Provider as Vendor, VideoEncoding, VideoQuality};
+=======
+use crate::app::config::avatar::settings::{self as config, Avatar};
+>>>>>>> main
 use crate::app::config::settings::Config;
 use crate::app::config::settings::speech::Speaking;
 use crate::avatar::Provider;
@@ -17,7 +22,11 @@ use crate::avatar::anam::session::Anam;
 use crate::avatar::anam::{self, AnamSettings};
 use crate::avatar::journal::{Entry, Journal};
 use crate::avatar::ledger::{Allowance, Ledger, LedgerFigures};
+use crate::avatar::liveavatar::{LiveAvatar, LiveAvatarSettings, Sandbox, VideoEncoding, VideoQuality};
 use crate::avatar::metered::Metered;
+use crate::avatar::room::template::{Step, Template};
+use crate::avatar::room::{Room, RoomSettings};
+use crate::avatar::websocket::{Protocol, WebSocketAvatar, WebSocketSettings};
 use crate::base::queue::{self, Fifo, Receiver};
 use crate::base::stop::Outcome;
 use crate::engine::face::FaceSettings;
@@ -191,15 +200,25 @@ fn key(avatar: &Avatar) -> String {
 
 /// Who makes the face.
 fn provider(name: &str, avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
+<<<<<<< HEAD
     let _ = name;
     match avatar.provider {
         Vendor::Anam => Ok(Arc::new(Anam::new(http, anam(avatar)))),
         Vendor::LiveAvatar | Vendor::LiveKit | Vendor::WebSocket => {
+=======
+    match avatar.provider {
+        config::Provider::WebSocket => websocket(avatar, http),
+        config::Provider::LiveAvatar => liveavatar(avatar, http),
+        config::Provider::LiveKit => room(avatar, http),
+        config::Provider::Anam => {
+            let _ = name;
+>>>>>>> main
             Err("its provider is not in this version".to_owned())
         }
     }
 }
 
+<<<<<<< HEAD
 fn anam(avatar: &Avatar) -> AnamSettings {
     AnamSettings {
         api_key: key(avatar),
@@ -228,4 +247,95 @@ fn anam(avatar: &Avatar) -> AnamSettings {
         longest: Some(avatar.max_session).filter(|longest| !longest.is_zero()),
         ..AnamSettings::default()
     }
+=======
+/// A worker in a room: of a vendor known by name, or as its requests are configured.
+fn room(avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
+    let template = if avatar.vendor.is_empty() {
+        let stop = Some(step(&avatar.stop)).filter(|step| !step.url.is_empty());
+        Template { start: vec![step(&avatar.start)], stop, ..Template::default() }
+    } else {
+        Template::known(&avatar.vendor)?
+    };
+    let [key_id, secret] =
+        [&avatar.livekit_api_key, &avatar.livekit_api_secret].map(|secret| secret.expose());
+    let settings = RoomSettings {
+        base_url: avatar.base_url.clone(),
+        api_key: key(avatar),
+        avatar_id: avatar.avatar_id.clone(),
+        variables: avatar.variables.clone(),
+        identity: avatar.identity.clone(),
+        rate: avatar.rate,
+        longest: Some(avatar.max_session).filter(|longest| !longest.is_zero()),
+        ..RoomSettings::new(&avatar.livekit_url, key_id, secret, template)
+    };
+    Ok(Arc::new(Room::new(settings, http)?))
+}
+
+fn step(rest: &config::Rest) -> Step {
+    let body = if rest.body.is_empty() { Value::Null } else { Value::Object(rest.body.clone()) };
+    Step {
+        method: rest.method.clone(),
+        url: rest.url.clone(),
+        headers: rest.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
+        body,
+        session: rest.session.clone(),
+        ..Step::default()
+    }
+}
+
+/// A vendor's cloud.
+fn liveavatar(avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
+    let settings = LiveAvatarSettings {
+        api_key: key(avatar),
+        base_url: avatar.base_url.clone(),
+        avatar_id: avatar.avatar_id.clone(),
+        sandbox: match avatar.sandbox {
+            config::Sandbox::Auto => Sandbox::Auto,
+            config::Sandbox::True => Sandbox::True,
+            config::Sandbox::False => Sandbox::False,
+        },
+        video_quality: match avatar.video_quality {
+            config::VideoQuality::VeryHigh => VideoQuality::VeryHigh,
+            config::VideoQuality::High => VideoQuality::High,
+            config::VideoQuality::Medium => VideoQuality::Medium,
+            config::VideoQuality::Low => VideoQuality::Low,
+        },
+        video_encoding: match avatar.video_encoding {
+            config::VideoEncoding::Auto => VideoEncoding::Auto,
+            config::VideoEncoding::H264 => VideoEncoding::H264,
+            config::VideoEncoding::Vp8 => VideoEncoding::Vp8,
+        },
+        longest: Some(avatar.max_session).filter(|longest| !longest.is_zero()),
+        ..LiveAvatarSettings::default()
+    };
+    let made = LiveAvatar::new(settings, http).map_err(|failure| failure.to_string())?;
+    Ok(Arc::new(made))
+}
+
+/// A server of avatars on the local network.
+fn websocket(avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
+    let or = |own: u32, usual: u32| if own == 0 { usual } else { own };
+    let usual = WebSocketSettings::default();
+    let image = match avatar.image.as_os_str().is_empty() {
+        true => Vec::new(),
+        false => std::fs::read(&avatar.image).map_err(|why| format!("{}: {why}", avatar.image.display()))?,
+    };
+    let settings = WebSocketSettings {
+        protocol: match avatar.protocol {
+            config::Protocol::Timed => Protocol::Timed,
+            config::Protocol::Raw => Protocol::Raw,
+        },
+        url: avatar.base_url.clone(),
+        api_key: key(avatar),
+        avatar_id: avatar.avatar_id.clone(),
+        image: image.into(),
+        rate: or(avatar.rate, usual.rate),
+        size: Size::new(or(avatar.width, 1280) as usize, or(avatar.height, 720) as usize),
+        fps: or(avatar.fps, usual.fps),
+        longest: Some(avatar.max_session).filter(|longest| !longest.is_zero()),
+        ..usual
+    };
+    let made = WebSocketAvatar::new(settings, http).map_err(|failure| failure.to_string())?;
+    Ok(Arc::new(made))
+>>>>>>> main
 }

@@ -92,6 +92,11 @@ impl Downlink {
         }
     }
 
+    /// The stream of sound.
+    pub fn sound(&self) -> Option<Mid> {
+        self.sound
+    }
+
     /// The stream of pictures, to which key picture wishes go.
     pub fn video(&self) -> Option<Mid> {
         self.video

@@ -121,18 +121,17 @@ impl Counted {
         self.watch.as_mut().reset(Instant::now());
     }
 
-    /// `ended`: the provider is known not to count any more. What is only lost is ended by whoever takes the debts.
-    fn settle(&mut self, ended: bool, lost: bool) {
-        if std::mem::replace(&mut self.over, true) {
-            return;
-        }
+    /// It counts no more.
+    fn stop_counting(&mut self, lost: bool) {
+        self.over = true;
         self.book.with(|ledger, now| ledger.end(now, self.number, lost));
+    }
+
+    /// The provider is known not to have it any more.
+    fn ended(&mut self) {
         let session = std::mem::take(&mut self.session);
-        match ended {
-            _ if session.is_empty() => {}
-            true => self.book.journal.closed(&self.book.name, &session),
-            // Lost if too many wait: the next start finds it in the journal.
-            false => drop(self.book.debts.offer((self.book.name.to_string(), session))),
+        if !session.is_empty() {
+            self.book.journal.closed(&self.book.name, &session);
         }
     }
 
@@ -166,9 +165,26 @@ impl Session for Counted {
         let event = std::task::ready!(self.inner.poll_next(context));
         match &event {
             AvatarEvent::Opened { session } => self.opened(session),
-            AvatarEvent::Lost(lost) => self.settle(lost.cause == Cause::Over, true),
-            AvatarEvent::Closed => self.settle(true, false),
-            _ => {}
+            AvatarEvent::Lost(lost) => {
+                self.stop_counting(true);
+                if lost.cause == Cause::Over {
+                    self.ended();
+                }
+            }
+            AvatarEvent::Closed => {
+                self.stop_counting(false);
+                self.ended();
+            }
+            AvatarEvent::Ready
+            | AvatarEvent::Speaking { .. }
+            | AvatarEvent::Ended { .. }
+            | AvatarEvent::Hushed
+            | AvatarEvent::Transcript { .. }
+            | AvatarEvent::CallerSpeaks(_)
+            | AvatarEvent::Sound { .. }
+            | AvatarEvent::Picture { .. }
+            | AvatarEvent::Warning(_)
+            | AvatarEvent::NearLimit { .. } => {}
         }
         Poll::Ready(event)
     }
@@ -212,8 +228,12 @@ impl Session for Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        // Nobody saw it end.
-        self.settle(false, false);
+        self.stop_counting(false);
+        if !self.session.is_empty() {
+            // Nobody saw it end. Lost if too many wait: the next start finds it in the journal.
+            let session = std::mem::take(&mut self.session);
+            self.book.debts.offer((self.book.name.to_string(), session));
+        }
     }
 }
 

@@ -11,8 +11,13 @@ pub mod anam;
 pub mod downlink;
 pub mod journal;
 pub mod ledger;
+pub mod lifetime;
+pub mod liveavatar;
+pub mod livekit;
 pub mod metered;
+pub mod room;
 pub mod uplink;
+pub mod websocket;
 
 use std::fmt;
 use std::sync::Arc;

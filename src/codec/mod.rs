@@ -15,6 +15,7 @@ pub mod g722;
 pub mod h264;
 pub mod opus;
 pub mod resample;
+pub mod rgb;
 pub mod still;
 pub mod stretch;
 pub mod vp8;

@@ -214,6 +214,11 @@ impl Canvas {
         self.shown.as_ref().map(|shown| shown.picture.at(pts))
     }
 
+    /// Whether anything is written on the pictures.
+    pub fn writes(&self) -> bool {
+        !self.page.is_empty()
+    }
+
     /// Whether a picture that stands still is to be sent again.
     pub fn is_due(&self, now: Instant) -> bool {
         self.sent.is_none_or(|sent| now >= sent + STANDING)

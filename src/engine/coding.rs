@@ -56,6 +56,8 @@ pub struct Limits {
     pub fps: u32,
     /// Largest NAL unit, for packetization-mode 0.
     pub max_nal_bytes: Option<usize>,
+    /// The peer takes whole NAL units only.
+    pub single_nal: bool,
     pub profile_level_id: [u8; 3],
 }
 
@@ -123,11 +125,16 @@ impl Coding {
         }
     }
 
+    /// Follows what was negotiated anew. `true`: something was.
+    pub fn renew(&mut self, steered: &Steered) -> bool {
+        let Some(coder) = steered.take_coder() else { return false };
+        (self.coder, self.encoder) = (coder, None);
+        true
+    }
+
     /// Encodes and queues one picture. What cannot be encoded is left out and told. `false`: the network is gone.
     pub fn send(&mut self, picture: &CleanFrame, steered: &Steered) -> bool {
-        if let Some(coder) = steered.take_coder() {
-            (self.coder, self.encoder) = (coder, None);
-        }
+        self.renew(steered);
         if self.rests_until.is_some_and(|until| picture.pts() < until) {
             return true;
         }
@@ -260,6 +267,7 @@ mod tests {
             kbps: 500,
             fps: 15,
             max_nal_bytes: None,
+            single_nal: false,
             profile_level_id: [0x42, 0xe0, 0x1f],
         }
     }

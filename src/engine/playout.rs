@@ -3,6 +3,7 @@
 //! ```text
 //! talk task: Say ══ pieces, Fifo ══▶ Playout: every 20 ms a block is filled
 //!            Say ◀═ where it is, how loud it was ═ Playout
+//! with a face: Say ══ pieces, signs ══▶ Relay ══ pieces of the face ══▶ Playout
 //! ```
 //! The beat neither waits nor locks for longer than the queue's own moment: switches and positions are single words in
 //! memory. Making speech, and deciding when it stops, is not done here.
@@ -12,8 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::avatar::MediaTime;
 use crate::base::queue::{self, Fifo, Receiver, Sender, Taken};
+use crate::base::time::Pts;
 use crate::codec::resample::Resampler;
+use crate::engine::face::lips::LipClock;
 
 /// Pieces on their way; whoever says more than [`LONGEST_AHEAD`] ahead waits.
 const PIECES: usize = 4096;
@@ -36,7 +40,30 @@ pub struct Piece {
     pub samples: Arc<[i16]>,
     /// Nothing follows of this utterance.
     pub last: bool,
+    /// `None`: the next sound of its utterance, as the agent made it.
+    pub place: Option<Place>,
 }
+
+/// Where a piece belongs that does not simply follow the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Milliseconds of its utterance before it.
+    pub from_ms: u32,
+    /// When its first sample was made, if pictures belong to it.
+    pub made: Option<MediaTime>,
+}
+
+/// What a face is told besides what is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// Nothing of this utterance or one before it is wanted any more.
+    Cut(u32),
+    /// The caller speaks or has stopped.
+    CallerSpeaks(bool),
+}
+
+/// Signs nobody has taken yet.
+const SIGNS: usize = 64;
 
 /// How far the caller has heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +82,8 @@ struct Switches {
     held: AtomicBool,
     /// Something waits to be said.
     busy: AtomicBool,
+    /// Somebody between both ends still has something to hand over.
+    owed: AtomicBool,
     /// Pieces nobody has taken yet.
     waiting: AtomicU32,
     /// [`Position`] in one word.
@@ -68,6 +97,16 @@ struct Switches {
 /// The end of who speaks.
 pub struct Say {
     pieces: Sender<Piece, Fifo>,
+    /// `None`: nobody stands between both ends.
+    signs: Option<Sender<Sign, Fifo>>,
+    switches: Arc<Switches>,
+}
+
+/// Who stands between both ends: takes what is said, and hands over what is to be heard.
+pub struct Relay {
+    pieces: Receiver<Piece, Fifo>,
+    signs: Receiver<Sign, Fifo>,
+    onward: Sender<Piece, Fifo>,
     switches: Arc<Switches>,
 }
 
@@ -84,16 +123,34 @@ pub struct Playout {
     utterance: u32,
     played: u64,
     resampler: Option<(u32, u32, Resampler)>,
+    /// Where it is told which sound pictures go with.
+    lips: Option<Arc<LipClock>>,
 }
 
 /// Both ends. `epoch`: from where [`Say::began`] counts.
 pub fn playout(epoch: Instant) -> (Say, Playout) {
+    let (pieces, playout) = beat(epoch, None);
+    (Say { pieces, signs: None, switches: playout.switches.clone() }, playout)
+}
+
+/// The same with somebody in between.
+pub fn relayed(epoch: Instant, lips: Arc<LipClock>) -> (Say, Relay, Playout) {
+    let (onward, playout) = beat(epoch, Some(lips));
+    let (pieces, taken) = queue::queue(Fifo { depth: PIECES });
+    let (signs, seen) = queue::queue(Fifo { depth: SIGNS });
+    let switches = &playout.switches;
+    let say = Say { pieces, signs: Some(signs), switches: switches.clone() };
+    let relay = Relay { pieces: taken, signs: seen, onward, switches: switches.clone() };
+    (say, relay, playout)
+}
+
+fn beat(epoch: Instant, lips: Option<Arc<LipClock>>) -> (Sender<Piece, Fifo>, Playout) {
     let (pieces, taken) = queue::queue(Fifo { depth: PIECES });
     let switches = Arc::new(Switches::default());
     switches.level.store(f32::NEG_INFINITY.to_bits(), Ordering::Relaxed);
     let playout = Playout {
         pieces: taken,
-        switches: switches.clone(),
+        switches,
         epoch,
         waiting: VecDeque::new(),
         at: 0,
@@ -101,8 +158,9 @@ pub fn playout(epoch: Instant) -> (Say, Playout) {
         utterance: 0,
         played: 0,
         resampler: None,
+        lips,
     };
-    (Say { pieces, switches }, playout)
+    (pieces, playout)
 }
 
 impl Say {
@@ -133,11 +191,25 @@ impl Say {
         self.switches.floor.store(utterance + 1, Ordering::Release);
         self.switches.held.store(false, Ordering::Release);
         self.switches.ducked.store(false, Ordering::Release);
+        self.sign(Sign::Cut(utterance));
+    }
+
+    /// The caller speaks or has stopped: how a face looks meanwhile.
+    pub fn caller_speaks(&self, speaks: bool) {
+        self.sign(Sign::CallerSpeaks(speaks));
+    }
+
+    fn sign(&self, sign: Sign) {
+        if let Some(signs) = &self.signs {
+            signs.offer(sign);
+        }
     }
 
     /// Whether everything was said.
     pub fn is_idle(&self) -> bool {
-        !self.switches.busy.load(Ordering::Acquire)
+        let Switches { busy, owed, .. } = &*self.switches;
+        let waits = self.signs.is_some() && (self.waiting() > 0 || owed.load(Ordering::Acquire));
+        !waits && !busy.load(Ordering::Acquire)
     }
 
     pub fn position(&self) -> Position {
@@ -154,6 +226,39 @@ impl Say {
     pub fn level_db(&self) -> Option<f32> {
         let level = f32::from_bits(self.switches.level.load(Ordering::Relaxed));
         (level > SILENCE_DB).then_some(level)
+    }
+}
+
+impl Relay {
+    /// The next piece said, wanted or not; until [`Relay::owe`] it is owed. Cancel-safe. `None`: nobody speaks any more.
+    pub async fn piece(&self) -> Option<Piece> {
+        let piece = self.pieces.recv().await?;
+        // Before it is not waiting any more: somebody may look just now whether all was said.
+        self.owe(true);
+        self.switches.waiting.fetch_sub(1, Ordering::AcqRel);
+        Some(piece)
+    }
+
+    /// Cancel-safe. `None`: nobody speaks any more.
+    pub async fn sign(&self) -> Option<Sign> {
+        self.signs.recv().await
+    }
+
+    /// Whether this utterance may still be heard.
+    pub fn wants(&self, utterance: u32) -> bool {
+        utterance >= self.switches.floor.load(Ordering::Acquire)
+    }
+
+    /// Hands a piece to the beat.
+    pub fn pass(&self, piece: Piece) {
+        self.switches.busy.store(true, Ordering::Release);
+        self.switches.waiting.fetch_add(1, Ordering::AcqRel);
+        self.onward.offer(piece);
+    }
+
+    /// Whether something that was said is still to be handed over.
+    pub fn owe(&self, owes: bool) {
+        self.switches.owed.store(owes, Ordering::Release);
     }
 }
 
@@ -182,6 +287,9 @@ impl Playout {
             (true, true) => ramp,
             (true, false) => 0,
         };
+        if let (Some(lips), Some(made), false) = (&self.lips, self.made(), cut) {
+            lips.publish(made, Pts::at(self.epoch, now));
+        }
         let filled = self.copy(now, rate, floor, &mut block[..wanted]);
         self.shape(&mut block[..filled], ramp, target);
         if cut {
@@ -213,6 +321,13 @@ impl Playout {
         }
     }
 
+    /// When the next sample was made.
+    fn made(&self) -> Option<MediaTime> {
+        let piece = self.waiting.front()?;
+        let made = piece.place?.made?;
+        Some(MediaTime(made.0 + self.at as i64 * 1_000_000 / i64::from(piece.rate.max(1))))
+    }
+
     /// Copies what waits; how much it was.
     fn copy(&mut self, now: Instant, rate: u32, floor: u32, block: &mut [i16]) -> usize {
         let mut filled = 0;
@@ -229,6 +344,9 @@ impl Playout {
                 self.played = 0;
                 let since = now.saturating_duration_since(self.epoch).as_nanos();
                 self.switches.began.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Release);
+            }
+            if let (0, Some(place)) = (self.at, piece.place) {
+                self.played = u64::from(place.from_ms) * u64::from(rate) / 1000;
             }
             let rest = &piece.samples[self.at.min(piece.samples.len())..];
             let length = rest.len().min(block.len() - filled);
@@ -253,6 +371,9 @@ impl Playout {
     fn publish(&self, rate: u32, whole: bool) {
         let ms =
             u32::try_from(self.played * 1000 / u64::from(rate.max(1))).unwrap_or(u32::MAX) & (u32::MAX >> 1);
+        // What a face adds behind the last word does not make the utterance less whole.
+        let known = self.switches.position.load(Ordering::Relaxed);
+        let whole = whole || (known >> 32 == u64::from(self.utterance) && known & 1 == 1);
         let word = u64::from(self.utterance) << 32 | u64::from(ms) << 1 | u64::from(whole);
         self.switches.position.store(word, Ordering::Release);
     }
@@ -295,8 +416,12 @@ fn convert(resampler: &mut Option<(u32, u32, Resampler)>, piece: &mut Piece, rat
     }
     let mut converted =
         Vec::with_capacity(piece.samples.len() * rate as usize / piece.rate.max(1) as usize + 1);
-    if let Some((_, _, resampler)) = resampler {
-        let _ = resampler.process(&piece.samples, &mut converted);
+    if let Some((_, _, used)) = resampler {
+        let _ = used.process(&piece.samples, &mut converted);
+    }
+    // What comes out was put in a moment ago.
+    if let (Some((_, _, used)), Some(Place { made: Some(made), .. })) = (resampler, &mut piece.place) {
+        made.0 -= used.delay() as i64 * 1_000_000 / i64::from(rate.max(1));
     }
     piece.samples = converted.into();
     piece.rate = rate;
@@ -325,7 +450,7 @@ mod tests {
 
         fn say(&self, utterance: u32, ms: usize, level: i16, last: bool) {
             let samples = vec![level; ms * 8].into();
-            self.say.say(Piece { utterance, rate: RATE, samples, last });
+            self.say.say(Piece { utterance, rate: RATE, samples, last, place: None });
         }
 
         fn block(&mut self) -> Vec<i16> {
@@ -394,7 +519,7 @@ mod tests {
     fn what_is_held_goes_on_where_it_was() {
         let mut line = Line::new();
         let ramp: Vec<i16> = (0..4000).collect();
-        line.say.say(Piece { utterance: 1, rate: RATE, samples: ramp.into(), last: true });
+        line.say.say(Piece { utterance: 1, rate: RATE, samples: ramp.into(), last: true, place: None });
         line.block();
         line.say.hold(true);
         let fading = line.block();
@@ -435,7 +560,13 @@ mod tests {
         let mut line = Line::new();
         let sine = crate::source::tone::sine(24_000, 400.0, 1000, 0.4);
         for piece in sine.chunks(480) {
-            line.say.say(Piece { utterance: 1, rate: 24_000, samples: piece.into(), last: false });
+            line.say.say(Piece {
+                utterance: 1,
+                rate: 24_000,
+                samples: piece.into(),
+                last: false,
+                place: None,
+            });
         }
         let heard: Vec<i16> = (0..45).flat_map(|_| line.block()).collect();
         let share = crate::source::tone::share(&heard[800..], RATE, 400.0);

@@ -955,3 +955,6 @@ fn a_browser_checks_first_then_shakes_hands_and_may_move() {
     assert_eq!((audio.ice_refused, audio.shielded.map(|shielded| shielded.via)), (1, Some("dtls")));
     assert!(audio.dtls_refused > 0);
 }
+
+#[path = "face/tests.rs"]
+mod face;

@@ -15,6 +15,7 @@ use crate::base::stop::Outcome;
 use crate::base::time::Pts;
 use crate::engine::canvas::Canvas;
 use crate::engine::coding::{Coder, Coding};
+use crate::engine::face::picture::{self, FaceView};
 use crate::engine::paint::{FIRST_SLATE, Still};
 use crate::engine::report::Gauges;
 use crate::engine::steering::Steered;
@@ -46,6 +47,8 @@ pub enum Source {
         painter: Box<dyn Painter>,
         fps: u32,
     },
+    /// The face of an agent.
+    Face(Box<FaceView>),
 }
 
 /// Everything the thread owns.
@@ -71,25 +74,27 @@ impl VideoOut {
         match source {
             Source::Mirror { slate } => running.mirror(slate, &name),
             Source::Own { painter, fps } => running.own(painter, fps),
+            Source::Face(view) => picture::show(&mut running, *view),
         }
     }
 }
 
-struct Sending {
-    steered: Steered,
-    coding: Coding,
-    pool: FramePool,
-    epoch: Instant,
-    canvas: Canvas,
+/// What every kind of source sends with.
+pub struct Sending {
+    pub steered: Steered,
+    pub coding: Coding,
+    pub pool: FramePool,
+    pub epoch: Instant,
+    pub canvas: Canvas,
 }
 
 impl Sending {
-    fn now(&self) -> Pts {
+    pub fn now(&self) -> Pts {
         Pts::at(self.epoch, Instant::now())
     }
 
     /// Whether there is something new to be shown or written; a cut is a key picture.
-    fn look(&mut self, now: Instant) -> bool {
+    pub fn look(&mut self, now: Instant) -> bool {
         self.canvas.set_live(self.steered.sends());
         let news = self.canvas.look(now, &self.pool);
         if news.picture {
@@ -99,7 +104,7 @@ impl Sending {
     }
 
     /// `false`: the network is gone.
-    fn put_out(&mut self, now: Instant, picture: CleanFrame) -> bool {
+    pub fn put_out(&mut self, now: Instant, picture: CleanFrame) -> bool {
         let written = self.canvas.write(now, picture, &self.pool);
         self.coding.send(&written, &self.steered)
     }

@@ -30,6 +30,8 @@ use crate::media::access_unit::{AccessUnit, VideoCodec};
 /// The largest datagram taken.
 const DATAGRAM_MAX: usize = 2_048;
 const FIND_WITHIN: Duration = Duration::from_secs(3);
+/// A relay not had by then is waited for no more; it may still come.
+const RELAY_WITHIN: Duration = Duration::from_secs(4);
 /// Datagrams taken from one socket before others have their turn.
 const AT_ONCE: usize = 64;
 
@@ -59,6 +61,7 @@ struct RelayPath {
     place: SocketAddr,
     /// Once there is an address to speak from.
     relay: Option<Relay>,
+    asked: Instant,
     settled: bool,
 }
 
@@ -117,6 +120,11 @@ impl PeerLink {
     /// See [`Peer::want_sound`].
     pub fn want_sound(&mut self, way: Way) {
         self.peer.want_sound(way);
+    }
+
+    /// See [`Peer::want_video`].
+    pub fn want_video(&mut self, way: Way) {
+        self.peer.want_video(way);
     }
 
     /// See [`Peer::create_offer`]. Candidates found by then are in it, later ones trickle.
@@ -208,7 +216,7 @@ impl PeerLink {
         for at in 0..self.relays.len() {
             let last = self.relays[at].relay.as_mut().map(|relay| relay.close(now));
             for bytes in last.unwrap_or_default() {
-                self.to_server(at, &bytes);
+                self.give_server(at, &bytes);
             }
         }
     }
@@ -304,7 +312,7 @@ impl PeerLink {
             }
             Path::Stream(_) => None,
         };
-        self.relays.push(RelayPath { path, server, place, relay, settled: false });
+        self.relays.push(RelayPath { path, server, place, relay, asked: now, settled: false });
     }
 
     /// `true`: there may be more.
@@ -436,9 +444,14 @@ impl PeerLink {
 
     fn run_relays(&mut self, now: Instant, due: &mut Instant) {
         for at in 0..self.relays.len() {
+            let limit = self.relays[at].asked + RELAY_WITHIN;
+            self.relays[at].settled |= limit <= now;
+            if !self.relays[at].settled {
+                *due = (*due).min(limit);
+            }
             while let Some(relay) = &mut self.relays[at].relay {
                 match relay.poll(now) {
-                    RelayStep::Send(bytes) => self.to_server(at, &bytes),
+                    RelayStep::Send(bytes) => self.give_server(at, &bytes),
                     RelayStep::Allocated(address) => {
                         let local = match self.relays[at].path {
                             Path::Datagrams(own) => self.sockets.get(own).map(|socket| socket.local),
@@ -464,7 +477,7 @@ impl PeerLink {
         }
     }
 
-    fn to_server(&mut self, at: usize, bytes: &[u8]) {
+    fn give_server(&mut self, at: usize, bytes: &[u8]) {
         let path = &mut self.relays[at];
         let sent = match &mut path.path {
             Path::Datagrams(own) => {
@@ -487,7 +500,7 @@ impl PeerLink {
             let relay = self.relays[at].relay.as_mut();
             let wrapped = relay.and_then(|relay| relay.send(now, transmit.destination, &transmit.contents));
             if let Some(bytes) = wrapped {
-                self.to_server(at, &bytes);
+                self.give_server(at, &bytes);
             }
         }
     }
@@ -534,3 +547,6 @@ fn socket_toward(target: SocketAddr) -> std::io::Result<Socket> {
     let reads = UdpSocket::from_std(writes.try_clone()?)?;
     Ok(Socket { reads, writes, local })
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,9 +31,11 @@ const CANDIDATES_MAX: usize = 64;
 const CHANNELS_MAX: usize = 32;
 /// Pictures wait for one that is being repeated; more than so many behind it, it is given up.
 const PICTURES_WAIT: usize = 12;
-/// Checks of a path in use, and how many go unanswered until it is given up: about 5 s.
+/// Checks of a path in use, and how many go unanswered until it is given up.
 const CHECK_EVERY: Duration = Duration::from_millis(1_000);
 const CHECKS: usize = 5;
+/// A path in use is checked every second, and every check is answered: nothing at all for so long, and it is cut.
+const SILENT: Duration = Duration::from_millis(3_500);
 
 /// Why an offer or an answer is of no use.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -113,6 +115,8 @@ pub struct Peer {
     ice: bool,
     dtls: bool,
     up: bool,
+    /// When anything came last.
+    heard: Instant,
     /// Not connected since.
     down_since: Option<Instant>,
     closing: bool,
@@ -185,6 +189,7 @@ impl Peer {
             ice: false,
             dtls: false,
             up: false,
+            heard: now,
             down_since: None,
             closing: false,
             over: false,
@@ -208,6 +213,11 @@ impl Peer {
     /// From the next offer on, sound goes this way too.
     pub fn want_sound(&mut self, way: Way) {
         self.sound.way = way;
+    }
+
+    /// As [`Peer::want_sound`], of pictures.
+    pub fn want_video(&mut self, way: Way) {
+        self.video.way = way;
     }
 
     /// The next offer restarts ICE.
@@ -460,10 +470,13 @@ impl Peer {
     /// A datagram that came from `source` to our address `destination`.
     pub fn receive(&mut self, now: Instant, source: SocketAddr, destination: SocketAddr, bytes: &[u8]) {
         self.now = self.now.max(now);
+        self.heard = self.now;
         match Receive::new(Protocol::Udp, source, destination, bytes) {
             Ok(received) => {
                 let taken = self.rtc.handle_input(Input::Receive(now, received));
                 self.counters.refused += u64::from(taken.is_err());
+                // Back after a silence.
+                self.check_up();
             }
             Err(_) => self.counters.refused += 1,
         }
@@ -478,6 +491,9 @@ impl Peer {
     /// To be called when [`Step::Wait`] is over.
     pub fn handle_time(&mut self, now: Instant) {
         self.tick(now);
+        if self.up && now.saturating_duration_since(self.heard) >= SILENT {
+            self.go_down();
+        }
         let late = self.down_since.is_some_and(|since| now.saturating_duration_since(since) >= self.patience);
         if late && !self.over && !self.closing {
             self.fail(format!("no connection within {} s", self.patience.as_secs()));
@@ -506,7 +522,8 @@ impl Peer {
                 Ok(Output::Event(event)) => self.take(event),
                 Ok(Output::Timeout(at)) if self.rtc.is_alive() => {
                     let limit = self.down_since.map(|since| since + self.patience);
-                    return Step::Wait(limit.map_or(at, |limit| at.min(limit)));
+                    let silent = Some(self.heard + SILENT).filter(|_| self.up);
+                    return Step::Wait(limit.into_iter().chain(silent).fold(at, Instant::min));
                 }
                 Ok(Output::Timeout(_)) if self.closing => {
                     self.over = true;
@@ -580,7 +597,13 @@ impl Peer {
         self.ice = state.is_connected();
         if self.ice {
             self.check_up();
-        } else if std::mem::take(&mut self.up) {
+        } else {
+            self.go_down();
+        }
+    }
+
+    fn go_down(&mut self) {
+        if std::mem::take(&mut self.up) {
             self.down_since = Some(self.now);
             self.events.push_back(PeerEvent::Disconnected);
         }

@@ -1,21 +1,23 @@
 //! A place on a TURN server (RFC 8656) through which datagrams go, without the socket: by `turn-client-proto`.
 //!
 //! Asks for an address of the server's, keeps it, and lets peers in as we send to them. How bytes reach the server is
-//! [`super::link`]'s (UDP) and [`super::tunnel`]'s (TCP, TLS).
+//! [`super::link`]'s (UDP) and [`super::tunnel`]'s (TCP, TLS). Over a stream the same messages go one behind the other,
+//! filled up to four bytes (§12.5); the crate's own client for TCP leaves that out, so they are told apart here.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use turn_client_proto::api::{TurnClientApi, TurnConfig, TurnEvent, TurnPollRet, TurnRecvRet};
-use turn_client_proto::client::TurnClient;
 use turn_client_proto::stun::Instant as Moment;
 use turn_client_proto::stun::agent::Transmit;
-use turn_client_proto::tcp::TurnClientTcp;
 use turn_client_proto::types::{AddressFamily, TransportType, TurnCredentials};
 use turn_client_proto::udp::TurnClientUdp;
 
 /// Peers with a channel of their own, which costs 4 bytes a datagram instead of 36.
 const CHANNELS_MAX: usize = 8;
+
+/// What a stream may leave unfinished: more than the longest message.
+const UNFINISHED_MAX: usize = 1 << 17;
 
 /// What a relay wants next.
 #[derive(Debug)]
@@ -31,8 +33,9 @@ pub enum RelayStep {
 
 /// One allocation.
 pub struct Relay {
-    client: TurnClient,
-    transport: TransportType,
+    client: TurnClientUdp,
+    /// Over TCP or TLS: what came of a message that is not complete.
+    unfinished: Option<Vec<u8>>,
     local: SocketAddr,
     server: SocketAddr,
     started: Instant,
@@ -57,13 +60,22 @@ impl Relay {
         if server.is_ipv6() {
             config.set_address_family(AddressFamily::IPV6);
         }
-        let (client, transport) = if stream {
-            (TurnClientTcp::allocate(local, server, config).into(), TransportType::Tcp)
-        } else {
-            (TurnClientUdp::allocate(local, server, config).into(), TransportType::Udp)
-        };
-        let (address, channels) = (None, Vec::new());
-        Relay { client, transport, local, server, started: now, address, channels, over: false, unsent: 0 }
+        if stream {
+            // Nothing is lost there.
+            let long = Duration::from_secs(5);
+            config.set_request_retransmits(long, long, 2, long);
+        }
+        Relay {
+            client: TurnClientUdp::allocate(local, server, config),
+            unfinished: stream.then(Vec::new),
+            local,
+            server,
+            started: now,
+            address: None,
+            channels: Vec::new(),
+            over: false,
+            unsent: 0,
+        }
     }
 
     fn moment(&self, now: Instant) -> Moment {
@@ -82,13 +94,30 @@ impl Relay {
 
     /// Bytes from the server; gives what peers sent.
     pub fn receive(&mut self, now: Instant, bytes: &[u8], mut give: impl FnMut(SocketAddr, &[u8])) {
-        let now = self.moment(now);
-        let came = Transmit::new(bytes, self.transport, self.server, self.local);
-        if let TurnRecvRet::PeerData(data) = self.client.recv(came, now) {
-            give(data.peer, data.data());
+        let Some(mut unfinished) = self.unfinished.take() else {
+            return self.receive_one(now, bytes, &mut give);
+        };
+        unfinished.extend_from_slice(bytes);
+        let mut at = 0;
+        while let Some((length, filled)) = framed(&unfinished[at..]) {
+            if unfinished.len() - at < filled {
+                break;
+            }
+            self.receive_one(now, &unfinished[at..at + length], &mut give);
+            at += filled;
         }
-        // A piece of a stream may hold more than one.
-        while let Some(data) = self.client.poll_recv(now) {
+        unfinished.drain(..at);
+        if unfinished.len() > UNFINISHED_MAX || unfinished.first().is_some_and(|first| *first > 0x7f) {
+            // It speaks something else: nothing behind this can be told apart.
+            self.over = true;
+        }
+        self.unfinished = Some(unfinished);
+    }
+
+    fn receive_one(&mut self, now: Instant, bytes: &[u8], give: &mut impl FnMut(SocketAddr, &[u8])) {
+        let now = self.moment(now);
+        let came = Transmit::new(bytes, TransportType::Udp, self.server, self.local);
+        if let TurnRecvRet::PeerData(data) = self.client.recv(came, now) {
             give(data.peer, data.data());
         }
     }
@@ -111,50 +140,50 @@ impl Relay {
         }
         let built = self.client.send_to(TransportType::Udp, to, bytes, now).ok().flatten();
         self.unsent += u64::from(built.is_none());
-        built.map(|built| built.build().data)
+        let mut wrapped = built?.build().data;
+        if self.unfinished.is_some() {
+            wrapped.resize(wrapped.len().next_multiple_of(4), 0);
+        }
+        Some(wrapped)
     }
 
     /// What to do next.
     pub fn poll(&mut self, now: Instant) -> RelayStep {
         let moment = self.moment(now);
-        loop {
-            if self.over {
-                return RelayStep::Wait(now + std::time::Duration::from_secs(3_600));
-            }
-            let waits = self.client.poll(moment);
-            while let Some(event) = self.client.poll_event() {
-                match event {
-                    TurnEvent::AllocationCreated(_, address) => {
-                        self.address = Some(address);
-                        return RelayStep::Allocated(address);
-                    }
-                    TurnEvent::AllocationCreateFailed(_) => {
-                        self.over = true;
-                        return RelayStep::Failed("it gives no address".to_owned());
-                    }
-                    // A peer it does not let in is a path that fails its checks; nothing else concerns us.
-                    _ => {}
+        if self.over {
+            return RelayStep::Wait(now + Duration::from_secs(3_600));
+        }
+        let waits = self.client.poll(moment);
+        while let Some(event) = self.client.poll_event() {
+            match event {
+                TurnEvent::AllocationCreated(_, address) => {
+                    self.address = Some(address);
+                    return RelayStep::Allocated(address);
                 }
-            }
-            if let Some(transmit) = self.client.poll_transmit(moment) {
-                return RelayStep::Send(transmit.data.to_vec());
-            }
-            match waits {
-                TurnPollRet::WaitUntil(until) => {
-                    let left = until.saturating_duration_since(moment);
-                    return RelayStep::Wait(now + left.max(std::time::Duration::from_millis(1)));
-                }
-                TurnPollRet::Closed => {
-                    self.over = true;
-                    return RelayStep::Failed("it closed".to_owned());
-                }
-                // Never asked for: datagrams only.
-                TurnPollRet::AllocateTcpSocket { .. } | TurnPollRet::TcpClose { .. } => {
-                    self.over = true;
-                    return RelayStep::Failed("it wants connections to peers".to_owned());
-                }
+                TurnEvent::AllocationCreateFailed(_) => return self.fail("it gives no address"),
+                // A peer it does not let in is a path that fails its checks; nothing else concerns us.
+                _ => {}
             }
         }
+        if let Some(transmit) = self.client.poll_transmit(moment) {
+            return RelayStep::Send(transmit.data.to_vec());
+        }
+        match waits {
+            TurnPollRet::WaitUntil(until) => {
+                let left = until.saturating_duration_since(moment);
+                RelayStep::Wait(now + left.max(Duration::from_millis(1)))
+            }
+            TurnPollRet::Closed => self.fail("it closed"),
+            // Never asked for: datagrams only.
+            TurnPollRet::AllocateTcpSocket { .. } | TurnPollRet::TcpClose { .. } => {
+                self.fail("it wants connections to peers")
+            }
+        }
+    }
+
+    fn fail(&mut self, why: &str) -> RelayStep {
+        self.over = true;
+        RelayStep::Failed(why.to_owned())
     }
 
     /// Gives the place back: what to send to the server.
@@ -174,5 +203,43 @@ impl Relay {
     /// Datagrams that had to be dropped.
     pub fn unsent(&self) -> u64 {
         self.unsent
+    }
+}
+
+/// The length of the message a stream goes on with, and the same filled up; `None`: its head is not complete, or it is
+/// none.
+fn framed(bytes: &[u8]) -> Option<(usize, usize)> {
+    let [first, _, high, low] = *bytes.first_chunk::<4>()?;
+    let body = usize::from(u16::from_be_bytes([high, low]));
+    match first {
+        0x00..=0x3f => Some((body + 20, body + 20)),
+        0x40..=0x7f => Some((body + 4, (body + 4).next_multiple_of(4))),
+        0x80.. => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_a_stream_are_told_apart_however_they_come() {
+        let channel = [0x40, 0x00, 0, 5, 1, 2, 3, 4, 5, 0, 0, 0];
+        let stun = [&[0x01, 0x01, 0, 4][..], &[7; 16], &[9; 4]].concat();
+        assert_eq!(framed(&channel), Some((9, 12)));
+        assert_eq!(framed(&stun), Some((24, 24)));
+        assert_eq!(framed(&channel[..3]), None);
+        assert_eq!(framed(&[0x80, 0, 0, 4]), None);
+        let now = Instant::now();
+        let (local, server) = ("127.0.0.1:1".parse().expect("a"), "127.0.0.1:2".parse().expect("a"));
+        let mut relay = Relay::new(now, local, server, true, "who", "secret");
+        let all = [&channel[..], &stun, &channel].concat();
+        for piece in all.chunks(7) {
+            relay.receive(now, piece, |_, _| panic!("nobody was let in"));
+        }
+        assert_eq!(relay.unfinished, Some(Vec::new()), "nothing is left");
+        relay.receive(now, b"\xffHTTP", |_, _| panic!("nobody was let in"));
+        assert!(relay.over);
+        assert!(matches!(relay.poll(now), RelayStep::Wait(_)));
     }
 }

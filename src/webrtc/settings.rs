@@ -55,7 +55,7 @@ pub struct PeerSettings {
     /// What our first offer holds. An answer takes what the offer holds, of the codecs named here.
     pub sound: Way,
     pub video: VideoWish,
-    /// How TURN over TLS trusts; `None`: as the system does.
+    /// How TURN over TLS trusts; `None`: such servers are left out.
     pub tls: Option<Arc<ClientConfig>>,
     /// Not connected for so long, at first or again: failed. Zero: 15 s.
     pub connect_within: Duration,

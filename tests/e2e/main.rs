@@ -7,6 +7,8 @@
 mod harness;
 
 mod abuse;
+mod avatar_sockets;
+mod avatars;
 mod bad_input;
 mod calls;
 mod client;
@@ -29,6 +31,7 @@ mod peers;
 mod realtime;
 mod recordings;
 mod reoffers;
+mod rooms;
 mod shutdown;
 mod sipp_scenarios;
 mod slides;

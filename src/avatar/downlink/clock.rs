@@ -112,8 +112,8 @@ impl Clocks {
 
     fn align(&mut self) {
         let Some((wanted, own)) = self.wanted().zip(self.video.offset) else { return };
-        let step = (wanted - own).clamp(-self.allowance, self.allowance);
-        self.video.offset = Some(own + step);
+        let step = wanted.saturating_sub(own).clamp(-self.allowance, self.allowance);
+        self.video.offset = Some(own.saturating_add(step));
         self.allowance = 0;
     }
 

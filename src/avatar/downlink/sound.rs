@@ -224,7 +224,7 @@ impl Jitter {
     }
 
     fn block(&mut self, time: u64) -> Block {
-        self.next = Some(time + self.scratch.len() as u64);
+        self.next = Some(time.saturating_add(self.scratch.len() as u64));
         Block { time, samples: Arc::from(self.scratch.as_slice()) }
     }
 

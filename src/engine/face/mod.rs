@@ -7,6 +7,18 @@
 //! ```
 //! How a session is spoken to is the provider's (`avatar`); what is said, and when it stops, is the talk's.
 
+mod account;
+pub mod figures;
+mod fit;
+mod hush;
+mod keeping;
+pub mod lips;
+pub mod picture;
+mod switch;
+pub mod task;
+pub mod turnkey;
+mod voice;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a call's media clock starts when its plan does")]
 
 mod audio;
+mod face;
 pub(super) mod gate;
 mod record;
 mod talk;
@@ -24,6 +25,7 @@ use crate::codec::still::encode::StillSettings;
 use crate::engine::canvas::{Board, NOTICE, Showing};
 use crate::engine::coding::Coder;
 use crate::engine::darkroom::Darkroom;
+use crate::engine::graph::face::Worn;
 use crate::engine::graph::record::Taps;
 use crate::engine::graph::talk::Talk;
 use crate::engine::lateness::Lateness;
@@ -159,6 +161,7 @@ pub struct Running {
     coder: Option<Coder>,
     greeted: bool,
     talk: Option<Talk>,
+    face: Option<Worn>,
     pictures: Arc<Pictures>,
 }
 
@@ -193,9 +196,11 @@ impl Running {
             coder: None,
             greeted: false,
             talk: None,
+            face: None,
             pictures,
         };
         running.prepare_talk(supplies, gifts);
+        running.prepare_face(supplies);
         let audio = running.audio_part(supplies, pairs.audio);
         let video = running.video_part(supplies, pairs.video);
         if audio.is_none() && video.is_none() {
@@ -250,6 +255,7 @@ impl Running {
             (Some(old), Some(new)) if old != new => Some(Order::Audio(Box::new(new))),
             (Some(_), Some(_)) | (None, None) => None,
         };
+        let sees = before.video.is_some();
         let video = match (before.video, streams.video) {
             (None, Some(_)) => self.video_part(supplies, pairs.video).map(Box::new).map(Order::AddVideo),
             (Some(_), None) => Some(Order::DropVideo),
@@ -267,6 +273,9 @@ impl Running {
             }
             (Some(_), Some(_)) | (None, None) => None,
         };
+        if sees != self.streams.video.is_some() {
+            self.want_face();
+        }
         audio.into_iter().chain(video).chain(slides).all(|order| self.order(order))
     }
 
@@ -277,14 +286,24 @@ impl Running {
 
     /// Stops everything, waits for it and says how it was.
     pub(super) async fn take_down(self) -> Report {
-        let Running { call, scope, gauges, slides, recorded, slides_recorded, taps, orders, talk, .. } = self;
+        let Running {
+            call, scope, gauges, slides, recorded, slides_recorded, taps, orders, talk, face, ..
+        } = self;
         // The recorder drains once the last writing end is gone; the network task wakes when no more orders can come.
         drop((taps, orders));
         let mut outcomes = match talk {
             Some(talk) => talk.close().await,
             None => Vec::new(),
         };
-        outcomes.extend(scope.close(CLOSE_LIMIT).await);
+        // Providers count until they are told: at the same time as everything else ends.
+        let farewell = async {
+            match face {
+                Some(face) => face.close().await,
+                None => Vec::new(),
+            }
+        };
+        let (members, said) = tokio::join!(scope.close(CLOSE_LIMIT), farewell);
+        outcomes.extend(members.into_iter().chain(said));
         let mut report = gauges.report();
         for (name, outcome) in outcomes {
             let text = match outcome {

@@ -10,6 +10,7 @@ use super::{Running, Supplies};
 use crate::base::queue::{self, Fifo, Sender};
 use crate::base::stop::{Name, Outcome, Scope};
 use crate::codec::g711::Law;
+use crate::engine::face::turnkey::TurnkeyTalking;
 use crate::engine::pictures::Given;
 use crate::engine::plan::{AudioCodec, Label};
 use crate::engine::playout::{Playout, playout};
@@ -104,7 +105,7 @@ impl Running {
     pub(super) fn talk_line(&mut self, codec: AudioCodec) -> Option<(Sender<Pcm, Fifo>, Playout)> {
         let talk = self.talk.as_ref().filter(|_| self.plan.talk.is_some())?;
         let (listener, sound) = queue::queue(Fifo { depth: BLOCKS });
-        let (say, playout) = playout(self.epoch);
+        let (say, playout) = self.face_line().unwrap_or_else(|| playout(self.epoch));
         let (rate, law) = (codec.sample_rate(), law_of(codec));
         talk.orders.offer(TalkOrder::Attach(Line { rate, law, say, sound }));
         Some((listener, playout))
@@ -132,7 +133,10 @@ impl Running {
         };
         match parts.agent.mind.clone() {
             Mind::Pipeline(pipeline) => talk.scope.task("talk", Talking::new(parts, pipeline).run()),
-            Mind::Avatar(_) => {}
+            Mind::Avatar(turnkey) => {
+                let Some(client) = self.face.as_mut().and_then(|face| face.client.take()) else { return };
+                talk.scope.task("talk", TurnkeyTalking::new(parts, turnkey, client).run());
+            }
             Mind::Realtime(realtime) => {
                 talk.scope.task("talk", RealtimeTalking::new(parts, *realtime).run());
             }

@@ -200,6 +200,7 @@ impl Running {
                     max_nal_bytes: (bounded
                         || encoding == Encoding::H264(EncoderKind::X264) && !stream.feedback.nack)
                         .then_some(MAX_PAYLOAD),
+                    single_nal: bounded,
                     profile_level_id: stream.profile_level_id,
                 },
             }),
@@ -221,7 +222,7 @@ impl Running {
         self.coder = Some(coder);
         let (units, encoded) = queue::queue(Gop::new(UNITS_OUT));
         let out = VideoOut {
-            source: self.source(),
+            source: self.source(supplies),
             steered,
             coder,
             units,
@@ -240,7 +241,7 @@ impl Running {
         self.talk.as_ref().is_some_and(|talk| talk.sight.is_some())
     }
 
-    fn source(&self) -> Source {
+    fn source(&self, supplies: &Supplies) -> Source {
         let name = &self.plan.label.name;
         let painter: Box<dyn Painter> = match &self.plan.video_out.picture {
             Picture::Mirror => {
@@ -248,9 +249,11 @@ impl Running {
                 return Source::Mirror { slate };
             }
             Picture::TestCard { source, size } => Box::new(TestCard::new(*size, *source)),
-            Picture::Still { text, size } | Picture::Face { text, size } => {
-                Box::new(Still::new(text, name, *size))
-            }
+            Picture::Face { text, size } => match self.face_view(supplies, text, *size) {
+                Some(view) => return Source::Face(Box::new(view)),
+                None => Box::new(Still::new(text, name, *size)),
+            },
+            Picture::Still { text, size } => Box::new(Still::new(text, name, *size)),
             Picture::Clip { path, size } => match Playing::open(path, *size) {
                 Ok(playing) => Box::new(playing),
                 Err(text) => {

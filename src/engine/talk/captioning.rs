@@ -13,7 +13,7 @@ use crate::vision::caption::Who;
 const WAITING: usize = 64;
 
 /// The captions of one call.
-pub(super) struct Captioning {
+pub struct Captioning {
     board: Arc<Board>,
     texts: VecDeque<(u32, String)>,
     /// The utterance that is heard.

@@ -10,7 +10,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "turns and replies are timed")]
 
-mod captioning;
+pub(super) mod captioning;
 pub mod cues;
 mod doors;
 mod figures;
@@ -18,7 +18,7 @@ pub mod picturing;
 pub mod realtime;
 pub mod seeing;
 pub mod toolbox;
-mod voicing;
+pub(super) mod voicing;
 pub mod watching;
 
 use std::collections::VecDeque;
@@ -64,7 +64,7 @@ pub const ORDERS: usize = 64;
 /// What came into the picture, waiting for it; what is lost is said again as long as it is there.
 pub const SEEN: usize = 64;
 /// What our own line carries between words, for the echo gate.
-const PAUSE_DB: f32 = -100.0;
+pub(super) const PAUSE_DB: f32 = -100.0;
 
 /// An agent that talks, as every call of it needs it.
 #[derive(Clone)]
@@ -461,6 +461,9 @@ impl Talking {
 
     fn speaking(&self, speaking: bool) {
         self.seeing.speaking(speaking);
+        if let Some(ears) = &self.ears {
+            ears.line.say.caller_speaks(speaking);
+        }
     }
 
     /// 20 ms of the caller: also the clock by which the playout is followed.
@@ -638,7 +641,7 @@ async fn listened(ears: Option<&mut Hears>) -> Happened {
     }
 }
 
-async fn judged(listener: Option<&mut Listener>) -> Judgement {
+pub(super) async fn judged(listener: Option<&mut Listener>) -> Judgement {
     match listener {
         Some(listener) => listener.next().await,
         None => std::future::pending().await,
@@ -659,7 +662,7 @@ async fn decided(decision: Option<&mut (u32, Decision)>) -> Result<Verdict, Fail
     }
 }
 
-async fn until(at: Option<Instant>) {
+pub(super) async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,

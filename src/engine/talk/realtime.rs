@@ -282,6 +282,9 @@ impl RealtimeTalking {
             }
         }
         self.seeing.speaking(speaking);
+        if let Some(ears) = &self.ears {
+            ears.line.say.caller_speaks(speaking);
+        }
         // Nobody waits for a picture that will not come.
         let _ = self.seeing.want(reason);
     }
@@ -326,7 +329,13 @@ impl RealtimeTalking {
             RealtimeEvent::SoundDone { item } => {
                 if let Some(utterance) = self.item(&item).map(|item| item.utterance) {
                     let rate = self.ears.as_ref().map_or(8_000, |ears| ears.line.rate);
-                    self.waiting.push_back(Piece { utterance, rate, samples: Arc::from([]), last: true });
+                    self.waiting.push_back(Piece {
+                        utterance,
+                        rate,
+                        samples: Arc::from([]),
+                        last: true,
+                        place: None,
+                    });
                     self.hand_over();
                 }
             }

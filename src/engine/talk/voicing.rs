@@ -27,7 +27,13 @@ impl Voicing {
     /// Passes sound on in pieces that can be cut and counted.
     pub fn pass(&mut self, say: &Say, rate: u32, samples: &[i16]) {
         for piece in samples.chunks(block_samples(rate)) {
-            say.say(Piece { utterance: self.utterance, rate, samples: piece.into(), last: false });
+            say.say(Piece {
+                utterance: self.utterance,
+                rate,
+                samples: piece.into(),
+                last: false,
+                place: None,
+            });
         }
         self.made += samples.len() as u64;
         self.ms = u32::try_from(self.made * 1000 / u64::from(rate.max(1))).unwrap_or(u32::MAX);
@@ -36,7 +42,13 @@ impl Voicing {
     /// Nothing more comes; how long it is, in milliseconds.
     pub fn end(&self, say: &Say, rate: u32) -> u32 {
         if self.made > 0 {
-            say.say(Piece { utterance: self.utterance, rate, samples: Arc::from([]), last: true });
+            say.say(Piece {
+                utterance: self.utterance,
+                rate,
+                samples: Arc::from([]),
+                last: true,
+                place: None,
+            });
         }
         self.ms
     }

@@ -76,6 +76,17 @@ pub fn read_h264(bytes: &[u8]) -> Vec<Picture> {
 }
 
 impl Picture {
+    /// Mean luma of an area.
+    pub fn mean(&self, area: Area) -> f64 {
+        let sum: usize = area.pixels().map(|(x, y)| usize::from(self.luma[y * WIDTH + x])).sum();
+        sum as f64 / area.pixels().count().max(1) as f64
+    }
+
+    /// Brightness of one pixel.
+    pub fn luma_at(&self, x: usize, y: usize) -> u8 {
+        self.luma[y * WIDTH + x]
+    }
+
     /// Peak signal-to-noise ratio of the luma in dB, over an area or everything.
     pub fn psnr(&self, other: &Picture, area: Option<Area>) -> f64 {
         let area = area.unwrap_or(Area { left: 0, top: 0, right: WIDTH, bottom: HEIGHT });

@@ -90,7 +90,13 @@ impl RealtimeTalking {
             tracing::warn!(call = %self.call, "a model speaks more than ten minutes ahead: the rest is not heard");
         }
         for piece in pieces.take(room) {
-            self.waiting.push_back(Piece { utterance, rate, samples: piece.into(), last: false });
+            self.waiting.push_back(Piece {
+                utterance,
+                rate,
+                samples: piece.into(),
+                last: false,
+                place: None,
+            });
         }
         self.hand_over();
     }

@@ -3,9 +3,13 @@
 
 pub mod audio;
 pub mod deepgram;
+pub mod face;
 pub mod gemini_live;
+pub mod liveavatar;
+pub mod livekit;
 pub mod models;
 pub mod openai_realtime;
 pub mod providers;
+pub mod raw_avatar;
 pub mod server;
 pub mod socket;
