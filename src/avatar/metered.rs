@@ -273,9 +273,11 @@ mod tests {
     use super::*;
     use crate::base::queue::{self, Receiver, Taken};
 
+    type Script = Vec<fn() -> AvatarEvent>;
+
     /// Sessions that tell what they are given to tell; a farewell is answered with the end.
     #[derive(Debug, Default)]
-    struct Scripted(Mutex<VecDeque<Vec<fn() -> AvatarEvent>>>);
+    struct Scripted(Mutex<VecDeque<Script>>);
 
     struct Play {
         events: VecDeque<fn() -> AvatarEvent>,
@@ -327,7 +329,7 @@ mod tests {
         folder: tempfile::TempDir,
     }
 
-    fn desk(scripts: Vec<Vec<fn() -> AvatarEvent>>, sessions: u32) -> Desk {
+    fn desk(scripts: Vec<Script>, sessions: u32) -> Desk {
         let folder = tempfile::tempdir().expect("a folder");
         let (journal, _) = Journal::open(&folder.path().join("j"));
         let (debts, owed) = queue::queue(Fifo { depth: 4 });

@@ -156,7 +156,7 @@ mod tests {
         assert!(read_token(&json!({ "code": 100, "data": null })).is_none());
         let data = json!({ "session_id": "s", "livekit_url": "wss://l", "livekit_client_token": "j",
             "ws_url": "wss://w", "max_session_duration": 60 });
-        let places = read_start(&json!({ "data": data })).ok().expect("whole");
+        let places = read_start(&json!({ "data": data })).expect("whole");
         assert_eq!((places.commands.as_str(), places.longest), ("wss://w", Some(Duration::from_secs(60))));
         assert_eq!(read_start(&json!({ "data": { "ws_url": "w" } })).err(), Some("livekit_url"));
     }

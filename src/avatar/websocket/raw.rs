@@ -408,10 +408,10 @@ mod tests {
                         first = first.or((loud > 0).then_some(at.0 / 1_000));
                         spoken += loud;
                     }
-                    AvatarEvent::Picture { at, picture: Picture::Plain(picture) } => {
-                        if picture.size().width == 4 {
-                            shown.push(at.0 / 1_000);
-                        }
+                    AvatarEvent::Picture { at, picture: Picture::Plain(picture) }
+                        if picture.size().width == 4 =>
+                    {
+                        shown.push(at.0 / 1_000);
                     }
                     _ => {}
                 }

@@ -282,7 +282,7 @@ impl Channel {
         {
             let mut state = lock(&self.state);
             state.heard.extend(&samples);
-            if id.is_empty() || samples.is_empty() || audio.len() % 2 != 0 {
+            if id.is_empty() || samples.is_empty() || !audio.len().is_multiple_of(2) {
                 state.violations.push("agent.speak without event_id or sound".to_owned());
             }
             if length < Duration::from_millis(100) && self.utterance.is_none() {
