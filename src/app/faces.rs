@@ -10,11 +10,7 @@ use tokio::time::Instant;
 
 use crate::app::assemble;
 use crate::app::config::avatar::read::usual_variable;
-<<<<<<< HEAD
-use crate::app::config::avatar::settings::{Avatar, Mode, Provider as Vendor, VideoEncoding, VideoQuality};
-=======
 use crate::app::config::avatar::settings::{self as config, Avatar};
->>>>>>> main
 use crate::app::config::settings::Config;
 use crate::app::config::settings::speech::Speaking;
 use crate::avatar::Provider;
@@ -79,7 +75,7 @@ impl Faces {
         let (debts, owed) = queue::queue(Fifo { depth: DEBTS });
         let mut faces = Faces::default();
         for (name, avatar) in &config.avatars {
-            match provider(name, avatar, &http) {
+            match provider(avatar, &http) {
                 Ok(provider) => {
                     let ledger = Ledger::new(Allowance {
                         minutes_a_day: avatar.budget_minutes,
@@ -199,26 +195,15 @@ fn key(avatar: &Avatar) -> String {
 }
 
 /// Who makes the face.
-fn provider(name: &str, avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
-<<<<<<< HEAD
-    let _ = name;
-    match avatar.provider {
-        Vendor::Anam => Ok(Arc::new(Anam::new(http, anam(avatar)))),
-        Vendor::LiveAvatar | Vendor::LiveKit | Vendor::WebSocket => {
-=======
+fn provider(avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
     match avatar.provider {
         config::Provider::WebSocket => websocket(avatar, http),
         config::Provider::LiveAvatar => liveavatar(avatar, http),
         config::Provider::LiveKit => room(avatar, http),
-        config::Provider::Anam => {
-            let _ = name;
->>>>>>> main
-            Err("its provider is not in this version".to_owned())
-        }
+        config::Provider::Anam => Ok(Arc::new(Anam::new(http, anam(avatar)))),
     }
 }
 
-<<<<<<< HEAD
 fn anam(avatar: &Avatar) -> AnamSettings {
     AnamSettings {
         api_key: key(avatar),
@@ -231,23 +216,24 @@ fn anam(avatar: &Avatar) -> AnamSettings {
         language: avatar.language.clone(),
         system_prompt: avatar.system_prompt.clone(),
         mode: match avatar.mode {
-            Mode::Passthrough => anam::Mode::Passthrough,
-            Mode::Microphone => anam::Mode::Microphone,
+            config::Mode::Passthrough => anam::Mode::Passthrough,
+            config::Mode::Microphone => anam::Mode::Microphone,
         },
         quality: match avatar.video_quality {
-            VideoQuality::VeryHigh | VideoQuality::High => anam::Quality::High,
-            VideoQuality::Medium | VideoQuality::Low => anam::Quality::Auto,
+            config::VideoQuality::VeryHigh | config::VideoQuality::High => anam::Quality::High,
+            config::VideoQuality::Medium | config::VideoQuality::Low => anam::Quality::Auto,
         },
         codec: match avatar.video_encoding {
-            VideoEncoding::Auto => None,
-            VideoEncoding::H264 => Some(VideoCodec::H264),
-            VideoEncoding::Vp8 => Some(VideoCodec::Vp8),
+            config::VideoEncoding::Auto => None,
+            config::VideoEncoding::H264 => Some(VideoCodec::H264),
+            config::VideoEncoding::Vp8 => Some(VideoCodec::Vp8),
         },
         replay: avatar.replay,
         longest: Some(avatar.max_session).filter(|longest| !longest.is_zero()),
         ..AnamSettings::default()
     }
-=======
+}
+
 /// A worker in a room: of a vendor known by name, or as its requests are configured.
 fn room(avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
     let template = if avatar.vendor.is_empty() {
@@ -337,5 +323,4 @@ fn websocket(avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> 
     };
     let made = WebSocketAvatar::new(settings, http).map_err(|failure| failure.to_string())?;
     Ok(Arc::new(made))
->>>>>>> main
 }
