@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::app::assemble;
 use crate::app::config::avatar::read::usual_variable;
 use crate::app::config::avatar::settings::{self as config, Avatar};
-use crate::app::config::settings::Config;
+use crate::app::config::settings::{Agent, Config};
 use crate::app::config::settings::speech::Speaking;
 use crate::avatar::Provider;
 use crate::avatar::anam::session::Anam;
@@ -75,7 +75,7 @@ impl Faces {
         let (debts, owed) = queue::queue(Fifo { depth: DEBTS });
         let mut faces = Faces::default();
         for (name, avatar) in &config.avatars {
-            match provider(avatar, &http) {
+            match provider(avatar, &http, is_greeted_for(config, name)) {
                 Ok(provider) => {
                     let ledger = Ledger::new(Allowance {
                         minutes_a_day: avatar.budget_minutes,
@@ -194,17 +194,25 @@ fn key(avatar: &Avatar) -> String {
     }
 }
 
-/// Who makes the face.
-fn provider(avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
+/// Whether an agent that is this avatar says something of ours first: then the avatar need not.
+fn is_greeted_for(config: &Config, name: &str) -> bool {
+    config.agents.values().any(|agent| match agent {
+        Agent::Avatar(own) => own.avatar == name && !(own.greeting.is_empty() && own.disclosure.is_empty()),
+        Agent::Mirror { .. } | Agent::Record { .. } | Agent::Pipeline(_) | Agent::Realtime(_) => false,
+    })
+}
+
+/// Who makes the face; `greeted`: what it says first is ours.
+fn provider(avatar: &Avatar, http: &Http, greeted: bool) -> Result<Arc<dyn Provider>, String> {
     match avatar.provider {
         config::Provider::WebSocket => websocket(avatar, http),
         config::Provider::LiveAvatar => liveavatar(avatar, http),
         config::Provider::LiveKit => room(avatar, http),
-        config::Provider::Anam => Ok(Arc::new(Anam::new(http, anam(avatar)))),
+        config::Provider::Anam => Ok(Arc::new(Anam::new(http, anam(avatar, greeted)))),
     }
 }
 
-fn anam(avatar: &Avatar) -> AnamSettings {
+fn anam(avatar: &Avatar, greeted: bool) -> AnamSettings {
     AnamSettings {
         api_key: key(avatar),
         base_url: avatar.base_url.clone(),
@@ -228,6 +236,7 @@ fn anam(avatar: &Avatar) -> AnamSettings {
             config::VideoEncoding::H264 => Some(VideoCodec::H264),
             config::VideoEncoding::Vp8 => Some(VideoCodec::Vp8),
         },
+        skip_greeting: greeted,
         replay: avatar.replay,
         longest: Some(avatar.max_session).filter(|longest| !longest.is_zero()),
         ..AnamSettings::default()

@@ -75,7 +75,8 @@ impl Microphone {
         Ok(())
     }
 
-    pub fn next(&mut self) -> Option<Packet> {
+    /// The next packet, in the order of speech.
+    pub fn poll(&mut self) -> Option<Packet> {
         self.waiting.pop_front()
     }
 }
@@ -99,7 +100,7 @@ mod tests {
             let mut times = Vec::new();
             for block in tone(rate, 1_000).chunks(rate as usize / 50) {
                 microphone.take(block, rate).expect("taken");
-                while let Some(packet) = microphone.next() {
+                while let Some(packet) = microphone.poll() {
                     decoder.decode(&packet.data, &mut out).expect("sound");
                     times.push(packet.time);
                 }
@@ -117,7 +118,7 @@ mod tests {
         let mut microphone = Microphone::new().expect("an encoder");
         microphone.take(&tone(48_000, 3_000), 48_000).expect("taken");
         assert_eq!((microphone.waiting.len(), microphone.dropped()), (WAITING_MAX, 100));
-        assert_eq!(microphone.next().map(|packet| packet.time), Some(100 * 960));
+        assert_eq!(microphone.poll().map(|packet| packet.time), Some(100 * 960));
         assert!(microphone.take(&[0; 10], 7).is_err());
     }
 }

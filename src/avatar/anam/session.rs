@@ -26,7 +26,7 @@ use crate::media::access_unit::VideoCodec;
 use crate::remote::address::is_encrypted;
 use crate::remote::failure::Failure;
 use crate::remote::http::{self, Http};
-use crate::remote::websocket::{Frame, WebSocket, WebSocketSettings};
+use crate::remote::websocket::{Frame, WebSocket, WebSocketSettings, system_tls};
 use crate::webrtc::event::{ChannelId, PeerEvent};
 use crate::webrtc::link::PeerLink;
 use crate::webrtc::settings::{PeerSettings, VideoWish, Way};
@@ -239,12 +239,15 @@ impl AnamSession {
             Err(error) => return self.machine.handle_unusable(now, &error.to_string()),
         };
         let listens = self.settings.mode == Mode::Microphone;
+        let over_tls = admission.ice_servers.iter().flat_map(|server| &server.urls);
+        let over_tls = over_tls.into_iter().any(|url| url.starts_with("turns:"));
         let mut link = PeerLink::new(PeerSettings {
             toward: admission.socket.host_str().unwrap_or_default().to_owned(),
             ice_servers: admission.ice_servers.clone(),
             relay_only: admission.relay_only,
             sound: if listens { Way::Both } else { Way::Receive },
             video: VideoWish { way: Way::Receive, codecs },
+            tls: over_tls.then(|| system_tls().ok()).flatten(),
             ..PeerSettings::default()
         });
         let channel = link.open_channel("session", true, None);
@@ -452,7 +455,7 @@ impl Session for AnamSession {
         // Sound at a rate nobody has is not heard.
         let _ = microphone.take(samples, rate);
         while peer.link.is_connected()
-            && let Some(packet) = microphone.next()
+            && let Some(packet) = microphone.poll()
         {
             peer.link.send_sound(Instant::now(), packet.time, &packet.data);
         }

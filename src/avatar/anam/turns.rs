@@ -46,6 +46,8 @@ pub struct Turns {
     quiet_since: Option<Instant>,
     /// An interruption is not carried out yet.
     hushing: Option<Instant>,
+    /// The voice of its own that was cut has not fallen silent since: what is heard is still the old one.
+    unsettled: bool,
 }
 
 impl Turns {
@@ -94,6 +96,7 @@ impl Turns {
         let cut = self.ups.len() < before;
         if cut {
             self.hushing = Some(now);
+            self.unsettled = self.own;
             self.quiet_since = None;
         }
         cut
@@ -117,14 +120,20 @@ impl Turns {
             self.loud(now, &mut tell);
         } else {
             let quiet = now.saturating_duration_since(*self.quiet_since.get_or_insert(now));
-            if quiet >= HUSHED_AFTER && self.hushing.take().is_some() {
-                tell(AvatarEvent::Hushed);
+            if quiet >= HUSHED_AFTER {
+                self.unsettled = false;
+                if self.hushing.take().is_some() {
+                    tell(AvatarEvent::Hushed);
+                }
             }
             self.end_if_over(now, Some(quiet), &mut tell);
         }
     }
 
     fn loud(&mut self, now: Instant, tell: &mut impl FnMut(AvatarEvent)) {
+        if self.unsettled {
+            return;
+        }
         if let Some(at) = self.hushing {
             if now.saturating_duration_since(at) < HUSHED_WITHIN {
                 return;
@@ -303,9 +312,18 @@ mod tests {
         let told = &mut ear.told;
         ear.turns.was_cut(ear.now, |event| told.push(format!("{event:?}")));
         assert_eq!(ear.told(), [speaking(2), ended(2, true), "Hushed".to_owned()]);
+        ear.hear(60, true);
+        assert_eq!(ear.told(), [""; 0], "the rest of the old voice, behind the engine's word");
+        ear.hear(100, false);
+        ear.hear(100, true);
+        assert_eq!(ear.told(), [speaking(3)]);
+        // One that never obeys begins no turn: the old one is never taken for a new one.
+        assert!(ear.cut(3));
+        ear.hear(5_000, true);
+        assert_eq!(ear.told(), [ended(3, true)]);
         ear.cut(7);
         ear.hear(100, false);
         ear.hear(100, true);
-        assert_eq!(ear.told(), [speaking(8)], "turns count on from what was cut");
+        assert_eq!(ear.told(), ["Hushed".to_owned(), speaking(8)], "turns count on from what was cut");
     }
 }
