@@ -10,7 +10,9 @@ use crate::harness::appliance::Appliance;
 use crate::harness::emulators::anam::{Anam, KEY, OWN_HZ};
 use crate::harness::emulators::face::frequency;
 use crate::harness::emulators::server::Fault;
-use crate::harness::face_measures::{LOUD_DB, call, edges, face_of, levels, lit, mouths, offsets, say, voices};
+use crate::harness::face_measures::{
+    LOUD_DB, call, edges, face_of, levels, lit, mouths, offsets, say, voices,
+};
 use crate::harness::sound::from_mu_law;
 use crate::harness::uac::{Caller, Received, Sending};
 use crate::harness::{root, turn, wait_for};
@@ -114,7 +116,11 @@ fn a_face_of_anam_is_in_step_with_our_voice_and_silent_at_once_though_it_never_o
 
     // The tone is given up, and nothing but "Yes." is heard after it, whatever the face goes on to say.
     assert!(loud(&received, 10.0, onset) > 45, "it speaks when it is interrupted: {record:#}");
-    assert_eq!((first.log.interrupts.len(), events(&record, "agent.interrupted").len()), (1, 1), "{record:#}");
+    assert_eq!(
+        (first.log.interrupts.len(), events(&record, "agent.interrupted").len()),
+        (1, 1),
+        "{record:#}"
+    );
     let levels = levels(&received.audio);
     let last = levels.iter().take_while(|(at, level)| *at < onset || *level > -60.0).last().expect("sound").0;
     println!("the last of it leaves {:.0} ms after the caller began", (last - onset) * 1_000.0);
@@ -217,7 +223,8 @@ fn an_agent_that_is_nothing_but_a_face_hears_answers_and_is_interrupted() {
     assert_eq!(session.log.texts, ["Tell me a story."]);
 
     // What the caller hears and sees: a greeting, an answer, a story that is cut.
-    let early = |states: Vec<(f64, bool)>| edges(&states.into_iter().filter(|(at, _)| *at < 6.8).collect::<Vec<_>>());
+    let early =
+        |states: Vec<(f64, bool)>| edges(&states.into_iter().filter(|(at, _)| *at < 6.8).collect::<Vec<_>>());
     let (voice, lips) = (early(voices(&received.audio)), early(mouths(&received.video, lit)));
     println!("voice {voice:?}\nlips {lips:?}");
     assert_eq!((voice.len(), lips.len()), (4, 4), "{record:#}");
@@ -364,8 +371,7 @@ fn whatever_keeps_anam_away_the_caller_hears_the_agent_and_the_record_says_why()
     let _turn = turn();
     for together in TROUBLES.chunks(3) {
         std::thread::scope(|scope| {
-            let calls: Vec<_> =
-                together.iter().map(|trouble| scope.spawn(move || endure(trouble))).collect();
+            let calls: Vec<_> = together.iter().map(|trouble| scope.spawn(move || endure(trouble))).collect();
             for call in calls {
                 call.join().unwrap_or_else(|reason| std::panic::resume_unwind(reason));
             }

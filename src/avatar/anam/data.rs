@@ -74,7 +74,8 @@ pub struct Transcripts {
 impl Transcripts {
     /// The transcript so far, with this piece in it; nothing where nothing was said.
     pub fn take(&mut self, words: &Words) -> Option<AvatarEvent> {
-        let known = |(speaker, id, _): &(Speaker, String, String)| *speaker == words.speaker && *id == words.id;
+        let known =
+            |(speaker, id, _): &(Speaker, String, String)| *speaker == words.speaker && *id == words.id;
         let at = self.open.iter().position(known);
         let (speaker, id, mut text) = at
             .and_then(|at| self.open.remove(at))

@@ -51,7 +51,9 @@ pub enum Act {
     /// Close the socket, with a farewell.
     Disconnect,
     /// A fresh peer connection in place of any other, and its offer.
-    Offer { codecs: Vec<VideoCodec> },
+    Offer {
+        codecs: Vec<VideoCodec>,
+    },
     /// An offer of new paths for the peer connection there is.
     Restart,
     Answer(String),
@@ -76,7 +78,9 @@ enum Stage {
     Joining,
     Ready,
     /// Saying farewell.
-    Leaving { until: Instant },
+    Leaving {
+        until: Instant,
+    },
     Over,
 }
 
@@ -324,7 +328,8 @@ impl Machine {
         if self.is_leaving() {
             return self.finish();
         }
-        let stable = matches!(self.link, Link::Open { since } if now.saturating_duration_since(since) >= STABLE);
+        let stable =
+            matches!(self.link, Link::Open { since } if now.saturating_duration_since(since) >= STABLE);
         if stable {
             self.losses = 0;
         }
@@ -504,7 +509,9 @@ impl Machine {
                     }
                     let (rate, number) = (self.limits.rate, self.number);
                     self.number += 1;
-                    self.queue_of(Kind::Sound(turn), |session| signal::audio(session, rate, number, &samples));
+                    self.queue_of(Kind::Sound(turn), |session| {
+                        signal::audio(session, rate, number, &samples)
+                    });
                     let length = Duration::from_micros(samples.len() as u64 * 1_000_000 / u64::from(rate));
                     self.turns.sent(turn, length);
                 }
@@ -657,10 +664,7 @@ impl Machine {
         let path = self.path.wake_at().filter(|_| alive);
         let speech = self.uplink.wake_at().filter(|_| alive);
         let limit = self.limit_at().map(|(near, end)| if self.near_told { end } else { near });
-        [self.ask_at, link, stage, path, speech, limit, self.heartbeat_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.ask_at, link, stage, path, speech, limit, self.heartbeat_at].into_iter().flatten().min()
     }
 
     pub fn handle_time(&mut self, now: Instant) {

@@ -257,7 +257,9 @@ mod tests {
 
     /// An answer with this video.
     pub fn answer(video: &str) -> String {
-        format!("v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n{video}m=audio 9 UDP/TLS/RTP/SAVPF 96\r\n")
+        format!(
+            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n{video}m=audio 9 UDP/TLS/RTP/SAVPF 96\r\n"
+        )
     }
 
     const TAKEN: &str = "m=video 9 UDP/TLS/RTP/SAVPF 98\r\na=rtpmap:98 h264/90000\r\na=sendonly\r\n";

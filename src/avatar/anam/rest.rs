@@ -289,6 +289,9 @@ mod tests {
         assert!(read(&plain, true).is_err());
         assert_eq!(read(&plain, false).expect("read").socket.scheme(), "ws");
         let bare = read(&answered(|answer| answer["clientConfig"] = Value::Null), true).expect("read");
-        assert_eq!((bare.heartbeat, bare.reconnections, bare.ice_servers.len()), (HEARTBEAT, RECONNECTIONS, 0));
+        assert_eq!(
+            (bare.heartbeat, bare.reconnections, bare.ice_servers.len()),
+            (HEARTBEAT, RECONNECTIONS, 0)
+        );
     }
 }

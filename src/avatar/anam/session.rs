@@ -341,7 +341,9 @@ impl AnamSession {
             PeerEvent::ChannelOpen { id, .. } if peer.channel == Some(*id) => {
                 self.machine.handle_channel(true);
             }
-            PeerEvent::ChannelClosed { id } if peer.channel == Some(*id) => self.machine.handle_channel(false),
+            PeerEvent::ChannelClosed { id } if peer.channel == Some(*id) => {
+                self.machine.handle_channel(false)
+            }
             PeerEvent::Data { data, text: true, .. } => {
                 if let Ok(text) = std::str::from_utf8(data) {
                     self.machine.handle_data(now, text);

@@ -144,7 +144,10 @@ mod tests {
     #[test]
     fn what_it_says_is_read_in_any_case_and_nonsense_is_not() {
         let said = |action: &str, payload: Value| read(&message(action, "s", payload));
-        assert_eq!(said("Answer", json!({ "type": "answer", "sdp": "v=0" })), Some(Said::Answer("v=0".into())));
+        assert_eq!(
+            said("Answer", json!({ "type": "answer", "sdp": "v=0" })),
+            Some(Said::Answer("v=0".into()))
+        );
         assert_eq!(said("sessionready", Value::Null), Some(Said::Ready));
         let candidate = json!({ "candidate": "candidate:7", "sdpMid": "1", "sdpMLineIndex": 0 });
         assert_eq!(

@@ -183,7 +183,8 @@ fn turns_go_up_numbered_from_zero_and_ended_once() {
         play.with(|machine, _| machine.end(turn));
         play.with(|machine, _| machine.end(turn));
         let sent = std::mem::take(&mut play.sent);
-        let numbers: Vec<_> = sent.iter().map(|(_, text)| text["payload"]["sequenceNumber"].as_u64()).collect();
+        let numbers: Vec<_> =
+            sent.iter().map(|(_, text)| text["payload"]["sequenceNumber"].as_u64()).collect();
         assert_eq!(numbers, [Some(0), Some(1), Some(2), None], "100, 240 and 160 ms");
         assert_eq!(sent[3].1["actionType"], "agentaudioinputend");
         assert_eq!(sent[0].1["payload"]["sampleRate"], 24_000);
@@ -314,7 +315,9 @@ fn what_is_not_ready_in_time_is_left_and_told_so() {
     play.pass(Duration::from_secs(20), true);
     assert_eq!(play.sent().pop().as_deref(), Some("endsession"));
     assert_eq!(play.lost(), Cause::Connection);
-    play.with(|machine, now| machine.handle_closed(now, &Ended::Closed { code: 1000, reason: String::new() }));
+    play.with(|machine, now| {
+        machine.handle_closed(now, &Ended::Closed { code: 1000, reason: String::new() })
+    });
     assert_eq!(play.told(), [""; 0], "no end before it is asked for");
     play.with(Machine::close);
     assert_eq!(play.told().pop().as_deref(), Some("Closed"));
@@ -400,7 +403,8 @@ fn an_engine_that_thinks_for_itself_hears_speaks_and_is_read() {
     assert_eq!(play.sent(), [""; 0], "our voice is not its voice");
     play.tell("userSpeechStarted", json!({}));
     play.tell("userSpeechEnded", json!({}));
-    let words = json!({ "message_id": "m", "role": "user", "content": "What time is it?", "end_of_speech": true });
+    let words =
+        json!({ "message_id": "m", "role": "user", "content": "What time is it?", "end_of_speech": true });
     play.tell("speechText", words);
     assert_eq!(
         play.told(),
@@ -429,7 +433,9 @@ fn an_engine_that_thinks_for_itself_hears_speaks_and_is_read() {
     assert_eq!(play.sent(), ["talkstream"]);
     assert!(matches!(&play.acts()[..], [Act::Data(text)] if text.contains(r#""message_type":"speech""#)));
     let mut play = Play::ready(AnamSettings::default());
-    play.with(|machine, now| assert!(!machine.say("Hello.") && !machine.text(now, "Hi.") && !machine.hears()));
+    play.with(|machine, now| {
+        assert!(!machine.say("Hello.") && !machine.text(now, "Hi.") && !machine.hears())
+    });
 }
 
 #[test]

@@ -251,7 +251,8 @@ impl Rest {
 
     fn session(&self, bearer: &str, asked: Value) -> (u16, Value) {
         let mut shared = lock(&self.shared);
-        let by_token = shared.tokens.iter().find(|(token, _)| token == bearer).map(|(_, asked)| asked.clone());
+        let by_token =
+            shared.tokens.iter().find(|(token, _)| token == bearer).map(|(_, asked)| asked.clone());
         let asked_with = match by_token {
             Some(asked) => asked,
             None if bearer == KEY => asked.clone(),
@@ -581,8 +582,7 @@ impl Live {
             let Some(stream) = &mut self.stream else { return };
             while let Some(message) = self.outgoing.pop_front() {
                 let closes = matches!(message, Message::Close(_));
-                if stream.poll_ready_unpin(context).is_pending()
-                    || stream.start_send_unpin(message).is_err()
+                if stream.poll_ready_unpin(context).is_pending() || stream.start_send_unpin(message).is_err()
                 {
                     self.stream = None;
                     return;
@@ -730,7 +730,8 @@ impl Live {
     fn talk(&mut self, now: Instant, payload: &Value) -> Result<(), String> {
         let (start, end) = (&payload["startOfSpeech"], &payload["endOfSpeech"]);
         let whole = start.is_boolean() && end.is_boolean() && payload["correlationId"].is_string();
-        let Some(text) = payload["content"].as_str().filter(|_| whole && !self.passthrough && self.ready) else {
+        let Some(text) = payload["content"].as_str().filter(|_| whole && !self.passthrough && self.ready)
+        else {
             return Err(format!("a talk stream of {payload}"));
         };
         self.say(now, text);
