@@ -1,3 +1,5 @@
+//! The machine in virtual time, with a socket that takes everything while it is open, and with anything in any order.
+
 use std::time::SystemTime;
 
 use rand::rngs::StdRng;
