@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use eyeline::avatar::anam::AnamSettings;
 use eyeline::avatar::anam::session::Anam as Service;
-use eyeline::avatar::{AvatarEvent, Provider as _, Session as _, Terms};
+use eyeline::avatar::{AvatarEvent, Provider as _, Terms};
 use eyeline::media::access_unit::VideoCodec;
 use eyeline::media::frame::Size;
 use eyeline::remote::http::Http;
