@@ -120,11 +120,9 @@ fn a_face_of_anam_is_in_step_with_our_voice_and_silent_at_once_though_it_never_o
     assert_eq!(first.asked["personaConfig"]["enableAudioPassthrough"], true);
     assert_eq!(first.asked["sessionOptions"]["sessionReplay"]["enableSessionReplay"], false);
     assert!(number(&face["figures"], "passed_through") > 200.0, "{face:#}");
-    assert_eq!(
-        (&face["figures"]["decoded"], &face["figures"]["encoded"]),
-        (&0.into(), &0.into()),
-        "{face:#}"
-    );
+    assert_eq!(face["figures"]["encoded"], 0, "{face:#}");
+    // The one that stands still when the face is given up.
+    assert!(number(&face["figures"], "decoded") <= 1.0, "{face:#}");
 
     // The tone is given up, and nothing but "Yes." is heard after it, whatever the face goes on to say.
     assert!(loud(&received, 10.0, onset) > 45, "it speaks when it is interrupted: {record:#}");
