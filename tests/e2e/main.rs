@@ -43,5 +43,6 @@ mod tools;
 mod transfer;
 mod transports;
 mod uses;
+mod vendors;
 mod video_codecs;
 mod vision;
