@@ -5,21 +5,19 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::Value;
 
 use crate::harness::appliance::Appliance;
-use crate::harness::capture::Stream;
 use crate::harness::emulators::raw_avatar::RawAvatar;
-use crate::harness::picture;
+use crate::harness::face_measures::{
+    LOUD_DB, call, drawn, edges, face_of, frequency_there, in_the_middle, levels, mouths, offsets, voices,
+};
 use crate::harness::process::Process;
-use crate::harness::sound::{from_mu_law, level_db};
-use crate::harness::uac::{Caller, Received, Sending};
+use crate::harness::uac::{Caller, Sending};
 use crate::harness::{root, turn, wait_for};
 use crate::talk::{events, number, silence, spoken};
 
 /// A second of speech: the built-in voice takes so long for a letter.
 const LETTER_MS: usize = 40;
-const LOUD_DB: f64 = -35.0;
 
 /// `examples/avatar_server.py`, on a port of its own.
 struct Server {
@@ -71,89 +69,6 @@ fn appliance(server: &Server, more: &[&str]) -> Appliance {
     Appliance::start(&settings)
 }
 
-/// What the caller heard, block by block: when, and how loud.
-fn levels(heard: &Stream) -> Vec<(f64, f64)> {
-    let level = |payload: &[u8]| level_db(&payload.iter().map(|byte| from_mu_law(*byte)).collect::<Vec<_>>());
-    let sound = heard.packets.iter().filter(|packet| packet.payload_type == 0);
-    sound.map(|packet| (packet.at, level(&packet.payload))).collect()
-}
-
-/// When something begins to be so, and when it ends; what lasts less than 150 ms is not looked at.
-fn edges(states: &[(f64, bool)]) -> Vec<(f64, bool)> {
-    let mut edges: Vec<(f64, bool)> = Vec::new();
-    let mut now = false;
-    for (at, (when, state)) in states.iter().enumerate() {
-        let lasts = states[at..]
-            .iter()
-            .take_while(|(later, _)| *later < when + 0.15)
-            .all(|(_, other)| other == state);
-        if *state != now && lasts {
-            now = *state;
-            edges.push((*when, now));
-        }
-    }
-    edges
-}
-
-/// Each picture: when it was complete, and whether the mouth is open.
-fn mouths(video: &Stream) -> Vec<(f64, bool)> {
-    let mut complete: Vec<(u32, f64)> = Vec::new();
-    for packet in &video.packets {
-        match complete.last_mut().filter(|(timestamp, _)| *timestamp == packet.timestamp) {
-            Some((_, at)) => *at = packet.at,
-            None => complete.push((packet.timestamp, packet.at)),
-        }
-    }
-    let pictures = picture::read_h264(&video.h264());
-    assert!(
-        pictures.len().abs_diff(complete.len()) <= 2,
-        "{} of {} pictures",
-        pictures.len(),
-        complete.len()
-    );
-    // Below the middle of the mouth: skin while it is closed.
-    let open = |picture: &picture::Picture| picture.luma_at(320, 264) > 205;
-    complete.iter().zip(&pictures).map(|((_, at), picture)| (*at, open(picture))).collect()
-}
-
-/// By how many milliseconds the lips come later than the sound, at each beginning and end of words.
-fn offsets(received: &Received) -> Vec<f64> {
-    let loud: Vec<(f64, bool)> =
-        levels(&received.audio).into_iter().map(|(at, level)| (at, level > LOUD_DB)).collect();
-    let lips = edges(&mouths(&received.video));
-    let nearest = |(at, opens): &(f64, bool)| {
-        let same = lips.iter().filter(|(_, open)| open == opens).map(|(lip, _)| (lip - at) * 1_000.0);
-        same.min_by(|a, b| a.abs().total_cmp(&b.abs()))
-    };
-    edges(&loud).iter().filter_map(nearest).collect()
-}
-
-fn face_of(record: &Value) -> &Value {
-    &record["conversation"]["avatar"]
-}
-
-/// Calls, has texts said at these times (seconds), and listens for `time`.
-fn call(
-    appliance: &Appliance,
-    caller: &mut Caller,
-    time: Duration,
-    texts: &[(f64, &str)],
-    mut disturb: impl FnMut(Duration),
-) -> Received {
-    let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(1))));
-    let id = appliance.current_call();
-    let mut said = 0;
-    caller.stream_as(&answer, &Sending { time, sound: Some(&[]), ..Sending::default() }, |_, at| {
-        if let Some((_, text)) = texts.get(said).filter(|(due, _)| at.as_secs_f64() >= *due) {
-            said += 1;
-            let body = format!(r#"{{"text":"{text}"}}"#);
-            let (status, answer) = appliance.api("POST", &format!("/api/v1/calls/{id}/say"), &body);
-            assert_eq!(status, 202, "{answer}");
-        }
-        disturb(at);
-    })
-}
-
 #[test]
 fn a_face_goes_through_as_it_came_in_step_with_its_voice_and_the_agent_is_heard_before_it_is_there() {
     let _turn = turn();
@@ -172,7 +87,7 @@ fn a_face_goes_through_as_it_came_in_step_with_its_voice_and_the_agent_is_heard_
     assert!(first < 0.3, "the first picture after {first:.3} s");
     let early = levels(&received.audio).iter().filter(|(at, level)| *at < 1.8 && *level > LOUD_DB).count();
     assert!((38..=44).contains(&early), "{early} blocks before there was a face");
-    let offsets = offsets(&received);
+    let offsets = offsets(&received, drawn);
     println!("lips later than the sound by {offsets:.0?} ms");
     // Of what was said by the face: two for each.
     let own = &offsets[2.min(offsets.len())..];
@@ -271,7 +186,7 @@ fn a_face_that_is_killed_in_mid_sentence_leaves_the_voice_and_comes_back() {
     assert_eq!(lost[0]["cause"], "connection", "{record:#}");
     assert!(events(&record, "avatar.connected").len() == 2, "{record:#}");
     assert!(number(&face_of(&record)["figures"], "passed_through") > 60.0, "{record:#}");
-    let offsets = offsets(&received);
+    let offsets = offsets(&received, drawn);
     assert!(offsets.last().is_some_and(|last| last.abs() <= 45.0), "the new face is in step: {offsets:?}");
 }
 
@@ -301,22 +216,8 @@ fn a_face_of_plain_pictures_is_in_step_with_the_agents_own_voice_and_its_session
     let received = call(&appliance, &mut caller, Duration::from_secs(9), &texts, |_| ());
     caller.hang_up();
     let record = appliance.call_record(&appliance.finished_recording());
-    let loud: Vec<(f64, bool)> =
-        levels(&received.audio).into_iter().map(|(at, level)| (at, level > LOUD_DB)).collect();
-    let shown = picture::read_h264(&received.video.h264());
-    let mut complete: Vec<(u32, f64)> = Vec::new();
-    for packet in &received.video.packets {
-        match complete.last_mut().filter(|(timestamp, _)| *timestamp == packet.timestamp) {
-            Some((_, at)) => *at = packet.at,
-            None => complete.push((packet.timestamp, packet.at)),
-        }
-    }
-    let lips: Vec<(f64, bool)> = complete
-        .iter()
-        .zip(&shown)
-        .map(|((_, at), picture)| (*at, picture.luma_at(320, 180) > 130))
-        .collect();
-    let (voice, lips) = (edges(&loud), edges(&lips));
+    let voice = edges(&voices(&received.audio));
+    let lips = edges(&mouths(&received.video, in_the_middle));
     println!("voice {voice:?}\nlips {lips:?}");
     assert_eq!((voice.len(), lips.len()), (4, 4), "{record:#}");
     for (heard, seen) in voice.iter().zip(&lips) {
@@ -330,11 +231,4 @@ fn a_face_of_plain_pictures_is_in_step_with_the_agents_own_voice_and_its_session
     assert!(stopped.is_some(), "{:?}", server.ledger());
     let violations = server.state().violations.clone();
     assert_eq!(violations, [""; 0]);
-}
-
-/// Hz of a second in the middle of words, 16,000 samples a second.
-fn frequency_there(samples: &[i16]) -> f64 {
-    let loud = samples.iter().skip_while(|sample| sample.unsigned_abs() < 500);
-    let loud: Vec<i16> = loud.skip(1_600).take(16_000).copied().collect();
-    loud.windows(2).filter(|pair| pair[0] < 0 && pair[1] >= 0).count() as f64
 }

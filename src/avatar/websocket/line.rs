@@ -13,7 +13,7 @@ use crate::media::frame::{Frame, RawFrame};
 const BLOCK: Duration = Duration::from_millis(BLOCK_MS as u64);
 /// Blocks made up for at once; a session that was not polled for longer goes on later.
 const LATE_BLOCKS: u64 = 25;
-/// A face at rest is shown so many blocks after the last picture.
+/// A face at rest is shown where sound stops, and so many blocks after the last picture.
 const IDLE_BLOCKS: u64 = 10;
 /// Pictures that wait for their sound.
 const PICTURES_MOST: usize = 32;
@@ -44,6 +44,8 @@ pub struct Line {
     idle: Option<Frame>,
     /// The block of the last picture.
     shown: Option<u64>,
+    /// The last block was no silence of ours.
+    sounding: bool,
     /// Pictures that were not kept: too many.
     pub lost: u64,
 }
@@ -63,6 +65,7 @@ impl Line {
             speaking: None,
             idle: None,
             shown: None,
+            sounding: false,
             lost: 0,
         }
     }
@@ -162,7 +165,11 @@ impl Line {
             self.picture(MediaTime(at.0 + after as i64), picture, tell);
         }
         let still = self.shown.is_none_or(|shown| shown + IDLE_BLOCKS <= self.blocks);
-        if still && let Some(idle) = self.idle.clone() {
+        // The last picture of words has an open mouth.
+        let stops = std::mem::replace(&mut self.sounding, sounding > 0) && sounding == 0;
+        if (still || stops)
+            && let Some(idle) = self.idle.clone()
+        {
             self.picture(at, idle, tell);
         }
     }
@@ -258,11 +265,14 @@ mod tests {
                 Heard::Picture(80, 4),
                 Heard::Ended(1),
                 Heard::Sound(100, 0),
-            ]
+                Heard::Picture(100, 2),
+            ],
+            "at rest where the words end"
         );
-        let rest = heard(&mut line, now + ms(280));
-        assert_eq!(rest.last(), Some(&Heard::Picture(280, 2)), "at rest again");
-        assert_eq!(line.wake_at(), Some(now + ms(300)));
+        let rest = heard(&mut line, now + ms(300));
+        assert_eq!(rest.last(), Some(&Heard::Picture(300, 2)), "and still");
+        assert_eq!(rest.len(), 11, "once: {rest:?}");
+        assert_eq!(line.wake_at(), Some(now + ms(320)));
     }
 
     #[test]

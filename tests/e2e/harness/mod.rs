@@ -12,6 +12,7 @@ pub mod capture;
 pub mod certificates;
 pub mod emulators;
 pub mod endurance;
+pub mod face_measures;
 pub mod impaired;
 pub mod kamailio;
 pub mod line;
