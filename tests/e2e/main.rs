@@ -7,6 +7,7 @@
 mod harness;
 
 mod abuse;
+mod anam;
 mod avatar_sockets;
 mod avatars;
 mod bad_input;
