@@ -1,14 +1,9 @@
 #!/usr/bin/env bash
-# sdks.sh [agents]: the vendors' own Python SDKs in target/sdks, for the tests that prove the emulators right; `agents` is
-# LiveKit's code for workers in target/sdks-agents, which wants another version of its SDK. Prints the folder.
+# The vendors' own Python SDKs in target/sdks, for the tests that prove the emulators right. Prints the folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+WANTED="openai==3.52.0 google-genai==3.4.0 websockets==16.1.1 anthropic==2.11.0 deepgram-sdk==7.17.0 livekit==1.2.0 anam==0.12.0"
 FOLDER="${CARGO_TARGET_DIR:-target}/sdks"
-case "${1:-}" in
-"") WANTED="openai==3.52.0 google-genai==3.4.0 websockets==16.1.1 anthropic==2.11.0 deepgram-sdk==7.17.0 livekit==1.2.0 anam==0.12.0" ;;
-agents) WANTED="livekit-agents==1.8.9" FOLDER="$FOLDER-agents" ;;
-*) echo "sdks.sh [agents]" >&2; exit 2 ;;
-esac
 mkdir -p "$FOLDER"
 exec 9>"$FOLDER/.lock"
 flock 9

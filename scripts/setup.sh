@@ -7,4 +7,4 @@ cd "$(dirname "$0")"
 ./onnxruntime.sh
 ./media.sh
 ./models.sh "${1:-dev}"
-if [ "${1:-dev}" = dev ]; then ./sdks.sh >/dev/null && ./sdks.sh agents >/dev/null; fi
+if [ "${1:-dev}" = dev ]; then ./sdks.sh >/dev/null; fi

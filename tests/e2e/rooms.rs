@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::process::{Child, Command};
-use std::sync::{Arc, Mutex};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use eyeline::avatar::livekit::token::{Grant, access_token};
@@ -19,8 +18,7 @@ use serde_json::json;
 
 use crate::harness::emulators::face::{Coding, frequency};
 use crate::harness::emulators::livekit::{API_KEY, KEY, LiveKit, SECRET, WorkerSettings};
-use crate::harness::emulators::server::{Api, Exchange, Fault, Seen, Server};
-use crate::harness::wait_for;
+use crate::harness::emulators::server::Fault;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -344,70 +342,4 @@ fn livekits_own_sdk_is_content_with_the_server_and_its_worker() {
         .expect("python3");
     assert!(run.status.success(), "{} {:?}", String::from_utf8_lossy(&run.stderr), server.refused());
     assert_eq!(server.heard().samples.len(), 24_000);
-}
-
-/// A vendor's REST in front of LiveKit's own code for workers.
-struct Genuine {
-    packages: String,
-    workers: Mutex<Vec<Child>>,
-}
-
-impl Api for Genuine {
-    fn name(&self, _seen: &Seen) -> &'static str {
-        "start"
-    }
-
-    fn answer(&self, seen: &Seen, exchange: &mut Exchange<'_>) {
-        let body = seen.json();
-        let text = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/sdks/livekit_worker.py");
-        let worker = Command::new("timeout")
-            .args(["60", "python3", script, &text("livekit_url"), &text("livekit_token")])
-            .env("PYTHONPATH", &self.packages)
-            .env_remove("HTTP_PROXY")
-            .spawn();
-        self.workers.lock().expect("whole").push(worker.expect("python3"));
-        exchange.json(200, &json!({ "id": "s-1" }), &[]);
-    }
-}
-
-#[tokio::test]
-async fn livekits_own_worker_code_hears_us_is_heard_and_stops_when_interrupted() {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let fetched = Command::new(format!("{root}/scripts/sdks.sh")).arg("agents").output().expect("a shell");
-    assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
-    let packages = String::from_utf8_lossy(&fetched.stdout).trim().to_owned();
-    let genuine = Arc::new(Genuine { packages, workers: Mutex::default() });
-    let (server, vendor) = (LiveKit::start(), Server::start(genuine.clone()));
-    let own = RoomSettings { base_url: format!("http://{}", vendor.address), ..settings(&server) };
-    let mut talk = Talk::open(own, &[VideoCodec::Vp8, VideoCodec::H264]);
-    talk.until(0, "Ready").await;
-    let begun = Instant::now();
-    talk.say(1, &tone(24_000, 1_000)).await;
-    talk.until(0, "Speaking { turn: 1 }").await;
-    talk.until(0, "Ended { turn: 1, interrupted: false }").await;
-    talk.listen(Duration::from_millis(400)).await;
-    let back = talk.loud(begun);
-    assert!((40_000..60_000).contains(&back.len()), "{} samples of a second", back.len());
-    assert!((frequency(&back, 48_000) - 440.0).abs() < 3.0, "{}", frequency(&back, 48_000));
-    assert!(talk.keys > 0 && talk.pictures > 20, "{} of {}", talk.keys, talk.pictures);
-
-    talk.say(2, &tone(24_000, 5_000)).await;
-    talk.until(0, "Speaking { turn: 2 }").await;
-    talk.listen(Duration::from_millis(500)).await;
-    let cut = Instant::now();
-    talk.session.interrupt(2);
-    let hushed = talk.until(0, "Hushed").await - cut;
-    println!("worker: hushed after {hushed:?}, {} pictures, {} keys", talk.pictures, talk.keys);
-    assert!(hushed < Duration::from_millis(1_000), "it tells: {hushed:?}");
-    talk.listen(Duration::from_millis(500)).await;
-    let quiet = Instant::now();
-    talk.listen(Duration::from_millis(600)).await;
-    assert!(talk.loud(quiet).is_empty(), "the cut turn goes on");
-    talk.close().await;
-    assert_eq!(server.refused(), [""; 0]);
-    for worker in genuine.workers.lock().expect("whole").iter_mut() {
-        let ended = wait_for(Duration::from_secs(8), || worker.try_wait().ok().flatten());
-        assert!(ended.is_some_and(|status| status.success()), "it ends with its room: {ended:?}");
-    }
 }

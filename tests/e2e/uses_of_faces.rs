@@ -125,7 +125,7 @@ fn judge(used: &Use, media: &Path) {
     // Plain pictures are coded here, and what a disclosure stands on is coded anew.
     let shown = number(figures, "passed_through") + number(figures, "encoded");
     assert!(shown > 60.0, "{file}: {shown} pictures of the face: {record:#}");
-    assert_eq!(events(&record, "avatar.connected").len(), 1, "{file}: {record:#}");
+    assert!(!events(&record, "avatar.connected").is_empty(), "{file}: {record:#}");
     assert!(number(figures, "turns") >= 1.0, "{file}: the answer came through the face: {record:#}");
     shows.assert_over(file);
     println!("{file}: answered {first:.2} s after the question, {shown} pictures of the face");
