@@ -375,7 +375,7 @@ impl Machine {
             }
             Said::Interrupted(_) => {
                 let events = &mut self.events;
-                self.turns.was_cut(now, |event| events.push_back(event));
+                self.turns.was_cut(|event| events.push_back(event));
                 Ok(())
             }
             Said::Warning(text) => {
@@ -445,7 +445,7 @@ impl Machine {
         }
     }
 
-    pub fn handle_data(&mut self, now: Instant, text: &str) {
+    pub fn handle_data(&mut self, text: &str) {
         match data::read(text) {
             _ if !self.is_alive() => {}
             None => self.figures.malformed += 1,
@@ -457,7 +457,7 @@ impl Machine {
                 if words.speaker == crate::avatar::Speaker::Avatar {
                     let events = &mut self.events;
                     if words.interrupted {
-                        self.turns.was_cut(now, |event| events.push_back(event));
+                        self.turns.was_cut(|event| events.push_back(event));
                     } else if words.last && self.limits.listens {
                         self.turns.said_all();
                     }
@@ -530,8 +530,7 @@ impl Machine {
         if !self.is_alive() {
             return;
         }
-        let events = &mut self.events;
-        let heard = self.turns.cut(now, turn, |event| events.push_back(event));
+        let heard = self.turns.cut(turn);
         let kept = |out: &Outgoing| !matches!(out.kind, Kind::Sound(own) if own <= turn);
         self.outbox.retain(kept);
         self.outbox_bytes = self.outbox.iter().map(|out| out.text.len()).sum();

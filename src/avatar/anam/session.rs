@@ -346,7 +346,7 @@ impl AnamSession {
             }
             PeerEvent::Data { data, text: true, .. } => {
                 if let Ok(text) = std::str::from_utf8(data) {
-                    self.machine.handle_data(now, text);
+                    self.machine.handle_data(text);
                 }
             }
             PeerEvent::Unit(_) => self.machine.handle_picture(now),

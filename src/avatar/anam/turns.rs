@@ -12,8 +12,6 @@ use crate::avatar::{AvatarEvent, Turn};
 const LOUD: u32 = 100;
 /// Silence so long after an interruption: it was carried out.
 const HUSHED_AFTER: Duration = Duration::from_millis(60);
-/// The old voice still heard so long after an interruption counts as new.
-const HUSHED_WITHIN: Duration = Duration::from_secs(2);
 /// Silence so long at the expected end of a turn, or anywhere where that is not known.
 const ENDED_AFTER: Duration = Duration::from_millis(300);
 const PAUSED_FOR: Duration = Duration::from_millis(1_500);
@@ -44,8 +42,10 @@ pub struct Turns {
     /// The first of `ups` is heard, since when.
     heard_since: Option<Instant>,
     quiet_since: Option<Instant>,
-    /// An interruption is not carried out yet.
-    hushing: Option<Instant>,
+    /// An interruption is not carried out yet: what is heard is the old voice, however long it goes on.
+    hushing: bool,
+    /// The turn that was heard when it was cut, until that is carried out: told sooner it would pass for an answer.
+    cut: Option<Turn>,
     /// The voice of its own that was cut has not fallen silent since: what is heard is still the old one.
     unsettled: bool,
 }
@@ -84,18 +84,18 @@ impl Turns {
     }
 
     /// Turns up to this one are cut. Whether anything of them was or may still be heard.
-    pub fn cut(&mut self, now: Instant, turn: Turn, mut tell: impl FnMut(AvatarEvent)) -> bool {
+    pub fn cut(&mut self, turn: Turn) -> bool {
         self.last = self.last.max(turn);
         let before = self.ups.len();
         if let Some(up) = self.ups.front().filter(|up| up.turn <= turn)
             && self.heard_since.take().is_some()
         {
-            tell(AvatarEvent::Ended { turn: up.turn, interrupted: true });
+            self.cut = Some(up.turn);
         }
         self.ups.retain(|up| up.turn > turn);
         let cut = self.ups.len() < before;
         if cut {
-            self.hushing = Some(now);
+            self.hushing = true;
             self.unsettled = self.own;
             self.quiet_since = None;
         }
@@ -103,14 +103,23 @@ impl Turns {
     }
 
     /// The engine says that it cut what it was saying.
-    pub fn was_cut(&mut self, now: Instant, mut tell: impl FnMut(AvatarEvent)) {
+    pub fn was_cut(&mut self, mut tell: impl FnMut(AvatarEvent)) {
         if let Some(up) = self.ups.front().filter(|_| self.heard_since.is_some()) {
             let turn = up.turn;
-            self.cut(now, turn, &mut tell);
+            self.cut(turn);
         }
-        if self.hushing.take().is_some() {
-            tell(AvatarEvent::Hushed);
+        self.hushed(&mut tell);
+    }
+
+    /// An interruption was carried out, if there was one.
+    fn hushed(&mut self, tell: &mut impl FnMut(AvatarEvent)) {
+        if !std::mem::take(&mut self.hushing) {
+            return;
         }
+        if let Some(turn) = self.cut.take() {
+            tell(AvatarEvent::Ended { turn, interrupted: true });
+        }
+        tell(AvatarEvent::Hushed);
     }
 
     /// Sound that is about to be heard.
@@ -122,23 +131,15 @@ impl Turns {
             let quiet = now.saturating_duration_since(*self.quiet_since.get_or_insert(now));
             if quiet >= HUSHED_AFTER {
                 self.unsettled = false;
-                if self.hushing.take().is_some() {
-                    tell(AvatarEvent::Hushed);
-                }
+                self.hushed(&mut tell);
             }
             self.end_if_over(now, Some(quiet), &mut tell);
         }
     }
 
     fn loud(&mut self, now: Instant, tell: &mut impl FnMut(AvatarEvent)) {
-        if self.unsettled {
+        if self.hushing || self.unsettled {
             return;
-        }
-        if let Some(at) = self.hushing {
-            if now.saturating_duration_since(at) < HUSHED_WITHIN {
-                return;
-            }
-            self.hushing = None;
         }
         self.end_if_over(now, None, tell);
         if self.own && self.ups.is_empty() {
@@ -210,8 +211,7 @@ mod tests {
         }
 
         fn cut(&mut self, turn: Turn) -> bool {
-            let told = &mut self.told;
-            self.turns.cut(self.now, turn, |event| told.push(format!("{event:?}")))
+            self.turns.cut(turn)
         }
 
         fn told(&mut self) -> Vec<String> {
@@ -279,23 +279,21 @@ mod tests {
         assert!(!ear.cut(1), "once");
         ear.turns.sent(2, Duration::from_secs(1));
         ear.hear(300, true);
-        assert_eq!(ear.told(), [speaking(1), ended(1, true)]);
+        assert_eq!(ear.told(), [speaking(1)], "it is not over before it is silent");
         ear.hear(100, false);
         ear.hear(200, true);
-        assert_eq!(ear.told(), ["Hushed".to_owned(), speaking(2)]);
+        assert_eq!(ear.told(), [ended(1, true), "Hushed".to_owned(), speaking(2)]);
     }
 
     #[test]
-    fn an_engine_that_never_hushes_is_waited_for_two_seconds() {
+    fn an_engine_that_never_hushes_never_begins_another_turn() {
         let mut ear = Ear::new(false);
         ear.turns.sent(1, Duration::from_secs(60));
         ear.hear(500, true);
         ear.cut(1);
         ear.turns.sent(2, Duration::from_secs(1));
-        ear.hear(1_900, true);
-        assert_eq!(ear.told(), [speaking(1), ended(1, true)]);
-        ear.hear(200, true);
-        assert_eq!(ear.told(), [speaking(2)]);
+        ear.hear(5_000, true);
+        assert_eq!(ear.told(), [speaking(1)]);
     }
 
     #[test]
@@ -310,7 +308,7 @@ mod tests {
         assert_eq!(ear.told(), [ended(1, false)]);
         ear.hear(500, true);
         let told = &mut ear.told;
-        ear.turns.was_cut(ear.now, |event| told.push(format!("{event:?}")));
+        ear.turns.was_cut(|event| told.push(format!("{event:?}")));
         assert_eq!(ear.told(), [speaking(2), ended(2, true), "Hushed".to_owned()]);
         ear.hear(60, true);
         assert_eq!(ear.told(), [""; 0], "the rest of the old voice, behind the engine's word");
@@ -320,10 +318,14 @@ mod tests {
         // One that never obeys begins no turn: the old one is never taken for a new one.
         assert!(ear.cut(3));
         ear.hear(5_000, true);
-        assert_eq!(ear.told(), [ended(3, true)]);
+        assert_eq!(ear.told(), [""; 0]);
         ear.cut(7);
         ear.hear(100, false);
         ear.hear(100, true);
-        assert_eq!(ear.told(), ["Hushed".to_owned(), speaking(8)], "turns count on from what was cut");
+        assert_eq!(
+            ear.told(),
+            [ended(3, true), "Hushed".to_owned(), speaking(8)],
+            "turns count on from what was cut"
+        );
     }
 }

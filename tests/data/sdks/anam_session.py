@@ -1,7 +1,7 @@
 """anam_session.py URL KEY MODE: Anam's own Python SDK in a session of the emulator. MODE passthrough: a voice of ours is
 spoken with a picture and falls silent when it is interrupted. MODE microphone: the caller is heard, written down and
 answered. Any surprise is an error."""
-import asyncio, sys
+import asyncio, os, sys
 
 import numpy
 from anam import AgentAudioInputConfig, AnamClient, AnamEvent, ClientOptions, PersonaConfig, SessionOptions
@@ -93,7 +93,11 @@ async def main():
     assert await asyncio.wait_for(look(), 10) == (640, 360)
     await (passthrough(session, ear) if mode == "passthrough" else microphone(session, ear, words, told))
     listening.cancel()
-    await session.close()
+    try:
+        await asyncio.wait_for(session.close(), 3)
+    except asyncio.TimeoutError:
+        pass  # having said farewell, it waits for its own microphone
+    os._exit(0)
 
 
 asyncio.run(main())

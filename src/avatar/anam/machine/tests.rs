@@ -1,3 +1,5 @@
+//! The machine in virtual time, with a socket that takes everything while it is open, and with anything in any order.
+
 use std::time::SystemTime;
 
 use rand::rngs::StdRng;
@@ -103,7 +105,7 @@ impl Play {
 
     fn tell(&mut self, kind: &str, data: Value) {
         let text = json!({ "messageType": kind, "data": data }).to_string();
-        self.with(|machine, now| machine.handle_data(now, &text));
+        self.with(|machine, _| machine.handle_data(&text));
     }
 
     /// Time passes; sound and pictures come, if `media`.
@@ -492,7 +494,7 @@ fn chance(play: &mut Play, number: u32) {
         17 => play.with(|machine, _| machine.end(3)),
         18 => play.with(|machine, now| machine.handle_sound(now, &[900; 960])),
         19 => play.with(|machine, now| machine.handle_sound(now, &[0; 960])),
-        20 => play.with(|machine, now| machine.handle_data(now, "{")),
+        20 => play.with(|machine, _| machine.handle_data("{")),
         21 => play.tell("speechText", json!({ "role": "persona", "content": "x", "interrupted": true })),
         22 => play.with(|machine, _| {
             machine.say("x");

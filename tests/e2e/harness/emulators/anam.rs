@@ -380,6 +380,7 @@ struct Live {
     /// The turn was cut: the rest of it is not spoken.
     cut: bool,
     spoken: Instant,
+    starved: bool,
     heard_of: Instant,
     ears: Ears,
     reply_at: Option<Instant>,
@@ -475,6 +476,7 @@ impl Live {
             open: false,
             cut: false,
             spoken: now,
+            starved: false,
             heard_of: now,
             ears: Ears {
                 decoder: OpusDecoder::new().expect("libopus"),
@@ -558,8 +560,10 @@ impl Live {
         }
         if self.face.is_speaking() || !self.open {
             self.spoken = now;
-        } else if now > self.spoken + STARVED {
+        } else if now > self.spoken + STARVED && !self.starved {
+            self.starved = true;
             self.face.freeze(true);
+            refused.push(format!("{}: a turn without an end: {:?}", self.id, booked.log.actions));
         }
         if !self.face.is_speaking() {
             self.saying = None;
@@ -651,7 +655,7 @@ impl Live {
                     return Err("the end of a turn of which nothing came".to_owned());
                 }
                 booked.log.turns += usize::from(!self.cut);
-                (self.open, self.cut, self.number) = (false, false, 0);
+                (self.open, self.cut, self.starved, self.number) = (false, false, false, 0);
                 self.face.freeze(false);
                 Ok(())
             }
@@ -775,7 +779,12 @@ impl Live {
                 self.send("icecandidate", payload);
             }
             PeerEvent::Connected => {
-                self.connected.get_or_insert(now);
+                if self.connected.is_none() {
+                    // It begins to be seen: not before, else all that went by would come at once.
+                    let coding = rules.coding;
+                    self.face = Face::new(FaceSettings { coding, ..FaceSettings::default() }, now);
+                    self.connected = Some(now);
+                }
             }
             PeerEvent::Closed | PeerEvent::Failed(_) => (self.peer, self.connected) = (None, None),
             PeerEvent::ChannelOpen { id, label } if label == "session" => self.channel = Some(id),
