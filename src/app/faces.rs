@@ -110,6 +110,7 @@ impl Faces {
         let mut face = FaceSettings {
             language: spoken,
             most: Size::new(most(avatar.width, video.width), most(avatar.height, video.height)),
+            fps: if avatar.fps == 0 { u32::MAX } else { avatar.fps },
             retries: avatar.reconnects,
             buffer: avatar.buffer,
             idle_release: Some(avatar.idle_release).filter(|idle| !idle.is_zero()),

@@ -44,5 +44,7 @@ mod tools;
 mod transfer;
 mod transports;
 mod uses;
+mod uses_of_faces;
+mod vendors;
 mod video_codecs;
 mod vision;

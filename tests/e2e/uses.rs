@@ -22,11 +22,11 @@ use crate::talk::{events, number, silence, spoken};
 
 /// What a caller asks, what transcribers make of it, and what models answer.
 const QUESTION: &str = "What do you see in this picture right now?";
-const HEARD: &str = "What do you see?";
-const ANSWER: &str = "I see a person.";
+pub const HEARD: &str = "What do you see?";
+pub const ANSWER: &str = "I see a person.";
 /// The greeting is over then; the call is over then.
 const ASKED_MS: usize = 6_000;
-const CALL_S: usize = 13;
+pub const CALL_S: usize = 13;
 
 /// An example and the servers in the place of its providers: which section goes to which root.
 struct Use {
@@ -165,7 +165,7 @@ impl Behind {
 }
 
 /// The question in a file as long as the call, and the clip at a pace that leaves room for the other calls.
-fn make_media(folder: &Path) {
+pub fn make_media(folder: &Path) {
     let question = spoken(QUESTION);
     let rest = CALL_S * 1_000 - ASKED_MS - question.len() / 8 + 1_000;
     sound::write(&folder.join("question.wav"), &[silence(ASKED_MS), question, silence(rest)].concat());
@@ -198,7 +198,7 @@ fn call(used: &Use, appliance: &Appliance, media: &Path, folder: &Path) -> (Valu
 }
 
 /// Seconds, from the end of the question, in which something is heard.
-fn heard_after_the_question(channels: &[Vec<f64>]) -> Vec<f64> {
+pub fn heard_after_the_question(channels: &[Vec<f64>]) -> Vec<f64> {
     let loud = |block: &[f64]| level_db(block) > -40.0;
     let blocks = |channel: &[f64]| -> Vec<bool> { channel.chunks_exact(160).map(loud).collect() };
     let (heard, said) = (blocks(&channels[0]), blocks(&channels[1]));
