@@ -194,7 +194,15 @@ fn call(used: &Use, appliance: &Appliance, media: &Path, folder: &Path) -> (Valu
     let problem = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {text}\n{problem}", used.file);
     let report: Value = serde_json::from_str(&text).expect("a report");
-    (report, sound::read(&folder.join("received/received.mp4"), 2))
+    // A picture of another kind, as when a face comes in, begins another file.
+    let mut channels = sound::read(&folder.join("received/received.mp4"), 2);
+    let parts = (2..).map(|part| folder.join(format!("received/received-{part}.mp4")));
+    for part in parts.take_while(|part| part.exists()) {
+        for (channel, more) in channels.iter_mut().zip(sound::read(&part, 2)) {
+            channel.extend(more);
+        }
+    }
+    (report, channels)
 }
 
 /// Seconds, from the end of the question, in which something is heard.
