@@ -19,6 +19,7 @@ use crate::harness::process::output_of;
 use crate::harness::sound::{self, level_db};
 use crate::harness::{media, root, turn};
 use crate::talk::{events, number, silence, spoken};
+use crate::vendors::received;
 
 /// What a caller asks, what transcribers make of it, and what models answer.
 const QUESTION: &str = "What do you see in this picture right now?";
@@ -195,13 +196,7 @@ fn call(used: &Use, appliance: &Appliance, media: &Path, folder: &Path) -> (Valu
     assert!(output.status.success(), "{}: {text}\n{problem}", used.file);
     let report: Value = serde_json::from_str(&text).expect("a report");
     // A picture of another kind, as when a face comes in, begins another file.
-    let mut channels = sound::read(&folder.join("received/received.mp4"), 2);
-    let parts = (2..).map(|part| folder.join(format!("received/received-{part}.mp4")));
-    for part in parts.take_while(|part| part.exists()) {
-        for (channel, more) in channels.iter_mut().zip(sound::read(&part, 2)) {
-            channel.extend(more);
-        }
-    }
+    let channels = received(folder, &report);
     (report, channels)
 }
 

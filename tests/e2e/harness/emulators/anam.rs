@@ -778,13 +778,11 @@ impl Live {
                     "sdpMLineIndex": own.index });
                 self.send("icecandidate", payload);
             }
-            PeerEvent::Connected => {
-                if self.connected.is_none() {
-                    // It begins to be seen: not before, else all that went by would come at once.
-                    let coding = rules.coding;
-                    self.face = Face::new(FaceSettings { coding, ..FaceSettings::default() }, now);
-                    self.connected = Some(now);
-                }
+            PeerEvent::Connected if self.connected.is_none() => {
+                // It begins to be seen: not before, else all that went by would come at once.
+                let coding = rules.coding;
+                self.face = Face::new(FaceSettings { coding, ..FaceSettings::default() }, now);
+                self.connected = Some(now);
             }
             PeerEvent::Closed | PeerEvent::Failed(_) => (self.peer, self.connected) = (None, None),
             PeerEvent::ChannelOpen { id, label } if label == "session" => self.channel = Some(id),
