@@ -25,6 +25,7 @@ mod identity;
 mod images;
 mod lines;
 mod lossy;
+mod minute;
 mod missing;
 mod models;
 mod offers;

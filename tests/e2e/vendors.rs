@@ -156,7 +156,7 @@ fn appliance(faces: &[(&str, &Vendor)]) -> Appliance {
 }
 
 /// The call to this number.
-fn id_of(appliance: &Appliance, to: &str) -> String {
+pub fn id_of(appliance: &Appliance, to: &str) -> String {
     let found = wait_for(Duration::from_secs(5), || {
         let call = appliance.live_calls().into_iter().find(|call| call["to"] == to)?;
         Some(call["id"].as_str()?.to_owned())

@@ -403,6 +403,8 @@ impl Session for AnamSession {
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<AvatarEvent> {
+        // Who polls is awake: woken by its own poll it would never sleep.
+        self.waker = None;
         loop {
             self.carry();
             if let Some(event) = self.machine.poll_event() {
@@ -490,5 +492,47 @@ impl Session for AnamSession {
     fn close(&mut self, _farewell: Farewell) {
         self.machine.close(Instant::now());
         self.carry();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+    use crate::media::frame::Size;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_waits_does_not_wake_who_polls_it() {
+        // Takes connections, and never says a word.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let base_url = format!("http://{}", silent.local_addr().expect("an address"));
+        let settings = AnamSettings { base_url, ..AnamSettings::default() };
+        let terms = Terms {
+            call: "c".to_owned(),
+            codecs: vec![],
+            most: Size::new(640, 360),
+            language: String::new(),
+        };
+        let mut session = AnamSession::open(&Http::new(), settings, terms);
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        for _ in 0..100 {
+            while session.poll_next(&mut Context::from_waker(&waker)).is_ready() {}
+            tokio::task::yield_now().await;
+        }
+        // The connection itself wakes now and then.
+        assert!(wakes.0.load(Ordering::Relaxed) < 20, "{:?} of 100", wakes.0);
     }
 }

@@ -320,6 +320,7 @@ impl Showing<'_> {
                     }
                 }
                 Picture::Plain(raw) => {
+                    self.view.figures.pictures.add(1);
                     self.restart();
                     self.way = Way::Decoded;
                     newest = self.clear(now, raw).map(|picture| picture.at(stamp)).or(newest);
