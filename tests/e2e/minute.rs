@@ -114,7 +114,7 @@ fn after_a_minute_lips_and_voice_of_every_face_are_together() {
             format!(r#"provider="websocket", protocol="raw", base_url="{}", rate=16000"#, raw.url()),
             in_the_middle,
         ),
-        face("liveavatar", with_keys(r#"provider="liveavatar""#, &liveavatar), lit),
+        face("liveavatar", with_keys(r#"provider="liveavatar", avatar_id="own""#, &liveavatar), lit),
         face("room", with_keys(r#"provider="livekit", vendor="bey""#, &room), lit),
         face("anam", of_anam(r#"avatar_id="a-1""#), lit),
         Face { turnkey: true, ..face("turnkey", of_anam(r#"mode="microphone", persona_id="p-1""#), lit) },
