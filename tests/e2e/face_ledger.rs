@@ -15,6 +15,8 @@ use crate::harness::{free_ports, turn, wait_for};
 const CALLS: usize = 100;
 /// At a time.
 const LINES: usize = 10;
+/// Calls that are up when the appliance is killed.
+const AT_THE_KILL: usize = 6;
 const PORTS: u16 = 400;
 
 fn appliance(kit: &LiveKit, data: &std::path::Path) -> Appliance {
@@ -104,18 +106,29 @@ fn a_hundred_calls_that_end_in_every_state_and_an_appliance_that_is_killed_leave
     let (_, faces) = own.api("GET", "/api/v1/avatars", "");
     assert!(faces.to_string().contains(r#""open":0"#), "{faces}");
 
-    let mut callers: Vec<Caller> = (0..6).map(|_| Caller::new(&format!("sip:100@{}", own.sip))).collect();
+    let mut callers: Vec<Caller> =
+        (0..AT_THE_KILL).map(|_| Caller::new(&format!("sip:100@{}", own.sip))).collect();
     for caller in &mut callers {
         let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(1))));
         assert_eq!(answer.status, 200, "{answer:?}");
     }
-    let open = wait_for(Duration::from_secs(5), || (kit.sessions().0 == callers.len()).then_some(()));
-    assert!(open.is_some(), "{:?}", kit.sessions());
+    // In the journal when the vendor has answered.
+    let journal = data.path().join("avatars.journal");
+    let written = wait_for(Duration::from_secs(5), || {
+        let text = std::fs::read_to_string(&journal).ok()?;
+        let count = |sign: &str| text.lines().filter(|line| line.starts_with(sign)).count();
+        (count("+") == count("-") + AT_THE_KILL).then_some(())
+    });
+    assert!(written.is_some(), "{:?}", std::fs::read_to_string(&journal));
     own.process.signal(Signal::KILL);
     drop(own);
-    assert_eq!(kit.sessions().0, callers.len(), "nobody has ended them");
+    assert_eq!(kit.sessions().0, AT_THE_KILL, "nobody has ended them");
     let again = appliance(&kit, data.path());
     assert!(all_over(&kit, Duration::from_secs(10)), "{:?} {}", kit.sessions(), again.process.last_words());
-    let (_, faces) = again.api("GET", "/api/v1/avatars", "");
-    assert!(faces.to_string().contains(&format!(r#""reaped":{}"#, callers.len())), "{faces}");
+    let reaped = format!(r#""reaped":{AT_THE_KILL}"#);
+    let told = wait_for(Duration::from_secs(5), || {
+        let (_, faces) = again.api("GET", "/api/v1/avatars", "");
+        faces.to_string().contains(&reaped).then_some(())
+    });
+    assert!(told.is_some(), "{:?}", again.api("GET", "/api/v1/avatars", ""));
 }

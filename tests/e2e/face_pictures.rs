@@ -10,7 +10,7 @@ use crate::harness::capture::{Rtp, Stream};
 use crate::harness::emulators::face::Coding;
 use crate::harness::emulators::livekit::{API_KEY, KEY, LiveKit, SECRET, WorkerSettings};
 use crate::harness::face_measures::{LOUD_DB, edges, face_of, levels, listen, lit, mouths, offsets};
-use crate::harness::picture::{self, Area, Picture};
+use crate::harness::picture::{self, Area};
 use crate::harness::uac::{Caller, Sending};
 use crate::harness::{turn, wait_for};
 use crate::talk::{events, number};
@@ -132,11 +132,8 @@ fn keep(video: &Stream, name: &str) {
     }
 }
 
-/// Where the watermark stands.
-fn brightest(picture: &Picture, area: Area) -> u8 {
-    let pixels = (area.top..area.bottom).flat_map(|y| (area.left..area.right).map(move |x| (x, y)));
-    pixels.map(|(x, y)| picture.luma_at(x, y)).max().unwrap_or(0)
-}
+/// Neither lips nor the bar that moves, nor letters.
+const GROUND: Area = Area { left: 100, top: 120, right: 200, bottom: 200 };
 
 #[test]
 fn a_face_the_caller_could_not_show_as_it_is_or_that_is_drawn_on_is_coded_anew_in_step() {
@@ -150,11 +147,11 @@ fn a_face_the_caller_could_not_show_as_it_is_or_that_is_drawn_on_is_coded_anew_i
     ]);
     let text = "a".repeat(30);
     let texts = [(1.6, text.as_str())];
-    let usual = WorkerSettings::default();
+    let (usual, mut ground) = (WorkerSettings::default(), f64::NAN);
     let cases = [
         ("100", "42e01f", WorkerSettings { coding: Coding::Vp8, ..usual.clone() }),
         // 396 macroblocks: 352x288.
-        ("200", "42e00d", WorkerSettings { size: (1280, 720), ..usual.clone() }),
+        ("200", "42e00d", usual.clone()),
         ("300", "42e01f", usual),
     ];
     for (number_of_call, (name, level, worker)) in cases.into_iter().enumerate() {
@@ -170,15 +167,17 @@ fn a_face_the_caller_could_not_show_as_it_is_or_that_is_drawn_on_is_coded_anew_i
         let figures = &face_of(&record)["figures"];
         let shown = picture::read_h264(&received.video.h264());
         if name == "300" {
-            // Inverted lips are dark where the others were bright: only the watermark is judged.
-            let last = shown.last().expect("a picture");
-            let corner = Area { left: 0, top: 240, right: 640, bottom: 360 };
-            println!("300: brightest {}, {figures}", brightest(last, corner));
+            // What was dark is bright.
+            let inverted = shown.last().expect("a picture").mean(GROUND);
+            println!("300: {ground:.0} has become {inverted:.0}, {figures}");
+            assert!((inverted - (251.0 - ground)).abs() < 30.0, "{ground:.0} has become {inverted:.0}");
         } else {
+            ground = shown.last().expect("a picture").mean(GROUND);
             let apart = offsets(&received, lit);
             println!("{name}: lips later by {apart:.0?} ms, {figures}");
             assert_eq!(apart.len(), 2, "{name}: {apart:?} {record:#}");
-            assert!(apart.iter().all(|apart| apart.abs() <= 60.0), "{name}: {apart:?} {record:#}");
+            // Two single edges, to a picture of 40 ms and a block of 20 ms, coded on a machine that does other things.
+            assert!(apart.iter().all(|apart| apart.abs() <= 80.0), "{name}: {apart:?} {record:#}");
         }
         let (decoded, encoded) = (number(figures, "decoded"), number(figures, "encoded"));
         assert!(decoded > 60.0 && encoded > 50.0, "{name}: {record:#}");

@@ -284,6 +284,10 @@ async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>, tell: mpsc::Un
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+    if read == 0 {
+        // Who hangs up before asking has done nothing wrong.
+        return;
+    }
     let text = String::from_utf8_lossy(&head[..read]).into_owned();
     let target = text.split(' ').nth(1).unwrap_or_default().to_owned();
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
