@@ -2,7 +2,7 @@
 # The vendors' own Python SDKs in target/sdks, for the tests that prove the emulators right. Prints the folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-WANTED="openai==3.52.0 google-genai==3.4.0 websockets==16.1.1 anthropic==2.11.0 deepgram-sdk==7.17.0 livekit==1.2.0"
+WANTED="openai==3.52.0 google-genai==3.4.0 websockets==16.1.1 anthropic==2.11.0 deepgram-sdk==7.17.0 livekit==1.2.0 anam==0.12.0"
 FOLDER="${CARGO_TARGET_DIR:-target}/sdks"
 mkdir -p "$FOLDER"
 exec 9>"$FOLDER/.lock"

@@ -11,9 +11,11 @@ use tokio::time::Instant;
 use crate::app::assemble;
 use crate::app::config::avatar::read::usual_variable;
 use crate::app::config::avatar::settings::{self as config, Avatar};
-use crate::app::config::settings::Config;
 use crate::app::config::settings::speech::Speaking;
+use crate::app::config::settings::{Agent, Config};
 use crate::avatar::Provider;
+use crate::avatar::anam::session::Anam;
+use crate::avatar::anam::{self, AnamSettings};
 use crate::avatar::journal::{Entry, Journal};
 use crate::avatar::ledger::{Allowance, Ledger, LedgerFigures};
 use crate::avatar::liveavatar::{LiveAvatar, LiveAvatarSettings, Sandbox, VideoEncoding, VideoQuality};
@@ -24,6 +26,7 @@ use crate::avatar::websocket::{Protocol, WebSocketAvatar, WebSocketSettings};
 use crate::base::queue::{self, Fifo, Receiver};
 use crate::base::stop::Outcome;
 use crate::engine::face::FaceSettings;
+use crate::media::access_unit::VideoCodec;
 use crate::media::frame::Size;
 use crate::remote::http::Http;
 
@@ -72,7 +75,7 @@ impl Faces {
         let (debts, owed) = queue::queue(Fifo { depth: DEBTS });
         let mut faces = Faces::default();
         for (name, avatar) in &config.avatars {
-            match provider(name, avatar, &http) {
+            match provider(avatar, &http, is_greeted_for(config, name)) {
                 Ok(provider) => {
                     let ledger = Ledger::new(Allowance {
                         minutes_a_day: avatar.budget_minutes,
@@ -107,6 +110,7 @@ impl Faces {
         let mut face = FaceSettings {
             language: spoken,
             most: Size::new(most(avatar.width, video.width), most(avatar.height, video.height)),
+            fps: if avatar.fps == 0 { u32::MAX } else { avatar.fps },
             retries: avatar.reconnects,
             buffer: avatar.buffer,
             idle_release: Some(avatar.idle_release).filter(|idle| !idle.is_zero()),
@@ -191,16 +195,52 @@ fn key(avatar: &Avatar) -> String {
     }
 }
 
-/// Who makes the face.
-fn provider(name: &str, avatar: &Avatar, http: &Http) -> Result<Arc<dyn Provider>, String> {
+/// Whether an agent that is this avatar says something of ours first: then the avatar need not.
+fn is_greeted_for(config: &Config, name: &str) -> bool {
+    config.agents.values().any(|agent| match agent {
+        Agent::Avatar(own) => own.avatar == name && !(own.greeting.is_empty() && own.disclosure.is_empty()),
+        Agent::Mirror { .. } | Agent::Record { .. } | Agent::Pipeline(_) | Agent::Realtime(_) => false,
+    })
+}
+
+/// Who makes the face; `greeted`: what it says first is ours.
+fn provider(avatar: &Avatar, http: &Http, greeted: bool) -> Result<Arc<dyn Provider>, String> {
     match avatar.provider {
         config::Provider::WebSocket => websocket(avatar, http),
         config::Provider::LiveAvatar => liveavatar(avatar, http),
         config::Provider::LiveKit => room(avatar, http),
-        config::Provider::Anam => {
-            let _ = name;
-            Err("its provider is not in this version".to_owned())
-        }
+        config::Provider::Anam => Ok(Arc::new(Anam::new(http, anam(avatar, greeted)))),
+    }
+}
+
+fn anam(avatar: &Avatar, greeted: bool) -> AnamSettings {
+    AnamSettings {
+        api_key: key(avatar),
+        base_url: avatar.base_url.clone(),
+        persona_id: avatar.persona_id.clone(),
+        avatar_id: avatar.avatar_id.clone(),
+        avatar_model: avatar.avatar_model.clone(),
+        voice_id: avatar.voice_id.clone(),
+        llm_id: avatar.llm_id.clone(),
+        language: avatar.language.clone(),
+        system_prompt: avatar.system_prompt.clone(),
+        mode: match avatar.mode {
+            config::Mode::Passthrough => anam::Mode::Passthrough,
+            config::Mode::Microphone => anam::Mode::Microphone,
+        },
+        quality: match avatar.video_quality {
+            config::VideoQuality::VeryHigh | config::VideoQuality::High => anam::Quality::High,
+            config::VideoQuality::Medium | config::VideoQuality::Low => anam::Quality::Auto,
+        },
+        codec: match avatar.video_encoding {
+            config::VideoEncoding::Auto => None,
+            config::VideoEncoding::H264 => Some(VideoCodec::H264),
+            config::VideoEncoding::Vp8 => Some(VideoCodec::Vp8),
+        },
+        skip_greeting: greeted,
+        replay: avatar.replay,
+        longest: Some(avatar.max_session).filter(|longest| !longest.is_zero()),
+        ..AnamSettings::default()
     }
 }
 

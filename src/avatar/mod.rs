@@ -7,6 +7,7 @@
 //! pictures, put together by each provider's module. What becomes of what comes down, and what the caller hears while
 //! there is no face, is decided in `engine::face`.
 
+pub mod anam;
 pub mod downlink;
 pub mod journal;
 pub mod ledger;

@@ -44,6 +44,14 @@ pub struct Piece {
     pub place: Option<Place>,
 }
 
+impl Piece {
+    /// A face's own: it cannot wait, the picture that belongs to it does not.
+    fn live(&self) -> Option<(&Piece, Place)> {
+        let place = self.place.filter(|place| place.made.is_some() || self.samples.is_empty())?;
+        Some((self, place))
+    }
+}
+
 /// Where a piece belongs that does not simply follow the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -305,6 +313,23 @@ impl Playout {
         self.tell(rate, &block[..filled]);
     }
 
+    /// While nothing is sent: what a face says in this moment passes unheard, or it would all be heard late. What waits
+    /// to be said without one goes on where it was.
+    pub fn pass_by(&mut self) {
+        self.take(self.switches.floor.load(Ordering::Acquire));
+        while let Some((piece, place)) = self.waiting.front().and_then(Piece::live) {
+            self.utterance = piece.utterance;
+            let passed = piece.samples.len() as u64 * 1_000 / u64::from(piece.rate.max(1));
+            // In milliseconds.
+            self.played = u64::from(place.from_ms) + passed;
+            let last = piece.last;
+            self.waiting.pop_front();
+            self.at = 0;
+            self.publish(1_000, last);
+        }
+        self.switches.busy.store(!self.waiting.is_empty() || !self.pieces.is_empty(), Ordering::Release);
+    }
+
     /// Takes what has come; what is not wanted any more at once, but for the piece being played: it fades out.
     fn take(&mut self, floor: u32) {
         let playing = self.at > 0;
@@ -521,6 +546,28 @@ mod tests {
         assert!((-15.5..-14.5).contains(&level), "{level}");
         assert_eq!(after[BLOCK - 1], 10_000);
         assert!(is_smooth(&[before, ducked[0].clone(), ducked[1].clone(), after]));
+    }
+
+    #[test]
+    fn what_a_face_says_while_nothing_is_sent_is_not_heard_later_and_what_is_said_without_one_waits() {
+        let mut line = Line::new();
+        let say = |line: &Line, n: u32, made, last| {
+            let place = Some(Place { from_ms: n * 20, made });
+            line.say.say(Piece { utterance: 1, rate: RATE, samples: [5_000; BLOCK].into(), last, place });
+        };
+        for n in 0..50 {
+            say(&line, n, Some(MediaTime(i64::from(n) * 20_000)), n == 49);
+        }
+        assert_eq!(line.block()[BLOCK - 1], 5_000);
+        line.playout.pass_by();
+        assert_eq!(line.say.position(), Position { utterance: 1, ms: 1_000, whole: true });
+        assert_eq!((line.block(), line.say.waiting()), (vec![0; BLOCK], 0));
+        assert!(line.say.is_idle());
+        line.say(2, 40, 5_000, true);
+        line.playout.pass_by();
+        assert!(!line.say.is_idle());
+        assert_eq!((line.block()[0], line.block()[BLOCK - 1], line.block()[0]), (5_000, 5_000, 0));
+        assert_eq!(line.say.position(), Position { utterance: 2, ms: 40, whole: true });
     }
 
     #[test]

@@ -218,7 +218,8 @@ fn retry_after(headers: &HeaderMap) -> Option<u64> {
 pub fn failure(status: StatusCode, retry_after_ms: Option<u64>, body: &[u8], key: &str) -> Failure {
     let body = String::from_utf8_lossy(body);
     let text = complaint(&body, key);
-    let out_of_money = body.contains("insufficient_quota") || body.contains("billing_hard_limit_reached");
+    let said = ["insufficient_quota", "billing_hard_limit_reached", "Spend cap reached"];
+    let out_of_money = said.iter().any(|said| body.contains(said));
     let code = status.as_u16();
     match code {
         429 if !out_of_money => Failure::Busy { retry_after_ms },

@@ -20,14 +20,14 @@ use crate::talk::{events, number, silence, spoken};
 const LETTER_MS: usize = 40;
 
 /// `examples/avatar_server.py`, on a port of its own.
-struct Server {
+pub struct Server {
     process: Process,
     folder: tempfile::TempDir,
-    port: u16,
+    pub port: u16,
 }
 
 impl Server {
-    fn start(port: u16, more: &[&str]) -> Server {
+    pub fn start(port: u16, more: &[&str]) -> Server {
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = Command::new("python3");
         command.arg("-u").arg(root().join("examples/avatar_server.py")).arg("--port").arg(port.to_string());

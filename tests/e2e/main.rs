@@ -7,6 +7,7 @@
 mod harness;
 
 mod abuse;
+mod anam;
 mod avatar_sockets;
 mod avatars;
 mod bad_input;
@@ -45,5 +46,7 @@ mod tools;
 mod transfer;
 mod transports;
 mod uses;
+mod uses_of_faces;
+mod vendors;
 mod video_codecs;
 mod vision;

@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use reqwest::Url;
 
 use super::{Limits, Provider, Session, Terms};
+use crate::media::frame::Size;
 use crate::remote::address;
 use crate::remote::failure::Failure;
 use crate::remote::http::Http;
@@ -52,6 +53,23 @@ impl VideoQuality {
             VideoQuality::Medium => "medium",
             VideoQuality::Low => "low",
         }
+    }
+
+    /// Lines of its picture, or columns where that stands upright; the vendor's documents call them so.
+    fn lines(self) -> usize {
+        match self {
+            VideoQuality::VeryHigh => 1080,
+            VideoQuality::High => 720,
+            VideoQuality::Medium => 480,
+            VideoQuality::Low => 360,
+        }
+    }
+
+    /// This one, or the least that fills a picture of this size.
+    pub fn within(self, most: Size) -> VideoQuality {
+        let lines = most.height.min(most.width * 9 / 16).min(self.lines());
+        let ordered = [VideoQuality::Low, VideoQuality::Medium, VideoQuality::High];
+        ordered.into_iter().find(|quality| quality.lines() >= lines).unwrap_or(self)
     }
 }
 

@@ -49,7 +49,7 @@ pub fn token(settings: &LiveAvatarSettings, terms: &Terms) -> Value {
         "avatar_id": avatar,
         "is_sandbox": settings.is_sandbox(),
         "video_settings": {
-            "quality": settings.video_quality.word(),
+            "quality": settings.video_quality.within(terms.most).word(),
             "encoding": encoding(settings, terms).name(),
         },
     });
@@ -117,6 +117,7 @@ pub fn lists(body: &Value, session: &str) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::VideoQuality;
     use super::*;
     use crate::media::frame::Size;
 
@@ -147,6 +148,22 @@ mod tests {
         assert_eq!((&asked["mode"], &asked["max_session_duration"]), (&"LITE".into(), &600.into()));
         assert_eq!(asked["video_settings"]["encoding"], "H264");
         assert_eq!(encoding(&LiveAvatarSettings::default(), &terms(&[VideoCodec::H265])), VideoCodec::H264);
+    }
+
+    #[test]
+    fn no_better_quality_is_asked_for_than_fills_the_largest_picture_of_use() {
+        for (wanted, most, asked) in [
+            (VideoQuality::High, (1280, 720), "high"),
+            (VideoQuality::VeryHigh, (1280, 720), "high"),
+            (VideoQuality::VeryHigh, (1920, 1080), "very_high"),
+            (VideoQuality::High, (640, 480), "low"),
+            (VideoQuality::High, (854, 480), "medium"),
+            (VideoQuality::High, (1024, 576), "high"),
+            (VideoQuality::Medium, (1280, 720), "medium"),
+            (VideoQuality::Low, (4096, 2304), "low"),
+        ] {
+            assert_eq!(wanted.within(Size::new(most.0, most.1)).word(), asked, "{wanted:?} in {most:?}");
+        }
     }
 
     #[test]

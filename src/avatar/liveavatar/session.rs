@@ -306,6 +306,9 @@ impl LiveAvatarSession {
             }
             RoomEvent::Lost(lost) => self.lose(lost),
             RoomEvent::Closed => self.room = None,
+            RoomEvent::Gone { is_avatar: true, .. } => {
+                self.lose(Lost::new(Cause::Connection, "the avatar left its room"));
+            }
             RoomEvent::Joined { .. }
             | RoomEvent::Here { .. }
             | RoomEvent::Gone { .. }

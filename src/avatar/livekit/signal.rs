@@ -225,7 +225,14 @@ impl Signal {
     /// The socket is gone, or could not be opened.
     pub fn handle_ended(&mut self, now: Instant, failure: &Failure) {
         match self.state {
-            State::Connecting if !failure.is_passing() => self.lose(Lost::of(failure)),
+            State::Connecting if !failure.is_passing() => {
+                let mut lost = Lost::of(failure);
+                // Who was let in before has a token whose time is over: another session brings another.
+                if lost.cause == Cause::Refused && !self.identity.is_empty() {
+                    lost.cause = Cause::Connection;
+                }
+                self.lose(lost);
+            }
             State::Connecting | State::Joining(_) | State::In { .. } => {
                 let lost = Lost::of(failure);
                 self.rejoin(now, lost);

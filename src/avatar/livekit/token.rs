@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac as _};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::Sha256;
 
 /// Under which attribute a participant says for whom it publishes.
@@ -24,6 +24,8 @@ pub enum Grant<'a> {
         /// An agent, which publishes for this participant.
         on_behalf: Option<&'a str>,
     },
+    /// The same as an agent that speaks for itself: workers listen to agents only.
+    Speak { room: &'a str, identity: &'a str, name: &'a str },
     /// To administer a room: to remove who is in it.
     Administer { room: &'a str },
 }
@@ -39,13 +41,17 @@ pub fn access_token(key: &str, secret: &str, grant: &Grant<'_>, now: u64, lives:
         Grant::Join { room, identity, name, on_behalf } => {
             claims["sub"] = json!(identity);
             claims["name"] = json!(name);
-            claims["video"] = json!({
-                "roomJoin": true, "room": room, "canPublish": true, "canSubscribe": true, "canPublishData": true,
-            });
+            claims["video"] = in_room(room);
             if let Some(behalf) = on_behalf {
-                claims["kind"] = json!("agent");
+                as_agent(&mut claims, lives);
                 claims["attributes"] = json!({ ON_BEHALF: behalf });
             }
+        }
+        Grant::Speak { room, identity, name } => {
+            claims["sub"] = json!(identity);
+            claims["name"] = json!(name);
+            claims["video"] = in_room(room);
+            as_agent(&mut claims, lives);
         }
         Grant::Administer { room } => {
             claims["sub"] = json!(key);
@@ -57,6 +63,16 @@ pub fn access_token(key: &str, secret: &str, grant: &Grant<'_>, now: u64, lives:
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(sign(secret, &signed)))
 }
 
+fn in_room(room: &str) -> Value {
+    json!({ "roomJoin": true, "room": room, "canPublish": true, "canSubscribe": true, "canPublishData": true })
+}
+
+/// A room in which only agents are closes after minutes, unless whoever makes it says otherwise.
+fn as_agent(claims: &mut Value, lives: Duration) {
+    claims["kind"] = json!("agent");
+    claims["roomConfig"] = json!({ "emptyTimeout": lives.as_secs(), "departureTimeout": lives.as_secs() });
+}
+
 fn sign(secret: &str, text: &str) -> Vec<u8> {
     // A key of any length is taken.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else { return Vec::new() };
@@ -66,8 +82,6 @@ fn sign(secret: &str, text: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     fn claims(token: &str) -> Value {
@@ -86,17 +100,20 @@ mod tests {
     }
 
     #[test]
-    fn the_avatar_publishes_for_us_and_is_an_agent_and_we_are_none() {
-        let ours = Grant::Join { room: "r", identity: "eyeline", name: "Eyeline", on_behalf: None };
+    fn the_avatar_publishes_for_us_and_both_are_agents_in_a_room_that_stays() {
+        let ours = Grant::Speak { room: "r", identity: "eyeline", name: "Eyeline" };
         let ours = claims(&access_token("key", "secret", &ours, 1_000, Duration::from_secs(60)));
         assert_eq!(ours["sub"], "eyeline");
         assert_eq!(ours["exp"], 1_060);
         assert_eq!(ours["nbf"], 990);
         assert_eq!(ours["video"]["room"], "r");
-        assert!(ours.get("kind").is_none(), "an ordinary participant keeps a room open");
+        assert_eq!((&ours["kind"], &ours["roomConfig"]["departureTimeout"]), (&"agent".into(), &60.into()));
+        assert!(ours.get("attributes").is_none());
+        let other = Grant::Join { room: "r", identity: "x", name: "", on_behalf: None };
+        assert!(claims(&access_token("key", "secret", &other, 0, Duration::ZERO)).get("kind").is_none());
         let its = Grant::Join { room: "r", identity: "face", name: "", on_behalf: Some("eyeline") };
         let its = claims(&access_token("key", "secret", &its, 1_000, Duration::from_secs(60)));
-        assert_eq!(its["kind"], "agent");
+        assert_eq!((&its["kind"], &its["roomConfig"]["emptyTimeout"]), (&"agent".into(), &60.into()));
         assert_eq!(its["attributes"]["lk.publish_on_behalf"], "eyeline");
         let token = access_token("key", "secret", &Grant::Administer { room: "r" }, 0, Duration::ZERO);
         assert!(!token.contains("secret"));

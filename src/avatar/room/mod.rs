@@ -217,7 +217,7 @@ impl Provider for Room {
         let short: String =
             terms.call.chars().filter(|letter| letter.is_ascii_alphanumeric()).take(16).collect();
         let room = format!("eyeline-{short}-{:08x}", rand::random::<u32>());
-        let own = Grant::Join { room: &room, identity: IDENTITY, name: "Eyeline", on_behalf: None };
+        let own = Grant::Speak { room: &room, identity: IDENTITY, name: "Eyeline" };
         let token = self.settings.token(&own);
         let rest = self.rest(&room, Some(&terms));
         Box::new(RoomSession::open(&self.settings, self.settings.limits(), rest, &token, &terms))

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::Room;
-use crate::engine::canvas::Showing;
-use crate::engine::plan::{Label, Picture, Plan, Streams, Then, VideoOut, Voice};
+use crate::engine::plan::{Label, Picture, Plan, Streams, Then, Voice};
 use crate::engine::talk::{Agent, Mind};
+use crate::media::frame::Size;
 use crate::sip::language;
 use crate::talk::message::Message;
 
@@ -52,21 +52,25 @@ impl Talk {
 
     pub(super) fn plan(&self, label: Label, streams: Streams, room: &Room) -> Plan {
         let Speaker { agent, text, notice } = self.speaker(&label.languages).clone();
-        let size = room.video_out.max;
-        let picture = match agent.face {
+        let mut out = room.video_out.clone();
+        if let Some(face) = &agent.face {
+            // What is larger goes out smaller; what is smaller stays so.
+            let Size { width, height } = face.most;
+            out.max = Size::new(width.min(out.max.width), height.min(out.max.height));
+            out.fps = out.fps.min(face.fps);
+        }
+        let size = out.max;
+        out.picture = match agent.face {
             Some(_) => Picture::Face { text, size },
             None => Picture::Still { text, size },
         };
+        out.showing.notice = notice;
         Plan {
             label,
             streams,
             reach: room.reach.clone(),
             video_in: room.video_in(),
-            video_out: VideoOut {
-                picture,
-                showing: Showing { notice, ..room.video_out.showing.clone() },
-                ..room.video_out.clone()
-            },
+            video_out: out,
             voice: Voice { greeting: None, then: Then::Silence },
             talk: Some(agent),
             watch: None,

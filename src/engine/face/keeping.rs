@@ -224,7 +224,8 @@ impl Keeping {
             loop {
                 match session.poll_next(context) {
                     Poll::Ready(AvatarEvent::Closed) => return false,
-                    Poll::Ready(AvatarEvent::Lost(_)) | Poll::Pending => return true,
+                    Poll::Pending => return true,
+                    // Of no interest, a loss neither; the end follows.
                     Poll::Ready(_) => {}
                 }
             }

@@ -39,6 +39,8 @@ pub struct FaceSettings {
     pub language: String,
     /// The largest picture of use.
     pub most: Size,
+    /// Pictures a second that are of use where they are coded anew; what is passed on keeps its own.
+    pub fps: u32,
     /// How often a session that could not be opened, or was lost, is tried again before the call goes on by voice alone.
     pub retries: u32,
     /// The pause before the first of these; each further one is twice as long.
@@ -61,6 +63,7 @@ impl FaceSettings {
             provider,
             language: String::new(),
             most: Size::new(1280, 720),
+            fps: u32::MAX,
             retries: 2,
             retry_after: Duration::from_secs(1),
             buffer: Duration::from_secs(1),

@@ -87,7 +87,7 @@ impl Face {
             let now = Instant::now();
             self.keep(now);
             self.carry_out(now);
-            let happened = self.next(now).await;
+            let happened = self.next().await;
             let now = Instant::now();
             match happened {
                 Happened::Order(Some(order)) => self.order(now, order),
@@ -120,8 +120,8 @@ impl Face {
         Outcome::Done
     }
 
-    async fn next(&mut self, now: Instant) -> Happened {
-        let wake = [self.voice.wake_at(now), self.keeping.wake_at()].into_iter().flatten().min();
+    async fn next(&mut self) -> Happened {
+        let wake = [self.voice.wake_at(), self.keeping.wake_at()].into_iter().flatten().min();
         let full = self.voice.is_full();
         let Face { parts, keeping, relay, .. } = self;
         let FaceParts { orders, wishes, desk, .. } = parts;

@@ -227,6 +227,9 @@ impl AudioPart {
             listener.offer(Pcm { rate, pts, samples: self.beat.heard.as_slice().into() });
         }
         if !self.sends() {
+            if let Some(playout) = &mut self.playout {
+                playout.pass_by();
+            }
             return;
         }
         self.press();

@@ -107,7 +107,8 @@ pub struct Face {
     settings: FaceSettings,
     loops: Arc<Loops>,
     encoder: OpusEncoder,
-    resampler: Option<(u32, Resampler)>,
+    /// And how much of its delay was left out.
+    resampler: Option<(u32, Resampler, usize)>,
     waiting: VecDeque<i16>,
     /// What waits may be spoken from then on.
     ready: Instant,
@@ -150,12 +151,16 @@ impl Face {
             self.ready = now + self.settings.latency;
         }
         self.log.given_ms += samples.len() as u64 * 1_000 / u64::from(rate);
-        if self.resampler.as_ref().is_none_or(|(own, _)| *own != rate) {
-            self.resampler = Some((rate, Resampler::new(rate, RATE).expect("a rate")));
+        if self.resampler.as_ref().is_none_or(|(own, ..)| *own != rate) {
+            self.resampler = Some((rate, Resampler::new(rate, RATE).expect("a rate"), 0));
         }
         let mut made = Vec::new();
-        if let Some((_, resampler)) = &mut self.resampler {
+        if let Some((_, resampler, skipped)) = &mut self.resampler {
             resampler.process(samples, &mut made).expect("resampled");
+            // Words begin with the first sample given, not with what the conversion puts before it.
+            let rest = (resampler.delay() - *skipped).min(made.len());
+            made.drain(..rest);
+            *skipped += rest;
         }
         self.waiting.extend(made);
     }

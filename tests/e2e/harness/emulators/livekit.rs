@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use eyeline::media::access_unit::VideoCodec;
+use eyeline::webrtc::Mid;
 use eyeline::webrtc::event::{ChannelId, PeerEvent};
 use eyeline::webrtc::link::PeerLink;
 use eyeline::webrtc::settings::{PeerSettings, VideoWish, Way};
@@ -25,7 +26,8 @@ use livekit_protocol::signal_response::Message as Response;
 use livekit_protocol::{
     DataPacket, DisconnectReason, JoinResponse, LeaveRequest, ParticipantInfo, ParticipantPermission,
     ParticipantUpdate, Pong, Room, RpcAck, RpcRequest, RpcResponse, ServerInfo, SessionDescription,
-    SignalRequest, SignalResponse, TrackInfo, TrackPublishedResponse, TrickleRequest, rpc_response,
+    SignalRequest, SignalResponse, TrackInfo, TrackPublishedResponse, TrackSubscribed, TrickleRequest,
+    rpc_response,
 };
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -400,6 +402,8 @@ struct Participant {
     /// Whose tracks are offered.
     shown: Option<ParticipantInfo>,
     publisher: Option<PeerLink>,
+    /// Its picture among what it publishes.
+    picture: Option<Mid>,
     sequence: u32,
     gone: bool,
 }
@@ -739,6 +743,7 @@ impl Rooms {
             again: false,
             shown,
             publisher: None,
+            picture: None,
             sequence: 0,
             gone: false,
         };
@@ -887,7 +892,11 @@ impl Rooms {
             }
             Request::Offer(offer) => {
                 let publisher = one.publisher.get_or_insert_with(|| PeerLink::new(settings(Way::None)));
-                match publisher.take_offer(&offer.sdp) {
+                // One picture of each is enough here.
+                let plain = |line: &&str| !line.starts_with("a=simulcast") && !line.starts_with("a=rid");
+                let sdp: String =
+                    offer.sdp.lines().filter(plain).map(|line| line.to_owned() + "\r\n").collect();
+                match publisher.take_offer(&sdp) {
                     Ok(sdp) => one.send(Response::Answer(SessionDescription {
                         r#type: "answer".to_owned(),
                         sdp,
@@ -955,6 +964,11 @@ impl Rooms {
             PeerEvent::KeyWanted { .. } => {
                 let room = one.room.clone();
                 lock(&self.shared).heard.entry(room.clone()).or_default().key_wishes += 1;
+                for other in self.here.iter_mut().filter(|other| other.room == room) {
+                    if let Some((publisher, mid)) = other.publisher.as_mut().zip(other.picture) {
+                        publisher.want_key_picture(mid);
+                    }
+                }
                 self.workers
                     .iter_mut()
                     .filter(|worker| worker.room == room)
@@ -972,7 +986,16 @@ impl Rooms {
             PeerEvent::Track(_) => {
                 let (room, info) = (one.room.clone(), one.info.clone());
                 let others = |other: &&mut Participant| other.room == room && other.info.sid != info.sid;
-                self.here.iter_mut().filter(others).for_each(|other| other.show(&info));
+                let mut seen = false;
+                for other in self.here.iter_mut().filter(others) {
+                    other.show(&info);
+                    seen = true;
+                }
+                // Whoever publishes may wait until somebody takes it.
+                for track in info.tracks.iter().filter(|_| seen) {
+                    let track_sid = track.sid.clone();
+                    self.here[at].send(Response::TrackSubscribed(TrackSubscribed { track_sid }));
+                }
             }
             PeerEvent::Sound(packet) => {
                 let (room, sid) = (one.room.clone(), one.info.sid.clone());
@@ -982,6 +1005,7 @@ impl Rooms {
                 }
             }
             PeerEvent::Unit(packet) => {
+                one.picture = Some(packet.mid);
                 let (room, sid) = (one.room.clone(), one.info.sid.clone());
                 for other in self.here.iter_mut().filter(|other| other.room == room && other.info.sid != sid)
                 {

@@ -1,6 +1,7 @@
 //! Emulators of the providers' APIs: strict about what they are sent, with faults on demand. What each got is logged
 //! with its time.
 
+pub mod anam;
 pub mod audio;
 pub mod deepgram;
 pub mod face;
