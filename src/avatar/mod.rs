@@ -94,6 +94,16 @@ pub struct Terms {
     pub language: String,
 }
 
+impl Terms {
+    /// What it can be shown where the provider chooses: as it comes or coded anew, most wanted first; empty: it sees nothing.
+    pub fn showable(&self) -> Vec<VideoCodec> {
+        let known = [VideoCodec::H264, VideoCodec::Vp8];
+        let others =
+            known.into_iter().filter(|other| !self.codecs.is_empty() && !self.codecs.contains(other));
+        self.codecs.iter().copied().chain(others).collect()
+    }
+}
+
 /// Whose words a transcript holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaker {

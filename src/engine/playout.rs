@@ -131,6 +131,8 @@ pub struct Playout {
     utterance: u32,
     played: u64,
     resampler: Option<(u32, u32, Resampler)>,
+    /// The utterance whose end is still in it.
+    converted: u32,
     /// Where it is told which sound pictures go with.
     lips: Option<Arc<LipClock>>,
 }
@@ -166,6 +168,7 @@ fn beat(epoch: Instant, lips: Option<Arc<LipClock>>) -> (Sender<Piece, Fifo>, Pl
         utterance: 0,
         played: 0,
         resampler: None,
+        converted: 0,
         lips,
     };
     (pieces, playout)
@@ -358,6 +361,11 @@ impl Playout {
         let mut filled = 0;
         while let Some(piece) = self.waiting.front_mut() {
             if piece.rate != rate {
+                let before = std::mem::replace(&mut self.converted, piece.utterance);
+                if before != piece.utterance && before < floor {
+                    // The end of what was cut is not heard before the next.
+                    self.resampler = None;
+                }
                 convert(&mut self.resampler, piece, rate);
             }
             if piece.utterance != self.utterance && filled < block.len() {
@@ -591,6 +599,27 @@ mod tests {
         assert!(position.utterance == 1 && position.ms == 25 && !position.whole, "{position:?}");
         line.say(2, 20, 5_000, true);
         assert_eq!(line.block(), [5_000; BLOCK], "the next is as loud as ever");
+    }
+
+    #[test]
+    fn nothing_of_what_is_dropped_is_left_in_the_converter() {
+        for (blocks, rate) in [(1, 48_000), (3, 48_000), (2, 24_000), (2, 16_000)] {
+            let mut line = Line::new();
+            let say = |line: &Line, utterance, level, last| {
+                // In pieces of one block, as a face gives them.
+                let samples: Arc<[i16]> = vec![level; rate as usize / 50].into();
+                line.say.say(Piece { utterance, rate, samples, last, place: None });
+            };
+            for _ in 0..blocks {
+                say(&line, 1, 10_000, false);
+                line.block();
+            }
+            line.say.drop_through(1);
+            line.block();
+            say(&line, 2, 0, false);
+            say(&line, 2, 0, true);
+            assert_eq!((line.block(), line.block()), (vec![0; BLOCK], vec![0; BLOCK]), "{rate} Hz");
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ mod decisions;
 mod dialogs;
 mod endurance;
 mod examples;
+mod face_ledger;
+mod face_pictures;
 #[cfg(feature = "faults")]
 mod faults;
 mod identity;

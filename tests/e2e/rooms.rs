@@ -201,7 +201,12 @@ async fn a_worker_in_a_room_is_heard_and_seen_at_its_rate_and_falls_silent_when_
 async fn a_room_that_is_lost_is_entered_again_a_late_worker_is_waited_for_and_one_that_leaves_is_told() {
     let server = LiveKit::start();
     let late = Duration::from_millis(800);
-    server.workers(WorkerSettings { late, never_finishes: true, coding: Coding::Vp8 });
+    server.workers(WorkerSettings {
+        late,
+        never_finishes: true,
+        coding: Coding::Vp8,
+        ..WorkerSettings::default()
+    });
     let begun = Instant::now();
     let mut talk = Talk::open(settings(&server), &[VideoCodec::Vp8]);
     assert!(talk.until(0, "Ready").await - begun >= late);

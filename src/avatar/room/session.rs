@@ -78,7 +78,8 @@ impl RoomSession {
         let rest = Arc::new(rest);
         let starter = rest.clone();
         let room = RoomTerms {
-            codecs: terms.codecs.clone(),
+            // A worker codes as it likes.
+            codecs: terms.showable(),
             publishes: true,
             ..RoomTerms::new(&settings.livekit_url, token, settings.avatar_identity())
         };

@@ -232,3 +232,255 @@ impl Keeping {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::task::Waker;
+
+    use super::*;
+    use crate::avatar::{Limits, Provider, Turn};
+    use crate::media::access_unit::VideoCodec;
+    use crate::media::frame::Size;
+
+    #[derive(Default)]
+    struct Books {
+        opened: usize,
+        farewells: Vec<Farewell>,
+        /// Sessions that were closed say so.
+        answers: bool,
+    }
+
+    struct Fake(Limits, Arc<Mutex<Books>>, bool);
+
+    impl Session for Fake {
+        fn limits(&self) -> &Limits {
+            &self.0
+        }
+        fn poll_next(&mut self, _context: &mut Context<'_>) -> Poll<AvatarEvent> {
+            let over = self.2 && self.1.lock().unwrap().answers;
+            if over { Poll::Ready(AvatarEvent::Closed) } else { Poll::Pending }
+        }
+        fn speak(&mut self, _turn: Turn, _samples: &[i16]) {}
+        fn end(&mut self, _turn: Turn) {}
+        fn interrupt(&mut self, _turn: Turn) {}
+        fn close(&mut self, farewell: Farewell) {
+            self.1.lock().unwrap().farewells.push(farewell);
+            self.2 = true;
+        }
+    }
+
+    #[derive(Default)]
+    struct FakeProvider(Arc<Mutex<Books>>);
+
+    impl std::fmt::Debug for FakeProvider {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("FakeProvider")
+        }
+    }
+
+    impl Provider for FakeProvider {
+        fn open(&self, _terms: Terms) -> Box<dyn Session> {
+            self.0.lock().unwrap().opened += 1;
+            Box::new(Fake(Limits::default(), self.0.clone(), false))
+        }
+        fn reap<'a>(&'a self, _session: &'a str) -> futures_util::future::BoxFuture<'a, bool> {
+            Box::pin(async { true })
+        }
+    }
+
+    /// A call in virtual time.
+    struct World {
+        keeping: Keeping,
+        books: Arc<Mutex<Books>>,
+        now: Instant,
+    }
+
+    fn terms() -> Option<Terms> {
+        Some(Terms {
+            call: "c".to_owned(),
+            codecs: vec![VideoCodec::H264],
+            most: Size::new(640, 360),
+            language: String::new(),
+        })
+    }
+
+    impl World {
+        fn new(change: impl FnOnce(&mut FaceSettings)) -> World {
+            let (books, now) = (Arc::new(Mutex::new(Books::default())), Instant::now());
+            let mut settings = FaceSettings::new("face", Arc::new(FakeProvider(books.clone())));
+            change(&mut settings);
+            World { keeping: Keeping::new(Arc::new(settings), now), books, now }
+        }
+
+        /// A session that is ready.
+        fn ready(&mut self) {
+            self.keeping.want(self.now, terms());
+            assert!(self.keeping.open(self.now));
+            self.keeping.ready(self.now).expect("it is open");
+        }
+
+        fn pass(&mut self, seconds: f64) {
+            self.now += Duration::from_secs_f64(seconds);
+            self.keeping.handle_time(self.now);
+        }
+
+        fn is_done(&mut self) -> bool {
+            self.keeping.poll_done(&mut Context::from_waker(Waker::noop())).is_ready()
+        }
+
+        fn farewells(&self) -> Vec<Farewell> {
+            self.books.lock().unwrap().farewells.clone()
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_session_is_opened_when_it_is_wanted_and_of_use_when_it_is_ready() {
+        let mut world = World::new(|_| ());
+        assert!(!world.keeping.open(world.now), "nobody could see it");
+        world.keeping.want(world.now, terms());
+        assert_eq!(world.keeping.wake_at(), Some(world.now));
+        assert!(world.keeping.open(world.now) && !world.keeping.open(world.now), "one");
+        assert!(world.keeping.session().is_none());
+        world.pass(0.4);
+        assert_eq!(world.keeping.ready(world.now), Some(SECOND * 2 / 5));
+        assert!(world.keeping.session().is_some());
+        // Wanted again, otherwise: it goes on.
+        world.keeping.want(world.now, terms());
+        assert!(!world.keeping.open(world.now));
+        world.pass(2.0);
+        world.keeping.want(world.now, None);
+        assert_eq!(world.keeping.close(world.now, Farewell::CallOver), Some(SECOND * 2));
+        assert_eq!(world.keeping.close(world.now, Farewell::CallOver), None, "once");
+        assert_eq!(world.farewells(), [Farewell::CallOver]);
+        assert_eq!(world.books.lock().unwrap().opened, 1);
+    }
+
+    #[test]
+    fn one_that_is_never_ready_is_overdue_after_the_providers_own_time() {
+        let mut world = World::new(|_| ());
+        world.keeping.want(world.now, terms());
+        world.keeping.open(world.now);
+        let due = world.now + Limits::default().ready_within + GRACE;
+        assert_eq!(world.keeping.wake_at(), Some(due));
+        assert!(!world.keeping.is_overdue(due - Duration::from_millis(1)) && world.keeping.is_overdue(due));
+        world.keeping.ready(world.now);
+        assert!(!world.keeping.is_overdue(due));
+    }
+
+    #[test]
+    fn a_lost_one_is_tried_again_later_and_later_and_not_for_ever() {
+        let mut world = World::new(|settings| settings.retries = 2);
+        world.ready();
+        for pause in [SECOND, SECOND * 2] {
+            let ended = world.keeping.lost(world.now, Cause::Connection).expect("there was one");
+            assert_eq!(ended.again, Some(pause));
+            assert!(!world.keeping.open(world.now), "not yet");
+            world.pass(pause.as_secs_f64());
+            assert!(world.keeping.open(world.now));
+            world.keeping.ready(world.now);
+        }
+        let ended = world.keeping.lost(world.now, Cause::Connection).expect("there was one");
+        assert_eq!(ended.again, None);
+        assert_eq!(world.keeping.lost(world.now, Cause::Connection), None, "there is none");
+        world.pass(3_600.0);
+        assert!(!world.keeping.open(world.now));
+        assert_eq!(world.farewells(), [Farewell::Broken; 3], "each is ended at its provider");
+    }
+
+    #[test]
+    fn what_was_good_for_long_makes_up_for_what_failed() {
+        let mut world = World::new(|settings| settings.retries = 1);
+        world.ready();
+        world.keeping.lost(world.now, Cause::Connection);
+        world.pass(1.0);
+        world.keeping.open(world.now);
+        world.keeping.ready(world.now);
+        world.pass(PROVEN.as_secs_f64());
+        let ended = world.keeping.lost(world.now, Cause::Connection).expect("there was one");
+        assert_eq!((ended.counted, ended.again), (PROVEN, Some(SECOND)));
+    }
+
+    #[test]
+    fn one_without_room_is_asked_much_later_and_one_that_refuses_never() {
+        for (cause, again) in
+            [(Cause::Busy, Some(SECOND * BUSY)), (Cause::Refused, None), (Cause::Over, None)]
+        {
+            let mut world = World::new(|_| ());
+            world.keeping.want(world.now, terms());
+            world.keeping.open(world.now);
+            let ended = world.keeping.lost(world.now, cause).expect("there was one");
+            assert_eq!(ended, Ended { counted: Duration::ZERO, again }, "{cause:?}");
+        }
+        // Nobody looks any more: nothing is tried.
+        let mut world = World::new(|_| ());
+        world.ready();
+        world.keeping.want(world.now, None);
+        assert_eq!(world.keeping.lost(world.now, Cause::Connection).and_then(|ended| ended.again), None);
+    }
+
+    #[test]
+    fn an_idle_one_is_given_back_and_words_open_another() {
+        let mut world = World::new(|settings| settings.idle_release = Some(SECOND * 60));
+        world.ready();
+        world.pass(59.0);
+        world.keeping.touch(world.now);
+        world.pass(59.0);
+        assert!(!world.keeping.is_idle(world.now));
+        world.pass(1.0);
+        assert!(world.keeping.is_idle(world.now));
+        assert_eq!(world.keeping.release(world.now), Some(SECOND * 119));
+        world.pass(600.0);
+        assert!(!world.keeping.open(world.now) && !world.keeping.is_idle(world.now));
+        world.keeping.touch(world.now);
+        assert!(world.keeping.open(world.now));
+        assert_eq!(world.farewells(), [Farewell::Idle]);
+    }
+
+    #[test]
+    fn farewells_are_waited_for_and_given_up() {
+        let mut world = World::new(|_| ());
+        assert!(world.is_done(), "there was none");
+        world.ready();
+        world.keeping.close(world.now, Farewell::CallOver);
+        assert!(!world.is_done() && !world.keeping.is_done());
+        world.books.lock().unwrap().answers = true;
+        assert!(world.is_done() && world.keeping.is_done());
+        world.books.lock().unwrap().answers = false;
+        world.keeping.want(world.now, None);
+        world.ready();
+        world.keeping.close(world.now, Farewell::CallOver);
+        assert_eq!(world.keeping.wake_at(), Some(world.now + FAREWELL));
+        world.pass(FAREWELL.as_secs_f64());
+        assert!(world.is_done(), "nobody answers");
+    }
+
+    #[test]
+    fn farewells_nobody_answers_do_not_pile_up() {
+        let mut world = World::new(|settings| settings.retries = 100);
+        world.keeping.want(world.now, terms());
+        for _ in 0..CLOSING {
+            assert!(world.keeping.open(world.now));
+            world.keeping.close(world.now, Farewell::Broken);
+            world.keeping.want(world.now, None);
+            world.keeping.want(world.now, terms());
+        }
+        assert!(!world.keeping.open(world.now));
+        world.pass(FAREWELL.as_secs_f64());
+        assert!(world.keeping.open(world.now));
+    }
+
+    #[test]
+    fn times_of_a_session_become_those_of_the_call() {
+        let mut world = World::new(|_| ());
+        world.ready();
+        world.pass(2.0);
+        assert_eq!(world.keeping.made(world.now, MediaTime(70_000)), MediaTime(2_000_000));
+        // From then on its own clock leads.
+        world.pass(0.5);
+        assert_eq!(world.keeping.made(world.now, MediaTime(90_000)), MediaTime(2_020_000));
+        assert_eq!(world.keeping.made(world.now, MediaTime(-9_000_000)), MediaTime(0));
+    }
+}

@@ -10,7 +10,7 @@ use super::appliance::Appliance;
 use super::capture::Stream;
 use super::picture::{self, Picture};
 use super::sound::{from_mu_law, level_db};
-use super::uac::{Caller, Received, Sending};
+use super::uac::{Answer, Caller, Received, Sending};
 
 /// Louder than this is a voice, in dB below full scale.
 pub const LOUD_DB: f64 = -35.0;
@@ -115,12 +115,25 @@ pub fn call(
     caller: &mut Caller,
     time: Duration,
     texts: &[(f64, &str)],
-    mut disturb: impl FnMut(Duration),
+    disturb: impl FnMut(Duration),
 ) -> Received {
     let answer = caller.invite(&caller.offer(Some(&Caller::h264_offer(1))));
+    let sending = Sending { time, sound: Some(&[]), ..Sending::default() };
+    listen(appliance, caller, &answer, &sending, texts, disturb)
+}
+
+/// Goes on with a call that was answered.
+pub fn listen(
+    appliance: &Appliance,
+    caller: &mut Caller,
+    answer: &Answer,
+    sending: &Sending<'_>,
+    texts: &[(f64, &str)],
+    mut disturb: impl FnMut(Duration),
+) -> Received {
     let id = appliance.current_call();
     let mut said = 0;
-    caller.stream_as(&answer, &Sending { time, sound: Some(&[]), ..Sending::default() }, |_, at| {
+    caller.stream_as(answer, sending, |_, at| {
         if let Some((_, text)) = texts.get(said).filter(|(due, _)| at.as_secs_f64() >= *due) {
             said += 1;
             say(appliance, &id, text);

@@ -54,11 +54,25 @@ pub struct WorkerSettings {
     /// It never tells that it has finished.
     pub never_finishes: bool,
     pub coding: Coding,
+    /// Width and height of its picture.
+    pub size: (usize, usize),
 }
 
 impl Default for WorkerSettings {
     fn default() -> Self {
-        WorkerSettings { late: Duration::from_millis(50), never_finishes: false, coding: Coding::Baseline }
+        WorkerSettings {
+            late: Duration::from_millis(50),
+            never_finishes: false,
+            coding: Coding::Baseline,
+            size: (640, 360),
+        }
+    }
+}
+
+impl WorkerSettings {
+    fn face(&self) -> FaceSettings {
+        let (width, height) = self.size;
+        FaceSettings { coding: self.coding, width, height, ..FaceSettings::default() }
     }
 }
 
@@ -70,6 +84,10 @@ pub struct Heard {
     /// Streams that were closed.
     pub segments: usize,
     pub cleared: Vec<Instant>,
+    /// Key pictures somebody asked for.
+    pub key_wishes: usize,
+    /// When its lips were lit and went dark.
+    pub lips: Vec<(Instant, bool)>,
 }
 
 #[derive(Default)]
@@ -178,6 +196,8 @@ impl LiveKit {
     }
 
     pub fn workers(&self, settings: WorkerSettings) {
+        // Its pictures are coded here and now, not while it is waited for.
+        Face::new(settings.face(), Instant::now());
         lock(&self.shared).worker = settings;
     }
 
@@ -265,6 +285,10 @@ async fn serve(mut stream: TcpStream, shared: Arc<Mutex<Shared>>, tell: mpsc::Un
             break;
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    if read == 0 {
+        // Who hangs up before asking has done nothing wrong.
+        return;
     }
     let text = String::from_utf8_lossy(&head[..read]).into_owned();
     let target = text.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -537,7 +561,9 @@ impl Worker {
         }
     }
 
-    fn watch(&mut self) {
+    fn watch(&mut self, shared: &mut Shared) {
+        let heard = shared.heard.entry(self.room.clone()).or_default();
+        heard.lips.extend(self.face.log.turns.drain(..));
         if self.face.is_speaking() && !self.told && (self.sent_ms > 0) {
             self.told = true;
             self.call("lk.playback_started", String::new());
@@ -765,7 +791,11 @@ impl Rooms {
         for one in self.here.iter_mut().filter(|one| one.room == room) {
             one.show(&info);
         }
-        let face = Face::new(FaceSettings { coding: settings.coding, ..FaceSettings::default() }, now);
+        let (width, height) = settings.size;
+        let face = Face::new(
+            FaceSettings { coding: settings.coding, width, height, ..FaceSettings::default() },
+            now,
+        );
         self.workers.push(Worker {
             info,
             room,
@@ -792,7 +822,7 @@ impl Rooms {
                     };
                 }
             }
-            worker.watch();
+            worker.watch(&mut lock(&self.shared));
             for (to, value) in std::mem::take(&mut worker.outgoing) {
                 let packet = DataPacket {
                     participant_identity: worker.info.identity.clone(),
@@ -933,6 +963,7 @@ impl Rooms {
             }
             PeerEvent::KeyWanted { .. } => {
                 let room = one.room.clone();
+                lock(&self.shared).heard.entry(room.clone()).or_default().key_wishes += 1;
                 for other in self.here.iter_mut().filter(|other| other.room == room) {
                     if let Some((publisher, mid)) = other.publisher.as_mut().zip(other.picture) {
                         publisher.want_key_picture(mid);
