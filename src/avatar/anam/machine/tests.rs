@@ -375,7 +375,7 @@ fn a_farewell_reaches_the_engine_whenever_it_is_said() {
             play.acts.clear();
         }
         close(&mut play);
-        assert_eq!(play.acts().contains(&Act::Connect), true, "{away}");
+        assert!(play.acts().contains(&Act::Connect), "{away}");
         play.open();
         assert_eq!(play.sent(), ["endsession"]);
         play.with(|machine, now| machine.handle_closed(now, &closed));

@@ -563,7 +563,7 @@ impl Worker {
 
     fn watch(&mut self, shared: &mut Shared) {
         let heard = shared.heard.entry(self.room.clone()).or_default();
-        heard.lips.extend(self.face.log.turns.drain(..));
+        heard.lips.append(&mut self.face.log.turns);
         if self.face.is_speaking() && !self.told && (self.sent_ms > 0) {
             self.told = true;
             self.call("lk.playback_started", String::new());
