@@ -114,9 +114,17 @@ struct Counted {
 }
 
 impl Counted {
-    fn opened(&mut self, session: &str) {
-        session.clone_into(&mut self.session);
+    /// Whatever becomes of this run, the next one ends it by this handle.
+    fn journal(&mut self, session: &str) {
         self.book.journal.opened(&self.book.name, session);
+        let before = std::mem::replace(&mut self.session, session.to_owned());
+        if !before.is_empty() && before != session {
+            self.book.journal.closed(&self.book.name, &before);
+        }
+    }
+
+    fn opened(&mut self, session: &str) {
+        self.journal(session);
         self.book.with(|ledger, now| ledger.begin(now, self.number));
         self.watch.as_mut().reset(Instant::now());
     }
@@ -164,16 +172,14 @@ impl Session for Counted {
         }
         let event = std::task::ready!(self.inner.poll_next(context));
         match &event {
+            AvatarEvent::Asked { session } => self.journal(session),
             AvatarEvent::Opened { session } => self.opened(session),
-            AvatarEvent::Lost(lost) => {
-                self.stop_counting(true);
-                if lost.cause == Cause::Over {
+            AvatarEvent::Lost(_) => self.stop_counting(true),
+            AvatarEvent::Closed { ended } => {
+                self.stop_counting(false);
+                if *ended {
                     self.ended();
                 }
-            }
-            AvatarEvent::Closed => {
-                self.stop_counting(false);
-                self.ended();
             }
             AvatarEvent::Ready
             | AvatarEvent::Speaking { .. }
@@ -311,7 +317,7 @@ mod tests {
         fn interrupt(&mut self, _turn: Turn) {}
 
         fn close(&mut self, _farewell: Farewell) {
-            self.events.push_back(|| AvatarEvent::Closed);
+            self.events.push_back(|| AvatarEvent::Closed { ended: true });
         }
     }
 
@@ -363,7 +369,7 @@ mod tests {
         let text = std::fs::read_to_string(desk.folder.path().join("j")).expect("a journal");
         assert_eq!(text, "+\tface\ts-1\n");
         session.close(Farewell::CallOver);
-        assert!(matches!(next(&mut session).await, AvatarEvent::Closed));
+        assert!(matches!(next(&mut session).await, AvatarEvent::Closed { ended: true }));
         drop(session);
         assert_eq!((desk.metered.figures().opened, desk.metered.figures().open), (1, 0));
         assert_eq!(desk.debts.try_take(), Taken::Empty, "nothing is owed");

@@ -184,6 +184,10 @@ impl Cause {
 /// session was closed: what is to be ended at the provider is ended by polling on.
 #[derive(Debug)]
 pub enum AvatarEvent {
+    /// The provider is about to be asked. Until it answers, what it may have begun is ended by this handle.
+    Asked {
+        session: String,
+    },
     /// The provider has begun to count: the id under which it knows the session. Comes before `Ready`, once.
     Opened {
         session: String,
@@ -226,7 +230,10 @@ pub enum AvatarEvent {
         left: Duration,
     },
     Lost(Lost),
-    Closed,
+    /// `ended`: the provider is known not to count any more. Otherwise the session is still owed an end.
+    Closed {
+        ended: bool,
+    },
 }
 
 /// Why we end a session.

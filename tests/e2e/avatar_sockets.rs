@@ -125,7 +125,7 @@ impl Talk {
             AvatarEvent::Speaking { turn } => format!("speaking {turn}"),
             AvatarEvent::Ended { turn, interrupted } => format!("ended {turn} {interrupted}"),
             AvatarEvent::Hushed => "hushed".to_owned(),
-            AvatarEvent::Closed => "closed".to_owned(),
+            AvatarEvent::Closed { .. } => "closed".to_owned(),
             AvatarEvent::Warning(text) => format!("warning {text}"),
             AvatarEvent::NearLimit { .. } => "near limit".to_owned(),
             other => format!("{other:?}"),

@@ -36,6 +36,8 @@ const DATA_MAX: usize = 16;
 /// A farewell may take so long: with the socket open, and where one must first be had.
 const FAREWELL: Duration = Duration::from_millis(600);
 const LONG_FAREWELL: Duration = Duration::from_secs(4);
+/// Where the engine hangs up, the socket may tell why a moment later.
+const WORD_OF_WHY: Duration = Duration::from_millis(250);
 const FAREWELL_AGAIN: Duration = Duration::from_millis(500);
 /// The end of a session's time is told so long before it, and it is left so long before the engine leaves it.
 const NEAR_LIMIT: Duration = Duration::from_secs(30);
@@ -122,6 +124,8 @@ pub struct Machine {
     lost: bool,
     /// The call wants it no more, and waits for its end.
     closing: bool,
+    /// The engine counts it no more, or never did.
+    ended: bool,
     ready_by: Instant,
     tries: u32,
     ask_at: Option<Instant>,
@@ -136,6 +140,7 @@ pub struct Machine {
     outbox: VecDeque<Outgoing>,
     outbox_bytes: usize,
     path: Path,
+    hung_up_by: Option<Instant>,
     session_ready: bool,
     channel: bool,
     data: VecDeque<String>,
@@ -160,6 +165,7 @@ impl Machine {
             stage: Stage::Asking,
             lost: false,
             closing: false,
+            ended: false,
             ready_by: now + limits.ready_within,
             tries: 0,
             ask_at: None,
@@ -173,6 +179,7 @@ impl Machine {
             outbox: VecDeque::new(),
             outbox_bytes: 0,
             path: Path::new(settings.codec, &terms.codecs),
+            hung_up_by: None,
             session_ready: false,
             channel: false,
             data: VecDeque::new(),
@@ -280,7 +287,7 @@ impl Machine {
     pub fn handle_refused(&mut self, now: Instant, failure: &Failure) {
         self.asking = false;
         if self.is_leaving() {
-            return self.finish();
+            return self.finish(true);
         }
         self.tries += 1;
         let stumbled = matches!(failure, Failure::Unreached(_) | Failure::Cut | Failure::Failed { .. });
@@ -310,7 +317,8 @@ impl Machine {
         if self.is_leaving() {
             return match failure.is_passing() {
                 true => self.link = Link::Waiting { until: now + FAREWELL_AGAIN },
-                false => self.finish(),
+                // It knows the session no more.
+                false => self.finish(true),
             };
         }
         self.link = Link::Absent;
@@ -326,7 +334,7 @@ impl Machine {
 
     pub fn handle_closed(&mut self, now: Instant, ended: &Ended) {
         if self.is_leaving() {
-            return self.finish();
+            return self.finish(self.outbox.is_empty());
         }
         let stable =
             matches!(self.link, Link::Open { since } if now.saturating_duration_since(since) >= STABLE);
@@ -385,7 +393,7 @@ impl Machine {
             Said::End(why) => {
                 let why = if why.is_empty() { "the provider ended it".to_owned() } else { why };
                 self.tell_lost(Lost::new(Cause::Over, why));
-                self.finish();
+                self.finish(true);
                 Ok(())
             }
             Said::Other => Ok(()),
@@ -430,6 +438,15 @@ impl Machine {
     /// It does not connect, and will not.
     pub fn handle_failed(&mut self, now: Instant) {
         self.path.failed(now);
+    }
+
+    /// The engine closed it. That the session is over, and why, is said on the socket.
+    pub fn handle_hung_up(&mut self, now: Instant) {
+        if matches!(self.link, Link::Open { .. }) {
+            self.hung_up_by.get_or_insert(now + WORD_OF_WHY);
+        } else {
+            self.handle_unusable(now, "it hung up");
+        }
     }
 
     /// It cannot be used at all.
@@ -592,8 +609,8 @@ impl Machine {
         }
         match self.stage {
             Stage::Leaving { .. } => {}
-            Stage::Over => self.events.push_back(AvatarEvent::Closed),
-            Stage::Asking if !self.asking => self.finish(),
+            Stage::Over => self.events.push_back(AvatarEvent::Closed { ended: self.ended }),
+            Stage::Asking if !self.asking => self.finish(true),
             Stage::Asking | Stage::Joining | Stage::Ready => self.leave(now),
         }
     }
@@ -609,7 +626,7 @@ impl Machine {
             return;
         }
         self.tell_lost(lost);
-        if self.admission.is_some() || self.asking { self.leave(now) } else { self.finish() }
+        if self.admission.is_some() || self.asking { self.leave(now) } else { self.finish(true) }
     }
 
     fn leave(&mut self, now: Instant) {
@@ -626,14 +643,14 @@ impl Machine {
         self.stage = Stage::Leaving { until: now + limit };
     }
 
-    fn finish(&mut self) {
-        self.stage = Stage::Over;
+    fn finish(&mut self, ended: bool) {
+        (self.stage, self.ended) = (Stage::Over, ended);
         self.link = Link::Absent;
         self.outbox.clear();
         self.outbox_bytes = 0;
         self.acts.extend([Act::Disconnect, Act::ClosePeer]);
         if self.closing {
-            self.events.push_back(AvatarEvent::Closed);
+            self.events.push_back(AvatarEvent::Closed { ended });
         }
     }
 
@@ -662,15 +679,19 @@ impl Machine {
         let alive = self.is_alive();
         let path = self.path.wake_at().filter(|_| alive);
         let speech = self.uplink.wake_at().filter(|_| alive);
+        let hung_up = self.hung_up_by.filter(|_| alive);
         let limit = self.limit_at().map(|(near, end)| if self.near_told { end } else { near });
-        [self.ask_at, link, stage, path, speech, limit, self.heartbeat_at].into_iter().flatten().min()
+        [self.ask_at, link, stage, path, speech, limit, hung_up, self.heartbeat_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub fn handle_time(&mut self, now: Instant) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         match &self.stage {
             Stage::Over => return,
-            Stage::Leaving { until } if *until <= now => return self.finish(),
+            Stage::Leaving { until } if *until <= now => return self.finish(false),
             Stage::Asking | Stage::Joining if self.ready_by <= now => {
                 let why = format!("not ready after {} s", self.limits.ready_within.as_secs());
                 self.lose(now, Lost::new(Cause::Connection, why));
@@ -697,6 +718,9 @@ impl Machine {
         self.send_up(ups);
         if let Err(lost) = self.path.handle_time(now, &mut self.acts) {
             self.lose(now, lost);
+        }
+        if due(self.hung_up_by) {
+            self.handle_unusable(now, "it hung up");
         }
         self.watch_limit(now);
     }

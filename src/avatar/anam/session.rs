@@ -327,7 +327,7 @@ impl AnamSession {
             PeerEvent::Connected => self.machine.handle_connected(now),
             PeerEvent::Disconnected => self.machine.handle_disconnected(now),
             PeerEvent::Failed(_) => self.machine.handle_failed(now),
-            PeerEvent::Closed => self.machine.handle_unusable(now, "it hung up"),
+            PeerEvent::Closed => self.machine.handle_hung_up(now),
             PeerEvent::Candidate(own) => self.machine.handle_candidate(&Candidate {
                 candidate: own.candidate.clone(),
                 mid: Some(own.mid.clone()),
@@ -408,7 +408,7 @@ impl Session for AnamSession {
         loop {
             self.carry();
             if let Some(event) = self.machine.poll_event() {
-                if matches!(event, AvatarEvent::Lost(_) | AvatarEvent::Closed) {
+                if matches!(event, AvatarEvent::Lost(_) | AvatarEvent::Closed { .. }) {
                     // Nothing of it is seen or heard after that.
                     self.media.clear();
                     self.downlink = None;

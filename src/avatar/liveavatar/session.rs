@@ -113,7 +113,7 @@ enum State {
     Starting(BoxFuture<'static, Result<Places, Failure>>),
     Running,
     /// The vendor is asked to stop it; room and channel say farewell meanwhile.
-    Ending(BoxFuture<'static, ()>),
+    Ending(BoxFuture<'static, bool>),
     Gone,
 }
 
@@ -142,6 +142,8 @@ pub struct LiveAvatarSession {
     lost: bool,
     closing: Option<Instant>,
     closed: bool,
+    /// The vendor has nothing to stop, or has stopped it.
+    ended: bool,
     events: VecDeque<AvatarEvent>,
     timer: Pin<Box<Sleep>>,
 }
@@ -167,6 +169,7 @@ impl LiveAvatarSession {
             lost: false,
             closing: None,
             closed: false,
+            ended: true,
             events: VecDeque::new(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         }
@@ -199,17 +202,14 @@ impl LiveAvatarSession {
         let Some(session) = self.session.clone() else { return };
         let (account, reason) = (self.account.clone(), rest::reason(farewell));
         self.state = match before {
-            State::Asking(_) | State::Running => State::Ending(
-                async move {
-                    account.stop(&session, reason).await;
-                }
-                .boxed(),
-            ),
+            State::Asking(_) | State::Running => {
+                State::Ending(async move { account.stop(&session, reason).await }.boxed())
+            }
             // Stopped before it was started, it would begin to count after.
             State::Starting(starting) => State::Ending(
                 async move {
                     let _ = tokio::time::timeout(START_LEFT, starting).await;
-                    account.stop(&session, reason).await;
+                    account.stop(&session, reason).await
                 }
                 .boxed(),
             ),
@@ -255,7 +255,7 @@ impl LiveAvatarSession {
             },
             State::Ending(ending) => match ending.poll_unpin(context) {
                 Poll::Pending => return false,
-                Poll::Ready(()) => self.state = State::Gone,
+                Poll::Ready(stopped) => (self.state, self.ended) = (State::Gone, stopped),
             },
             State::Running | State::Gone => return false,
         }
@@ -404,7 +404,7 @@ impl Session for LiveAvatarSession {
             }
             if self.closing.is_some() && self.is_gone() {
                 self.closed = true;
-                return Poll::Ready(AvatarEvent::Closed);
+                return Poll::Ready(AvatarEvent::Closed { ended: self.ended });
             }
             let Some(at) = self.wake_at() else { return Poll::Pending };
             self.timer.as_mut().reset(at.into());

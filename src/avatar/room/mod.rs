@@ -223,11 +223,11 @@ impl Provider for Room {
         Box::new(RoomSession::open(&self.settings, self.settings.limits(), rest, &token, &terms))
     }
 
-    /// A session's id is `room/id of the vendor`.
+    /// A session's handle is `room/id of the vendor`, of one that was only asked for `room/`.
     fn reap<'a>(&'a self, session: &'a str) -> BoxFuture<'a, bool> {
         Box::pin(async move {
             let Some((room, id)) = session.split_once('/') else { return true };
-            self.rest(room, None).stop(Some(id)).await
+            self.rest(room, None).stop((!id.is_empty()).then_some(id)).await
         })
     }
 }

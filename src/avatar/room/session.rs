@@ -61,7 +61,9 @@ pub struct RoomSession {
 }
 
 struct Ending {
-    stopping: Option<BoxFuture<'static, ()>>,
+    stopping: Option<BoxFuture<'static, bool>>,
+    /// The provider knows it no more.
+    stopped: bool,
     link_closed: bool,
     until: Instant,
 }
@@ -77,6 +79,8 @@ impl RoomSession {
         let now = Instant::now();
         let rest = Arc::new(rest);
         let starter = rest.clone();
+        // Whatever is begun in it, the worker does not outlive the room.
+        let asked = AvatarEvent::Asked { session: format!("{}/", rest.room()) };
         let room = RoomTerms {
             // A worker codes as it likes.
             codecs: terms.showable(),
@@ -100,7 +104,7 @@ impl RoomSession {
             ready: false,
             begun: None,
             warned: false,
-            events: VecDeque::new(),
+            events: VecDeque::from([asked]),
             ending: None,
             over: false,
             timer: Box::pin(tokio::time::sleep_until(now.into())),
@@ -117,18 +121,18 @@ impl RoomSession {
         self.link.close();
         let (rest, session, starting) = (self.rest.clone(), self.session.clone(), self.starting.take());
         let stopping = Box::pin(async move {
-            let session = match (session, starting) {
-                (Some(session), _) => Some(session),
-                // It is let finish: what it begins can only be ended by its id.
-                (None, Some(starting)) => {
-                    tokio::time::timeout(FAREWELL / 2, starting).await.ok().and_then(Result::ok)
-                }
-                (None, None) => None,
+            // A request to begin is let finish: what it begins can only be ended by its id.
+            let (session, answered) = match (session, starting) {
+                (None, Some(starting)) => match tokio::time::timeout(FAREWELL / 2, starting).await {
+                    Ok(started) => (started.ok(), true),
+                    Err(_) => (None, false),
+                },
+                (session, _) => (session, true),
             };
-            rest.stop(session.as_deref()).await;
+            rest.stop(session.as_deref()).await && answered
         });
         let until = Instant::now() + FAREWELL;
-        self.ending = Some(Ending { stopping: Some(stopping), link_closed: false, until });
+        self.ending = Some(Ending { stopping: Some(stopping), stopped: false, link_closed: false, until });
     }
 
     fn lose(&mut self, cause: Cause, why: &str) {
@@ -278,14 +282,16 @@ impl RoomSession {
         }
     }
 
-    fn poll_ending(&mut self, context: &mut Context<'_>) -> bool {
-        let Some(ending) = &mut self.ending else { return false };
+    fn poll_ending(&mut self, context: &mut Context<'_>) -> Option<AvatarEvent> {
+        let ending = self.ending.as_mut()?;
         if let Some(stopping) = &mut ending.stopping
-            && stopping.as_mut().poll(context).is_ready()
+            && let Poll::Ready(stopped) = stopping.as_mut().poll(context)
         {
+            ending.stopped = stopped;
             ending.stopping = None;
         }
-        (ending.stopping.is_none() && ending.link_closed) || Instant::now() >= ending.until
+        let over = (ending.stopping.is_none() && ending.link_closed) || Instant::now() >= ending.until;
+        over.then_some(AvatarEvent::Closed { ended: ending.stopped })
     }
 }
 
@@ -309,9 +315,9 @@ impl Session for RoomSession {
                 self.room_told(event);
             }
             self.handle_time(Instant::now());
-            if self.poll_ending(context) {
+            if let Some(closed) = self.poll_ending(context) {
                 self.over = true;
-                self.events.push_back(AvatarEvent::Closed);
+                self.events.push_back(closed);
             }
             if more || !self.events.is_empty() {
                 continue;

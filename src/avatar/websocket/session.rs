@@ -219,7 +219,7 @@ impl Session for WebSocketSession {
             }
             if matches!(self.state, State::Gone) && self.closing.is_some() && !self.closed {
                 self.closed = true;
-                return Poll::Ready(AvatarEvent::Closed);
+                return Poll::Ready(AvatarEvent::Closed { ended: true });
             }
             match self.wake_at().filter(|_| !self.closed) {
                 None => return Poll::Pending,

@@ -223,7 +223,7 @@ impl Keeping {
         self.closing.retain_mut(|(session, _)| {
             loop {
                 match session.poll_next(context) {
-                    Poll::Ready(AvatarEvent::Closed) => return false,
+                    Poll::Ready(AvatarEvent::Closed { .. }) => return false,
                     Poll::Pending => return true,
                     // Of no interest, a loss neither; the end follows.
                     Poll::Ready(_) => {}
@@ -259,7 +259,7 @@ mod tests {
         }
         fn poll_next(&mut self, _context: &mut Context<'_>) -> Poll<AvatarEvent> {
             let over = self.2 && self.1.lock().unwrap().answers;
-            if over { Poll::Ready(AvatarEvent::Closed) } else { Poll::Pending }
+            if over { Poll::Ready(AvatarEvent::Closed { ended: true }) } else { Poll::Pending }
         }
         fn speak(&mut self, _turn: Turn, _samples: &[i16]) {}
         fn end(&mut self, _turn: Turn) {}

@@ -227,6 +227,7 @@ impl Face {
 
     fn event(&mut self, now: Instant, event: AvatarEvent) {
         match event {
+            AvatarEvent::Asked { .. } => {}
             AvatarEvent::Opened { session } => {
                 self.keeping.counted(now);
                 self.session = session;
@@ -255,7 +256,7 @@ impl Face {
                 self.tell(self.told("avatar.near_limit").with("left_s", left.as_secs_f64().round()));
             }
             AvatarEvent::Lost(lost) => self.lost(now, &lost),
-            AvatarEvent::Closed => {
+            AvatarEvent::Closed { .. } => {
                 self.lost(now, &Lost { why: "its provider closed it".to_owned(), cause: Cause::Over });
             }
         }

@@ -156,7 +156,7 @@ impl Session for ScriptedSession {
                 return Poll::Ready(event);
             }
             if std::mem::take(&mut self.closing) {
-                return Poll::Ready(AvatarEvent::Closed);
+                return Poll::Ready(AvatarEvent::Closed { ended: true });
             }
             if self.dead {
                 return Poll::Pending;

@@ -466,7 +466,7 @@ fn any_order_of_anything_ends_once() {
         play.with(Machine::close);
         play.pass(Duration::from_secs(5), false);
         let lost = play.events.iter().position(|event| matches!(event, AvatarEvent::Lost(_)));
-        let closed = play.events.iter().position(|event| matches!(event, AvatarEvent::Closed));
+        let closed = play.events.iter().position(|event| matches!(event, AvatarEvent::Closed { .. }));
         assert_eq!(closed, Some(play.events.len() - 1), "seed {seed}: {:?}", play.events);
         assert!(lost.is_none_or(|at| at + 2 == play.events.len()), "seed {seed}: {:?}", play.events);
     }
