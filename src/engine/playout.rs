@@ -326,6 +326,8 @@ impl Playout {
             self.waiting.pop_front();
             self.at = 0;
             self.publish(1_000, last);
+            // The end of what was heard before is not heard after.
+            self.resampler = None;
         }
         self.switches.busy.store(!self.waiting.is_empty() || !self.pieces.is_empty(), Ordering::Release);
     }
@@ -620,6 +622,25 @@ mod tests {
             say(&line, 2, 0, true);
             assert_eq!((line.block(), line.block()), (vec![0; BLOCK], vec![0; BLOCK]), "{rate} Hz");
         }
+    }
+
+    #[test]
+    fn nothing_of_what_passes_unheard_is_left_in_the_converter() {
+        let mut line = Line::new();
+        let say = |line: &Line, level, made| {
+            let place = Some(Place { from_ms: 0, made: Some(MediaTime(made)) });
+            let samples: Arc<[i16]> = vec![level; 960].into();
+            line.say.say(Piece { utterance: 1, rate: 48_000, samples, last: false, place });
+        };
+        for made in 0..3 {
+            say(&line, 10_000, made * 20_000);
+            line.block();
+        }
+        say(&line, 10_000, 60_000);
+        line.playout.pass_by();
+        say(&line, 0, 80_000);
+        say(&line, 0, 100_000);
+        assert_eq!((line.block(), line.block()), (vec![0; BLOCK], vec![0; BLOCK]));
     }
 
     #[test]

@@ -12,8 +12,8 @@ use crate::base::time::Pts;
 
 /// Sound that was put out so long ago is not being put out any more: three beats.
 const SOUNDING_US: i64 = 60_000;
-/// Between turns, pictures leave so much later than they usually come, as the first sound of a turn does: its cushion and
-/// half a beat. Lips that are ahead by more open before there is a voice.
+/// Between turns, pictures leave so much later than they or sound usually come, as the first sound of a turn does: its
+/// cushion and half a beat. Lips that are ahead by more open before there is a voice.
 const MARGIN_US: i64 = CUSHION_US + 10_000;
 /// A single one counts for one in so many of what is usual.
 const USUAL: i64 = 8;
@@ -77,11 +77,13 @@ impl Lips {
         }
     }
 
-    /// A picture has come.
-    pub fn arrived(&mut self, now: Pts, made: MediaTime) {
+    /// A picture has come; sound takes so long, in microseconds ([`Pace::sound`]).
+    pub fn arrived(&mut self, now: Pts, made: MediaTime, sound: Option<i64>) {
         let late = micros(now) - made.0;
+        // Sound is held as long as its arrival is uneven, pictures are not.
+        let behind = |usual: i64| usual.max(sound.unwrap_or(usual)) + MARGIN_US;
         let Some(offset) = &mut self.offset else {
-            (self.offset, self.usual) = (Some(late + MARGIN_US), late);
+            (self.offset, self.usual) = (Some(behind(late)), late);
             return;
         };
         let off = late - self.usual;
@@ -89,7 +91,7 @@ impl Lips {
         if self.sounding {
             return;
         }
-        let off = self.usual + MARGIN_US - *offset;
+        let off = behind(self.usual) - *offset;
         *offset += if off.abs() > JUMP_US { off } else { off.clamp(-SLEW_US, SLEW_US) };
     }
 
@@ -117,6 +119,11 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// How long the quickest sound took from being made until it came, in microseconds.
+    pub fn sound(&self) -> Option<i64> {
+        self.sound
+    }
+
     pub fn heard(&mut self, now: Pts, made: MediaTime) {
         let took = micros(now) - made.0;
         self.sound = Some(self.sound.map_or(took, |least| took.min(least + FORGET_EARLY_US)));
@@ -165,7 +172,7 @@ mod tests {
     #[test]
     fn pictures_leave_with_their_sound_and_wait_while_it_is_held() {
         let mut lips = Lips::default();
-        lips.arrived(ms(1_000), made(200));
+        lips.arrived(ms(1_000), made(200), None);
         assert_eq!(lips.due(made(200)), ms(1_030));
         // Sound made at 240 leaves at 1100.
         lips.follow(ms(1_105), Some((made(240), ms(1_100))));
@@ -182,17 +189,28 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_face_waits_for_the_sound_that_will_be_held() {
+        let mut lips = Lips::default();
+        // A picture takes 5 ms, sound 60.
+        for n in 0..100 {
+            let now = 1_000 + 40 * n;
+            lips.arrived(ms(now), made(now - 5), Some(60_000));
+        }
+        assert_eq!(lips.due(made(5_000)), ms(5_090));
+    }
+
+    #[test]
     fn an_idle_face_comes_back_to_its_own_delay_by_and_by() {
         let mut lips = Lips::default();
         lips.follow(ms(1_000), Some((made(0), ms(1_000))));
-        lips.arrived(ms(1_000), made(900));
+        lips.arrived(ms(1_000), made(900), None);
         let mut now = 1_000;
         let mut steps = Vec::new();
         for n in 0..400 {
             now = 1_000 + 40 * n;
             lips.follow(ms(now), Some((made(0), ms(1_000))));
             let before = lips.due(made(0));
-            lips.arrived(ms(now), made(now - 100));
+            lips.arrived(ms(now), made(now - 100), Some(90_000));
             steps.push((lips.due(made(0)).nanos() - before.nanos()) / 1_000_000);
         }
         // To the millisecond: what is usual is rounded.

@@ -63,6 +63,8 @@ pub enum Shown {
     Picture {
         made: MediaTime,
         came: Instant,
+        /// How long sound takes, as [`Pace::sound`](super::lips::Pace::sound) tells it.
+        sound: Option<i64>,
         picture: Picture,
     },
     /// There is no face any more.
@@ -246,8 +248,8 @@ impl Showing<'_> {
 
     fn arrive(&mut self, shown: Shown) {
         match shown {
-            Shown::Picture { made, came, picture } => {
-                self.lips.arrived(Pts::at(self.sending.epoch, came), made);
+            Shown::Picture { made, came, sound, picture } => {
+                self.lips.arrived(Pts::at(self.sending.epoch, came), made, sound);
                 self.came = Some(came);
                 self.held.push_back(Held { made, came, picture });
             }

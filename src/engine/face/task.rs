@@ -265,7 +265,7 @@ impl Face {
     fn picture(&mut self, now: Instant, at: MediaTime, picture: Picture) {
         let made = self.keeping.made(now, at);
         self.voice.handle_picture(now, made);
-        self.show(Shown::Picture { made, came: now, picture });
+        self.show(Shown::Picture { made, came: now, sound: self.voice.sound(), picture });
     }
 
     fn show(&self, shown: Shown) {

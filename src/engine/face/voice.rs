@@ -148,6 +148,11 @@ impl Voice {
         self.pace.lag()
     }
 
+    /// How long sound takes to come, as [`Pace::sound`] tells it.
+    pub fn sound(&self) -> Option<i64> {
+        self.pace.sound()
+    }
+
     /// A face of these limits speaks from now on.
     pub fn ready(&mut self, limits: &Limits) {
         self.limits = limits.clone();

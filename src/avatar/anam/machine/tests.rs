@@ -322,7 +322,7 @@ fn what_is_not_ready_in_time_is_left_and_told_so() {
     });
     assert_eq!(play.told(), [""; 0], "no end before it is asked for");
     play.with(Machine::close);
-    assert_eq!(play.told().pop().as_deref(), Some("Closed"));
+    assert_eq!(play.told().pop().as_deref(), Some("Closed { ended: true }"));
 }
 
 #[test]
@@ -364,7 +364,7 @@ fn a_farewell_reaches_the_engine_whenever_it_is_said() {
     play.open();
     assert_eq!(play.sent(), ["endsession"]);
     play.with(|machine, now| machine.handle_closed(now, &closed));
-    assert_eq!(play.told().last().map(String::as_str), Some("Closed"));
+    assert_eq!(play.told().last().map(String::as_str), Some("Closed { ended: true }"));
     // While it is joined, and while the socket is away.
     for away in [false, true] {
         let mut play = Play::new(AnamSettings::default());
@@ -379,7 +379,7 @@ fn a_farewell_reaches_the_engine_whenever_it_is_said() {
         play.open();
         assert_eq!(play.sent(), ["endsession"]);
         play.with(|machine, now| machine.handle_closed(now, &closed));
-        assert_eq!(play.told().last().map(String::as_str), Some("Closed"));
+        assert_eq!(play.told().last().map(String::as_str), Some("Closed { ended: true }"));
     }
     // Spoken in: what waits is dropped; an engine that says nothing is not waited for long.
     let mut play = Play::ready(AnamSettings::default());
@@ -389,12 +389,12 @@ fn a_farewell_reaches_the_engine_whenever_it_is_said() {
     assert_eq!(play.acts(), [Act::ClosePeer, Act::Disconnect]);
     assert_eq!(play.told(), [""; 0]);
     play.pass(FAREWELL, false);
-    assert_eq!(play.told(), ["Closed"]);
+    assert_eq!(play.told(), ["Closed { ended: false }"]);
     // Never given, never opened: within five seconds.
     let mut play = Play::new(AnamSettings::default());
     close(&mut play);
     play.pass(Duration::from_secs(5), false);
-    assert_eq!(play.told(), ["Closed"]);
+    assert_eq!(play.told(), ["Closed { ended: false }"]);
 }
 
 #[test]
