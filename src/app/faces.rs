@@ -143,10 +143,9 @@ impl Reaper {
         loop {
             let due = self.waiting.iter().map(|owed| owed.due).min();
             tokio::select! {
-                entry = self.debts.recv() => match entry {
-                    Some(entry) => self.waiting.push_back(Owed { entry, tries: 0, due: Instant::now() }),
-                    None => std::future::pending().await,
-                },
+                entry = owed(&self.debts) => {
+                    self.waiting.push_back(Owed { entry, tries: 0, due: Instant::now() });
+                }
                 () = until(due) => self.settle().await,
             }
         }
@@ -175,6 +174,13 @@ impl Reaper {
                 }
             }
         }
+    }
+}
+
+async fn owed(debts: &Receiver<Entry, Fifo>) -> Entry {
+    match debts.recv().await {
+        Some(entry) => entry,
+        None => std::future::pending().await,
     }
 }
 

@@ -132,10 +132,7 @@ impl Face {
             event = poll_fn(|context| keeping.poll_next(context)) => Happened::Session(event),
             piece = piece(relay.as_ref().filter(|_| !full)) => Happened::Piece(piece),
             wanted = wanted(desk.as_ref()) => Happened::Wanted(wanted),
-            key = wishes.recv() => match key {
-                Some(()) => Happened::Key,
-                None => pending().await,
-            },
+            () = wished(wishes) => Happened::Key,
             () = until(wake) => Happened::Time,
         }
     }
@@ -366,6 +363,7 @@ impl Face {
 
     /// Says farewell, and waits until every provider knows.
     async fn leave(&mut self) {
+        self.keeping.want(Instant::now(), None);
         self.drop_session(Instant::now(), Farewell::CallOver, "call_over");
         self.relay = None;
         let until = Instant::now() + FAREWELL;
@@ -409,6 +407,13 @@ async fn wanted(desk: Option<&Desk>) -> Wanted {
             None => pending().await,
         },
         None => pending().await,
+    }
+}
+
+/// A key picture is wanted. Where nobody can want one any more, nothing: the call ends, which its orders tell.
+async fn wished(wishes: &Receiver<(), Latest>) {
+    if wishes.recv().await.is_none() {
+        pending().await
     }
 }
 

@@ -13,8 +13,10 @@ use super::*;
 use crate::avatar::{
     AvatarEvent, Cause, Farewell, Limits, Lost, MediaTime, Picture as Shown, Provider, Session, Terms, Turn,
 };
+use crate::base::queue::{self, Latest};
 use crate::codec::still::encode::StillSettings;
 use crate::engine::face::FaceSettings;
+use crate::engine::face::task::{Face, FaceOrder, FaceParts};
 use crate::engine::sight::SightSettings;
 use crate::engine::talk::seeing::SeeingSettings;
 use crate::engine::talk::{Agent, Mind, Pipeline, TalkOrder};
@@ -438,4 +440,32 @@ fn a_face_that_does_not_come_leaves_the_agent_heard_and_a_refusal_is_not_asked_a
         let ledger = ledger.lock().expect("whole");
         assert_eq!((ledger.opened, ledger.closed.len()), (opened, opened), "{cause:?}");
     }
+}
+
+#[tokio::test]
+async fn a_call_that_ends_is_noticed_whatever_of_it_ends_first() {
+    let ledger: Arc<Mutex<Ledger>> = Arc::default();
+    let provider = Arc::new(Scripted { script: script(SIZE), ledger: ledger.clone() });
+    let (give, orders) = queue::queue(Fifo { depth: 4 });
+    let (wish, wishes) = queue::queue(Latest);
+    let (events, _told) = queue::queue(Fifo { depth: 16 });
+    let parts = FaceParts {
+        call: CALL,
+        epoch: Instant::now(),
+        settings: Arc::new(FaceSettings::new("scripted", provider)),
+        orders,
+        wishes,
+        events,
+        figures: Arc::default(),
+        desk: None,
+    };
+    let face = tokio::spawn(Face::new(parts).run());
+    let terms = Terms { call: "c".into(), codecs: Vec::new(), most: SIZE, language: String::new() };
+    give.offer(FaceOrder::Want(Some(terms)));
+    drop(wish);
+    tokio::time::sleep(MS(50)).await;
+    drop(give);
+    let outcome = tokio::time::timeout(MS(2_000), face).await.expect("it ends").expect("no panic");
+    assert_eq!(outcome, crate::base::stop::Outcome::Done);
+    assert_eq!(ledger.lock().expect("whole").closed, [Farewell::CallOver]);
 }
