@@ -36,8 +36,6 @@ const DATA_MAX: usize = 16;
 /// A farewell may take so long: with the socket open, and where one must first be had.
 const FAREWELL: Duration = Duration::from_millis(600);
 const LONG_FAREWELL: Duration = Duration::from_secs(4);
-/// Where the engine hangs up, the socket may tell why a moment later.
-const WORD_OF_WHY: Duration = Duration::from_millis(250);
 const FAREWELL_AGAIN: Duration = Duration::from_millis(500);
 /// The end of a session's time is told so long before it, and it is left so long before the engine leaves it.
 const NEAR_LIMIT: Duration = Duration::from_secs(30);
@@ -140,7 +138,6 @@ pub struct Machine {
     outbox: VecDeque<Outgoing>,
     outbox_bytes: usize,
     path: Path,
-    hung_up_by: Option<Instant>,
     session_ready: bool,
     channel: bool,
     data: VecDeque<String>,
@@ -179,7 +176,6 @@ impl Machine {
             outbox: VecDeque::new(),
             outbox_bytes: 0,
             path: Path::new(settings.codec, &terms.codecs),
-            hung_up_by: None,
             session_ready: false,
             channel: false,
             data: VecDeque::new(),
@@ -442,11 +438,7 @@ impl Machine {
 
     /// The engine closed it. That the session is over, and why, is said on the socket.
     pub fn handle_hung_up(&mut self, now: Instant) {
-        if matches!(self.link, Link::Open { .. }) {
-            self.hung_up_by.get_or_insert(now + WORD_OF_WHY);
-        } else {
-            self.handle_unusable(now, "it hung up");
-        }
+        self.path.hung_up(now);
     }
 
     /// It cannot be used at all.
@@ -679,12 +671,8 @@ impl Machine {
         let alive = self.is_alive();
         let path = self.path.wake_at().filter(|_| alive);
         let speech = self.uplink.wake_at().filter(|_| alive);
-        let hung_up = self.hung_up_by.filter(|_| alive);
         let limit = self.limit_at().map(|(near, end)| if self.near_told { end } else { near });
-        [self.ask_at, link, stage, path, speech, limit, hung_up, self.heartbeat_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.ask_at, link, stage, path, speech, limit, self.heartbeat_at].into_iter().flatten().min()
     }
 
     pub fn handle_time(&mut self, now: Instant) {
@@ -718,9 +706,6 @@ impl Machine {
         self.send_up(ups);
         if let Err(lost) = self.path.handle_time(now, &mut self.acts) {
             self.lose(now, lost);
-        }
-        if due(self.hung_up_by) {
-            self.handle_unusable(now, "it hung up");
         }
         self.watch_limit(now);
     }

@@ -20,6 +20,8 @@ const RESTART_WITHIN: Duration = Duration::from_secs(3);
 const FOUND_WITHIN: Duration = Duration::from_secs(4);
 /// Paths that do not work get so long to come back by themselves.
 const GRACE: Duration = Duration::from_secs(2);
+/// Where the engine hangs up, the socket may tell why a moment later.
+const WORD_OF_WHY: Duration = Duration::from_millis(250);
 const RESTARTS: u32 = 3;
 /// Paths that work so long have forgotten what was before.
 const STABLE: Duration = Duration::from_secs(10);
@@ -55,6 +57,7 @@ pub struct Path {
     answered: bool,
     early: Vec<Candidate>,
     connected_since: Option<Instant>,
+    hung_up_by: Option<Instant>,
     restart_at: Option<Instant>,
     restarts: u32,
     picture_by: Option<Instant>,
@@ -80,6 +83,7 @@ impl Path {
             answered: false,
             early: Vec::new(),
             connected_since: None,
+            hung_up_by: None,
             restart_at: None,
             restarts: 0,
             picture_by: None,
@@ -89,6 +93,11 @@ impl Path {
 
     pub fn is_connected(&self) -> bool {
         self.connected_since.is_some()
+    }
+
+    /// The engine closed the peer connection.
+    pub fn hung_up(&mut self, now: Instant) {
+        self.hung_up_by.get_or_insert(now + WORD_OF_WHY);
     }
 
     /// ICE restarts so far.
@@ -202,11 +211,17 @@ impl Path {
     }
 
     pub fn wake_at(&self) -> Option<Instant> {
-        [self.answer_by, self.restart_at, self.picture_by, self.silent_at()].into_iter().flatten().min()
+        [self.answer_by, self.hung_up_by, self.restart_at, self.picture_by, self.silent_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub fn handle_time(&mut self, now: Instant, acts: &mut VecDeque<Act>) -> Result<(), Lost> {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(self.hung_up_by) {
+            return Err(lost("it hung up"));
+        }
         if due(self.answer_by) {
             self.answer_by = None;
             match self.asked {

@@ -338,6 +338,19 @@ fn the_engines_end_is_an_end_and_is_not_answered() {
 }
 
 #[test]
+fn an_engine_that_hangs_up_has_a_moment_to_say_why() {
+    let mut play = Play::ready(AnamSettings::default());
+    play.with(Machine::handle_hung_up);
+    play.pass(ms(100), true);
+    play.say("endsession", json!("out of credit"));
+    assert_eq!(play.lost(), Cause::Over);
+    let mut play = Play::ready(AnamSettings::default());
+    play.with(Machine::handle_hung_up);
+    play.pass(ms(300), true);
+    assert_eq!(play.lost(), Cause::Connection);
+}
+
+#[test]
 fn a_session_is_left_before_its_time_is_over() {
     let longest = Duration::from_secs(100);
     let mut play = Play::ready(AnamSettings { longest: Some(longest), ..AnamSettings::default() });
