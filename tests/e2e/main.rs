@@ -19,6 +19,7 @@ mod decisions;
 mod dialogs;
 mod endurance;
 mod examples;
+mod face_codecs;
 mod face_ledger;
 mod face_pictures;
 #[cfg(feature = "faults")]

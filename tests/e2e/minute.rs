@@ -25,13 +25,54 @@ const LETTER_MS: usize = 40;
 const APART_MS: f64 = 45.0;
 
 /// One of the faces, and how its mouth is told.
-struct Face {
-    name: &'static str,
+pub struct Face {
+    pub name: &'static str,
     /// `[avatar.NAME]`
     avatar: String,
     /// It speaks with a voice of its own.
-    turnkey: bool,
+    pub turnkey: bool,
     mouth: Mouth,
+}
+
+/// A server for each kind of face.
+pub struct Cast {
+    timed: Server,
+    pub raw: RawAvatar,
+    /// Of both modes.
+    pub anam: Anam,
+    pub liveavatar: Vendor,
+    pub room: Vendor,
+}
+
+impl Cast {
+    pub fn start() -> Cast {
+        Cast {
+            timed: Server::start(0, &[]),
+            raw: RawAvatar::start(),
+            anam: Anam::start(),
+            liveavatar: Vendor::liveavatar(),
+            room: Vendor::room(),
+        }
+    }
+
+    pub fn faces(&self) -> [Face; 6] {
+        let of_anam = |more: &str| {
+            format!(r#"provider="anam", base_url="{}", api_key="{KEY}", {more}"#, self.anam.root())
+        };
+        let face = |name, avatar, mouth| Face { name, avatar, turnkey: false, mouth };
+        let timed = format!(r#"provider="websocket", base_url="ws://127.0.0.1:{}/avatar""#, self.timed.port);
+        let raw =
+            format!(r#"provider="websocket", protocol="raw", base_url="{}", rate=16000"#, self.raw.url());
+        let own = of_anam(r#"mode="microphone", persona_id="p-1""#);
+        [
+            face("timed", timed, drawn),
+            face("raw", raw, in_the_middle),
+            face("liveavatar", with_keys(r#"provider="liveavatar", avatar_id="own""#, &self.liveavatar), lit),
+            face("room", with_keys(r#"provider="livekit", vendor="bey""#, &self.room), lit),
+            face("anam", of_anam(r#"avatar_id="a-1""#), lit),
+            Face { turnkey: true, ..face("turnkey", own, lit) },
+        ]
+    }
 }
 
 /// Lips after the voice in milliseconds, at each beginning and end of words from this second on.
@@ -72,7 +113,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn appliance(faces: &[Face]) -> Appliance {
+pub fn appliance(faces: &[Face]) -> Appliance {
     let mut settings = vec![
         format!(r#"tts.mock={{provider="mock", options={{tone_hz=440, letter_ms={LETTER_MS}}}}}"#),
         r#"stt.mock={provider="mock", options={text="Stop."}}"#.to_owned(),
@@ -98,27 +139,8 @@ fn appliance(faces: &[Face]) -> Appliance {
 #[test]
 fn after_a_minute_lips_and_voice_of_every_face_are_together() {
     let _turn = turn();
-    let (server, raw, anam) = (Server::start(0, &[]), RawAvatar::start(), Anam::start());
-    let (liveavatar, room) = (Vendor::liveavatar(), Vendor::room());
-    let of_anam =
-        |more: &str| format!(r#"provider="anam", base_url="{}", api_key="{KEY}", {more}"#, anam.root());
-    let face = |name, avatar, mouth| Face { name, avatar, turnkey: false, mouth };
-    let faces = [
-        face(
-            "timed",
-            format!(r#"provider="websocket", base_url="ws://127.0.0.1:{}/avatar""#, server.port),
-            drawn,
-        ),
-        face(
-            "raw",
-            format!(r#"provider="websocket", protocol="raw", base_url="{}", rate=16000"#, raw.url()),
-            in_the_middle,
-        ),
-        face("liveavatar", with_keys(r#"provider="liveavatar", avatar_id="own""#, &liveavatar), lit),
-        face("room", with_keys(r#"provider="livekit", vendor="bey""#, &room), lit),
-        face("anam", of_anam(r#"avatar_id="a-1""#), lit),
-        Face { turnkey: true, ..face("turnkey", of_anam(r#"mode="microphone", persona_id="p-1""#), lit) },
-    ];
+    let cast = Cast::start();
+    let faces = cast.faces();
     let appliance = appliance(&faces);
     let mut calls: Vec<(Caller, Answer, String)> = Vec::new();
     for Face { name, .. } in &faces {
@@ -163,7 +185,7 @@ fn listen(caller: &mut Caller, answer: &Answer) -> Received {
 }
 
 /// Has the provider answer something by itself.
-fn ask(appliance: &Appliance, id: &str) {
+pub fn ask(appliance: &Appliance, id: &str) {
     let (status, answer) =
         appliance.api("POST", &format!("/api/v1/calls/{id}/text"), r#"{"text":"What time is it?"}"#);
     assert_eq!(status, 202, "{answer}");
