@@ -92,8 +92,12 @@ pub fn blocks(heard: &Stream) -> Vec<Block> {
     let block = |packet: &Rtp| {
         let samples: Vec<f64> = packet.payload.iter().map(|byte| from_mu_law(*byte)).collect();
         let level = level_db(&samples);
+        let energy = samples.iter().map(|sample| sample * sample).sum::<f64>() * samples.len() as f64 / 2.0;
+        // A few samples at the beginning of a tone have no pitch yet: what fills a block to a third has.
+        let pitch = |tone: &usize| power_at(&samples, TONES[*tone]) > energy * 0.3;
         let tone = (0..TONES.len())
-            .max_by(|a, b| power_at(&samples, TONES[*a]).total_cmp(&power_at(&samples, TONES[*b])));
+            .max_by(|a, b| power_at(&samples, TONES[*a]).total_cmp(&power_at(&samples, TONES[*b])))
+            .filter(pitch);
         Block { at: packet.at, level, tone: tone.filter(|_| level > SILENT_DB) }
     };
     audio.map(block).collect()
