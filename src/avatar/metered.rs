@@ -397,6 +397,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_session_that_was_asked_for_is_known_and_an_end_nobody_confirmed_is_owed() {
+        let asked = || AvatarEvent::Asked { session: "room/".into() };
+        let unconfirmed = || AvatarEvent::Closed { ended: false };
+        let desk = desk(vec![vec![asked, unconfirmed], vec![asked, opened, unconfirmed]], 0);
+        for handle in ["room/", "s-1"] {
+            let mut session = desk.metered.open(terms());
+            while !matches!(next(&mut session).await, AvatarEvent::Closed { .. }) {}
+            let text = std::fs::read_to_string(desk.folder.path().join("j")).expect("a journal");
+            let last = text.lines().rfind(|line| line.starts_with('+')).unwrap_or_default();
+            assert_eq!(last, format!("+\tface\t{handle}"), "{text}");
+            drop(session);
+            assert_eq!(desk.debts.try_take(), Taken::Item(("face".into(), handle.into())));
+            desk.metered.journal.closed("face", handle);
+        }
+        assert_eq!(desk.metered.figures().opened, 1, "what was only asked for did not count");
+    }
+
+    #[tokio::test]
     async fn one_session_too_many_is_refused_in_words_and_counted() {
         let desk = desk(vec![vec![opened]], 1);
         let _first = desk.metered.open(terms());
