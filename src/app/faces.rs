@@ -143,7 +143,7 @@ impl Reaper {
         loop {
             let due = self.waiting.iter().map(|owed| owed.due).min();
             tokio::select! {
-                entry = owed(&self.debts) => {
+                entry = self.debts.recv_while_open() => {
                     self.waiting.push_back(Owed { entry, tries: 0, due: Instant::now() });
                 }
                 () = until(due) => self.settle().await,
@@ -174,13 +174,6 @@ impl Reaper {
                 }
             }
         }
-    }
-}
-
-async fn owed(debts: &Receiver<Entry, Fifo>) -> Entry {
-    match debts.recv().await {
-        Some(entry) => entry,
-        None => std::future::pending().await,
     }
 }
 

@@ -336,6 +336,15 @@ impl<T, P> Receiver<T, P> {
         }
     }
 
+    /// For one branch among others: as [`Receiver::recv`], and never ready once closed and drained. Cancel-safe. To wait in
+    /// what a branch of `select!` does would keep all the others from being looked at.
+    pub async fn recv_while_open(&self) -> T {
+        match self.recv().await {
+            Some(item) => item,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Throws away what is queued and says how much it was; the loss is wanted and not counted.
     pub fn clear(&self) -> usize {
         let mut state = self.shared.lock();
@@ -443,6 +452,21 @@ mod tests {
         let taker = std::thread::spawn(move || rx.take_within(long));
         tx.nudge();
         assert_eq!(taker.join().ok(), Some(Taken::Empty));
+    }
+
+    #[tokio::test]
+    async fn a_branch_of_a_closed_queue_leaves_the_others_alone() {
+        let (sender, receiver) = queue(Fifo { depth: 2 });
+        sender.offer(1);
+        assert_eq!(receiver.recv_while_open().await, 1);
+        drop(sender);
+        let other = std::future::ready("the other");
+        let first = tokio::select! {
+            biased;
+            _item = receiver.recv_while_open() => "closed",
+            other = other => other,
+        };
+        assert_eq!(first, "the other");
     }
 
     #[tokio::test]

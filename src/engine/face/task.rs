@@ -132,7 +132,8 @@ impl Face {
             event = poll_fn(|context| keeping.poll_next(context)) => Happened::Session(event),
             piece = piece(relay.as_ref().filter(|_| !full)) => Happened::Piece(piece),
             wanted = wanted(desk.as_ref()) => Happened::Wanted(wanted),
-            () = wished(wishes) => Happened::Key,
+            // Where nobody can wish any more the call ends, which its orders tell.
+            () = wishes.recv_while_open() => Happened::Key,
             () = until(wake) => Happened::Time,
         }
     }
@@ -402,18 +403,8 @@ async fn piece(relay: Option<&Relay>) -> Option<Piece> {
 
 async fn wanted(desk: Option<&Desk>) -> Wanted {
     match desk {
-        Some(desk) => match desk.wanted.recv().await {
-            Some(wanted) => wanted,
-            None => pending().await,
-        },
+        Some(desk) => desk.wanted.recv_while_open().await,
         None => pending().await,
-    }
-}
-
-/// A key picture is wanted. Where nobody can want one any more, nothing: the call ends, which its orders tell.
-async fn wished(wishes: &Receiver<(), Latest>) {
-    if wishes.recv().await.is_none() {
-        pending().await
     }
 }
 
