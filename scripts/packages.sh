@@ -6,7 +6,7 @@ set -euo pipefail
 BUILD="build-essential pkg-config clang libclang-dev nasm ca-certificates python3 python3-pip
     libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev libopus-dev"
 RUN="ffmpeg espeak-ng"
-TEST="baresip-core baresip-ffmpeg kamailio sip-tester tcpdump iproute2 procps"
+TEST="baresip-core baresip-ffmpeg kamailio sip-tester tcpdump iproute2 procps curl chromium"
 
 command -v dpkg-query >/dev/null || {
     say "not a Debian system: packages are left to you. Needed are (Debian's names):" $BUILD $RUN $TEST

@@ -7,4 +7,6 @@ cd "$(dirname "$0")"
 ./onnxruntime.sh
 ./media.sh
 ./models.sh "${1:-dev}"
-if [ "${1:-dev}" = dev ]; then ./sdks.sh >/dev/null; fi
+if [ "${1:-dev}" = dev ]; then
+    for kind in "" agents browser; do ./sdks.sh $kind >/dev/null; done
+fi

@@ -12,7 +12,6 @@
 #[path = "e2e/harness/mod.rs"]
 mod harness;
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +29,7 @@ use harness::emulators::deepgram::coded;
 use harness::emulators::models::{Quirks, Reply};
 use harness::emulators::providers::Providers;
 use harness::emulators::server::{Fault, Pace};
+use harness::sdks;
 use serde_json::json;
 
 /// The three vendors of language models: their emulator's name and the root of their API.
@@ -487,10 +487,6 @@ async fn a_deepgram_socket_that_breaks_in_a_turn_costs_no_word() {
 /// The emulators are what the vendors' own clients expect.
 #[test]
 fn the_vendors_sdks_are_content_with_the_emulators() {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let fetched = Command::new(format!("{root}/scripts/sdks.sh")).output().expect("a shell");
-    assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
-    let packages = String::from_utf8_lossy(&fetched.stdout).trim().to_owned();
     let providers = Providers::start();
     providers.answer(|asked| match asked.said.as_str() {
         "use a tool" => {
@@ -504,15 +500,8 @@ fn the_vendors_sdks_are_content_with_the_emulators() {
         if vendor == "openai" {
             providers.fault("chat", Fault::Status(429, Some("0.1".to_owned())));
         }
-        let run = Command::new("timeout")
-            .args(["60", "python3", &format!("{root}/tests/data/sdks/providers.py"), vendor])
-            .arg(providers.address.to_string())
-            .env("PYTHONPATH", &packages)
-            .env_remove("HTTP_PROXY")
-            .output()
-            .expect("python3");
-        if !run.status.success() {
-            failed.push(format!("{vendor}:\n{}", String::from_utf8_lossy(&run.stderr)));
+        if let Err(error) = sdks::content("providers.py", &[vendor, &providers.address.to_string()]) {
+            failed.push(format!("{vendor}:\n{error}"));
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));

@@ -353,7 +353,7 @@ mod tests {
 
     fn terms() -> Terms {
         let most = crate::media::frame::Size::new(640, 360);
-        Terms { call: "c".into(), codecs: Vec::new(), most, language: String::new() }
+        Terms { call: "c".into(), codecs: Vec::new(), most, language: String::new(), again: false }
     }
 
     async fn next(session: &mut Box<dyn Session>) -> AvatarEvent {

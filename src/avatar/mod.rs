@@ -92,6 +92,8 @@ pub struct Terms {
     pub most: Size,
     /// BCP 47; empty: unknown.
     pub language: String,
+    /// The call had a session before that was ready: who greets by itself has done so.
+    pub again: bool,
 }
 
 impl Terms {

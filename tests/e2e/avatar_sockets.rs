@@ -38,6 +38,7 @@ fn terms(codecs: &[VideoCodec]) -> Terms {
         codecs: codecs.to_vec(),
         most: Size::new(640, 480),
         language: "en".to_owned(),
+        again: false,
     }
 }
 

@@ -37,6 +37,7 @@ mod realtime;
 mod recordings;
 mod reoffers;
 mod rooms;
+mod sdks;
 mod shutdown;
 mod sipp_scenarios;
 mod slides;

@@ -1,6 +1,5 @@
 //! Sessions with realtime models over real sockets, and the vendors' own SDKs against the emulators of them.
 
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,22 +11,12 @@ use eyeline::talk::realtime::{RealtimeEvent, RealtimeSettings, Sound, SoundForma
 use serde_json::json;
 
 use crate::harness::emulators::{gemini_live, openai_realtime};
-use crate::harness::root;
+use crate::harness::sdks;
 
 /// Runs a script with the vendors' SDKs.
 fn prove(script: &str, arguments: &[&str]) {
-    let made = Command::new(root().join("scripts/sdks.sh")).output().expect("the script runs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let folder = String::from_utf8_lossy(&made.stdout).trim().to_owned();
-    let output = Command::new("timeout")
-        .args(["60", "python3"])
-        .arg(root().join("tests/data/sdk").join(script))
-        .args(arguments)
-        .env("PYTHONPATH", folder)
-        .output()
-        .expect("python3");
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{told}");
+    let content = sdks::content(script, arguments);
+    assert!(content.is_ok(), "{content:?}");
 }
 
 #[test]

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use eyeline::avatar::livekit::token::{Grant, access_token};
@@ -23,12 +22,12 @@ use crate::harness::emulators::server::Fault;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// 440 Hz.
-fn tone(rate: u32, millis: u32) -> Vec<i16> {
+pub fn tone(rate: u32, millis: u32) -> Vec<i16> {
     let step = std::f64::consts::TAU * 440.0 / f64::from(rate);
     (0..rate / 1_000 * millis).map(|n| (8_000.0 * (f64::from(n) * step).sin()) as i16).collect()
 }
 
-fn settings(server: &LiveKit) -> RoomSettings {
+pub fn settings(server: &LiveKit) -> RoomSettings {
     RoomSettings {
         base_url: format!("http://{}", server.vendor.address),
         api_key: API_KEY.to_owned(),
@@ -54,25 +53,26 @@ fn own_template() -> Template {
 }
 
 /// A session, and what came of it.
-struct Talk {
-    session: Box<dyn Session>,
+pub struct Talk {
+    pub session: Box<dyn Session>,
     told: Vec<(Instant, String)>,
     lost: Option<Lost>,
     /// When it came, at 48 kHz.
     sound: Vec<(Instant, Vec<i16>)>,
-    keys: usize,
-    pictures: usize,
+    pub keys: usize,
+    pub pictures: usize,
     codec: Option<VideoCodec>,
 }
 
 impl Talk {
-    fn open(settings: RoomSettings, codecs: &[VideoCodec]) -> Talk {
+    pub fn open(settings: RoomSettings, codecs: &[VideoCodec]) -> Talk {
         let room = Room::new(settings, &Http::new()).expect("complete settings");
         let terms = Terms {
             call: "call-1".to_owned(),
             codecs: codecs.to_vec(),
             most: Size::new(640, 480),
             language: "en".to_owned(),
+            again: false,
         };
         Talk {
             session: room.open(terms),
@@ -104,7 +104,7 @@ impl Talk {
         }
     }
 
-    async fn listen(&mut self, time: Duration) {
+    pub async fn listen(&mut self, time: Duration) {
         let until = Instant::now() + time;
         while let Ok(event) =
             tokio::time::timeout_at(until.into(), poll_fn(|context| self.session.poll_next(context))).await
@@ -114,7 +114,7 @@ impl Talk {
     }
 
     /// Until something beginning so is told, from the place `from` on; when that was.
-    async fn until(&mut self, from: usize, word: &str) -> Instant {
+    pub async fn until(&mut self, from: usize, word: &str) -> Instant {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some((at, _)) = self.told.iter().skip(from).find(|(_, told)| told.starts_with(word)) {
@@ -125,7 +125,7 @@ impl Talk {
         }
     }
 
-    async fn say(&mut self, turn: Turn, samples: &[i16]) {
+    pub async fn say(&mut self, turn: Turn, samples: &[i16]) {
         for piece in samples.chunks(960) {
             self.session.speak(turn, piece);
         }
@@ -133,7 +133,7 @@ impl Talk {
     }
 
     /// What is not silent of what came since then.
-    fn loud(&self, since: Instant) -> Vec<i16> {
+    pub fn loud(&self, since: Instant) -> Vec<i16> {
         let heard =
             self.sound.iter().filter(|(at, _)| *at >= since).flat_map(|(_, samples)| samples.iter().copied());
         let heard: Vec<i16> = heard.collect();
@@ -142,7 +142,7 @@ impl Talk {
         first.zip(last).map(|(first, last)| heard[first..=last].to_vec()).unwrap_or_default()
     }
 
-    async fn close(&mut self) {
+    pub async fn close(&mut self) {
         self.session.close(Farewell::CallOver);
         self.until(0, "Closed").await;
     }
@@ -318,33 +318,4 @@ async fn a_link_joins_as_a_subscriber_refuses_a_bad_token_and_uses_the_newest_on
         tokio::time::timeout_at(end.into(), link.next()).await.expect("in time"),
         RoomEvent::Closed
     ) {}
-}
-
-#[test]
-fn livekits_own_sdk_is_content_with_the_server_and_its_worker() {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let fetched = Command::new(format!("{root}/scripts/sdks.sh")).output().expect("a shell");
-    assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
-    let packages = String::from_utf8_lossy(&fetched.stdout).trim().to_owned();
-    let server = LiveKit::start();
-    server.bring_worker("r", "face");
-    let now =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
-    let grant = Grant::Join { room: "r", identity: "sdk", name: "", on_behalf: None };
-    let token = access_token(KEY, SECRET, &grant, now, Duration::from_secs(60));
-    let run = Command::new("timeout")
-        .args([
-            "60",
-            "python3",
-            &format!("{root}/tests/data/sdks/livekit_room.py"),
-            &server.url(),
-            &token,
-            "face",
-        ])
-        .env("PYTHONPATH", &packages)
-        .env_remove("HTTP_PROXY")
-        .output()
-        .expect("python3");
-    assert!(run.status.success(), "{} {:?}", String::from_utf8_lossy(&run.stderr), server.refused());
-    assert_eq!(server.heard().samples.len(), 24_000);
 }

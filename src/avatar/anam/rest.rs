@@ -59,7 +59,7 @@ fn persona(settings: &AnamSettings, terms: &Terms) -> Value {
         put("maxSessionLengthSeconds", json!(longest.as_secs().max(1)));
     }
     if settings.mode == Mode::Microphone {
-        if settings.skip_greeting {
+        if settings.skip_greeting || terms.again {
             put("skipGreeting", json!(true));
         }
         if let Some(silence) = settings.ends_after_silence {
@@ -196,7 +196,7 @@ mod tests {
 
     fn terms() -> Terms {
         let most = crate::media::frame::Size::new(1280, 720);
-        Terms { call: "c1".to_owned(), codecs: Vec::new(), most, language: "de".to_owned() }
+        Terms { call: "c1".to_owned(), codecs: Vec::new(), most, language: "de".to_owned(), again: false }
     }
 
     #[test]
@@ -241,6 +241,10 @@ mod tests {
         );
         assert_eq!(described["sessionOptions"]["videoWidth"], 1152);
         assert_eq!(described["sessionOptions"]["regionPolicy"], "strict");
+        let (greets, first) = (AnamSettings { skip_greeting: false, ..settings.clone() }, terms());
+        assert!(body(&greets, &first)["personaConfig"].get("skipGreeting").is_none());
+        let second = body(&greets, &Terms { again: true, ..first });
+        assert_eq!(second["personaConfig"]["skipGreeting"], true, "it has greeted this caller");
         let kept = body(&AnamSettings { persona_id: "p1".to_owned(), ..settings }, &terms());
         assert_eq!(kept["personaConfig"]["personaId"], "p1");
         assert!(kept["personaConfig"].get("systemPrompt").is_none());

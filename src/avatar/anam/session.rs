@@ -524,6 +524,7 @@ mod tests {
             codecs: vec![],
             most: Size::new(640, 360),
             language: String::new(),
+            again: false,
         };
         let mut session = AnamSession::open(&Http::new(), settings, terms);
         let wakes = Arc::new(Wakes::default());

@@ -127,6 +127,7 @@ mod tests {
             codecs: codecs.to_vec(),
             most: Size::new(1280, 720),
             language: String::new(),
+            again: false,
         }
     }
 

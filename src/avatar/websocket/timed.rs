@@ -364,6 +364,7 @@ mod tests {
                 codecs: codecs.to_vec(),
                 most: Size::new(640, 480),
                 language: "de".to_owned(),
+                again: false,
             };
             let now = Instant::now();
             let timed = Timed::new(now, terms, WebSocketSettings::default());

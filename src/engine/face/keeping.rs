@@ -55,6 +55,8 @@ pub struct Keeping {
     released: bool,
     /// When something was last said.
     used: Instant,
+    /// A session was ready: who greets by itself has greeted.
+    greeted: bool,
 }
 
 impl Keeping {
@@ -69,6 +71,7 @@ impl Keeping {
             open_at: None,
             released: false,
             used: epoch,
+            greeted: false,
         }
     }
 
@@ -118,6 +121,7 @@ impl Keeping {
     pub fn ready(&mut self, now: Instant) -> Option<Duration> {
         let open = self.open.as_mut()?;
         open.ready = true;
+        self.greeted = true;
         open.counted.get_or_insert(now);
         Some(now.saturating_duration_since(open.since))
     }
@@ -129,7 +133,7 @@ impl Keeping {
             return false;
         };
         self.open_at = None;
-        let session = self.settings.provider.open(terms);
+        let session = self.settings.provider.open(Terms { again: self.greeted, ..terms });
         self.open = Some(Open { session, since: now, counted: None, ready: false, base: None });
         true
     }
@@ -246,6 +250,8 @@ mod tests {
     #[derive(Default)]
     struct Books {
         opened: usize,
+        /// Those that were asked for as further ones of their call.
+        again: usize,
         farewells: Vec<Farewell>,
         /// Sessions that were closed say so.
         answers: bool,
@@ -280,8 +286,10 @@ mod tests {
     }
 
     impl Provider for FakeProvider {
-        fn open(&self, _terms: Terms) -> Box<dyn Session> {
-            self.0.lock().unwrap().opened += 1;
+        fn open(&self, terms: Terms) -> Box<dyn Session> {
+            let mut books = self.0.lock().unwrap();
+            books.opened += 1;
+            books.again += usize::from(terms.again);
             Box::new(Fake(Limits::default(), self.0.clone(), false))
         }
         fn reap<'a>(&'a self, _session: &'a str) -> futures_util::future::BoxFuture<'a, bool> {
@@ -302,6 +310,7 @@ mod tests {
             codecs: vec![VideoCodec::H264],
             most: Size::new(640, 360),
             language: String::new(),
+            again: false,
         })
     }
 
@@ -388,6 +397,8 @@ mod tests {
         world.pass(3_600.0);
         assert!(!world.keeping.open(world.now));
         assert_eq!(world.farewells(), [Farewell::Broken; 3], "each is ended at its provider");
+        let books = world.books.lock().unwrap();
+        assert_eq!((books.opened, books.again), (3, 2), "who greeted does not greet again");
     }
 
     #[test]

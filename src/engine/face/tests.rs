@@ -460,7 +460,8 @@ async fn a_call_that_ends_is_noticed_whatever_of_it_ends_first() {
         desk: None,
     };
     let face = tokio::spawn(Face::new(parts).run());
-    let terms = Terms { call: "c".into(), codecs: Vec::new(), most: SIZE, language: String::new() };
+    let terms =
+        Terms { call: "c".into(), codecs: Vec::new(), most: SIZE, language: String::new(), again: false };
     give.offer(FaceOrder::Want(Some(terms)));
     drop(wish);
     tokio::time::sleep(MS(50)).await;

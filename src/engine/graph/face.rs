@@ -95,6 +95,7 @@ impl Running {
             codecs: seen.map(|stream| stream.codec).into_iter().collect(),
             most,
             language: settings.map_or_else(String::new, |settings| settings.language.clone()),
+            again: false,
         }
     }
 

@@ -21,6 +21,7 @@ pub mod name_server;
 pub mod picture;
 pub mod process;
 pub mod relay;
+pub mod sdks;
 pub mod sipp;
 pub mod sound;
 pub mod uac;

@@ -35,7 +35,13 @@ impl Play {
     fn new(settings: AnamSettings) -> Self {
         let now = Instant::now();
         let codecs = vec![VideoCodec::H264, VideoCodec::Vp8];
-        let terms = Terms { call: "c1".into(), codecs, most: Size::new(640, 480), language: String::new() };
+        let terms = Terms {
+            call: "c1".into(),
+            codecs,
+            most: Size::new(640, 480),
+            language: String::new(),
+            again: false,
+        };
         let clock = Clock::new(now, SystemTime::UNIX_EPOCH);
         let machine = Machine::new(now, clock, settings, &terms);
         let (sent, acts, events) = (Vec::new(), Vec::new(), Vec::new());

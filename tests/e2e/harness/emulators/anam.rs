@@ -604,6 +604,12 @@ impl Live {
                     }
                 }
                 Poll::Ready(Some(Ok(Message::Binary(_)))) => refused.push("bytes".to_owned()),
+                // Browsers say no farewell: they hang up.
+                Poll::Ready(Some(Ok(Message::Close(_)))) if !self.over => {
+                    self.end(now, booked, "client", "");
+                    self.stream = None;
+                    return;
+                }
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(_) => self.stream = None,
                 Poll::Pending => return,

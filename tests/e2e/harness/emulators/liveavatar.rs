@@ -5,12 +5,11 @@
 //! ends, an interruption of silence is a violation, at the end of its time a session falls silent and says nothing.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 use super::server::{Api, Exchange, Seen, Server};
@@ -98,9 +97,13 @@ impl LiveAvatarService {
             drop(state);
             Ok(Box::new(Channel::new(own.clone(), stage.clone(), now, connected, longest)) as Box<dyn Core>)
         }));
-        let api =
-            Rest { state: state.clone(), channels: channels.address.to_string(), next: AtomicUsize::new(1) };
+        let api = Rest { state: state.clone(), channels: channels.address.to_string() };
         LiveAvatarService { rest: Server::start(Arc::new(api)), state, _channels: channels }
+    }
+
+    /// A session asked for by somebody else than who starts it.
+    pub fn book(&self, asked: Value) -> Booked {
+        book(&mut self.state(), asked)
     }
 
     pub fn root(&self) -> String {
@@ -122,11 +125,26 @@ impl LiveAvatarService {
 struct Rest {
     state: Shared,
     channels: String,
-    next: AtomicUsize,
 }
 
 fn envelope(data: Value) -> Value {
     json!({ "code": 1000, "data": data, "message": "ok" })
+}
+
+/// The token of a session, which may start and end it as the key may.
+fn bearer(seen: &Seen) -> String {
+    let bearer = seen.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    bearer.unwrap_or_default().to_owned()
+}
+
+fn book(state: &mut State, asked: Value) -> Booked {
+    let number = state.sessions.len() + 1;
+    // Clients read the mode in it.
+    let claims = json!({ "sub": number, "start_session_data": { "mode": asked["mode"] } }).to_string();
+    let token = format!("header.{}.signature", URL_SAFE_NO_PAD.encode(claims));
+    let booked = Booked { id: format!("session-{number}"), token, asked, started: None, stopped: None };
+    state.sessions.push(booked.clone());
+    booked
 }
 
 impl Rest {
@@ -145,18 +163,15 @@ impl Rest {
             state.violations.push(format!("asked for {asked}"));
             return (422, json!({ "code": 422, "data": null, "message": "validation failed" }));
         }
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (id, token) = (format!("session-{number}"), format!("token-{number}"));
+        let Booked { id, token, .. } = book(&mut state, asked);
         let data = json!({ "session_id": id, "session_token": token });
-        state.sessions.push(Booked { id, token, asked, started: None, stopped: None });
         (200, envelope(data))
     }
 
     fn begin(&self, seen: &Seen) -> (u16, Value) {
         std::thread::sleep(lock(&self.state).start);
         let mut state = lock(&self.state);
-        let bearer = seen.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
-        let bearer = bearer.unwrap_or_default().to_owned();
+        let bearer = bearer(seen);
         let (url, join) = state.room.clone();
         let (half, longest) = (state.half_start.take(), state.max_session);
         let Some(session) = state.sessions.iter_mut().find(|session| session.token == bearer) else {
@@ -183,7 +198,9 @@ impl Rest {
     fn end(&self, seen: &Seen) -> (u16, Value) {
         let (asked, mut state) = (seen.json(), lock(&self.state));
         let reason = asked["reason"].as_str().unwrap_or_default().to_owned();
-        let known = state.sessions.iter_mut().find(|session| asked["session_id"] == session.id.as_str());
+        let bearer = bearer(seen);
+        let its = |own: &Booked| asked["session_id"] == own.id.as_str() || own.token == bearer;
+        let known = state.sessions.iter_mut().find(|session| its(session));
         let Some(session) = known else {
             return (404, json!({ "code": 404, "data": null, "message": "no such session" }));
         };
@@ -206,6 +223,7 @@ impl Api for Rest {
             "/v1/sessions/token" => "token",
             "/v1/sessions/start" => "start",
             "/v1/sessions/stop" => "stop",
+            "/v1/sessions/keep-alive" => "keep-alive",
             "/v1/sessions" => "list",
             _ => "unknown",
         }
@@ -213,14 +231,20 @@ impl Api for Rest {
 
     fn answer(&self, seen: &Seen, exchange: &mut Exchange<'_>) {
         let name = self.name(seen);
-        let keyed = seen.header("x-api-key") == Some(KEY);
+        let known = |bearer: String| lock(&self.state).sessions.iter().any(|own| own.token == bearer);
+        let keyed = seen.header("x-api-key") == Some(KEY)
+            || ["stop", "keep-alive"].contains(&name) && known(bearer(seen));
         let (status, body) = match (name, seen.method.as_str()) {
-            ("token" | "stop" | "list", _) if !keyed => {
+            ("token" | "stop" | "keep-alive" | "list", _) if !keyed => {
                 (401, json!({ "code": 401, "data": null, "message": "Invalid API key" }))
             }
             ("token", "POST") => self.token(seen),
             ("start", "POST") => self.begin(seen),
             ("stop", "POST") => self.end(seen),
+            ("keep-alive", "POST") => {
+                lock(&self.state).keep_alives += 1;
+                (200, envelope(Value::Null))
+            }
             ("list", "GET") => self.list(),
             _ => (404, json!({ "code": 404, "data": null, "message": "not found" })),
         };

@@ -457,7 +457,7 @@ fn named(sdp: &str, owner: &ParticipantInfo) -> String {
         }
         let track = owner.tracks.iter().find(|track| track.r#type == kind);
         match (line.starts_with("a=msid:"), track) {
-            (true, Some(track)) => format!("a=msid:{}|{} x", owner.sid, track.sid),
+            (true, Some(track)) => format!("a=msid:{}|{} {}", owner.sid, track.sid, track.sid),
             _ => line.to_owned(),
         }
     });
