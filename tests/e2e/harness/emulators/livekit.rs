@@ -434,15 +434,28 @@ impl Participant {
 
     fn show(&mut self, owner: &ParticipantInfo) {
         self.shown = Some(owner.clone());
-        self.subscriber.want_sound(Way::Send);
-        self.subscriber.want_video(Way::Send);
+        // A stream nobody publishes yet would have a name that is never mended.
+        let has = |kind: i32| owner.tracks.iter().any(|track| track.r#type == kind);
+        if has(0) {
+            self.subscriber.want_sound(Way::Send);
+        }
+        if has(1) {
+            self.subscriber.want_video(Way::Send);
+        }
         self.offer();
     }
 
     fn give(&mut self, packet: &DataPacket) {
         self.waiting.push_back(packet.encode_to_vec());
+        self.hand_over();
+    }
+
+    /// What waits, as the channel takes it: what is written while it is full is lost.
+    fn hand_over(&mut self) {
         let Some(id) = self.reliable.filter(|_| self.open) else { return };
-        while let Some(bytes) = self.waiting.pop_front() {
+        while self.subscriber.buffered(id) < 32 << 10
+            && let Some(bytes) = self.waiting.pop_front()
+        {
             self.subscriber.send(id, &bytes, false);
         }
     }
@@ -862,6 +875,7 @@ impl Rooms {
         while let Poll::Ready(event) = self.here[at].subscriber.poll_next(context) {
             self.subscriber_told(at, event);
         }
+        self.here[at].hand_over();
         while let Some(Poll::Ready(event)) =
             self.here[at].publisher.as_mut().map(|own| own.poll_next(context))
         {
@@ -957,9 +971,7 @@ impl Rooms {
             PeerEvent::Candidate(local) => Self::trickle(one, 1, &local.candidate, &local.mid),
             PeerEvent::ChannelOpen { id, .. } if Some(id) == one.reliable => {
                 one.open = true;
-                while let Some(bytes) = one.waiting.pop_front() {
-                    one.subscriber.send(id, &bytes, false);
-                }
+                one.hand_over();
             }
             PeerEvent::KeyWanted { .. } => {
                 let room = one.room.clone();
