@@ -102,8 +102,8 @@ pub struct Peer {
     early: Vec<Candidate>,
     candidates: usize,
     events: VecDeque<PeerEvent>,
-    /// What the peer sends, and the media we may send on.
-    tracks: HashMap<Mid, Kind>,
+    /// What the peer sends, by its `a=msid`, and the media we may send on.
+    tracks: HashMap<Mid, String>,
     sound_out: Option<Mid>,
     video_out: Option<Mid>,
     /// What the last key picture was sent as, and the parameter sets that came last.
@@ -307,7 +307,13 @@ impl Peer {
             out.get_or_insert(mid);
         }
         if direction.is_receiving() && !media.stopped() {
-            if self.tracks.insert(mid, kind).is_none() {
+            let known = self.tracks.insert(mid, section.msid.to_owned());
+            if known.as_deref() != Some(section.msid) {
+                // Another track in its place is another source of pictures.
+                if known.is_some() {
+                    self.parameter_sets.remove(&mid);
+                    self.events.push_back(PeerEvent::TrackGone { mid });
+                }
                 let mut words = section.msid.split(' ').map(str::to_owned);
                 let (stream, track) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
                 self.events.push_back(PeerEvent::Track(Track { mid, kind, stream, track }));

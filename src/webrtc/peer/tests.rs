@@ -363,6 +363,18 @@ fn media_are_added_later_by_whoever_offers() {
     pair.play(VideoCodec::H264, 5);
     pair.run(100 * MS);
     assert_eq!(pair.ends[0].count(|event| matches!(event, PeerEvent::Sound(_))), 10);
+    // Another track in its place: told, with its name.
+    pair.ends[1].peer.want_video(Way::Send);
+    let offer = pair.ends[1].peer.create_offer().expect("something to agree on");
+    let offer = offer.replace(&format!("a=msid:{} {}", track.stream, track.track), "a=msid:PA_2|TR_9 TR_9");
+    let now = pair.now;
+    let answer = pair.ends[0].peer.take_offer(now, &offer).expect("an answer");
+    pair.ends[1].peer.take_answer(now, &answer).expect("agreed");
+    pair.run(100 * MS);
+    let told: Vec<String> = pair.ends[0].told.iter().map(|(_, event)| format!("{event:?}")).collect();
+    let gone = told.iter().position(|told| told.starts_with("TrackGone")).expect("the old one is gone");
+    assert!(told[gone + 1].starts_with("Track(") && told[gone + 1].contains("PA_2|TR_9"), "{told:?}");
+    assert_eq!(told.iter().filter(|told| told.starts_with("TrackGone")).count(), 1, "{told:?}");
     // Another channel needs no offer.
     let now = pair.now;
     let lossy = pair.ends[0].peer.open_channel(now, "_lossy", false, Some(0)).expect("a channel");
