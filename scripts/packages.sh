@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Debian packages for building, running and testing; installs only what is missing.
+# packages.sh dev|release: Debian packages for building, running and testing; installs only what is missing.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
 BUILD="build-essential pkg-config clang libclang-dev nasm ca-certificates python3 python3-pip
     libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev libopus-dev"
 RUN="ffmpeg espeak-ng"
-TEST="baresip-core baresip-ffmpeg kamailio sip-tester tcpdump iproute2 procps curl chromium"
+TEST="baresip-core baresip-ffmpeg kamailio sip-tester tcpdump iproute2 procps"
+# A browser and how its SDKs come: for the tests alone.
+[ "${1:-dev}" = release ] || TEST+=" curl chromium"
 
 command -v dpkg-query >/dev/null || {
     say "not a Debian system: packages are left to you. Needed are (Debian's names):" $BUILD $RUN $TEST

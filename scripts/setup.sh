@@ -2,7 +2,7 @@
 # setup.sh [dev|release]: everything a build, a demo and the tests need. Run again, it takes a second or two.
 set -euo pipefail
 cd "$(dirname "$0")"
-./packages.sh
+./packages.sh "${1:-dev}"
 ./toolchain.sh
 ./onnxruntime.sh
 ./media.sh
