@@ -23,7 +23,8 @@ in_own_network() {
 }
 run_tests() {
     if cargo nextest --version >/dev/null 2>&1; then
-        in_own_network cargo nextest run --no-fail-fast "$@"
+        # Two slots a core; .config/nextest.toml says how many a test takes.
+        in_own_network cargo nextest run --no-fail-fast --test-threads $((2 * $(nproc))) "$@"
     else
         # Without nextest a live-video test shares the machine with nothing, or it would measure its neighbours.
         in_own_network cargo test --no-fail-fast "$@" -- --test-threads 2

@@ -275,6 +275,23 @@ async fn what_a_vendor_refuses_is_told_as_what_can_be_done_and_nothing_is_left_c
 }
 
 #[tokio::test]
+async fn a_session_whose_time_is_over_is_told_before_and_ended_at_the_vendor() {
+    let server = LiveKit::start();
+    let longest = Duration::from_secs(3);
+    let mut talk =
+        Talk::open(RoomSettings { longest: Some(longest), ..settings(&server) }, &[VideoCodec::H264]);
+    let begun = talk.until(0, "Opened").await;
+    talk.until(0, "NearLimit").await;
+    talk.until(0, "Ready").await;
+    talk.say(1, &tone(24_000, 5_000)).await;
+    let over = talk.until(0, "Lost Over").await - begun;
+    assert!((2_900..3_500).contains(&over.as_millis()), "{over:?}");
+    talk.until(0, "Closed").await;
+    assert_eq!(server.sessions().0, 0, "left counting");
+    assert_eq!(server.refused(), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_link_joins_as_a_subscriber_refuses_a_bad_token_and_uses_the_newest_one() {
     let server = LiveKit::start();
     let now =
