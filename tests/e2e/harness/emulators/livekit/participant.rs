@@ -62,7 +62,7 @@ impl Participant {
 
     pub fn show(&mut self, owner: &ParticipantInfo) {
         self.shown = Some(owner.clone());
-        // A stream nobody publishes yet would have a name that is never mended.
+        // What nobody publishes yet has no name to be offered under.
         let has = |kind: i32| owner.tracks.iter().any(|track| track.r#type == kind);
         if has(0) {
             self.subscriber.want_sound(Way::Send);

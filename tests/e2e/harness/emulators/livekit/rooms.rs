@@ -28,7 +28,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::participant::Participant;
 use super::worker::Worker;
 use super::{Command, Shared, lock};
-use crate::harness::emulators::face::{Coding, Due, Face, FaceSettings};
+use crate::harness::emulators::face::{Coding, Due, Face};
 
 /// Everybody in all rooms.
 pub struct Rooms {
@@ -247,11 +247,7 @@ impl Rooms {
         for one in self.here.iter_mut().filter(|one| one.room == room) {
             one.show(&info);
         }
-        let (width, height) = settings.size;
-        let face = Face::new(
-            FaceSettings { coding: settings.coding, width, height, ..FaceSettings::default() },
-            now,
-        );
+        let face = Face::new(settings.face(), now);
         self.workers.push(Worker {
             info,
             room,
